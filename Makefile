@@ -1,0 +1,39 @@
+# What needs setting up (a Redis server, the Wasm target) is set up first, and
+# told; everything may be run again.
+STATE := $(CURDIR)/.gateway-worker
+# Redis persists to disk in the benchmark as it would in production.
+BENCH_MESSAGES ?= 100000
+
+.PHONY: help setup plugins demo test lint build bench clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: ## a Redis server and a compiler for handlers, if they are missing
+	@mkdir -p $(STATE)
+	@deploy/setup/redis.sh $(STATE)
+	@deploy/setup/wasm-target.sh $(STATE) >/dev/null
+
+plugins: setup ## the handlers, into target/plugins
+	@deploy/setup/plugins.sh $(STATE)
+
+demo: plugins ## a worker with a Redis of its own, sample messages, and their handling
+	cargo build --locked -p gateway-worker
+	target/debug/gateway-worker dev --plugins target/plugins
+
+test: plugins ## every test
+	cargo test --locked -p gateway-worker
+
+lint: ## format, clippy, docs
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+build: plugins ## the release binary, and the handlers
+	cargo build --locked --release -p gateway-worker
+
+bench: plugins ## messages a second, CPU and latency, beside bare primitives
+	cargo bench --locked -p gateway-worker --bench drain -- $(BENCH_MESSAGES)
+
+clean: ## what was built; the state folder stays
+	cargo clean

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Builds the handlers and puts them, with their manifests and samples, into
+# target/plugins; the guests of tests and benchmarks go to target/test-guests.
+# usage: plugins.sh STATE
+set -eu
+state=$1
+here=$(dirname "$0")
+rustc=$("$here/wasm-target.sh" "$state")
+
+# Another compiler than the host's, so another folder for what it builds.
+packages=$(for folder in plugins/*/ tests/guests/*/; do printf -- '-p %s ' "$(basename "$folder")"; done)
+RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --locked --profile plugin --target wasm32-wasip2 $packages
+
+built=target/guests/wasm32-wasip2/plugin
+# A rename, so that a running worker never sees half a file.
+put() { [ -f "$2" ] && cmp -s "$1" "$2" || { cp "$1" "$(dirname "$2")/.new" && mv "$(dirname "$2")/.new" "$2"; }; }
+wasm() { echo "$built/$(basename "$1" | tr - _).wasm"; }
+mkdir -p target/plugins target/test-guests
+for folder in plugins/*/; do
+    for manifest in "$folder"*.*.toml; do
+        topic=$(basename "$manifest" .toml)
+        put "$manifest" "target/plugins/$topic.toml"
+        put "$folder$topic.sample.json" "target/plugins/$topic.sample.json"
+        put "$(wasm "$folder")" "target/plugins/$topic.wasm"
+    done
+done
+for folder in tests/guests/*/; do
+    put "$(wasm "$folder")" "target/test-guests/$(basename "$folder").wasm"
+done

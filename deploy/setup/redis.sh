@@ -1,0 +1,43 @@
+#!/bin/sh
+# Makes sure of a Redis or Valkey server: on PATH, installed by apt-get, or
+# unpacked into the state folder. usage: redis.sh STATE
+set -eu
+state=$1
+
+if command -v redis-server >/dev/null || command -v valkey-server >/dev/null || [ -x "$state/redis/redis-server" ]; then
+    exit 0
+fi
+cannot() {
+    echo "set-up: no redis-server or valkey-server on PATH; install one, for example: $1" >&2
+    exit 1
+}
+command -v apt-get >/dev/null || cannot "dnf install redis / apk add redis / brew install redis"
+
+if [ "$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root=sudo; else root=no; fi
+if [ "$root" != no ]; then
+    echo "set-up: apt-get install redis-server" >&2
+    # Not started as a service: dev and tests start their own.
+    $root apt-get update -qq >&2
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $root apt-get install -qq -y --no-install-recommends redis-server >&2
+    exit 0
+fi
+
+echo "set-up: unpacking redis-server into $state/redis" >&2
+work=$state/redis.tmp
+rm -rf "$work"
+mkdir -p "$work/root"
+(
+    cd "$work"
+    packages=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
+        --no-enhances redis-server | grep -E '^(redis-tools|redis-server|liblzf|libjemalloc|liblua|libatomic|libhiredis)' | sort -u)
+    apt-get download -qq $packages >&2
+    for package in *.deb; do dpkg -x "$package" root; done
+) || cannot "apt-get update && apt-get install redis-server"
+cat > "$work/redis-server" <<'SH'
+#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")/root/usr
+LD_LIBRARY_PATH=$(ls -d "$here"/lib/*-linux-gnu | head -1) exec "$here/bin/redis-server" "$@"
+SH
+chmod +x "$work/redis-server"
+"$work/redis-server" --version >/dev/null || cannot "apt-get install redis-server"
+mv "$work" "$state/redis"

@@ -1,0 +1,150 @@
+//! What the worker says about itself over HTTP. Everything here may be read by
+//! strangers: counts and states, never a payload.
+
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::plugin::Routes;
+use crate::queue::Health;
+use crate::worker::short;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+
+const SERVICE: &str = "gateway-worker";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the pages are made from.
+pub struct Status {
+    pub started: Instant,
+    pub health: watch::Receiver<Option<Health>>,
+    pub has_scanned: watch::Receiver<bool>,
+    pub is_draining: watch::Receiver<bool>,
+    pub routes: watch::Receiver<Arc<Routes>>,
+    pub lanes: Arc<Lanes>,
+    pub metrics: Arc<Metrics>,
+}
+
+pub fn router(status: Arc<Status>) -> Router {
+    Router::new()
+        .route("/healthz", get(live))
+        .route("/livez", get(live))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/metrics/prometheus", get(prometheus))
+        .with_state(status)
+}
+
+/// Never depends on Redis: its absence is no reason to restart anybody.
+async fn live() -> Json<Value> {
+    let timestamp = crate::message::rfc3339(Timestamp::now());
+    Json(json!({ "status": "ok", "service": SERVICE, "timestamp": timestamp }))
+}
+
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    let (state, reasons) = status.readiness();
+    if state == "ready" {
+        return Json(json!({ "status": state, "service": SERVICE, "consumers": "running" })).into_response();
+    }
+    let body = json!({ "status": state, "service": SERVICE, "consumers": "stopped", "reasons": reasons });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.contains("openmetrics") || accept.contains("text/plain") {
+        return prometheus(State(status)).await;
+    }
+    Json(status.overview()).into_response()
+}
+
+async fn prometheus(State(status): State<Arc<Status>>) -> Response {
+    match status.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+impl Status {
+    fn readiness(&self) -> (&'static str, Vec<String>) {
+        if *self.is_draining.borrow() {
+            return ("draining", vec!["stopping: messages in flight are being finished".to_owned()]);
+        }
+        let mut reasons = Vec::new();
+        if !*self.has_scanned.borrow() {
+            reasons.push("plugins are being loaded".to_owned());
+        }
+        let health = self.health.borrow().clone();
+        match &health {
+            Some(Health::Connected) => {}
+            Some(Health::Away(reason)) => reasons.push(reason.clone()),
+            None => reasons.push("Redis has not answered yet".to_owned()),
+        }
+        match (reasons.is_empty(), health) {
+            (true, _) => ("ready", reasons),
+            (false, Some(Health::Away(_))) => ("not_ready", reasons),
+            (false, _) => ("starting", reasons),
+        }
+    }
+
+    fn overview(&self) -> Value {
+        let routes = self.routes.borrow().clone();
+        let lanes = self.lanes.running();
+        let (state, reasons) = self.readiness();
+        let topics: Vec<&str> = routes.by_topic.keys().map(|topic| topic.as_str()).collect();
+        let active = lanes.values().filter(|lane| lane.is_consuming()).count();
+        let per_topic = |lane: &Arc<crate::worker::Lane>| {
+            json!({
+                "topic": lane.topic().as_str(),
+                "consuming": lane.is_consuming(),
+                "in_flight": lane.metrics().in_flight.get(),
+                "outcomes": lane.metrics().counts(),
+            })
+        };
+        let plugin = |plugin: &Arc<crate::plugin::Plugin>| {
+            let names = |topics: &mut dyn Iterator<Item = &crate::topic::Topic>| topics.map(ToString::to_string).collect::<Vec<_>>();
+            json!({
+                "plugin": plugin.name(),
+                "digest": short(plugin.digest()),
+                "topics": names(&mut plugin.topics().iter()),
+                "grants": { "publish": names(&mut plugin.manifest().grants.publish.iter()) },
+            })
+        };
+        json!({
+            "service": SERVICE,
+            "status": if state == "ready" { "running" } else { state },
+            "reasons": reasons,
+            "uptime": uptime(self.started.elapsed().as_secs()),
+            "consumers": { "active": active, "topics": topics },
+            "topics": lanes.values().map(per_topic).collect::<Vec<_>>(),
+            "plugins": routes.plugins.values().map(plugin).collect::<Vec<_>>(),
+            "refused": routes.refused.iter().map(|(name, refusal)| json!({ "plugin": name, "reason": refusal.reason })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// `1h2m5s`, as the original's users know it.
+fn uptime(seconds: u64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn uptime_is_short() {
+        let shown = [0, 59, 60, 3599, 3725, 90_061].map(super::uptime);
+        assert_eq!(shown, ["0s", "59s", "1m0s", "59m59s", "1h2m5s", "25h1m1s"]);
+    }
+}

@@ -1,0 +1,163 @@
+//! The worker as a whole: builds everything, starts everything, and stops
+//! everything in a written order.
+
+use crate::admin::{self, Status};
+use crate::health::HealthLoop;
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::plugin::{Engine, EngineError, Folder, Registry};
+use crate::queue::{Connection, QueueError, RedisTarget};
+use crate::reloader::Reloader;
+use crate::settings::Settings;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another place")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the Redis address is none: {0}")]
+    Redis(QueueError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("threads for handlers can't be started: {0}")]
+    Threads(io::Error),
+}
+
+pub struct App {
+    pub address: SocketAddr,
+    pub lanes: Arc<Lanes>,
+    pub has_scanned: watch::Receiver<bool>,
+    reload: mpsc::Sender<()>,
+    is_draining: watch::Sender<bool>,
+    handlers: Runtime,
+    lanes_task: Stage,
+    reloader_task: Stage,
+    health_task: Stage,
+    admin_task: Stage,
+}
+
+/// A task and what ends it.
+struct Stage {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Stage {
+    #[expect(clippy::disallowed_methods, reason = "every stage is joined in App::stop")]
+    fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(run(stop.clone())), stop }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a part of the worker failed");
+        }
+    }
+}
+
+impl App {
+    /// Starts the worker. Redis may be away: it is waited for.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let address = settings.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+        let address = listener.local_addr().unwrap_or(address);
+        let target = RedisTarget { url: settings.redis_url.clone() };
+        let connection = Connection::to(&target).map_err(StartError::Redis)?;
+        let engine = Engine::new()?;
+        // Guests burn CPU here; leases are renewed and health is told elsewhere.
+        let handlers = Builder::new_multi_thread()
+            .worker_threads(settings.handler_threads)
+            .thread_name("handlers")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        tracing::info!(%address, redis = target.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
+
+        let metrics = Arc::new(Metrics::default());
+        let prefix = settings.queue.prefix.clone();
+        let registry = Registry::new(engine, Folder::new(&settings.plugins));
+        let routes = registry.routes();
+        let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), handlers.handle().clone()));
+        let (has_scanned, has_scanned_receiver) = watch::channel(false);
+        let (reload, requests) = mpsc::channel(1);
+        let (is_draining, is_draining_receiver) = watch::channel(false);
+        let health = watch::Sender::new(None);
+
+        let status = Arc::new(Status {
+            started,
+            health: health.subscribe(),
+            has_scanned: has_scanned_receiver.clone(),
+            is_draining: is_draining_receiver,
+            routes: routes.clone(),
+            lanes: lanes.clone(),
+            metrics: metrics.clone(),
+        });
+        let health = HealthLoop {
+            connection,
+            prefix,
+            worker_id: Uuid::new_v4().to_string(),
+            lanes: lanes.clone(),
+            metrics: metrics.clone(),
+            health,
+        };
+        let reloader = Reloader { registry, metrics, requests, has_scanned };
+        let consumed = lanes.clone();
+        Ok(Self {
+            address,
+            lanes,
+            has_scanned: has_scanned_receiver,
+            reload,
+            is_draining,
+            handlers,
+            lanes_task: Stage::start(|stop| async move { consumed.run(routes, stop).await }),
+            reloader_task: Stage::start(|stop| reloader.run(stop)),
+            health_task: Stage::start(|stop| health.run(stop)),
+            admin_task: Stage::start(|stop| serve(listener, status, stop)),
+        })
+    }
+
+    /// Looks at the plugins directory now.
+    pub fn reload(&self) {
+        let _ = self.reload.try_send(());
+    }
+
+    /// Stops, in this order: say so first, that nobody counts on us; load no
+    /// more plugins; take no more messages and finish those in flight; tell
+    /// Redis that we are gone; and last stop answering, so that `/ready` says
+    /// "draining" and the last metrics can be read until the end.
+    pub async fn stop(self) {
+        self.is_draining.send_replace(true);
+        tracing::info!("gateway-worker draining");
+        self.reloader_task.end().await;
+        self.lanes_task.end().await;
+        self.health_task.end().await;
+        self.admin_task.end().await;
+        self.handlers.shutdown_background();
+        tracing::info!("gateway-worker stopped");
+    }
+}
+
+async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
+    let server = axum::serve(listener, admin::router(status)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let forced = async {
+        stop.cancelled().await;
+        // A client that keeps its connection open keeps nobody from stopping.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => if let Err(error) = ended { tracing::error!(%error, "the HTTP server failed") },
+        () = forced => {}
+    }
+}

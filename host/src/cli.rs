@@ -1,0 +1,179 @@
+//! The command `gateway-worker`. What it prints is its output, so printing is
+//! allowed in these files and nowhere else.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output goes to the terminal")]
+
+mod dead;
+mod dev;
+mod healthcheck;
+mod publish;
+mod run;
+mod table;
+mod topics;
+
+use crate::queue::{Connection, QueueError, RedisTarget};
+use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
+use clap::{Args, Parser, Subcommand};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where `dev` keeps its state, below the directory that it is started in.
+const STATE: &str = ".gateway-worker";
+const FILE: &str = "gateway-worker.toml";
+
+/// Consumes Redis queues and runs a sandboxed WebAssembly component for each message
+#[derive(Debug, Parser)]
+#[command(name = "gateway-worker", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  gateway-worker dev                                 a private Redis and a worker, to try things out
+  gateway-worker publish order.reminder --data '{\"order_id\":\"1\"}'
+  gateway-worker run --plugins /plugins --redis-url redis://redis:6379
+
+Exit codes: 0 ok, 1 failed, 2 usage, 69 Redis unavailable, 78 bad configuration";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker
+    Run(RunArgs),
+    /// Run a worker with a Redis of its own, and publish the sample messages
+    Dev(dev::DevArgs),
+    /// Publish messages
+    Publish(publish::PublishArgs),
+    /// Look at topics
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Look at dead letters
+    #[command(subcommand)]
+    Dead(DeadCommand),
+    /// Ask the worker on this machine whether it is alive
+    Healthcheck(RunArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicsCommand {
+    /// List the topics that Redis knows of
+    Ls(topics::LsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadCommand {
+    /// List dead letters, newest first
+    Ls(dead::LsArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The settings file [default: gateway-worker.toml, if there is one]
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    typed: Typed,
+}
+
+/// What a command that looks at Redis and ends again takes.
+#[derive(Debug, Args)]
+struct RedisArgs {
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", hide = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    redis: TypedRedis,
+    #[command(flatten)]
+    queue: TypedQueue,
+}
+
+/// Why a command ends without success.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    RedisUnavailable(String),
+    #[error("{0}")]
+    BadConfiguration(String),
+}
+
+impl From<BadSettings> for Failure {
+    fn from(error: BadSettings) -> Self {
+        Self::BadConfiguration(error.to_string())
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Away(_) | QueueError::Refused(_) => Self::RedisUnavailable(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::RedisUnavailable(_) => 69,
+            Self::BadConfiguration(_) => 78,
+        })
+    }
+}
+
+impl Cli {
+    pub async fn execute(self) -> ExitCode {
+        let result = match self.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Dev(args) => dev::dev(args).await,
+            Command::Publish(args) => publish::publish(args).await,
+            Command::Topics(TopicsCommand::Ls(args)) => topics::ls(args).await,
+            Command::Dead(DeadCommand::Ls(args)) => dead::ls(args).await,
+            Command::Healthcheck(args) => healthcheck::healthcheck(args).await,
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("gateway-worker: {failure}");
+                failure.exit_code()
+            }
+        }
+    }
+}
+
+/// The settings with the file's. A file that was named must be there.
+fn with_file(typed: Typed, named: Option<&Path>) -> Result<Typed, Failure> {
+    let path = named.unwrap_or(Path::new(FILE));
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(typed.or_file(&text, &path.display().to_string())?),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(typed),
+        Err(error) => Err(Failure::BadConfiguration(format!("{}: {error}", path.display()))),
+    }
+}
+
+impl RedisArgs {
+    /// The Redis that is named, or else that of the `dev` started here.
+    fn connect(self) -> Result<(Connection, QueueSettings), Failure> {
+        let typed = Typed { redis: self.redis, queue: self.queue, ..Typed::default() };
+        let mut typed = with_file(typed, self.config.as_deref())?;
+        if typed.redis.is_unset()
+            && let Ok(url) = fs::read_to_string(Path::new(STATE).join(dev::URL_FILE))
+        {
+            typed.redis.redis_url = Some(url.trim().to_owned());
+        }
+        let mut faults = Vec::new();
+        let (url, queue) = (typed.redis.check(&mut faults), typed.queue.check(&mut faults));
+        if !faults.is_empty() {
+            return Err(BadSettings(faults).into());
+        }
+        let connection = Connection::to(&RedisTarget { url }).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
+        Ok((connection, queue))
+    }
+}

@@ -1,0 +1,43 @@
+//! `healthcheck`: for containers without a shell. Asks `/healthz`.
+
+use super::{Failure, RunArgs, with_file};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
+    let mut address = with_file(args.typed, args.config.as_deref())?.check()?.listen;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };
+        address.set_ip(loopback);
+    }
+    let failed = |reason: String| Failure::Failed(format!("http://{address}/healthz: {reason}"));
+    match tokio::time::timeout(TIMEOUT, status(address)).await {
+        Ok(Ok(200)) => {
+            println!("ok");
+            Ok(())
+        }
+        Ok(Ok(status)) => Err(failed(format!("status {status}"))),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no answer within {TIMEOUT:?}"))),
+    }
+}
+
+async fn status(address: SocketAddr) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<hyper::body::Bytes>>(stream).await?;
+    let request = hyper::Request::get("/healthz").header(hyper::header::HOST, address.to_string()).body(Empty::new())?;
+    let asking = sender.send_request(request);
+    tokio::pin!(connection);
+    tokio::select! {
+        response = asking => Ok(response?.status().as_u16()),
+        ended = connection => {
+            ended?;
+            Err("the connection was closed".into())
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `run`: the service, until a signal ends it.
+
+use super::{Failure, RunArgs, with_file};
+use crate::app::App;
+use crate::settings::{LogFormat, LogSettings};
+use std::io::IsTerminal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
+    let settings = with_file(args.typed, args.config.as_deref())?.check()?;
+    start_log(&settings.log)?;
+    let mut signals = Signals::new()?;
+    let app = App::start(settings).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    signals.wait_for_end(&app).await;
+    end(app, signals).await;
+    Ok(())
+}
+
+/// The signals that concern a worker.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals can't be received: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until SIGTERM or SIGINT; SIGHUP looks at the plugins directory.
+    pub(super) async fn wait_for_end(&mut self, app: &App) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => app.reload(),
+            }
+        }
+    }
+}
+
+/// Drains; a second signal ends it at once, and then leases run out.
+pub(super) async fn end(app: App, mut signals: Signals) {
+    tokio::select! {
+        () = app.stop() => {}
+        _ = signals.terminate.recv() => tracing::warn!("stopped at once: messages in flight run again when their leases run out"),
+        _ = signals.interrupt.recv() => tracing::warn!("stopped at once: messages in flight run again when their leases run out"),
+    }
+}
+
+pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&settings.level)
+        .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
+    let started = match settings.format {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Pretty => log.try_init(),
+    };
+    started.map_err(|error| Failure::Failed(error.to_string()))
+}

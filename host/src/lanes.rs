@@ -1,0 +1,105 @@
+//! Keeps one lane for every topic that has a live plugin: starts them, hands
+//! them new versions, and drains those whose topic has lost its plugin.
+
+use crate::metrics::Metrics;
+use crate::plugin::{Plugin, Routes};
+use crate::queue::{Connection, TopicQueue};
+use crate::settings::Settings;
+use crate::topic::Topic;
+use crate::worker::{Lane, LaneParts};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub struct Lanes {
+    connection: Connection,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    handlers: Handle,
+    running: Mutex<BTreeMap<Topic, Arc<Lane>>>,
+}
+
+impl Lanes {
+    pub fn new(connection: Connection, settings: Settings, metrics: Arc<Metrics>, handlers: Handle) -> Self {
+        Self { connection, settings, metrics, handlers, running: Mutex::default() }
+    }
+
+    /// The lanes of the topics that have a plugin now.
+    pub fn running(&self) -> BTreeMap<Topic, Arc<Lane>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Follows the routes until stopped; then drains everything.
+    pub async fn run(&self, mut routes: watch::Receiver<Arc<Routes>>, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        loop {
+            let current = routes.borrow_and_update().clone();
+            self.follow(&current, &stop, &mut tasks);
+            while tasks.try_join_next().is_some() {}
+            tokio::select! {
+                changed = routes.changed() => if changed.is_err() { break },
+                () = stop.cancelled() => break,
+            }
+        }
+        self.running().values().for_each(|lane| lane.stop());
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a lane failed");
+            }
+        }
+    }
+
+    fn follow(&self, routes: &Routes, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|topic, lane| {
+            let stays = routes.by_topic.contains_key(topic);
+            if !stays {
+                lane.stop();
+            }
+            stays
+        });
+        for (topic, plugin) in &routes.by_topic {
+            match running.get(topic) {
+                Some(lane) => lane.swap_plugin(plugin.clone()),
+                None => {
+                    let lane = self.start(topic, plugin, stop, tasks);
+                    running.insert(topic.clone(), lane);
+                }
+            }
+        }
+    }
+
+    fn start(&self, topic: &Topic, plugin: &Arc<Plugin>, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> Arc<Lane> {
+        let settings = &self.settings.queue;
+        // A name for each lane's life: the next lane of this topic, in this
+        // process too, is another consumer.
+        let me = Uuid::new_v4().to_string();
+        let (lane, settlements) = Lane::new(LaneParts {
+            queue: TopicQueue::new(&self.connection, &settings.prefix, &settings.group_of(topic), &me, topic),
+            plugin: plugin.clone(),
+            settings: settings.clone(),
+            metrics: self.metrics.topic(topic),
+            handlers: self.handlers.clone(),
+            abreast_max: self.settings.handler_threads,
+        });
+        let (running, stop, drain) = (lane.clone(), stop.clone(), self.settings.drain);
+        tasks.spawn(async move {
+            let grace = async {
+                stop.cancelled().await;
+                tokio::time::sleep(drain).await;
+            };
+            tokio::select! {
+                () = running.clone().run(settlements) => {}
+                () = grace => {
+                    tracing::warn!(topic = %running.topic(), ?drain, "messages did not end in time and are given back");
+                    running.leave().await;
+                }
+            }
+        });
+        lane
+    }
+}

@@ -1,0 +1,317 @@
+//! What a stream entry says. The wire form is that of the original's
+//! publishers; beside it a CloudEvent, a bare JSON value and an entry of plain
+//! fields are understood. No I/O, no clock.
+
+use crate::topic::Topic;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The fields of a stream entry, in their order.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The field that holds the envelope.
+pub const MESSAGE_FIELD: &str = "message";
+/// Fields with this prefix are the host's own and never part of the data.
+pub const HOST_FIELD_PREFIX: &str = "gw-";
+/// The attempt that this entry is for, where it is not the first.
+pub const ATTEMPT_FIELD: &str = "gw-attempt";
+/// The message's id, kept over retries where no envelope has it.
+pub const ID_FIELD: &str = "gw-id";
+/// When the message was published, kept likewise; RFC 3339.
+pub const PUBLISHED_FIELD: &str = "gw-published-at";
+/// How often the message has been postponed.
+pub const POSTPONED_FIELD: &str = "gw-postponed";
+/// When it was first postponed, in Unix milliseconds.
+pub const POSTPONED_SINCE_FIELD: &str = "gw-postponed-since";
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    pub id: String,
+    pub topic: Topic,
+    pub data: Vec<u8>,
+    pub headers: Vec<(String, String)>,
+    pub published_at: Timestamp,
+    pub attempt: u32,
+    /// What the envelope's `max_retry` allows, where it has one.
+    pub max_attempts: Option<u32>,
+    pub expires_at: Option<Timestamp>,
+    pub postponed: Postponed,
+    /// False where the entry itself has no id of its own to be found again by.
+    pub has_own_id: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Postponed {
+    pub times: u32,
+    pub since: Option<Timestamp>,
+}
+
+/// Why an entry can't be read, in words for the operator.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{0}")]
+pub struct Undecodable(String);
+
+/// Reads the entry `entry_id` (`<ms>-<sequence>`) of the topic's stream. The
+/// topic is the key's, never the one that the JSON names.
+pub fn read(topic: &Topic, entry_id: &str, fields: &Fields) -> Result<Message, Undecodable> {
+    let mut message = match field(fields, MESSAGE_FIELD) {
+        Some(body) => read_body(topic, entry_id, body)?,
+        None => plain(topic, entry_id, fields_as_object(fields)?),
+    };
+    for (name, value) in fields.iter().filter(|(name, _)| name.starts_with(HOST_FIELD_PREFIX.as_bytes())) {
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { continue };
+        match name {
+            ATTEMPT_FIELD => message.attempt = message.attempt.max(value.parse().unwrap_or(1)),
+            ID_FIELD if !message.has_own_id => value.clone_into(&mut message.id),
+            PUBLISHED_FIELD if !message.has_own_id => {
+                message.published_at = value.parse().unwrap_or(message.published_at);
+            }
+            POSTPONED_FIELD => message.postponed.times = value.parse().unwrap_or(0),
+            POSTPONED_SINCE_FIELD => {
+                message.postponed.since = value.parse().ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+            }
+            _ => {}
+        }
+    }
+    Ok(message)
+}
+
+/// The first field of this name.
+pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    fields.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice())
+}
+
+/// The time that a stream entry's id states.
+pub fn entry_time(entry_id: &str) -> Timestamp {
+    let ms = entry_id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// The one form in which handlers and logs see a time.
+pub fn rfc3339(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+fn read_body(topic: &Topic, entry_id: &str, body: &[u8]) -> Result<Message, Undecodable> {
+    let text = std::str::from_utf8(body).map_err(|error| Undecodable(format!("not UTF-8: {error}")))?;
+    if !text.trim_start().starts_with('{') {
+        let value: &RawValue = parse(text)?;
+        return Ok(plain(topic, entry_id, value.get().as_bytes().to_vec()));
+    }
+    let keys: Keys<'_> = parse(text)?;
+    if keys.spec_version.is_some() {
+        cloud_event(topic, entry_id, text)
+    } else if keys.is_envelope() {
+        envelope(topic, entry_id, &keys)
+    } else {
+        Ok(plain(topic, entry_id, text.trim().as_bytes().to_vec()))
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Undecodable> {
+    serde_json::from_str(text).map_err(|error| Undecodable(format!("bad JSON: {error}")))
+}
+
+fn plain(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
+    Message {
+        id: entry_id.to_owned(),
+        topic: topic.clone(),
+        data,
+        headers: Vec::new(),
+        published_at: entry_time(entry_id),
+        attempt: 1,
+        max_attempts: None,
+        expires_at: None,
+        postponed: Postponed::default(),
+        has_own_id: false,
+    }
+}
+
+fn fields_as_object(fields: &Fields) -> Result<Vec<u8>, Undecodable> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|error| Undecodable(format!("a field is not UTF-8: {error}")));
+    let mut object = BTreeMap::new();
+    for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(HOST_FIELD_PREFIX.as_bytes())) {
+        object.insert(text(name)?, text(value)?);
+    }
+    serde_json::to_vec(&object).map_err(|error| Undecodable(error.to_string()))
+}
+
+fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, Undecodable> {
+    text("topic", keys.topic)?; // the original refuses another type, so nobody means one
+    let id = text("id", keys.id)?.filter(|id| !id.is_empty());
+    // The original's publishers always write one. What is no time says nothing
+    // about the data, so the entry's own time stands in for it.
+    let published_at = keys.timestamp.and_then(Text::read).and_then(|text| text.parse().ok());
+    let expires_at = match keys.expires_at {
+        Some(raw) => Some(expiry(raw).ok_or_else(|| wrong("expires_at", raw, "an RFC 3339 time"))?),
+        None => None,
+    };
+    let retry = whole("retry", keys.retry)?.unwrap_or(0).clamp(0, i64::from(u32::MAX) - 1);
+    let max_retry = whole("max_retry", keys.max_retry)?.map(|max| max.clamp(1, i64::from(u32::MAX)));
+    let data = keys.data.map_or("null", RawValue::get);
+    Ok(Message {
+        data: data.as_bytes().to_vec(),
+        headers: headers(keys.headers)?,
+        published_at: published_at.unwrap_or_else(|| entry_time(entry_id)),
+        attempt: as_u32(retry) + 1,
+        max_attempts: max_retry.map(as_u32),
+        expires_at,
+        has_own_id: id.is_some(),
+        ..plain(topic, &id.unwrap_or(Cow::Borrowed(entry_id)), Vec::new())
+    })
+}
+
+fn text<'a>(key: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Undecodable> {
+    raw.map(|raw| Text::read(raw).ok_or_else(|| wrong(key, raw, "a string"))).transpose()
+}
+
+fn whole(key: &str, raw: Option<&RawValue>) -> Result<Option<i64>, Undecodable> {
+    raw.map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(key, raw, "a whole number"))).transpose()
+}
+
+fn as_u32(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn expiry(raw: &RawValue) -> Option<Timestamp> {
+    Text::read(raw)?.parse().ok()
+}
+
+/// Header names are lower-case and unique; the host's own are not to be forged.
+fn headers(raw: Option<&RawValue>) -> Result<Vec<(String, String)>, Undecodable> {
+    let Some(raw) = raw else { return Ok(Vec::new()) };
+    let headers: BTreeMap<String, String> =
+        serde_json::from_str(raw.get()).map_err(|_| wrong("headers", raw, "an object of strings"))?;
+    let lower: BTreeMap<String, String> =
+        headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    Ok(lower.into_iter().filter(|(name, _)| !name.starts_with("worker-")).collect())
+}
+
+/// A structured CloudEvent: `id`, `time` and `data` have their places, every
+/// other attribute becomes a `ce-` header.
+fn cloud_event(topic: &Topic, entry_id: &str, text: &str) -> Result<Message, Undecodable> {
+    let attributes: BTreeMap<Cow<'_, str>, &RawValue> = parse(text)?;
+    let mut message = plain(topic, entry_id, b"null".to_vec());
+    for (name, raw) in attributes {
+        match name.as_ref() {
+            "data" => message.data = raw.get().as_bytes().to_vec(),
+            "data_base64" => message.data = base64(raw)?,
+            _ => {
+                let value = Text::read(raw).unwrap_or(Cow::Borrowed(raw.get()));
+                match name.as_ref() {
+                    "id" if !value.is_empty() => {
+                        message.has_own_id = true;
+                        message.id = value.clone().into_owned();
+                    }
+                    "time" => message.published_at = value.parse().unwrap_or(message.published_at),
+                    "datacontenttype" => {
+                        message.headers.push(("content-type".to_owned(), value.into_owned()));
+                        continue;
+                    }
+                    _ => {}
+                }
+                message.headers.push((format!("ce-{}", name.to_ascii_lowercase()), value.into_owned()));
+            }
+        }
+    }
+    Ok(message)
+}
+
+fn base64(raw: &RawValue) -> Result<Vec<u8>, Undecodable> {
+    use base64::Engine as _;
+    let decode = |text: Cow<'_, str>| base64::engine::general_purpose::STANDARD.decode(text.as_bytes()).ok();
+    Text::read(raw).and_then(decode).ok_or_else(|| wrong("data_base64", raw, "base64"))
+}
+
+fn wrong(key: &str, raw: &RawValue, allowed: &str) -> Undecodable {
+    Undecodable(format!("{key}: got {}, allowed: {allowed}", raw.get().chars().take(80).collect::<String>()))
+}
+
+/// A JSON string, borrowed from the text where it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Text<'a> {
+    fn read(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+        serde_json::from_str::<Self>(raw.get()).ok().map(|text| text.0)
+    }
+}
+
+/// The top level of a JSON object, values unread. Like the original's reader
+/// it takes key names whatever their case; `null` counts as absent.
+#[derive(Default)]
+struct Keys<'a> {
+    id: Option<&'a RawValue>,
+    topic: Option<&'a RawValue>,
+    data: Option<&'a RawValue>,
+    has_data: bool,
+    timestamp: Option<&'a RawValue>,
+    retry: Option<&'a RawValue>,
+    max_retry: Option<&'a RawValue>,
+    headers: Option<&'a RawValue>,
+    expires_at: Option<&'a RawValue>,
+    spec_version: Option<&'a RawValue>,
+}
+
+impl Keys<'_> {
+    /// An envelope says what it is by two of the keys that make one.
+    fn is_envelope(&self) -> bool {
+        let named = [self.id.is_some(), self.topic.is_some(), self.has_data];
+        named.into_iter().filter(|present| *present).count() >= 2
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Keys<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = Keys<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys<'de>, A::Error> {
+        let mut keys = Keys::default();
+        while let Some(Text(mut name)) = map.next_key::<Text<'de>>()? {
+            if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                name = Cow::Owned(name.to_ascii_lowercase());
+            }
+            let slot = match name.as_ref() {
+                "id" => &mut keys.id,
+                "topic" => &mut keys.topic,
+                "data" => {
+                    keys.has_data = true;
+                    &mut keys.data
+                }
+                "timestamp" => &mut keys.timestamp,
+                "retry" => &mut keys.retry,
+                "max_retry" => &mut keys.max_retry,
+                "headers" => &mut keys.headers,
+                "expires_at" => &mut keys.expires_at,
+                "specversion" => &mut keys.spec_version,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            let raw: &'de RawValue = map.next_value()?;
+            *slot = Some(raw).filter(|raw| raw.get() != "null");
+        }
+        Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests;

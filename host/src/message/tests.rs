@@ -1,0 +1,161 @@
+//! The golden samples were captured from the original's publishers.
+
+use super::*;
+
+const REMINDER: &str = r#"{"id":"1795419923585502180-1795419923","topic":"order.reminder","data":{"amount":299.99,"message":"请及时完成支付","order_id":"12345","type":"payment_reminder","user_id":"67890"},"timestamp":"2026-11-23T07:45:23.585502861Z","retry":0,"max_retry":3}"#;
+const NULL_DATA: &str = r#"{"id":"1795419923587085103-1795419923","topic":"user.notification","data":null,"timestamp":"2026-11-23T07:45:23.587086805Z","retry":0,"max_retry":3}"#;
+const DELAYED: &str = r#"{"id":"1795419923587337439-1795419923","topic":"order.reminder","data":{"order_id":"D1","type":"order_timeout","user_id":"u"},"timestamp":"2026-11-23T07:45:26.5873382Z","retry":0,"max_retry":3}"#;
+const RETRIED: &str = r#"{"id":"f1","topic":"t.fail","data":{"a":1},"timestamp":"2026-11-23T15:45:23.5+08:00","retry":2,"max_retry":3}"#;
+
+fn topic() -> Topic {
+    Topic::parse("order.reminder").unwrap()
+}
+
+fn read_message(body: &str) -> Result<Message, Undecodable> {
+    read(&topic(), "1795419923585-7", &vec![(b"message".to_vec(), body.as_bytes().to_vec())])
+}
+
+fn data(message: &Message) -> &str {
+    std::str::from_utf8(&message.data).unwrap()
+}
+
+#[test]
+fn the_golden_samples_are_read_whole() {
+    let message = read_message(REMINDER).unwrap();
+    assert_eq!(message.id, "1795419923585502180-1795419923");
+    assert_eq!(
+        data(&message),
+        r#"{"amount":299.99,"message":"请及时完成支付","order_id":"12345","type":"payment_reminder","user_id":"67890"}"#
+    );
+    assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.585Z");
+    assert_eq!((message.attempt, message.max_attempts), (1, Some(3)));
+
+    let message = read_message(NULL_DATA).unwrap();
+    assert_eq!((data(&message), message.id.as_str()), ("null", "1795419923587085103-1795419923"));
+
+    let message = read_message(DELAYED).unwrap();
+    assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:26.587Z");
+
+    let message = read_message(RETRIED).unwrap();
+    assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.500Z");
+    assert_eq!((message.attempt, message.max_attempts), (3, Some(3)));
+}
+
+#[test]
+fn data_is_handed_over_byte_for_byte() {
+    for raw in [
+        r#"{"n": 9007199254740993,  "b":1, "a":1.0, "a":1E2}"#,
+        r#"[1,2,3]"#,
+        r#""text""#,
+        "-1e-400",
+        r#"{"x":"\u003c\ud83d\ude00 <&>"}"#,
+    ] {
+        let message = read_message(&format!(r#"{{"id":"a","topic":"t","data":{raw},"retry":0}}"#)).unwrap();
+        assert_eq!(data(&message), raw);
+    }
+}
+
+#[test]
+fn the_topic_is_the_keys_and_never_the_jsons() {
+    assert_eq!(read_message(NULL_DATA).unwrap().topic, topic());
+}
+
+#[test]
+fn keys_match_whatever_their_case_and_unknown_ones_are_ignored() {
+    let message = read_message(r#"{"ID":"x","Topic":"t","Data":{"k":1},"RETRY":1,"trace":[{}]}"#).unwrap();
+    assert_eq!((message.id.as_str(), data(&message), message.attempt), ("x", r#"{"k":1}"#, 2));
+    assert_eq!(message.max_attempts, None);
+}
+
+#[test]
+fn attempts_have_sane_bounds() {
+    let attempts = |retry: &str, max: &str| {
+        let body = format!(r#"{{"id":"a","topic":"t","data":{{}},"retry":{retry},"max_retry":{max}}}"#);
+        read_message(&body).map(|message| (message.attempt, message.max_attempts))
+    };
+    assert_eq!(attempts("0", "0"), Ok((1, Some(1))));
+    assert_eq!(attempts("-5", "-1"), Ok((1, Some(1))));
+    assert_eq!(attempts("9223372036854775807", "9223372036854775807"), Ok((u32::MAX, Some(u32::MAX))));
+    assert!(attempts("1.5", "3").is_err());
+    assert!(attempts("0", "\"3\"").is_err());
+}
+
+#[test]
+fn a_bare_value_is_the_data_and_the_entry_id_the_id() {
+    for bare in ["[1, 2]", "\"text\"", "17", "null", r#"{"order": "12345"}"#, r#"{"data": 1}"#] {
+        let message = read_message(bare).unwrap();
+        assert_eq!((data(&message), message.id.as_str()), (bare, "1795419923585-7"));
+        assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.585Z");
+        assert!(!message.has_own_id);
+    }
+}
+
+#[test]
+fn an_entry_of_plain_fields_is_an_object_without_the_hosts_own() {
+    let fields = [("b", "2"), ("gw-attempt", "3"), ("a", "é\""), ("gw-id", "first-1")];
+    let fields = fields.map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).to_vec();
+    let message = read(&topic(), "5-0", &fields).unwrap();
+    assert_eq!(data(&message), r#"{"a":"é\"","b":"2"}"#);
+    assert_eq!((message.attempt, message.id.as_str()), (3, "first-1"));
+}
+
+#[test]
+fn the_larger_of_envelope_and_entry_attempt_counts() {
+    for (entry, expected) in [("2", 3), ("5", 5), ("x", 3)] {
+        let fields = vec![
+            (b"message".to_vec(), RETRIED.as_bytes().to_vec()),
+            (b"gw-attempt".to_vec(), entry.as_bytes().to_vec()),
+            (b"gw-id".to_vec(), b"not this".to_vec()),
+        ];
+        let message = read(&topic(), "5-0", &fields).unwrap();
+        assert_eq!((message.attempt, message.id.as_str()), (expected, "f1"));
+    }
+}
+
+#[test]
+fn a_cloud_event_keeps_its_attributes_as_headers() {
+    let message = read_message(
+        r#"{"specversion":"1.0","id":"e-1","type":"order.made","source":"/shop","time":"2026-11-23T07:45:23Z","datacontenttype":"application/json","data":{"n": 1}}"#,
+    )
+    .unwrap();
+    assert_eq!((message.id.as_str(), data(&message)), ("e-1", r#"{"n": 1}"#));
+    assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.000Z");
+    let header = |name: &str| message.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+    assert_eq!(header("ce-type"), Some("order.made"));
+    assert_eq!(header("ce-specversion"), Some("1.0"));
+    assert_eq!(header("content-type"), Some("application/json"));
+
+    let message = read_message(r#"{"specversion":"1.0","id":"e","data_base64":"AP8="}"#).unwrap();
+    assert_eq!(message.data, [0, 255]);
+}
+
+#[test]
+fn headers_are_lower_case_and_cannot_forge_the_hosts() {
+    let message =
+        read_message(r#"{"id":"a","topic":"t","data":1,"headers":{"TraceParent":"00-1","worker-attempt":"9"}}"#);
+    assert_eq!(message.unwrap().headers, [("traceparent".to_owned(), "00-1".to_owned())]);
+}
+
+#[test]
+fn what_cannot_be_read_says_why() {
+    for (body, why) in [
+        ("{\"id\":", "bad JSON"),
+        ("not json", "bad JSON"),
+        ("", "bad JSON"),
+        (r#"{"id":5,"topic":"t","data":{}}"#, "id: got 5, allowed: a string"),
+        (r#"{"id":"a","topic":["t"],"data":{}}"#, "topic: got [\"t\"]"),
+        (r#"{"id":"a","topic":"t","data":{},"headers":{"a":1}}"#, "headers: got"),
+        (r#"{"id":"a","topic":"t","data":{},"expires_at":"soon"}"#, "expires_at: got \"soon\""),
+    ] {
+        let error = read_message(body).unwrap_err().to_string();
+        assert!(error.contains(why), "{body}: {error}");
+    }
+    let not_text = vec![(b"message".to_vec(), vec![0xff, 0xfe])];
+    assert!(read(&topic(), "5-0", &not_text).unwrap_err().to_string().contains("not UTF-8"));
+}
+
+#[test]
+fn a_timestamp_that_is_none_gives_way_to_the_entrys_time() {
+    let message = read_message(r#"{"id":"a","topic":"t","data":1,"timestamp":"2026-11-23 07:45:23 o'clock"}"#).unwrap();
+    assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.585Z");
+}

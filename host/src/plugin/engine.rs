@@ -1,0 +1,169 @@
+//! Wasmtime's engine, one per process, with what guests are linked to and the
+//! clock that interrupts them.
+
+use super::imports::{self, Guest};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, Thread};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::{Config, Enabled, PoolingAllocationConfig};
+
+/// How long a guest runs before others get a turn.
+pub(super) const TICK: Duration = Duration::from_millis(5);
+
+/// The ticker rests after this many ticks without a call, so that an idle
+/// worker wakes nobody.
+const IDLE_TICKS: u32 = 20;
+
+/// Calls at the same time, over all plugins. Each has a slot of the pool.
+const CALLS_MAX: u32 = 1000;
+
+/// Core modules in one component: a Rust handler has three or four.
+const CORE_INSTANCES_PER_CALL: u32 = 8;
+
+/// A slot keeps this much of what a guest touched instead of giving it back to
+/// the kernel: giving it back is what costs most of a fresh instance.
+const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
+/// What a guest may pass to the host in one call.
+pub(super) const HOST_CALL_BYTES_MAX: usize = 32 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the WebAssembly engine can't be made: {0}")]
+    Engine(String),
+    #[error("the thread that interrupts handlers can't be started: {0}")]
+    Ticker(#[from] io::Error),
+}
+
+impl From<wasmtime::Error> for EngineError {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Engine(format!("{error:#}"))
+    }
+}
+
+/// Clones share the one engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    engine: wasmtime::Engine,
+    linker: Linker<Guest>,
+    slots: Semaphore,
+    /// How many there have been.
+    calls: AtomicU64,
+    ticker: OnceLock<Thread>,
+    is_resting: AtomicBool,
+}
+
+impl Engine {
+    pub fn new() -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(&config())?;
+        let linker = imports::linker(&engine)?;
+        let inner = Arc::new(Inner {
+            engine,
+            linker,
+            slots: Semaphore::new(CALLS_MAX as usize),
+            calls: AtomicU64::new(0),
+            ticker: OnceLock::new(),
+            is_resting: AtomicBool::new(false),
+        });
+        // A thread, not a task: a runtime whose threads are all busy in guests
+        // would never get round to the task that makes them yield.
+        let weak = Arc::downgrade(&inner);
+        let thread = thread::Builder::new().name("epoch-ticker".to_owned()).spawn(move || tick(&weak))?;
+        let _ = inner.ticker.set(thread.thread().clone());
+        Ok(Self(inner))
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0.engine
+    }
+
+    /// Compiles; takes from milliseconds to many seconds of CPU.
+    pub(super) fn compile(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
+        Component::from_binary(&self.0.engine, bytes)
+    }
+
+    pub(super) fn link(&self, component: &Component) -> wasmtime::Result<InstancePre<Guest>> {
+        self.0.linker.instantiate_pre(component)
+    }
+
+    /// Room for one call; while it is held the clock ticks.
+    pub(super) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = match self.0.slots.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => self.0.slots.acquire().await.ok()?,
+        };
+        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        if self.0.is_resting.load(Ordering::SeqCst)
+            && let Some(ticker) = self.0.ticker.get()
+        {
+            ticker.unpark();
+        }
+        Some(permit)
+    }
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(CALLS_MAX)
+        .total_core_instances(CALLS_MAX * CORE_INSTANCES_PER_CALL)
+        .total_memories(CALLS_MAX * 2)
+        .total_tables(CALLS_MAX * 4)
+        .total_stacks(CALLS_MAX)
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(16)
+        .max_tables_per_component(32)
+        .max_memories_per_module(2)
+        .max_tables_per_module(4)
+        .max_component_instance_size(4 << 20)
+        .max_core_instance_size(4 << 20)
+        .table_elements(100_000)
+        .max_unused_warm_slots(CALLS_MAX)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(pool)
+        .epoch_interruption(true)
+        // Guests are WASI 0.2: the machinery for 0.3 would double each call.
+        .concurrency_support(false)
+        // One store's stack is another's later on.
+        .async_stack_zeroing(true)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
+        // A 64-bit memory could be copied for longer than any limit allows.
+        .wasm_memory64(false);
+    config
+}
+
+fn tick(engine: &Weak<Inner>) {
+    let (mut seen, mut idle) = (0, 0);
+    loop {
+        thread::sleep(TICK);
+        let Some(inner) = engine.upgrade() else { return };
+        inner.engine.increment_epoch();
+        let calls = inner.calls.load(Ordering::SeqCst);
+        let is_idle = calls == seen && inner.slots.available_permits() == CALLS_MAX as usize;
+        seen = calls;
+        idle = if is_idle { idle + 1 } else { 0 };
+        if idle < IDLE_TICKS {
+            continue;
+        }
+        idle = 0;
+        inner.is_resting.store(true, Ordering::SeqCst);
+        // A call that came in before the flag was seen would not have woken us.
+        let has_call = inner.calls.load(Ordering::SeqCst) != seen;
+        let resting = inner.clone();
+        drop(inner);
+        while !has_call && resting.calls.load(Ordering::SeqCst) == seen && Arc::strong_count(&resting) > 1 {
+            thread::park_timeout(Duration::from_secs(1));
+        }
+        resting.is_resting.store(false, Ordering::SeqCst);
+    }
+}

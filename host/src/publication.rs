@@ -1,0 +1,151 @@
+//! A message on its way to a topic: what a publisher or a handler hands in,
+//! and the envelope that goes over the wire. The original's consumers read it
+//! too, so it always has their six keys.
+
+use crate::message::rfc3339;
+use crate::topic::Topic;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The original's consumers give up at once where this is missing.
+const MAX_RETRY: u32 = 3;
+
+/// A delay beyond this is a mistake.
+pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    pub id: String,
+    pub topic: Topic,
+    /// Zero: at once.
+    pub delay: Duration,
+    /// The envelope, ready for the field `message`.
+    pub body: Vec<u8>,
+}
+
+/// What the caller decides about a message.
+pub struct Draft<'a> {
+    pub id: String,
+    pub topic: &'a Topic,
+    /// JSON text, which stands verbatim in the envelope.
+    pub data: &'a str,
+    pub headers: &'a [(String, String)],
+    pub priority: Priority,
+    pub delay: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum BadDraft {
+    #[error("data is not JSON: {0}")]
+    Data(String),
+    #[error("an id has 1 to 256 bytes")]
+    Id,
+    #[error("header \"{0}\": names are unique and of a-z 0-9 . _ -, and only the host sets worker-*")]
+    Header(String),
+    #[error("a delay is at most 366 days")]
+    Delay,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    topic: &'a str,
+    data: &'a RawValue,
+    timestamp: String,
+    retry: u32,
+    max_retry: u32,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<Priority>,
+}
+
+impl Draft<'_> {
+    pub fn seal(self, now: Timestamp) -> Result<Publication, BadDraft> {
+        let data: &RawValue =
+            serde_json::from_str(self.data).map_err(|error| BadDraft::Data(error.to_string()))?;
+        if !(1..=256).contains(&self.id.len()) {
+            return Err(BadDraft::Id);
+        }
+        if self.delay > DELAY_MAX {
+            return Err(BadDraft::Delay);
+        }
+        let mut headers = BTreeMap::new();
+        for (name, value) in self.headers {
+            let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+            let is_legal = !name.is_empty() && name.bytes().all(legal) && !name.starts_with("worker-");
+            if !is_legal || headers.insert(name.as_str(), value.as_str()).is_some() {
+                return Err(BadDraft::Header(name.clone()));
+            }
+        }
+        let due = now.checked_add(self.delay).map_err(|_| BadDraft::Delay)?;
+        let envelope = Envelope {
+            id: &self.id,
+            topic: self.topic.as_str(),
+            data,
+            timestamp: rfc3339(due),
+            retry: 0,
+            max_retry: MAX_RETRY,
+            headers,
+            priority: Some(self.priority).filter(|priority| *priority != Priority::Normal),
+        };
+        let body = serde_json::to_vec(&envelope).map_err(|error| BadDraft::Data(error.to_string()))?;
+        Ok(Publication { topic: self.topic.clone(), delay: self.delay, body, id: self.id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seal(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, BadDraft> {
+        let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let topic = Topic::parse("email.send").unwrap();
+        let draft = Draft { id: "m-1".to_owned(), topic: &topic, data, headers: &headers, priority: Priority::Normal, delay };
+        let now = "2026-11-23T07:45:23.585Z".parse().unwrap();
+        draft.seal(now).map(|publication| String::from_utf8(publication.body).unwrap())
+    }
+
+    #[test]
+    fn the_envelope_is_the_originals() {
+        assert_eq!(
+            seal(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
+            r#"{"id":"m-1","topic":"email.send","data":{"n": 9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#
+        );
+    }
+
+    #[test]
+    fn a_delayed_message_states_when_it_is_due() {
+        assert!(seal("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
+        assert!(seal("1", &[], DELAY_MAX).is_ok());
+        assert_eq!(seal("1", &[], DELAY_MAX + Duration::from_millis(1)), Err(BadDraft::Delay));
+    }
+
+    #[test]
+    fn headers_are_written_only_where_there_are_some_and_never_forged() {
+        assert!(seal("1", &[("traceparent", "00")], Duration::ZERO).unwrap().ends_with(r#""headers":{"traceparent":"00"}}"#));
+        for bad in ["worker-attempt", "", "Upper", "a b"] {
+            assert_eq!(seal("1", &[(bad, "x")], Duration::ZERO), Err(BadDraft::Header(bad.to_owned())));
+        }
+        assert!(seal("1", &[("a", "1"), ("a", "2")], Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn data_that_is_not_json_is_refused() {
+        for bad in ["", "{", "{} {}", "nil"] {
+            assert!(matches!(seal(bad, &[], Duration::ZERO), Err(BadDraft::Data(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What lies where, for people: topics with their counts, and dead letters.
+
+use super::connection::Connection;
+use super::keys::{self, Keys};
+use super::{QueueError, Taken, reader};
+use crate::message::{self, MESSAGE_FIELD};
+use crate::topic::Topic;
+use redis::Value;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A worker that was not seen for this long is not counted on.
+const WORKER_SEEN_SECONDS: i64 = 30;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TopicState {
+    pub topic: String,
+    /// Redis' name for the type of `mq:<topic>`; `none` where it is absent.
+    pub kind: String,
+    pub waiting: u64,
+    pub in_flight: u64,
+    pub delayed: u64,
+    pub dead: u64,
+    /// Settled as done by this successor, in all.
+    pub done: u64,
+    /// Whether a worker seen lately has a handler for it.
+    pub has_handler: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    /// The id of the dead-letter entry.
+    pub entry: String,
+    /// The message's id, where it could be read.
+    pub id: Option<String>,
+    pub reason: String,
+    pub error: String,
+    pub attempts: Option<u32>,
+    pub died_at: Option<String>,
+    /// The entry's own bytes of `message`; text that is not UTF-8 is replaced.
+    pub message: Option<String>,
+    /// Written by the original, which has no reasons.
+    pub legacy: bool,
+}
+
+/// Every topic that Redis knows of, by name.
+pub async fn topics(connection: &Connection, prefix: &str, group: &str) -> Result<Vec<TopicState>, QueueError> {
+    let mut found = BTreeSet::new();
+    for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
+        let mut cursor = 0_u64;
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<String>) = command.query_async(&mut connection.shared()).await?;
+            found.extend(keys.iter().filter_map(|key| Keys::topic_of(prefix, key)));
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+    }
+    let handled = handled(connection, prefix).await?;
+    let mut topics = Vec::with_capacity(found.len());
+    for topic in &found {
+        topics.push(topic_state(connection, prefix, group, topic, handled.contains(topic)).await?);
+    }
+    Ok(topics)
+}
+
+/// The topics that workers seen lately have handlers for.
+pub async fn handled(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
+    let since = jiff::Timestamp::now().as_second() - WORKER_SEEN_SECONDS;
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    let members: Vec<String> =
+        command.arg(keys::workers(prefix)).arg(since).arg("+inf").query_async(&mut connection.shared()).await?;
+    let topics = |member: &String| -> Option<Vec<String>> {
+        serde_json::from_str::<serde_json::Value>(member).ok()?.get("topics").cloned().map(serde_json::from_value)?.ok()
+    };
+    Ok(members.iter().filter_map(topics).flatten().filter_map(|topic| Topic::parse(&topic).ok()).collect())
+}
+
+async fn topic_state(
+    connection: &Connection,
+    prefix: &str,
+    group: &str,
+    topic: &Topic,
+    has_handler: bool,
+) -> Result<TopicState, QueueError> {
+    let keys = Keys::new(prefix, topic);
+    let mut shared = connection.shared();
+    let mut pipe = redis::pipe();
+    pipe.cmd("TYPE").arg(&keys.stream).zcard(&keys.later).zcard(&keys.legacy_delay);
+    pipe.cmd("XLEN").arg(&keys.dead).cmd("XLEN").arg(&keys.legacy_dead).hget(&keys.state, "done");
+    let (kind, later, legacy_later, dead, legacy_dead, done): (String, u64, u64, u64, u64, Option<u64>) =
+        pipe.query_async(&mut shared).await?;
+    let (mut waiting, mut in_flight) = (0, 0);
+    if kind == "stream" {
+        let length: u64 = redis::cmd("XLEN").arg(&keys.stream).query_async(&mut shared).await?;
+        let groups: Vec<BTreeMap<String, Value>> =
+            redis::cmd("XINFO").arg("GROUPS").arg(&keys.stream).query_async(&mut shared).await?;
+        (waiting, in_flight) = backlog(length, &groups, &group.replace("{topic}", topic.as_str()));
+    } else if kind == "list" {
+        waiting = redis::cmd("LLEN").arg(&keys.stream).query_async(&mut shared).await?;
+    }
+    Ok(TopicState {
+        topic: topic.to_string(),
+        kind,
+        waiting,
+        in_flight,
+        delayed: later + legacy_later,
+        dead: dead + legacy_dead,
+        done: done.unwrap_or(0),
+        has_handler,
+    })
+}
+
+/// What waits and what is in flight. Where only our group reads, everything
+/// in the stream is one or the other; with other groups, which keep entries
+/// alive, the group's lag tells.
+fn backlog(length: u64, groups: &[BTreeMap<String, Value>], group: &str) -> (u64, u64) {
+    let number = |info: &BTreeMap<String, Value>, key| match info.get(key) {
+        Some(Value::Int(number)) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let is_ours = |info: &&BTreeMap<String, Value>| info.get("name") == Some(&Value::BulkString(group.into()));
+    let Some(ours) = groups.iter().find(is_ours) else { return (length, 0) };
+    let pending = number(ours, "pending").unwrap_or(0);
+    match number(ours, "lag") {
+        Some(lag) if groups.len() > 1 => (lag, pending),
+        _ => (length.saturating_sub(pending), pending),
+    }
+}
+
+/// A topic's dead letters, newest first: ours, then the original's.
+pub async fn dead_letters(
+    connection: &Connection,
+    prefix: &str,
+    topic: &Topic,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, QueueError> {
+    let keys = Keys::new(prefix, topic);
+    let mut letters = Vec::new();
+    for entry in newest(connection, &keys.dead, limit).await? {
+        letters.push(our_letter(topic, entry));
+    }
+    let left = limit.saturating_sub(letters.len());
+    if left > 0 {
+        letters.extend(newest(connection, &keys.legacy_dead, left).await?.into_iter().map(legacy_letter));
+    }
+    Ok(letters)
+}
+
+async fn newest(connection: &Connection, key: &str, limit: usize) -> Result<Vec<Taken>, QueueError> {
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(key).arg("+").arg("-").arg("COUNT").arg(limit);
+    let list: Vec<Value> = command.query_async(&mut connection.shared()).await?;
+    let entry = |value| {
+        let [id, fields] = reader::array(value)?;
+        Ok(Taken { entry_id: reader::text(id)?, deliveries: 1, fields: reader::fields(fields)? })
+    };
+    list.into_iter().map(entry).collect()
+}
+
+fn our_letter(topic: &Topic, entry: Taken) -> DeadLetter {
+    let text = |name| message::field(&entry.fields, name).map(|value| String::from_utf8_lossy(value).into_owned());
+    let source = text("gw-source");
+    let entry_id = source.as_deref().and_then(|source| source.rsplit('/').next()).unwrap_or(&entry.entry_id);
+    DeadLetter {
+        id: message::read(topic, entry_id, &entry.fields).ok().map(|message| message.id),
+        reason: text("gw-reason").unwrap_or_default(),
+        error: text("gw-error").unwrap_or_default(),
+        attempts: text("gw-attempts").and_then(|text| text.parse().ok()),
+        died_at: text("gw-died-at"),
+        message: text(MESSAGE_FIELD),
+        legacy: false,
+        entry: entry.entry_id,
+    }
+}
+
+/// `{"error","failed_at","original_message"}` in the field `message`.
+fn legacy_letter(entry: Taken) -> DeadLetter {
+    let body = message::field(&entry.fields, MESSAGE_FIELD).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let original = &json["original_message"];
+    DeadLetter {
+        id: text(&original["id"]),
+        reason: "retry".to_owned(),
+        error: text(&json["error"]).unwrap_or_default(),
+        attempts: original["retry"].as_u64().and_then(|retry| u32::try_from(retry).ok()),
+        died_at: text(&json["failed_at"]),
+        message: Some(original.to_string()),
+        legacy: true,
+        entry: entry.entry_id,
+    }
+}
+
+/// Where the server keeps its data.
+pub async fn data_folder(connection: &Connection) -> Result<String, QueueError> {
+    let mut command = redis::cmd("CONFIG");
+    let (_, folder): (String, String) = command.arg("GET").arg("dir").query_async(&mut connection.shared()).await?;
+    Ok(folder)
+}

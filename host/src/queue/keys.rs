@@ -1,0 +1,88 @@
+//! Every Redis key, in one place. They are a published contract.
+
+use crate::topic::Topic;
+
+/// A key in braces has the whole legacy key as its hash tag, so it shares that
+/// key's slot and every script is legal in a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    /// `mq:<topic>`: what publishers write to.
+    pub(crate) stream: String,
+    pub(crate) state: String,
+    pub(crate) work: String,
+    pub(crate) later: String,
+    pub(crate) later_body: String,
+    pub(crate) dead: String,
+    /// The original's delayed messages and dead letters.
+    pub(crate) legacy_delay: String,
+    pub(crate) legacy_dead: String,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: &str, topic: &Topic) -> Self {
+        let ours = |suffix: &str| format!("{{{prefix}{topic}}}:{suffix}");
+        Self {
+            stream: format!("{prefix}{topic}"),
+            state: ours("state"),
+            work: ours("work"),
+            later: ours("later"),
+            later_body: ours("later:body"),
+            dead: ours("dead"),
+            legacy_delay: format!("{prefix}delay:{topic}"),
+            legacy_dead: format!("{prefix}dead-letter:{topic}"),
+        }
+    }
+
+    /// What a script needs to publish to this topic, in the order of
+    /// `topic_at` in `common.lua`.
+    pub(crate) fn for_publish(&self) -> [&str; 5] {
+        [&self.stream, &self.state, &self.work, &self.later, &self.later_body]
+    }
+
+    /// The topic that a key belongs to, if it is a topic's.
+    pub(crate) fn topic_of(prefix: &str, key: &str) -> Option<Topic> {
+        let braced = key.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(tag, _)| tag);
+        let name = braced.unwrap_or(key).strip_prefix(prefix)?;
+        let legacy = name.strip_prefix("delay:").or_else(|| name.strip_prefix("dead-letter:"));
+        Topic::parse(legacy.unwrap_or(name)).ok()
+    }
+}
+
+/// `mq::workers`: the workers seen lately, for display only.
+pub(crate) fn workers(prefix: &str) -> String {
+    format!("{prefix}:workers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_published_ones() {
+        let keys = Keys::new("mq:", &Topic::parse("order.reminder").unwrap());
+        assert_eq!(keys.stream, "mq:order.reminder");
+        assert_eq!(keys.dead, "{mq:order.reminder}:dead");
+        assert_eq!(keys.later, "{mq:order.reminder}:later");
+        assert_eq!(keys.later_body, "{mq:order.reminder}:later:body");
+        assert_eq!(keys.legacy_delay, "mq:delay:order.reminder");
+        assert_eq!(keys.legacy_dead, "mq:dead-letter:order.reminder");
+        assert_eq!(workers("mq:"), "mq::workers");
+    }
+
+    #[test]
+    fn a_key_tells_its_topic() {
+        for (key, topic) in [
+            ("mq:a.b", Some("a.b")),
+            ("{mq:a.b}:dead", Some("a.b")),
+            ("mq:delay:a.b", Some("a.b")),
+            ("mq:dead-letter:a.b", Some("a.b")),
+            ("mq:delay", Some("delay")),
+            ("mq::workers", None),
+            ("{mq::kv:x}:k", None),
+            ("cache:x", None),
+        ] {
+            let found = Keys::topic_of("mq:", key);
+            assert_eq!(found.as_ref().map(Topic::as_str), topic, "{key}");
+        }
+    }
+}

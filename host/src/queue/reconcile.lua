@@ -1,0 +1,16 @@
+-- Finds what Redis has delivered to this process and the process does not
+-- hold: the reply was lost on the way, and a read of new messages would never
+-- show it again. To be called while no read is under way.
+-- KEYS 1: stream
+-- ARGV 1: group   2: me   3..: the ids that I hold
+-- Returns { id, me, deliveries, { field, value, ... } } for each. Afterwards
+-- each is fresh, with its delivery count as before: nobody has run it.
+local held, strays = {}, {}
+for i = 3, #ARGV do held[ARGV[i]] = true end
+for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100000, ARGV[2])) do
+  if not held[row[1]] then
+    local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'RETRYCOUNT', row[4])[1]
+    if entry then strays[#strays + 1] = { row[1], row[2], row[4], entry[2] } end
+  end
+end
+return strays

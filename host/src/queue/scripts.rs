@@ -1,0 +1,23 @@
+//! The Lua scripts, each compiled in beside the code that calls it. A script
+//! that the server has forgotten is loaded again by the client.
+
+use redis::Script;
+use std::sync::LazyLock;
+
+macro_rules! script {
+    ($name:ident, $($file:literal),+) => {
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($(include_str!($file), "\n"),+)));
+    };
+}
+
+script!(DONE, "done.lua");
+script!(GIVE_BACK, "give_back.lua");
+script!(OPEN, "open.lua");
+script!(PROMOTE, "common.lua", "promote.lua");
+script!(PUBLISH, "common.lua", "publish.lua");
+script!(RECONCILE, "reconcile.lua");
+script!(RENEW, "renew.lua");
+script!(SETTLE, "common.lua", "settle.lua");
+script!(SUPERSEDE, "supersede.lua");
+script!(SWEEP, "sweep.lua");
+script!(TAKE_OVER, "take_over.lua");

@@ -1,0 +1,35 @@
+-- Deletes a piece of the history that the original leaves in its streams:
+-- entries which were delivered and are not pending. What is left is backlog.
+-- KEYS 1: stream   2: state
+-- ARGV 1: group   2: where to go on (exclusive), or '-'   3: how many at most
+-- Returns { where to go on or '' at the end, how many were deleted, how many
+-- other groups read the stream }. With other groups nothing is deleted; then,
+-- and until the end is reached, the floor says where a lost group begins anew.
+local key, state, group, from, limit = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local last, others = nil, 0
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+  local fields = {}
+  for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+  if fields.name == group then last = fields['last-delivered-id'] else others = others + 1 end
+end
+if not last then return { '', 0, others } end
+if others > 0 then
+  redis.call('HSET', state, 'floor', last)
+  return { '', 0, others }
+end
+local entries = redis.call('XRANGE', key, from == '-' and '-' or '(' .. from, last, 'COUNT', limit)
+if #entries == 0 then
+  redis.call('HSET', state, 'floor', '0')
+  return { '', 0, 0 }
+end
+redis.call('HSETNX', state, 'floor', last)
+local until_id = entries[#entries][1]
+local pending, gone = {}, {}
+for _, row in ipairs(redis.call('XPENDING', key, group, entries[1][1], until_id, limit)) do
+  pending[row[1]] = true
+end
+for _, entry in ipairs(entries) do
+  if not pending[entry[1]] then gone[#gone + 1] = entry[1] end
+end
+if #gone > 0 then redis.call('XDEL', key, unpack(gone)) end
+return { until_id, #gone, 0 }

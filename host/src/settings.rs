@@ -1,0 +1,421 @@
+//! The settings of a worker: as they were typed ([`Typed`]), and checked
+//! ([`Settings`]), with every fault at once: an operator should need one
+//! restart, not five. Flags win over the environment, that over the file
+//! `gateway-worker.toml`, that over the defaults.
+
+use crate::topic::Topic;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+const DEFAULT_PORT: u16 = 8084;
+const DEFAULT_REDIS_PORT: u16 = 6379;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub plugins: PathBuf,
+    pub redis_url: String,
+    pub queue: QueueSettings,
+    pub log: LogSettings,
+    /// How long a stop waits for messages in flight.
+    pub drain: Duration,
+    /// Threads that handlers run on.
+    pub handler_threads: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueSettings {
+    pub prefix: String,
+    /// May contain `{topic}`.
+    pub group: String,
+    pub lease: Duration,
+    /// A larger entry is dead-lettered as `too-large`, in bytes.
+    pub message_bytes_max: usize,
+    /// A pending message of one of the original's consumers, which renew
+    /// nothing, is taken over after this long.
+    pub adopt_after: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogSettings {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Pretty,
+}
+
+/// What a flag, the environment or the file says, unread. Empty is unset:
+/// that is how compose files leave a variable out.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Typed {
+    /// Where the plugins are [default: plugins]
+    #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
+    pub plugins: Option<String>,
+    /// Where health and metrics are served [default: 0.0.0.0:8084]
+    #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// The port alone, as the original's deployments name it
+    #[arg(long, env = "APP_PORT", value_name = "PORT", hide = true)]
+    pub app_port: Option<String>,
+    #[command(flatten)]
+    pub redis: TypedRedis,
+    #[command(flatten)]
+    pub queue: TypedQueue,
+    /// error, warn, info, debug, trace, or a filter like info,handler=debug [default: info]
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// json or pretty [default: json]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// How long a stop waits for messages in flight [default: 30s]
+    #[arg(long, env = "GATEWAY_DRAIN", value_name = "TIME")]
+    pub drain: Option<String>,
+    /// Threads that handlers run on [default: one per core]
+    #[arg(long, env = "GATEWAY_HANDLER_THREADS", value_name = "N")]
+    pub handler_threads: Option<String>,
+}
+
+/// Where Redis is.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TypedRedis {
+    /// redis://[user:password@]host:port[/db] [default: redis://localhost:6379]
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+    #[arg(long, env = "REDIS_HOST", value_name = "HOST", hide = true)]
+    pub redis_host: Option<String>,
+    #[arg(long, env = "REDIS_PORT", value_name = "PORT", hide = true)]
+    pub redis_port: Option<String>,
+    #[arg(long, env = "REDIS_USERNAME", value_name = "USER", hide = true)]
+    pub redis_username: Option<String>,
+    #[arg(long, env = "REDIS_PASSWORD", value_name = "PASSWORD", hide = true, hide_env_values = true)]
+    pub redis_password: Option<String>,
+    #[arg(long, env = "REDIS_DB", value_name = "N", hide = true)]
+    pub redis_db: Option<String>,
+}
+
+/// How the queues are named and kept.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TypedQueue {
+    /// What every key begins with [default: mq:]
+    #[arg(long, env = "GATEWAY_QUEUE_PREFIX", value_name = "PREFIX")]
+    pub queue_prefix: Option<String>,
+    /// The consumer group [default: consumer-group-{topic}]
+    #[arg(long, env = "GATEWAY_QUEUE_GROUP", value_name = "NAME")]
+    pub queue_group: Option<String>,
+    /// A worker silent for this long has lost its messages [default: 10s]
+    #[arg(long, env = "GATEWAY_QUEUE_LEASE", value_name = "TIME")]
+    pub queue_lease: Option<String>,
+    /// A larger message is dead-lettered [default: 16MiB]
+    #[arg(long, env = "GATEWAY_QUEUE_MAX_MESSAGE", value_name = "SIZE")]
+    pub queue_max_message: Option<String>,
+    /// What the original's workers left pending is taken over after [default: 60s]
+    #[arg(long, env = "GATEWAY_QUEUE_ADOPT_AFTER", value_name = "TIME")]
+    pub queue_adopt_after: Option<String>,
+}
+
+/// The file. Its tables are the prefixes of the flags.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    plugins: Option<String>,
+    listen: Option<String>,
+    drain: Option<String>,
+    handler_threads: Option<usize>,
+    redis: FileRedis,
+    queue: FileQueue,
+    log: FileLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileRedis {
+    url: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    username: Option<String>,
+    password: Option<String>,
+    db: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileQueue {
+    prefix: Option<String>,
+    group: Option<String>,
+    lease: Option<String>,
+    max_message: Option<String>,
+    adopt_after: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLog {
+    level: Option<String>,
+    format: Option<String>,
+}
+
+/// Every fault, one a line.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{}", .0.join("\n"))]
+pub struct BadSettings(pub Vec<String>);
+
+impl Typed {
+    /// Fills what is unset from the text of the file, whose name is for errors.
+    pub fn or_file(self, text: &str, name: &str) -> Result<Self, BadSettings> {
+        let file: File = toml::from_str(text).map_err(|error| BadSettings(vec![format!("{name}: {error}")]))?;
+        let number = |number: Option<u16>| number.map(|number| number.to_string());
+        // A place that is named outright is not mixed with another's parts.
+        let redis = if self.redis.is_unset() {
+            TypedRedis {
+                redis_url: file.redis.url,
+                redis_host: file.redis.host,
+                redis_port: number(file.redis.port),
+                redis_username: file.redis.username,
+                redis_password: file.redis.password,
+                redis_db: file.redis.db.map(|db| db.to_string()),
+            }
+        } else {
+            self.redis
+        };
+        let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
+        Ok(Self {
+            plugins: set(&self.plugins).or(file.plugins),
+            listen,
+            app_port: self.app_port,
+            redis,
+            queue: TypedQueue {
+                queue_prefix: set(&self.queue.queue_prefix).or(file.queue.prefix),
+                queue_group: set(&self.queue.queue_group).or(file.queue.group),
+                queue_lease: set(&self.queue.queue_lease).or(file.queue.lease),
+                queue_max_message: set(&self.queue.queue_max_message).or(file.queue.max_message),
+                queue_adopt_after: set(&self.queue.queue_adopt_after).or(file.queue.adopt_after),
+            },
+            log_level: set(&self.log_level).or(file.log.level),
+            log_format: set(&self.log_format).or(file.log.format),
+            drain: set(&self.drain).or(file.drain),
+            handler_threads: set(&self.handler_threads).or(file.handler_threads.map(|threads| threads.to_string())),
+        })
+    }
+
+    pub fn check(&self) -> Result<Settings, BadSettings> {
+        let mut faults = Vec::new();
+        let port = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", &mut faults);
+        let listen = parse("listen", &self.listen, SocketAddr::from(([0, 0, 0, 0], port)), "an address like 0.0.0.0:8084", &mut faults);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let handler_threads = parse("handler_threads", &self.handler_threads, cores, "a number", &mut faults);
+        if !(1..=1024).contains(&handler_threads) {
+            faults.push(format!("handler_threads: {handler_threads} is out of range: 1 to 1024"));
+        }
+        let settings = Settings {
+            listen,
+            plugins: set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into(),
+            redis_url: self.redis.check(&mut faults),
+            queue: self.queue.check(&mut faults),
+            log: LogSettings {
+                level: set(&self.log_level).unwrap_or_else(|| "info".to_owned()),
+                format: parse("log.format", &self.log_format, LogFormat::Json, "json or pretty", &mut faults),
+            },
+            drain: span("drain", &self.drain, 30_000, (0, 3_600_000), &mut faults),
+            handler_threads,
+        };
+        if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+    }
+}
+
+impl TypedRedis {
+    pub fn is_unset(&self) -> bool {
+        let all = [&self.redis_url, &self.redis_host, &self.redis_port, &self.redis_username, &self.redis_password, &self.redis_db];
+        all.into_iter().all(|one| set(one).is_none())
+    }
+
+    /// The URL, written outright or put together from its parts.
+    pub fn check(&self, faults: &mut Vec<String>) -> String {
+        if let Some(url) = set(&self.redis_url) {
+            if !url.starts_with("redis://") {
+                faults.push(format!("redis.url: \"{}\" does not begin with redis://", url.split('@').next_back().unwrap_or_default()));
+            }
+            return url;
+        }
+        let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
+        // Some write host:port where only a host is asked for.
+        let (host, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => (name.to_owned(), port.parse().ok()),
+            _ => (host, None),
+        };
+        let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_REDIS_PORT), "a port", faults);
+        let db = parse("redis.db", &self.redis_db, 0_u32, "a number", faults);
+        let login = match (set(&self.redis_username), set(&self.redis_password)) {
+            (None, None) => String::new(),
+            (username, password) => {
+                format!("{}:{}@", percent(&username.unwrap_or_default()), percent(&password.unwrap_or_default()))
+            }
+        };
+        format!("redis://{login}{host}:{port}/{db}")
+    }
+}
+
+impl TypedQueue {
+    pub fn check(&self, faults: &mut Vec<String>) -> QueueSettings {
+        let prefix = set(&self.queue_prefix).unwrap_or_else(|| "mq:".to_owned());
+        if prefix.contains(['{', '}', '*', '?', '[', '\\']) {
+            faults.push(format!("queue.prefix: \"{prefix}\" must not contain braces or any of * ? [ \\"));
+        }
+        let bytes = parse("queue.max_message", &self.queue_max_message, bytesize::ByteSize::mib(16), "a size like 16MiB", faults);
+        if !(1 << 10..=256 << 20).contains(&bytes.as_u64()) {
+            faults.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
+        }
+        QueueSettings {
+            prefix,
+            group: set(&self.queue_group).unwrap_or_else(|| "consumer-group-{topic}".to_owned()),
+            lease: span("queue.lease", &self.queue_lease, 10_000, (500, 3_600_000), faults),
+            message_bytes_max: usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX),
+            adopt_after: span("queue.adopt_after", &self.queue_adopt_after, 60_000, (500, 86_400_000), faults),
+        }
+    }
+}
+
+impl QueueSettings {
+    pub fn group_of(&self, topic: &Topic) -> String {
+        self.group.replace("{topic}", topic.as_str())
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "json" => Ok(Self::Json),
+            "pretty" => Ok(Self::Pretty),
+            _ => Err(()),
+        }
+    }
+}
+
+fn set(typed: &Option<String>) -> Option<String> {
+    typed.clone().filter(|text| !text.trim().is_empty())
+}
+
+fn parse<T: FromStr>(name: &str, typed: &Option<String>, default: T, allowed: &str, faults: &mut Vec<String>) -> T {
+    match set(typed).map(|text| text.trim().parse().map_err(|_| text)) {
+        None => default,
+        Some(Ok(value)) => value,
+        Some(Err(text)) => {
+            faults.push(format!("{name}: got \"{text}\", allowed: {allowed}"));
+            default
+        }
+    }
+}
+
+/// A time within bounds, all in milliseconds.
+fn span(name: &str, typed: &Option<String>, default_ms: u64, bounds_ms: (u64, u64), faults: &mut Vec<String>) -> Duration {
+    let default = humantime::Duration::from(Duration::from_millis(default_ms));
+    let span = Duration::from(parse(name, typed, default, "a time like 500ms, 30s or 5m", faults));
+    let (min, max) = (Duration::from_millis(bounds_ms.0), Duration::from_millis(bounds_ms.1));
+    if !(min..=max).contains(&span) {
+        let shown = |span| humantime::format_duration(span).to_string();
+        faults.push(format!("{name}: {} is out of range: {} to {}", shown(span), shown(min), shown(max)));
+    }
+    span
+}
+
+/// Everything that has a meaning of its own in a URL, and more.
+fn percent(text: &str) -> String {
+    let byte = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(change: impl FnOnce(&mut Typed)) -> Typed {
+        let mut typed = Typed::default();
+        change(&mut typed);
+        typed
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let settings = Typed::default().check().unwrap();
+        assert_eq!(settings.listen.to_string(), "0.0.0.0:8084");
+        assert_eq!(settings.redis_url, "redis://localhost:6379/0");
+        assert_eq!((settings.queue.prefix.as_str(), settings.queue.lease), ("mq:", Duration::from_secs(10)));
+        assert_eq!(settings.queue.group_of(&Topic::parse("a").unwrap()), "consumer-group-a");
+        assert_eq!(settings.queue.message_bytes_max, 16 << 20);
+    }
+
+    #[test]
+    fn the_originals_variables_are_honoured_and_empty_ones_are_unset() {
+        let settings = typed(|typed| {
+            typed.app_port = some("9000");
+            typed.redis.redis_host = some("redis.internal");
+            typed.redis.redis_port = some("");
+            typed.redis.redis_password = some("p@ss:/word");
+            typed.redis.redis_db = some("2");
+        });
+        let settings = settings.check().unwrap();
+        assert_eq!(settings.listen.port(), 9000);
+        assert_eq!(settings.redis_url, "redis://:p%40ss%3A%2Fword@redis.internal:6379/2");
+    }
+
+    #[test]
+    fn a_host_may_carry_its_port_and_a_url_wins() {
+        let mut redis = TypedRedis { redis_host: some("cache:7000"), ..TypedRedis::default() };
+        assert_eq!(redis.check(&mut Vec::new()), "redis://cache:7000/0");
+        redis.redis_port = some("7001");
+        assert_eq!(redis.check(&mut Vec::new()), "redis://cache:7001/0");
+        redis.redis_url = some("redis://elsewhere:1/3");
+        assert_eq!(redis.check(&mut Vec::new()), "redis://elsewhere:1/3");
+    }
+
+    #[test]
+    fn the_file_fills_what_is_unset() {
+        let text = "listen = \"127.0.0.1:1\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\n[log]\nformat = \"pretty\"";
+        let settings = Typed::default().or_file(text, "f").unwrap().check().unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
+        assert_eq!((settings.redis_url.as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
+        assert_eq!(settings.log.format, LogFormat::Pretty);
+
+        let flags = typed(|typed| {
+            typed.app_port = some("2");
+            typed.redis.redis_host = some("mine");
+            typed.queue.queue_lease = some("3s");
+        });
+        let settings = flags.or_file(text, "f").unwrap().check().unwrap();
+        assert_eq!(settings.listen.port(), 2);
+        assert_eq!((settings.redis_url.as_str(), settings.queue.lease), ("redis://mine:6379/0", Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_what_is_allowed() {
+        let faults = typed(|typed| {
+            typed.listen = some("here");
+            typed.redis.redis_url = some("http://u:secret@x");
+            typed.queue.queue_prefix = some("{mq}:");
+            typed.queue.queue_lease = some("499ms");
+            typed.queue.queue_max_message = some("1GiB");
+            typed.log_format = some("xml");
+            typed.drain = some("soon");
+            typed.handler_threads = some("0");
+        });
+        let BadSettings(faults) = faults.check().unwrap_err();
+        assert_eq!(faults.len(), 8, "{faults:#?}");
+        assert!(faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")), "{faults:#?}");
+        assert!(!faults.iter().any(|fault| fault.contains("secret")), "{faults:#?}");
+
+        let error = Typed::default().or_file("[queue]\nleese = \"1s\"", "gateway-worker.toml").unwrap_err().to_string();
+        assert!(error.contains("gateway-worker.toml") && error.contains("leese") && error.contains("line 2"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Write a message handler for Gateway Worker: one function and one macro.
+//!
+//! ```
+//! use gateway_plugin_sdk::{Failure, Message, handler};
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize)]
+//! struct Greeting {
+//!     name: String,
+//! }
+//!
+//! fn greet(message: Message) -> Result<(), Failure> {
+//!     let greeting: Greeting = message.json()?;
+//!     gateway_plugin_sdk::info!("hello, {}", greeting.name);
+//!     Ok(())
+//! }
+//!
+//! handler!(greet);
+//! ```
+//!
+//! Build it with `cargo build --release --target wasm32-wasip2` as a `cdylib`
+//! and drop the `.wasm` into the worker's plugins directory. The contract
+//! itself, with what each outcome means, is `wit/gateway.wit`.
+
+#![deny(missing_docs)]
+
+mod data;
+
+pub use data::Object;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from wit/gateway.wit; the boundary of a component is made of raw pointers"
+)]
+#[doc(hidden)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "message-handler",
+        pub_export_macro: true,
+        default_bindings_module: "gateway_plugin_sdk::bindings",
+    });
+}
+
+pub use bindings::gateway::worker::publisher::{Options, Priority};
+pub use bindings::gateway::worker::types::{Again, Failure, Fault, Message};
+
+/// The plugin's `[config]`: the value of `key`, if the manifest has it.
+pub fn config(key: &str) -> Option<String> {
+    bindings::gateway::worker::config::get(key)
+}
+
+/// Publishes `data` to `topic` when this run returns ok, and returns the new
+/// message's id.
+///
+/// # Errors
+///
+/// `denied` where the manifest does not grant the topic, `too-large` and
+/// `too-many` beyond the host's limits.
+pub fn publish(topic: &str, data: &impl Serialize) -> Result<String, Fault> {
+    bindings::gateway::worker::publisher::publish(topic, &json(data)?)
+}
+
+/// Like [`publish`], with an id, a delay, a priority or headers.
+///
+/// # Errors
+///
+/// Those of [`publish`], and `invalid` for an option out of its range.
+pub fn publish_with(topic: &str, data: &impl Serialize, options: &Options) -> Result<String, Fault> {
+    bindings::gateway::worker::publisher::publish_with(topic, &json(data)?, options)
+}
+
+fn json(data: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(data)
+        .map_err(|error| Fault { code: "invalid".to_owned(), reason: error.to_string() })
+}
+
+impl Message {
+    /// Reads `data` as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Reject`] with code `bad-data` and what is wrong where: data
+    /// of the wrong shape will not get better by trying again.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.data).map_err(|error| bad_data(error.to_string()))
+    }
+
+    /// The header of this lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Failure {
+    /// Failed; run it again after the topic's backoff. Costs an attempt.
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry(Again { reason: reason.into(), after_ms: None })
+    }
+
+    /// Not ready yet; run it again after the topic's backoff. Costs no attempt.
+    pub fn postpone(reason: impl Into<String>) -> Self {
+        Self::Postpone(Again { reason: reason.into(), after_ms: None })
+    }
+
+    /// Will never work: dead letter now. `code` matches `[a-z0-9-]{1,64}`.
+    pub fn reject(code: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Reject(Fault { code: code.into(), reason: reason.into() })
+    }
+}
+
+/// The rejection that the predefined handlers use for data of the wrong shape.
+pub fn bad_data(reason: impl Into<String>) -> Failure {
+    Failure::reject("bad-data", reason)
+}
+
+/// A publish that was refused will be refused again, so `?` on one rejects
+/// the message with the host's code.
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Reject(fault)
+    }
+}
+
+/// Makes a function `fn(Message) -> Result<(), Failure>` the component's
+/// handler.
+#[macro_export]
+macro_rules! handler {
+    ($handle:path) => {
+        const _: () = {
+            struct Handler;
+
+            impl $crate::bindings::exports::gateway::worker::handler::Guest for Handler {
+                fn handle(message: $crate::Message) -> ::core::result::Result<(), $crate::Failure> {
+                    $handle(message)
+                }
+            }
+
+            $crate::bindings::export!(Handler with_types_in $crate::bindings);
+        };
+    };
+}
+
+#[doc(hidden)]
+pub use bindings::gateway::worker::logging as __logging;
+
+/// Writes a debug line to the worker's log.
+#[macro_export]
+macro_rules! debug { ($($text:tt)*) => { $crate::__logging::log($crate::__logging::Level::Debug, &::std::format!($($text)*)) } }
+/// Writes an info line to the worker's log.
+#[macro_export]
+macro_rules! info { ($($text:tt)*) => { $crate::__logging::log($crate::__logging::Level::Info, &::std::format!($($text)*)) } }
+/// Writes a warning to the worker's log.
+#[macro_export]
+macro_rules! warn { ($($text:tt)*) => { $crate::__logging::log($crate::__logging::Level::Warn, &::std::format!($($text)*)) } }
+/// Writes an error to the worker's log.
+#[macro_export]
+macro_rules! error { ($($text:tt)*) => { $crate::__logging::log($crate::__logging::Level::Error, &::std::format!($($text)*)) } }
