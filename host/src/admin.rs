@@ -109,7 +109,9 @@ impl Status {
             })
         };
         let plugin = |plugin: &Arc<crate::plugin::Plugin>| {
-            let names = |topics: &mut dyn Iterator<Item = &crate::topic::Topic>| topics.map(ToString::to_string).collect::<Vec<_>>();
+            let names = |topics: &mut dyn Iterator<Item = &crate::topic::Topic>| {
+                topics.map(ToString::to_string).collect::<Vec<_>>()
+            };
             json!({
                 "plugin": plugin.name(),
                 "digest": short(plugin.digest()),

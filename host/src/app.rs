@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another place")]
+    #[error(
+        "can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another place"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the Redis address is none: {0}")]
     Redis(QueueError),
@@ -38,11 +40,23 @@ pub struct App {
     pub has_scanned: watch::Receiver<bool>,
     reload: mpsc::Sender<()>,
     is_draining: watch::Sender<bool>,
-    handlers: Runtime,
+    handlers: Handlers,
     lanes_task: Stage,
     reloader_task: Stage,
     health_task: Stage,
     admin_task: Stage,
+}
+
+/// The threads of the handlers. A runtime must not be waited for where others
+/// run, so it is left to end by itself, whatever way the worker ends.
+struct Handlers(Option<Runtime>);
+
+impl Drop for Handlers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A task and what ends it.
@@ -120,7 +134,7 @@ impl App {
             has_scanned: has_scanned_receiver,
             reload,
             is_draining,
-            handlers,
+            handlers: Handlers(Some(handlers)),
             lanes_task: Stage::start(|stop| async move { consumed.run(routes, stop).await }),
             reloader_task: Stage::start(|stop| reloader.run(stop)),
             health_task: Stage::start(|stop| health.run(stop)),
@@ -144,7 +158,7 @@ impl App {
         self.lanes_task.end().await;
         self.health_task.end().await;
         self.admin_task.end().await;
-        self.handlers.shutdown_background();
+        drop(self.handlers);
         tracing::info!("gateway-worker stopped");
     }
 }

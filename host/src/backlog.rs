@@ -55,15 +55,21 @@ impl<T> Backlog<T> {
         state.start(self.abreast_max)
     }
 
-    /// The next message for a runner. With `None` it has ended.
-    pub fn next(&self) -> Option<T> {
+    /// The next message for a runner, and how many wait behind it. With `None`
+    /// the runner has ended.
+    pub fn next(&self) -> Option<(T, usize)> {
         let mut state = self.lock();
         let next = state.waiting.pop_front();
         if next.is_none() {
             state.abreast -= 1;
             state.runners -= 1;
         }
-        next
+        next.map(|next| (next, state.waiting.len()))
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().waiting.len()
     }
 
     /// A runner's call waits. Returns how many others the caller is to start.
@@ -102,7 +108,7 @@ mod tests {
         let backlog = Backlog::new(2);
         assert_eq!(backlog.offer(1..=10, 64), 2);
         assert_eq!(backlog.offer(11..=12, 64), 0);
-        let worked: Vec<i32> = std::iter::from_fn(|| backlog.next()).collect();
+        let worked: Vec<i32> = std::iter::from_fn(|| backlog.next()).map(|(next, _)| next).collect();
         assert_eq!(worked, (1..=12).collect::<Vec<_>>());
         assert_eq!(backlog.next(), None);
         assert_eq!(backlog.offer([13], 64), 1);
@@ -112,11 +118,11 @@ mod tests {
     fn a_message_that_waits_holds_up_no_other() {
         let backlog = Backlog::new(1);
         assert_eq!(backlog.offer(1..=3, 64), 1);
-        assert_eq!(backlog.next(), Some(1));
+        assert_eq!(backlog.next(), Some((1, 2)));
         assert_eq!(backlog.suspend(), 1);
-        assert_eq!(backlog.next(), Some(2));
+        assert_eq!(backlog.next(), Some((2, 1)));
         assert_eq!(backlog.suspend(), 1);
-        assert_eq!(backlog.next(), Some(3));
+        assert_eq!(backlog.next(), Some((3, 0)));
         assert_eq!(backlog.suspend(), 0);
         assert!(!backlog.resume());
     }

@@ -173,7 +173,8 @@ impl RedisArgs {
         if !faults.is_empty() {
             return Err(BadSettings(faults).into());
         }
-        let connection = Connection::to(&RedisTarget { url }).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
+        let connection =
+            Connection::to(&RedisTarget { url }).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))
     }
 }

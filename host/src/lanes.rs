@@ -73,7 +73,13 @@ impl Lanes {
         }
     }
 
-    fn start(&self, topic: &Topic, plugin: &Arc<Plugin>, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> Arc<Lane> {
+    fn start(
+        &self,
+        topic: &Topic,
+        plugin: &Arc<Plugin>,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Lane> {
         let settings = &self.settings.queue;
         // A name for each lane's life: the next lane of this topic, in this
         // process too, is another consumer.

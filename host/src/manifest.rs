@@ -69,7 +69,10 @@ impl Manifest {
         let raw: Raw = toml::from_str(text).map_err(|error| BadManifest(error.to_string().trim_end().to_owned()))?;
         let topics = match raw.topics {
             Some(topics) => topics.into_iter().map(|topic| topic.0).collect(),
-            None => vec![Topic::parse(stem).map_err(|error| BadManifest(format!("no `topics`, and the file name is none: {error}")))?],
+            None => vec![
+                Topic::parse(stem)
+                    .map_err(|error| BadManifest(format!("no `topics`, and the file name is none: {error}")))?,
+            ],
         };
         if topics.is_empty() {
             return Err(BadManifest("`topics` is empty: name at least one".to_owned()));
@@ -268,7 +271,10 @@ mod tests {
         .unwrap();
         assert_eq!(manifest.topics.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a.b", "c"]);
         assert_eq!((manifest.concurrency, manifest.limits.cpu), (2, Duration::from_millis(200)));
-        assert_eq!((manifest.limits.timeout, manifest.limits.memory, manifest.limits.log), (Duration::from_secs(5), MIB, 1024));
+        assert_eq!(
+            (manifest.limits.timeout, manifest.limits.memory, manifest.limits.log),
+            (Duration::from_secs(5), MIB, 1024)
+        );
         assert_eq!((manifest.retry.attempts, manifest.retry.backoff), (Some(7), Backoff::Linear));
         assert_eq!((manifest.retry.base, manifest.retry.cap), (Duration::from_secs(2), Duration::from_secs(60)));
         assert!(manifest.grants.publish.contains(&Topic::parse("email.send").unwrap()));
@@ -279,7 +285,7 @@ mod tests {
     fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         for (text, told) in [
             ("[limits]\ncpuu = \"1s\"", &["line 2, column 1", "unknown field `cpuu`", "`cpu`"][..]),
-            ("topics = [\"a b\"]", &["line 1, column 11", "illegal topic name"]),
+            ("topics = [\"a b\"]", &["line 1, column 10", "illegal topic name"]),
             ("concurrency = 0", &["line 1, column 15", "1 to 10000"]),
             ("concurrency = 10001", &["1 to 10000"]),
             ("[limits]\n\ncpu = \"1x\"", &["line 3, column 7", "500ms"]),

@@ -133,7 +133,8 @@ fn plain(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
 }
 
 fn fields_as_object(fields: &Fields) -> Result<Vec<u8>, Undecodable> {
-    let text = |bytes| std::str::from_utf8(bytes).map_err(|error| Undecodable(format!("a field is not UTF-8: {error}")));
+    let text =
+        |bytes| std::str::from_utf8(bytes).map_err(|error| Undecodable(format!("a field is not UTF-8: {error}")));
     let mut object = BTreeMap::new();
     for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with(HOST_FIELD_PREFIX.as_bytes())) {
         object.insert(text(name)?, text(value)?);

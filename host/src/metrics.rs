@@ -16,8 +16,17 @@ use std::fmt;
 
 /// The outcomes of a run, in the words of logs and dead letters.
 pub const OUTCOMES: [&str; 11] = [
-    "done", "retry", "postpone", "reject", "trap", "timeout", "cpu-limit", "memory-limit", "bad-reply",
-    "plugin-unavailable", "worker-lost",
+    "done",
+    "retry",
+    "postpone",
+    "reject",
+    "trap",
+    "timeout",
+    "cpu-limit",
+    "memory-limit",
+    "bad-reply",
+    "plugin-unavailable",
+    "worker-lost",
 ];
 
 /// What can be wrong with a message before it is run.
@@ -121,7 +130,12 @@ impl Default for Metrics {
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("messages", "Runs of messages by outcome", metrics.messages.clone());
         registry.register("dead_letters", "Messages dead-lettered by reason", metrics.dead_letters.clone());
-        registry.register_with_unit("message_processing", "Time in the handler", Unit::Seconds, metrics.processing.clone());
+        registry.register_with_unit(
+            "message_processing",
+            "Time in the handler",
+            Unit::Seconds,
+            metrics.processing.clone(),
+        );
         registry.register_with_unit(
             "message_queue_time",
             "Time from the birth of a stream entry to the start of its handler",

@@ -110,7 +110,8 @@ impl Drop for PrivateRedis {
 /// The server that the set-up unpacked, else the first on PATH.
 pub fn find(state: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).flat_map(|folder| ["redis-server", "valkey-server"].map(|name| folder.join(name)));
+    let on_path =
+        std::env::split_paths(&path).flat_map(|folder| ["redis-server", "valkey-server"].map(|name| folder.join(name)));
     std::iter::once(state.join("redis/redis-server")).chain(on_path).find(|program| program.is_file())
 }
 

@@ -74,8 +74,7 @@ struct Envelope<'a> {
 
 impl Draft<'_> {
     pub fn seal(self, now: Timestamp) -> Result<Publication, BadDraft> {
-        let data: &RawValue =
-            serde_json::from_str(self.data).map_err(|error| BadDraft::Data(error.to_string()))?;
+        let data: &RawValue = serde_json::from_str(self.data).map_err(|error| BadDraft::Data(error.to_string()))?;
         if !(1..=256).contains(&self.id.len()) {
             return Err(BadDraft::Id);
         }
@@ -113,7 +112,8 @@ mod tests {
     fn seal(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, BadDraft> {
         let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let topic = Topic::parse("email.send").unwrap();
-        let draft = Draft { id: "m-1".to_owned(), topic: &topic, data, headers: &headers, priority: Priority::Normal, delay };
+        let draft =
+            Draft { id: "m-1".to_owned(), topic: &topic, data, headers: &headers, priority: Priority::Normal, delay };
         let now = "2026-11-23T07:45:23.585Z".parse().unwrap();
         draft.seal(now).map(|publication| String::from_utf8(publication.body).unwrap())
     }
@@ -135,7 +135,11 @@ mod tests {
 
     #[test]
     fn headers_are_written_only_where_there_are_some_and_never_forged() {
-        assert!(seal("1", &[("traceparent", "00")], Duration::ZERO).unwrap().ends_with(r#""headers":{"traceparent":"00"}}"#));
+        assert!(
+            seal("1", &[("traceparent", "00")], Duration::ZERO)
+                .unwrap()
+                .ends_with(r#""headers":{"traceparent":"00"}}"#)
+        );
         for bad in ["worker-attempt", "", "Upper", "a b"] {
             assert_eq!(seal("1", &[(bad, "x")], Duration::ZERO), Err(BadDraft::Header(bad.to_owned())));
         }

@@ -63,7 +63,9 @@ impl From<redis::RedisError> for QueueError {
         match (error.kind(), error.code()) {
             (_, Some("NOGROUP")) => Self::GroupLost,
             (_, Some("WRONGTYPE")) => Self::WrongType(error.to_string()),
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => Self::Refused(error.to_string()),
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+                Self::Refused(error.to_string())
+            }
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Refused(error.to_string()),
             (ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::ReadOnly), _)
             | (_, Some("OOM" | "MISCONF" | "MASTERDOWN" | "UNBLOCKED")) => Self::Away(error.to_string()),

@@ -64,9 +64,19 @@ impl Reloader {
                 let routes = self.registry.routes().borrow().clone();
                 let manifest = routes.plugins.get(name).map(|plugin| plugin.manifest());
                 let words = |topics: Vec<&str>| topics.join(", ");
-                let topics = manifest.map(|manifest| words(manifest.topics.iter().map(|topic| topic.as_str()).collect()));
-                let publish = manifest.map(|manifest| words(manifest.grants.publish.iter().map(|topic| topic.as_str()).collect()));
-                tracing::info!(plugin = name, digest = short(digest), replaced, topics, publish, ?took, "plugin loaded");
+                let topics =
+                    manifest.map(|manifest| words(manifest.topics.iter().map(|topic| topic.as_str()).collect()));
+                let publish = manifest
+                    .map(|manifest| words(manifest.grants.publish.iter().map(|topic| topic.as_str()).collect()));
+                tracing::info!(
+                    plugin = name,
+                    digest = short(digest),
+                    replaced,
+                    topics,
+                    publish,
+                    ?took,
+                    "plugin loaded"
+                );
             }
             Change::Refused { name, reason, keeps } => {
                 self.metrics.reload("refused");

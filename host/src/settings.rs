@@ -207,7 +207,13 @@ impl Typed {
     pub fn check(&self) -> Result<Settings, BadSettings> {
         let mut faults = Vec::new();
         let port = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", &mut faults);
-        let listen = parse("listen", &self.listen, SocketAddr::from(([0, 0, 0, 0], port)), "an address like 0.0.0.0:8084", &mut faults);
+        let listen = parse(
+            "listen",
+            &self.listen,
+            SocketAddr::from(([0, 0, 0, 0], port)),
+            "an address like 0.0.0.0:8084",
+            &mut faults,
+        );
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let handler_threads = parse("handler_threads", &self.handler_threads, cores, "a number", &mut faults);
         if !(1..=1024).contains(&handler_threads) {
@@ -231,7 +237,14 @@ impl Typed {
 
 impl TypedRedis {
     pub fn is_unset(&self) -> bool {
-        let all = [&self.redis_url, &self.redis_host, &self.redis_port, &self.redis_username, &self.redis_password, &self.redis_db];
+        let all = [
+            &self.redis_url,
+            &self.redis_host,
+            &self.redis_port,
+            &self.redis_username,
+            &self.redis_password,
+            &self.redis_db,
+        ];
         all.into_iter().all(|one| set(one).is_none())
     }
 
@@ -239,14 +252,19 @@ impl TypedRedis {
     pub fn check(&self, faults: &mut Vec<String>) -> String {
         if let Some(url) = set(&self.redis_url) {
             if !url.starts_with("redis://") {
-                faults.push(format!("redis.url: \"{}\" does not begin with redis://", url.split('@').next_back().unwrap_or_default()));
+                faults.push(format!(
+                    "redis.url: \"{}\" does not begin with redis://",
+                    url.split('@').next_back().unwrap_or_default()
+                ));
             }
             return url;
         }
         let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
         // Some write host:port where only a host is asked for.
         let (host, port) = match host.rsplit_once(':') {
-            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => (name.to_owned(), port.parse().ok()),
+            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
+                (name.to_owned(), port.parse().ok())
+            }
             _ => (host, None),
         };
         let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_REDIS_PORT), "a port", faults);
@@ -267,7 +285,13 @@ impl TypedQueue {
         if prefix.contains(['{', '}', '*', '?', '[', '\\']) {
             faults.push(format!("queue.prefix: \"{prefix}\" must not contain braces or any of * ? [ \\"));
         }
-        let bytes = parse("queue.max_message", &self.queue_max_message, bytesize::ByteSize::mib(16), "a size like 16MiB", faults);
+        let bytes = parse(
+            "queue.max_message",
+            &self.queue_max_message,
+            bytesize::ByteSize::mib(16),
+            "a size like 16MiB",
+            faults,
+        );
         if !(1 << 10..=256 << 20).contains(&bytes.as_u64()) {
             faults.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
         }
@@ -315,7 +339,13 @@ fn parse<T: FromStr>(name: &str, typed: &Option<String>, default: T, allowed: &s
 }
 
 /// A time within bounds, all in milliseconds.
-fn span(name: &str, typed: &Option<String>, default_ms: u64, bounds_ms: (u64, u64), faults: &mut Vec<String>) -> Duration {
+fn span(
+    name: &str,
+    typed: &Option<String>,
+    default_ms: u64,
+    bounds_ms: (u64, u64),
+    faults: &mut Vec<String>,
+) -> Duration {
     let default = humantime::Duration::from(Duration::from_millis(default_ms));
     let span = Duration::from(parse(name, typed, default, "a time like 500ms, 30s or 5m", faults));
     let (min, max) = (Duration::from_millis(bounds_ms.0), Duration::from_millis(bounds_ms.1));
@@ -328,7 +358,8 @@ fn span(name: &str, typed: &Option<String>, default_ms: u64, bounds_ms: (u64, u6
 
 /// Everything that has a meaning of its own in a URL, and more.
 fn percent(text: &str) -> String {
-    let byte = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let byte =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(byte).collect()
 }
 
@@ -395,7 +426,10 @@ mod tests {
         });
         let settings = flags.or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.port(), 2);
-        assert_eq!((settings.redis_url.as_str(), settings.queue.lease), ("redis://mine:6379/0", Duration::from_secs(3)));
+        assert_eq!(
+            (settings.redis_url.as_str(), settings.queue.lease),
+            ("redis://mine:6379/0", Duration::from_secs(3))
+        );
     }
 
     #[test]
@@ -412,10 +446,16 @@ mod tests {
         });
         let BadSettings(faults) = faults.check().unwrap_err();
         assert_eq!(faults.len(), 8, "{faults:#?}");
-        assert!(faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")), "{faults:#?}");
+        assert!(
+            faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
+            "{faults:#?}"
+        );
         assert!(!faults.iter().any(|fault| fault.contains("secret")), "{faults:#?}");
 
         let error = Typed::default().or_file("[queue]\nleese = \"1s\"", "gateway-worker.toml").unwrap_err().to_string();
-        assert!(error.contains("gateway-worker.toml") && error.contains("leese") && error.contains("line 2"), "{error}");
+        assert!(
+            error.contains("gateway-worker.toml") && error.contains("leese") && error.contains("line 2"),
+            "{error}"
+        );
     }
 }

@@ -12,10 +12,19 @@ pub const POSTPONED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     Done(Vec<Publication>),
-    Retry { reason: String, after: Option<Duration> },
+    Retry {
+        reason: String,
+        after: Option<Duration>,
+    },
     /// Not ready: costs no attempt.
-    Postpone { reason: String, after: Option<Duration> },
-    Reject { code: String, reason: String },
+    Postpone {
+        reason: String,
+        after: Option<Duration>,
+    },
+    Reject {
+        code: String,
+        reason: String,
+    },
     Trap(String),
     /// The wall clock ran out.
     Timeout(Duration),
@@ -58,7 +67,6 @@ impl Outcome {
             Self::MemoryLimit(limit) => format!("asked for more than limits.memory = {limit} bytes"),
         }
     }
-
 }
 
 /// What is done with the message.
@@ -259,9 +267,8 @@ mod tests {
 
     #[test]
     fn the_manifest_wins_over_the_envelope_and_both_over_the_default() {
-        let attempts = |manifest, envelope| {
-            RetryPolicy { attempts: manifest, ..RetryPolicy::default() }.max_attempts(envelope)
-        };
+        let attempts =
+            |manifest, envelope| RetryPolicy { attempts: manifest, ..RetryPolicy::default() }.max_attempts(envelope);
         assert_eq!([attempts(Some(7), Some(2)), attempts(None, Some(2)), attempts(None, None)], [7, 2, 3]);
         assert_eq!(attempts(None, Some(0)), 1);
     }

@@ -3,8 +3,8 @@
 //!
 //! Three loops share it. The *reader* takes, when there is room. The *runners*
 //! call and judge, on the handlers' own threads. The *settler* puts verdicts
-//! into effect, many at a time. A fourth, the *keeper*, renews leases, takes
-//! over from the dead, and brings back what is due.
+//! into effect, many at a time. Beside them leases are renewed, and the
+//! *keeper* takes over from the dead and brings back what is due.
 
 use crate::backlog::Backlog;
 use crate::message::{self, Fields, Message};
@@ -32,6 +32,15 @@ use tokio_util::task::TaskTracker;
 /// is little to gain, and a script of this size stops Redis for a millisecond.
 const BATCH_MAX: usize = 256;
 
+/// While so many taken messages have not begun, no more are read: reads of one
+/// or two at a time cost Redis ten times as much for each.
+const BEGUN_LOW: usize = 128;
+
+/// How long a settlement waits for others that are under way.
+const GATHER: Duration = Duration::from_millis(1);
+/// With so many it waits no longer.
+const GATHERED: usize = 64;
+
 /// What one read may bring, by what entries have weighed so far.
 const READ_BYTES_MAX: usize = 32 << 20;
 
@@ -47,7 +56,7 @@ const ABSENT: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A runner gives others on its thread a turn after this many messages.
 const TURN: usize = 32;
@@ -154,7 +163,12 @@ impl Lane {
             }
             drained.cancel();
         };
-        tokio::join!(reading, self.settle_until(receiver, &drained), self.keep_until(&drained));
+        tokio::join!(
+            reading,
+            self.settle_until(receiver, &drained),
+            self.renew_until(&drained),
+            self.keep_until(&drained)
+        );
         self.leave().await;
     }
 
@@ -180,6 +194,10 @@ impl Lane {
 
     fn held_ids(&self) -> Vec<String> {
         self.held().keys().cloned().collect()
+    }
+
+    fn low_water(&self) -> usize {
+        BEGUN_LOW.min(self.plugin.load().manifest().concurrency / 2)
     }
 
     fn free(&self) -> usize {
@@ -242,7 +260,7 @@ impl Lane {
                 reconciled = Instant::now();
             }
             let free = self.free();
-            if free == 0 {
+            if free == 0 || self.backlog.len() > self.low_water() {
                 let _ = tokio::time::timeout(self.settings.lease / 3, self.room.notified()).await;
                 continue;
             }
@@ -314,7 +332,10 @@ impl Lane {
 
     async fn work_off(self: Arc<Self>) {
         let mut worked = 0;
-        while let Some(taken) = self.backlog.next() {
+        while let Some((taken, left)) = self.backlog.next() {
+            if left == self.low_water() {
+                self.room.notify_one();
+            }
             let mut finish = pin!(self.finish(taken));
             let is_over = poll_fn(|context| Poll::Ready(finish.as_mut().poll(context).is_ready())).await;
             if !is_over {
@@ -450,6 +471,7 @@ impl Lane {
                     count = receiver.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
                     () = drained.cancelled() => return,
                 }
+                self.gather(&mut receiver, &mut batch).await;
             }
             match self.settle(&mut batch).await {
                 Ok(()) if batch.is_empty() => pause = PAUSE_MIN,
@@ -468,6 +490,18 @@ impl Lane {
                 {
                     batch.push(more);
                 }
+            }
+        }
+    }
+
+    /// Waits a moment for what else is about to end, so that many share one
+    /// script. What the last one holds up is only its own room.
+    async fn gather(&self, receiver: &mut mpsc::UnboundedReceiver<Settlement>, batch: &mut Vec<Settlement>) {
+        let deadline = tokio::time::Instant::now() + GATHER;
+        while batch.len() < GATHERED && batch.len() < self.held().len() {
+            let more = receiver.recv_many(batch, BATCH_MAX - batch.len());
+            if !matches!(tokio::time::timeout_at(deadline, more).await, Ok(1..)) {
+                return;
             }
         }
     }
@@ -509,11 +543,19 @@ impl Lane {
 
     // -------------------------------------------------------------- keep
 
+    /// Renews leases, and nothing else, so that nothing holds it up.
+    async fn renew_until(&self, drained: &CancellationToken) {
+        while tokio::time::timeout(self.settings.lease / 3, drained.cancelled()).await.is_err() {
+            // The reader says what is the matter.
+            let _ = self.renew().await;
+        }
+    }
+
     async fn keep_until(self: &Arc<Self>, drained: &CancellationToken) {
-        let (mut renewed, mut swept) = (Instant::now(), None::<Instant>);
+        let mut swept = None::<Instant>;
         let mut beats = 0_u32;
         while !drained.is_cancelled() {
-            let next_due = match self.beat(&mut renewed, &mut swept, beats).await {
+            let next_due = match self.beat(&mut swept, beats).await {
                 Ok(next_due) => next_due.unwrap_or(BEAT),
                 // The reader says what is the matter.
                 Err(_) => BEAT,
@@ -529,16 +571,7 @@ impl Lane {
 
     /// One look at everything that time brings. Returns when the next message
     /// is due.
-    async fn beat(
-        self: &Arc<Self>,
-        renewed: &mut Instant,
-        swept: &mut Option<Instant>,
-        beats: u32,
-    ) -> Result<Option<Duration>, QueueError> {
-        if renewed.elapsed() >= self.settings.lease / 3 {
-            self.renew().await?;
-            *renewed = Instant::now();
-        }
+    async fn beat(self: &Arc<Self>, swept: &mut Option<Instant>, beats: u32) -> Result<Option<Duration>, QueueError> {
         if self.stop.is_cancelled() {
             return Ok(None);
         }
@@ -610,7 +643,7 @@ impl Lane {
     async fn sweep(&self) -> Result<(), QueueError> {
         let mut from = None;
         loop {
-            from = match self.queue.sweep(from.as_deref()).await {
+            from = match self.queue.sweep(from.as_ref()).await {
                 Err(QueueError::GroupLost | QueueError::WrongType(_)) => return Ok(()),
                 next => next?,
             };
@@ -638,7 +671,10 @@ impl Facts {
     fn later_fields(&self, standing: Standing, attempt: u32, postponed: u32) -> Fields {
         let mut set = fields([(message::ATTEMPT_FIELD, &*attempt.to_string())]);
         if !self.has_own_id {
-            set.extend(fields([(message::ID_FIELD, &*self.id), (message::PUBLISHED_FIELD, &*message::rfc3339(self.published_at))]));
+            set.extend(fields([
+                (message::ID_FIELD, &*self.id),
+                (message::PUBLISHED_FIELD, &*message::rfc3339(self.published_at)),
+            ]));
         }
         if postponed > standing.postponed {
             let since = standing.postponed_since.unwrap_or(standing.now).as_millisecond();

@@ -77,8 +77,7 @@ pub fn publish_with(topic: &str, data: &impl Serialize, options: &Options) -> Re
 }
 
 fn json(data: &impl Serialize) -> Result<Vec<u8>, Fault> {
-    serde_json::to_vec(data)
-        .map_err(|error| Fault { code: "invalid".to_owned(), reason: error.to_string() })
+    serde_json::to_vec(data).map_err(|error| Fault { code: "invalid".to_owned(), reason: error.to_string() })
 }
 
 impl Message {
@@ -142,7 +141,7 @@ macro_rules! handler {
                 }
             }
 
-            $crate::bindings::export!(Handler with_types_in $crate::bindings);
+    $crate::bindings::export!(Handler with_types_in $crate::bindings);
         };
     };
 }

@@ -1,1 +1,17 @@
+//! Whole-process tests: real Redis servers, the real binary, real components.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "tests stand outside of the rules of the host")]
+#![recursion_limit = "256"]
+
+mod adoption;
+mod business;
+mod command_line;
+mod delivery;
+mod house;
+mod outage;
+mod plugins;
+mod queue;
+mod sandbox;
+mod service;
+mod support;

@@ -87,7 +87,8 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
     for (topic, data) in &samples {
         let id = Uuid::now_v7().to_string();
         let draft = Draft { id, topic, data, headers: &[], priority: Priority::Normal, delay: Duration::ZERO };
-        let publication = draft.seal(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
+        let publication =
+            draft.seal(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
         let queue = &settings.queue;
         TopicQueue::new(&connection, &queue.prefix, &queue.group, "", topic).publish(&publication).await?;
         println!("published  {topic}  {}", publication.id);

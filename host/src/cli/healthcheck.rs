@@ -12,7 +12,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
     let mut address = with_file(args.typed, args.config.as_deref())?.check()?.listen;
     if address.ip().is_unspecified() {
-        let loopback = if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };
+        let loopback =
+            if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };
         address.set_ip(loopback);
     }
     let failed = |reason: String| Failure::Failed(format!("http://{address}/healthz: {reason}"));
@@ -29,7 +30,8 @@ pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
 
 async fn status(address: SocketAddr) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<hyper::body::Bytes>>(stream).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Empty<hyper::body::Bytes>>(stream).await?;
     let request = hyper::Request::get("/healthz").header(hyper::header::HOST, address.to_string()).body(Empty::new())?;
     let asking = sender.send_request(request);
     tokio::pin!(connection);

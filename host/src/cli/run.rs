@@ -7,6 +7,8 @@ use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+const QUIET: &str = "wasmtime=warn,cranelift_codegen=warn,regalloc2=warn";
+
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.typed, args.config.as_deref())?.check()?;
     start_log(&settings.log)?;
@@ -26,7 +28,8 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals can't be received: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals can't be received: {error}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -56,7 +59,8 @@ pub(super) async fn end(app: App, mut signals: Signals) {
 }
 
 pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.level)
+    // What the compiler says to itself is asked for by name or not at all.
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))
         .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let started = match settings.format {

@@ -32,7 +32,8 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
             (true, _) => "handled".to_owned(),
             (false, _) => "no handler: waits".to_owned(),
         };
-        let counts = [topic.waiting, topic.in_flight, topic.delayed, topic.dead, topic.done].map(|count| count.to_string());
+        let counts =
+            [topic.waiting, topic.in_flight, topic.delayed, topic.dead, topic.done].map(|count| count.to_string());
         let [waiting, in_flight, delayed, dead, done] = counts;
         [topic.topic.clone(), waiting, in_flight, delayed, dead, done, state]
     };

@@ -5,7 +5,8 @@ use super::*;
 const REMINDER: &str = r#"{"id":"1795419923585502180-1795419923","topic":"order.reminder","data":{"amount":299.99,"message":"请及时完成支付","order_id":"12345","type":"payment_reminder","user_id":"67890"},"timestamp":"2026-11-23T07:45:23.585502861Z","retry":0,"max_retry":3}"#;
 const NULL_DATA: &str = r#"{"id":"1795419923587085103-1795419923","topic":"user.notification","data":null,"timestamp":"2026-11-23T07:45:23.587086805Z","retry":0,"max_retry":3}"#;
 const DELAYED: &str = r#"{"id":"1795419923587337439-1795419923","topic":"order.reminder","data":{"order_id":"D1","type":"order_timeout","user_id":"u"},"timestamp":"2026-11-23T07:45:26.5873382Z","retry":0,"max_retry":3}"#;
-const RETRIED: &str = r#"{"id":"f1","topic":"t.fail","data":{"a":1},"timestamp":"2026-11-23T15:45:23.5+08:00","retry":2,"max_retry":3}"#;
+const RETRIED: &str =
+    r#"{"id":"f1","topic":"t.fail","data":{"a":1},"timestamp":"2026-11-23T15:45:23.5+08:00","retry":2,"max_retry":3}"#;
 
 fn topic() -> Topic {
     Topic::parse("order.reminder").unwrap()

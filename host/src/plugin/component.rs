@@ -63,11 +63,16 @@ impl Plugin {
         let exports: Vec<String> =
             component.component_type().exports(engine.wasmtime()).map(|(name, _)| name.to_owned()).collect();
         let instance = engine.link(&component).map_err(|error| {
-            LoadError(format!("it needs what this host does not offer: {}; build it against this host's wit/gateway.wit", shown(&error)))
+            LoadError(format!(
+                "it needs what this host does not offer: {}; build it against this host's wit/gateway.wit",
+                shown(&error)
+            ))
         })?;
         let indices = MessageHandlerIndices::new(&instance).map_err(|_| {
             let exports = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-            LoadError(format!("it exports {exports}; a handler exports gateway:worker/handler@1.0.0 (world message-handler)"))
+            LoadError(format!(
+                "it exports {exports}; a handler exports gateway:worker/handler@1.0.0 (world message-handler)"
+            ))
         })?;
         let log = LogBudget::new(manifest.limits.log);
         let facts = Arc::new(Facts { name: name.to_owned(), manifest, log });

@@ -126,7 +126,6 @@ fn config() -> Config {
         .max_unused_warm_slots(CALLS_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10)
-        .async_stack_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
@@ -134,8 +133,6 @@ fn config() -> Config {
         .epoch_interruption(true)
         // Guests are WASI 0.2: the machinery for 0.3 would double each call.
         .concurrency_support(false)
-        // One store's stack is another's later on.
-        .async_stack_zeroing(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
         // A 64-bit memory could be copied for longer than any limit allows.
         .wasm_memory64(false);

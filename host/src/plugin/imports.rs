@@ -88,7 +88,11 @@ impl Guest {
         }
         let text = printable(text);
         let fields: Option<String> = (!fields.is_empty()).then(|| {
-            fields.iter().map(|(name, value)| format!("{}={}", printable(name), printable(value))).collect::<Vec<_>>().join(" ")
+            fields
+                .iter()
+                .map(|(name, value)| format!("{}={}", printable(name), printable(value)))
+                .collect::<Vec<_>>()
+                .join(" ")
         });
         match level {
             logging::Level::Debug => tracing::debug!(target: "handler", plugin, topic, id, fields, "{text}"),
@@ -149,7 +153,8 @@ impl publisher::Host for Guest {
     fn publish_with(&mut self, topic: String, data: Vec<u8>, options: Options) -> Result<String, Fault> {
         let topic = Topic::parse(&topic).map_err(|error| fault("invalid", error))?;
         if !self.facts.manifest.grants.publish.contains(&topic) {
-            let mend = format!("{}.toml does not grant it: under [grants], write publish = [\"{topic}\"]", self.facts.name);
+            let mend =
+                format!("{}.toml does not grant it: under [grants], write publish = [\"{topic}\"]", self.facts.name);
             tracing::warn!(plugin = self.facts.name, %topic, "publish denied: {mend}");
             return Err(fault("denied", format!("publishing to {topic}: {mend}")));
         }
@@ -162,7 +167,8 @@ impl publisher::Host for Guest {
         if self.published_bytes + data.len() > PUBLISHED_BYTES_MAX {
             return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
         }
-        let data = std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
+        let data =
+            std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
         // The same run of the same entry makes the same ids again.
         let derived = || format!("{}/{}/{}", self.topic, self.entry_id, self.publications.len() + 1);
         let draft = Draft {

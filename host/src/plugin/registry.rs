@@ -112,7 +112,12 @@ impl Registry {
         self.change_routes(|routes| {
             routes.refused.remove(name);
             was_live = routes.plugins.remove(name).is_some();
-            freed = routes.refused.iter().filter(|(_, refusal)| refusal.is_conflict).map(|(name, _)| name.clone()).collect();
+            freed = routes
+                .refused
+                .iter()
+                .filter(|(_, refusal)| refusal.is_conflict)
+                .map(|(name, _)| name.clone())
+                .collect();
         });
         // Who was refused for a topic of this one gets another chance.
         for name in freed {
@@ -155,9 +160,9 @@ impl Registry {
         }
         let manifest = match &source.manifest {
             Some(text) => Manifest::parse(text, name).map_err(|error| refusal(format!("{name}.toml: {error}")))?,
-            None => Manifest::default_for(
-                Topic::parse(name).map_err(|error| refusal(format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml")))?,
-            ),
+            None => Manifest::default_for(Topic::parse(name).map_err(|error| {
+                refusal(format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml"))
+            })?),
         };
         self.check_topics(name, &manifest)?;
         let plugin = Plugin::load(&self.engine, name, source.wasm, manifest, source.digest).await;
@@ -169,10 +174,8 @@ impl Registry {
         let routes = self.routes.borrow();
         for topic in &manifest.topics {
             if let Some(owner) = routes.by_topic.get(topic).filter(|owner| owner.name() != name) {
-                let reason = format!(
-                    "topic {topic} is handled by {}.wasm: remove it there, or from {name}",
-                    owner.name()
-                );
+                let reason =
+                    format!("topic {topic} is handled by {}.wasm: remove it there, or from {name}", owner.name());
                 return Err(Refusal { reason, is_conflict: true });
             }
         }
@@ -183,7 +186,9 @@ impl Registry {
         self.routes.send_modify(|current| {
             let mut routes = Routes::clone(current);
             change(&mut routes);
-            let topics = |plugin: &Arc<Plugin>| plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>();
+            let topics = |plugin: &Arc<Plugin>| {
+                plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>()
+            };
             routes.by_topic = routes.plugins.values().flat_map(topics).collect();
             *current = Arc::new(routes);
         });

@@ -36,7 +36,8 @@ impl Watcher {
         let hints = self.hints.clone();
         let on_event = move |event: notify::Result<Event>| {
             // Reading is no change; our own scans would wake us for ever.
-            let is_read = |kind| matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+            let is_read =
+                |kind| matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
             if event.is_ok_and(|event| !is_read(event.kind)) {
                 let _ = hints.try_send(());
             }

@@ -136,5 +136,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
 
 /// `consumer-<nanoseconds>`, new at every start and never taken back.
 fn is_legacy(owner: &str) -> bool {
-    owner.strip_prefix("consumer-").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    owner
+        .strip_prefix("consumer-")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }

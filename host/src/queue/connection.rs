@@ -66,9 +66,8 @@ impl Connection {
     /// with one, the crate gives up on a read that Redis goes on with, and the
     /// message that it then delivers is lost on the way.
     pub(super) async fn blocking(&self) -> Result<MultiplexedConnection, QueueError> {
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(Some(CONNECT_TIMEOUT));
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(CONNECT_TIMEOUT));
         Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 
@@ -85,6 +84,8 @@ pub async fn check_policy(connection: &Connection) -> Option<String> {
     let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection.shared()).await.ok()?;
     let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?;
     (policy != "noeviction").then(|| {
-        format!("maxmemory-policy is {policy}: Redis may evict whole queues when its memory is full; set it to noeviction")
+        format!(
+            "maxmemory-policy is {policy}: Redis may evict whole queues when its memory is full; set it to noeviction"
+        )
     })
 }

@@ -15,9 +15,23 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settlement {
     /// `or_later` is what [`Settlement::Later`] would set.
-    Done { entry_id: String, deliveries: u32, publications: Vec<Publication>, or_later: Fields },
-    Later { entry_id: String, deliveries: u32, after: Duration, set: Fields },
-    Dead { entry_id: String, deliveries: u32, set: Fields },
+    Done {
+        entry_id: String,
+        deliveries: u32,
+        publications: Vec<Publication>,
+        or_later: Fields,
+    },
+    Later {
+        entry_id: String,
+        deliveries: u32,
+        after: Duration,
+        set: Fields,
+    },
+    Dead {
+        entry_id: String,
+        deliveries: u32,
+        set: Fields,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +153,11 @@ fn words<'a>(settlement: &'a Settlement, queue: &TopicQueue, targets: &mut Targe
             for publication in publications {
                 let target = targets.number_of(queue, publication);
                 words.extend([Word::Number(target as u128), Word::Number(publication.delay.as_millis())]);
-                words.extend([Word::Number(2), Word::Text(crate::message::MESSAGE_FIELD), Word::Bytes(&publication.body)]);
+                words.extend([
+                    Word::Number(2),
+                    Word::Text(crate::message::MESSAGE_FIELD),
+                    Word::Bytes(&publication.body),
+                ]);
             }
         }
         Settlement::Later { entry_id, deliveries, after, set } => {

@@ -35,6 +35,13 @@ pub struct Promoted {
     pub next_due: Option<Duration>,
 }
 
+/// How far a sweep has come, and how far it is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SweptTo {
+    at: String,
+    goal: String,
+}
+
 #[derive(Clone)]
 pub struct TopicQueue {
     connection: Connection,
@@ -157,17 +164,18 @@ impl TopicQueue {
 
     /// Sweeps a piece of the original's history, from where the last call
     /// ended. `None` is the end.
-    pub async fn sweep(&self, from: Option<&str>) -> Result<Option<String>, QueueError> {
+    pub async fn sweep(&self, from: Option<&SweptTo>) -> Result<Option<SweptTo>, QueueError> {
+        let (from, goal) = from.map_or(("-", ""), |swept| (&swept.at, &swept.goal));
         let mut script = scripts::SWEEP.key(&self.keys.stream);
-        script.key(&self.keys.state).arg(&self.group).arg(from.unwrap_or("-")).arg(PIECE);
-        let (next, swept, others): (String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
+        script.key(&self.keys.state).arg(&self.group).arg(from).arg(goal).arg(PIECE);
+        let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
         if self.deletes.swap(others == 0, Ordering::Relaxed) && others > 0 {
             tracing::warn!(topic = %self.topic, others, "other groups read this stream: entries are acknowledged and not deleted");
         }
         if swept > 0 {
             tracing::debug!(topic = %self.topic, swept, "delivered history deleted");
         }
-        Ok(Some(next).filter(|next| !next.is_empty()))
+        Ok((!at.is_empty()).then_some(SweptTo { at, goal }))
     }
 
     pub async fn publish(&self, publication: &Publication) -> Result<(), QueueError> {
@@ -184,7 +192,11 @@ impl TopicQueue {
         for publication in publications {
             let keys = self.keys.for_publish();
             let command = pipe.cmd("EVALSHA").arg(&sha).arg(keys.len()).arg(&keys[..]);
-            command.arg(publication.delay.as_millis()).arg(crate::message::MESSAGE_FIELD).arg(&publication.body).ignore();
+            command
+                .arg(publication.delay.as_millis())
+                .arg(crate::message::MESSAGE_FIELD)
+                .arg(&publication.body)
+                .ignore();
         }
         Ok(pipe.query_async(&mut self.shared()).await?)
     }

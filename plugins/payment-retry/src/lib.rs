@@ -22,9 +22,9 @@ fn retry(message: Message) -> Result<(), Failure> {
     let max_retries = match config("max_retries") {
         None => MAX_RETRIES,
         // Not the message's fault: it waits until the manifest is mended.
-        Some(text) => text.parse().map_err(|_| {
-            Failure::postpone(format!("[config] max_retries: got \"{text}\", allowed: a whole number"))
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::postpone(format!("[config] max_retries: got \"{text}\", allowed: a whole number")))?,
     };
     if retry_count >= max_retries {
         let reason = format!("data.retry_count: got {retry_count}, allowed: below {max_retries}");

@@ -1,0 +1,192 @@
+//! The commands, as they are typed: what they print, and how they end.
+
+use crate::support::{BINARY, Gateway, OK, Plugins, Redis, command, command_in, guest, until};
+use serde_json::Value;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+/// Exit code, stdout, stderr.
+fn run(args: &[&str]) -> (i32, String, String) {
+    let output = command(args);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publish_puts_a_message_where_its_topic_is_and_says_who_handles_it() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let publish = |more: &[&str]| run(&[&["publish", "topic", "--redis-url", &url], more].concat());
+
+    let (code, id, told) = publish(&["--data", r#"{"a": 9007199254740993}"#]);
+    assert_eq!(code, 0);
+    assert!(told.contains("no worker") && told.contains("waits"), "{told}");
+    let envelope = &redis.envelopes("mq:topic").await[0];
+    assert_eq!(envelope["id"], id.trim());
+
+    let (code, id, _) = publish(&["--id", "mine", "--header", "traceparent=00-1", "--delay", "24h"]);
+    assert_eq!((code, id.as_str()), (0, "mine\n"));
+    redis.is("delayed", "ZCARD {mq:topic}:later", 1).await;
+
+    assert_eq!(publish(&["--count", "1234"]).0, 0);
+    redis.is("all of them", "XLEN mq:topic", 1235).await;
+
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.is("handled", "XLEN mq:topic", 0).await;
+    until("the worker is known", async || publish(&[]).2.is_empty().then_some(())).await;
+    drop(gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_comes_from_a_file_or_from_stdin_too() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("data.json"), "[1, 2]").unwrap();
+    let output = command_in(folder.path(), &["publish", "t", "--redis-url", &redis.url(), "--data", "@data.json"]);
+    assert!(output.status.success());
+    let mut child = Command::new(BINARY)
+        .args(["publish", "t", "--redis-url", &redis.url(), "--data", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\"in\"").unwrap();
+    assert!(child.wait().unwrap().success());
+    let data: Vec<Value> = redis.envelopes("mq:t").await.into_iter().map(|one| one["data"].clone()).collect();
+    assert_eq!(data, [serde_json::json!([1, 2]), Value::from("in")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_words_are_usage_errors_that_say_what_is_allowed() {
+    for (args, told) in [
+        (&["publish", "delay:x"][..], "illegal topic name"),
+        (&["publish", "a b"], "A-Z a-z 0-9"),
+        (&["publish", "t", "--data", "{"], "not JSON"),
+        (&["publish", "t", "--data", "@/no/such"], "/no/such"),
+        (&["publish", "t", "--delay", "soon"], "--delay"),
+        (&["publish", "t", "--delay", "400d"], "366d"),
+        (&["publish", "t", "--header", "x"], "NAME=VALUE"),
+        (&["publish", "t", "--header", "worker-x=1"], "worker-"),
+        (&["publish", "t", "--count", "0"], "--count"),
+        (&["publish", "t", "--id", "a", "--count", "2"], "--count"),
+        (&["publsh"], "publish"),
+        (&[], "Usage"),
+    ] {
+        let (code, _, error) = run(args);
+        assert_eq!(code, 2, "{args:?}: {error}");
+        assert!(error.contains(told), "{args:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_tell_what_is_the_matter() {
+    let nobody = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
+    let url = format!("redis://{nobody}");
+    for args in [&["publish", "t"][..], &["topics", "ls"], &["dead", "ls"]] {
+        let (code, _, error) = run(&[args, &["--redis-url", &url]].concat());
+        assert_eq!(code, 69, "{args:?}: {error}");
+        assert!(error.contains("Redis is away"), "{error}");
+    }
+    let (code, _, error) = run(&["run", "--queue-lease", "1ms", "--log-format", "xml"]);
+    assert_eq!(code, 78);
+    assert!(error.contains("queue.lease") && error.contains("log.format"), "{error}");
+    let (code, _, error) = run(&["run", "--config", "/no/such.toml"]);
+    assert_eq!(code, 78, "{error}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, error) = run(&["run", "--listen", &address, "--redis-url", &url]);
+    assert_eq!(code, 1);
+    assert!(error.contains(&address), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_dead_letters_are_listed() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("traps", &guest("(unreachable)"), "[retry]\nattempts = 1\n");
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.publish("traps", "x", r#"{"n":1}"#).await;
+    redis.dead("traps").await;
+    redis.publish("waits", "w", "{}").await;
+    redis.run::<i64>("ZADD mq:delay:waits 4102444800 {\"id\":\"d\"}").await;
+    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"old","retry":3}}"#;
+    redis.run::<String>(&format!("XADD mq:dead-letter:waits * message {buried}")).await;
+    let url = redis.url();
+    let topics = until("the worker is known", async || {
+        let (code, out, error) = run(&["topics", "ls", "--json", "--redis-url", &url]);
+        assert_eq!(code, 0, "{error}");
+        let topics: Value = serde_json::from_str(&out).unwrap();
+        (topics[0]["has_handler"] == true).then_some(topics)
+    })
+    .await;
+    let counts = |topic: &Value| ["waiting", "in_flight", "delayed", "dead"].map(|key| topic[key].as_u64().unwrap());
+    assert_eq!((topics[0]["topic"].as_str(), counts(&topics[0])), (Some("traps"), [0, 0, 0, 1]));
+    assert_eq!((topics[1]["topic"].as_str(), counts(&topics[1])), (Some("waits"), [1, 0, 1, 1]));
+    assert_eq!(topics[1]["has_handler"], false);
+
+    let (_, table, _) = run(&["topics", "ls", "--redis-url", &url]);
+    assert!(table.contains("no handler: waits"), "{table}");
+    let (_, table, _) = run(&["dead", "ls", "--redis-url", &url]);
+    assert!(table.contains("trap") && table.contains("boom"), "{table}");
+    let (_, json, _) = run(&["dead", "ls", "traps", "--json", "--redis-url", &url]);
+    let letters: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((letters[0]["id"].as_str(), letters[0]["reason"].as_str()), (Some("x"), Some("trap")));
+    assert!(letters[0]["message"].as_str().unwrap().contains(r#"{"n":1}"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_asks_the_worker_on_its_port() {
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    let gateway = Gateway::start(&redis, &plugins);
+    let address = gateway.address().await;
+    assert_eq!(run(&["healthcheck", "--listen", &address]).0, 0);
+    let port = address.rsplit(':').next().unwrap();
+    let output = Command::new(BINARY).arg("healthcheck").env_clear().env("APP_PORT", port).output().unwrap();
+    assert!(output.status.success());
+    gateway.kill();
+    let (code, _, error) = run(&["healthcheck", "--listen", &address]);
+    assert_eq!(code, 1);
+    assert!(error.contains(&address), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_originals_variables_start_the_worker() {
+    let redis = Redis::start_with(&["--requirepass", "p@ss:/"]);
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let (host, port) =
+        redis.url().trim_start_matches("redis://").split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
+    let free = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string() };
+    let mut command = Command::new(BINARY);
+    command.arg("run").env_clear().env("REDIS_HOST", host).env("REDIS_PORT", port).env("REDIS_PASSWORD", "p@ss:/");
+    command.env("APP_PORT", &free).env("GATEWAY_PLUGINS", plugins.path());
+    let gateway = Gateway::spawn(&mut command);
+    gateway.until_ready().await;
+    assert_eq!(gateway.address().await, format!("0.0.0.0:{free}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_needs_nothing_and_shows_its_samples_handled() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = Plugins::with("greet", &guest(OK), "");
+    plugins.write("greet.sample.json", br#"{"name":"you"}"#);
+    let state = crate::support::state().join("redis");
+    std::fs::create_dir(folder.path().join(".gateway-worker")).unwrap();
+    if state.exists() {
+        std::os::unix::fs::symlink(state, folder.path().join(".gateway-worker/redis")).unwrap();
+    }
+    let dev = |plugins: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["dev", "--listen", "127.0.0.1:0", "--plugins", plugins]).current_dir(folder.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let output = dev(plugins.path().to_str().unwrap());
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+    assert!(out.contains("handled    greet") && out.contains("1 of 1 sample messages handled"), "{out}");
+    let output = dev("no-such-folder");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no-such-folder"));
+}

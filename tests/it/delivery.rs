@@ -1,0 +1,330 @@
+//! A message's way: published, handled, settled, and never lost.
+
+use crate::support::{Gateway, OK, Plugins, Redis, built, field, guest, text, until};
+use rustix::process::Signal;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const PUPPET: &str = "[grants]\npublish = [\"seen\", \"other\"]\n[config]\nversion = \"1\"\n";
+
+fn puppet(manifest: &str) -> Plugins {
+    Plugins::with("puppet", &built("puppet"), manifest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_the_originals_publishers_reaches_its_handler_byte_for_byte() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let gateway = Gateway::start(&redis, &plugins);
+    let data =
+        r#"{"do":"echo","to":"seen", "big": 9007199254740993,"z":1,"a":1.0,"e":1E2,"u":"请及时","esc":"\u003c"}"#;
+    let envelope = format!(
+        r#"{{"id":"1795419923585502180-1795419923","topic":"other.name","data":{data},"timestamp":"2026-11-23T15:48:13.040738509+08:00","retry":1,"max_retry":3}}"#
+    );
+    redis.add("puppet", envelope.as_bytes()).await;
+    redis.is("the follow-up", "XLEN mq:seen", 1).await;
+
+    let raw = String::from_utf8(field(&redis.entries("mq:seen").await[0], "message")).unwrap();
+    assert!(raw.contains(data), "{raw}");
+    let seen = &redis.envelopes("mq:seen").await[0];
+    assert_eq!(seen["topic"], "seen");
+    assert_eq!((&seen["retry"], &seen["max_retry"]), (&json!(0), &json!(3)));
+    let message = &seen["data"];
+    assert_eq!(message["id"], "1795419923585502180-1795419923");
+    assert_eq!(message["topic"], "puppet");
+    assert_eq!((&message["attempt"], &message["max_attempts"]), (&json!(2), &json!(3)));
+    assert_eq!(message["published_at"], "2026-11-23T07:48:13.040Z");
+    assert_eq!(message["version"], "1");
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+    assert_eq!(redis.in_flight("puppet").await, 0);
+    drop(gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_from_before_the_worker_is_drained() {
+    let redis = Redis::start();
+    for number in 0..500 {
+        redis.publish("quiet", &number.to_string(), "{}").await;
+    }
+    let plugins = Plugins::with("quiet", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.is("drained", "XLEN mq:quiet", 0).await;
+    let ids: BTreeSet<String> = gateway.outcomes("quiet").into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), 500);
+    assert_eq!(redis.run::<i64>("HGET {mq:quiet}:state done").await, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_message_runs_again_and_is_dead_after_its_last_attempt() {
+    let redis = Redis::start();
+    let plugins = puppet("[retry]\nbase = \"1ms\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "m-1", r#"{"do":"retry","reason":"not today","after_ms":null}"#).await;
+    let dead = redis.dead("puppet").await;
+    assert_eq!(gateway.outcomes("puppet"), vec![("m-1".to_owned(), "retry".to_owned()); 3]);
+    assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "not today".to_owned()));
+    assert_eq!(text(&dead, "gw-attempts"), "3");
+    assert_eq!(text(&dead, "gw-digest").len(), 64);
+    let envelope: serde_json::Value = serde_json::from_slice(&field(&dead, "message")).unwrap();
+    assert_eq!((&envelope["id"], &envelope["retry"]), (&json!("m-1"), &json!(0)));
+    redis.is("nothing waits", "ZCARD {mq:puppet}:later", 0).await;
+    redis.is("no body is left", "HLEN {mq:puppet}:later:body", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_survive_where_no_envelope_keeps_them() {
+    let redis = Redis::start();
+    let plugins = puppet("[grants]\npublish = [\"seen\"]\n[retry]\nbase = \"1ms\"\nattempts = 2\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let entry = redis.add("puppet", br#"{"do":"retry","reason":"again","after_ms":1}"#).await;
+    let dead = redis.dead("puppet").await;
+    // The same id on every attempt, though each has an entry of its own.
+    assert_eq!(gateway.outcomes("puppet"), vec![(entry.clone(), "retry".to_owned()); 2]);
+    assert_eq!(text(&dead, "gw-id"), entry);
+    assert_eq!(field(&dead, "message"), br#"{"do":"retry","reason":"again","after_ms":1}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postponed_message_costs_no_attempt() {
+    let redis = Redis::start();
+    let plugins = puppet("[retry]\nattempts = 1\nbase = \"1ms\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "p", r#"{"do":"postpone","reason":"closed","after_ms":1}"#).await;
+    until("postponed often", async || (gateway.outcomes("puppet").len() > 5).then_some(())).await;
+    assert!(gateway.outcomes("puppet").iter().all(|(_, outcome)| outcome == "postpone"));
+    redis.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let _gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-max-message", "2KiB"]);
+    let large = format!(r#"{{"id":"l","topic":"puppet","data":"{}"}}"#, "x".repeat(4096));
+    for (bytes, reason, told) in [
+        (&b"{\"id\":\"x\","[..], "decode", "bad JSON"),
+        (&[0xff, 0xfe, 0x00], "decode", "not UTF-8"),
+        (br#"{"id":7,"topic":"puppet","data":{}}"#, "decode", "id: got 7"),
+        (large.as_bytes(), "too-large", "queue.max_message is 2048"),
+    ] {
+        redis.run::<()>("DEL {mq:puppet}:dead").await;
+        redis.add("puppet", bytes).await;
+        let dead = redis.dead("puppet").await;
+        assert_eq!(text(&dead, "gw-reason"), reason);
+        assert!(text(&dead, "gw-error").contains(told), "{dead:?}");
+        assert_eq!(field(&dead, "message"), bytes);
+    }
+    redis.publish("puppet", "fine", r#"{"do":"echo","to":"seen"}"#).await;
+    redis.is("the next one is handled", "XLEN mq:seen", 1).await;
+    redis.is("nothing is pending", "XLEN mq:puppet", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_is_no_object_is_the_handlers_to_reject() {
+    let redis = Redis::start();
+    let (wasm, manifest) = crate::support::business("order.reminder");
+    let plugins = Plugins::with("order.reminder", &wasm, &manifest);
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.publish("order.reminder", "a", "[1,2]").await;
+    let dead = redis.dead("order.reminder").await;
+    assert_eq!(text(&dead, "gw-reason"), "reject");
+    assert_eq!(text(&dead, "gw-error"), "bad-data: data: got [1,2], allowed: a JSON object");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follow_ups_leave_only_with_a_run_that_ended_well() {
+    let redis = Redis::start();
+    let plugins = puppet("[grants]\npublish = [\"other\"]\n[retry]\nattempts = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "bad", r#"{"do":"publish","to":"other","times":2,"then":"retry"}"#).await;
+    gateway.until_outcome("puppet", "bad", "retry").await;
+    redis.publish("puppet", "worse", r#"{"do":"publish","to":"other","times":2,"then":"trap"}"#).await;
+    gateway.until_outcome("puppet", "worse", "trap").await;
+    redis.publish("puppet", "good", r#"{"do":"publish","to":"other","times":3,"then":null}"#).await;
+    redis.is("three follow-ups", "XLEN mq:other", 3).await;
+    let ids: BTreeSet<String> =
+        redis.envelopes("mq:other").await.iter().map(|envelope| envelope["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    assert!(ids.iter().all(|id| id.starts_with("puppet/")), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_that_was_not_granted_is_denied_with_the_line_to_write() {
+    let redis = Redis::start();
+    let plugins = puppet("");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "a", r#"{"do":"publish","to":"other","times":1,"then":null}"#).await;
+    let dead = redis.dead("puppet").await;
+    let error = text(&dead, "gw-error");
+    assert!(
+        error.starts_with("denied: ") && error.contains("puppet.toml") && error.contains("publish = [\"other\"]"),
+        "{error}"
+    );
+    assert!(!gateway.logged("publish denied").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_follow_up_waits_and_then_arrives_with_its_headers() {
+    let redis = Redis::start();
+    let plugins = puppet("[grants]\npublish = [\"puppet\", \"seen\"]\n");
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "a", r#"{"do":"delay","to":"seen","seconds":3600}"#).await;
+    redis.is("it is delayed", "ZCARD {mq:seen}:later", 1).await;
+    redis.is("with its body", "HLEN {mq:seen}:later:body", 1).await;
+    redis.is("and not there yet", "XLEN mq:seen", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_messages_are_promoted_when_due_the_originals_too() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("puppet").await;
+    redis.publish_later("puppet", "ours", r#"{"do":"echo","to":"seen"}"#, Duration::from_millis(300)).await;
+    redis.publish_later("puppet", "far", r#"{"do":"echo","to":"seen"}"#, Duration::from_secs(3600)).await;
+    // Their publisher is dead; in the original nobody would promote these.
+    let due = jiff::Timestamp::now().as_second();
+    for (id, due) in [("legacy", due), ("legacy-far", due + 3600)] {
+        let envelope =
+            format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"echo","to":"seen"}},"retry":0,"max_retry":3}}"#);
+        redis.run::<()>(&format!("ZADD mq:delay:puppet {due} {envelope}")).await;
+    }
+    redis.is("both that are due", "XLEN mq:seen", 2).await;
+    let envelopes = redis.envelopes("mq:seen").await;
+    let ids: BTreeSet<&str> = envelopes.iter().map(|envelope| envelope["data"]["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, BTreeSet::from(["legacy", "ours"]));
+    redis.is("the other is still delayed", "ZCARD {mq:puppet}:later", 1).await;
+    redis.is("the original's too", "ZCARD mq:delay:puppet", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_message_holds_up_no_other_of_its_topic() {
+    let redis = Redis::start();
+    let plugins = puppet("concurrency = 8\n[grants]\npublish = [\"seen\"]\n");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-threads", "1"]);
+    for number in 0..4 {
+        redis.publish("puppet", &format!("slow-{number}"), r#"{"do":"sleep","ms":20000}"#).await;
+    }
+    for number in 0..40 {
+        redis.publish("puppet", &format!("quick-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
+    }
+    redis.is("all the quick ones", "XLEN mq:seen", 40).await;
+    assert!(!gateway.outcomes("puppet").iter().any(|(id, _)| id.starts_with("slow")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_taken_than_can_run() {
+    let redis = Redis::start();
+    let plugins = puppet("concurrency = 3\n");
+    let _gateway = Gateway::start(&redis, &plugins);
+    for number in 0..10 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":300}"#).await;
+    }
+    let mut most = 0;
+    until("all are done", async || {
+        most = most.max(redis.in_flight("puppet").await);
+        (redis.run::<i64>("XLEN mq:puppet").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(most, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_workers_messages_run_again_where_another_lives() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let options = ["--queue-lease", "1s"];
+    let first = Gateway::start_with(&redis.url(), &plugins, &options);
+    for number in 0..20 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
+    }
+    redis.until_in_flight("puppet", 20).await;
+    // The other one's handler has more sense.
+    let plugins = Plugins::with("puppet", &guest(OK), "");
+    let second = Gateway::start_with(&redis.url(), &plugins, &options);
+    second.until_ready().await;
+    assert!(second.outcomes("puppet").is_empty());
+    first.kill();
+    redis.is("all are done", "XLEN mq:puppet", 0).await;
+    let done: BTreeSet<String> = second.outcomes("puppet").into_iter().map(|(id, _)| id).collect();
+    assert_eq!(done.len(), 20);
+    assert_eq!(second.logged("taken over").len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_a_living_worker_are_kept_however_long_a_handler_takes() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let options = ["--queue-lease", "2s"];
+    let first = Gateway::start_with(&redis.url(), &plugins, &options);
+    first.until_loaded("puppet").await;
+    redis.publish("puppet", "long", r#"{"do":"sleep","ms":7000}"#).await;
+    redis.until_in_flight("puppet", 1).await;
+    let second = Gateway::start_with(&redis.url(), &plugins, &options);
+    first.until_outcome("puppet", "long", "done").await;
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+    assert!(second.logged("taken over").is_empty());
+    assert!(second.outcomes("puppet").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
+    let redis = Redis::start();
+    let plugins = puppet("concurrency = 2\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    for number in 0..6 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":700}"#).await;
+    }
+    redis.until_in_flight("puppet", 2).await;
+    assert!(gateway.stop().await.success());
+    assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 4);
+    assert_eq!(redis.in_flight("puppet").await, 0);
+    let consumers: Vec<redis::Value> = redis.run("XINFO CONSUMERS mq:puppet consumer-group-puppet").await;
+    assert!(consumers.is_empty(), "{consumers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
+    let redis = Redis::start();
+    let plugins = puppet("");
+    let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
+    redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
+    redis.until_in_flight("puppet", 1).await;
+    first.stop().await;
+    // With a lease of an hour, only what was given back can be had this soon.
+    let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
+    second.until_outcome("puppet", "slow", "done").await;
+    assert!(second.logged("taken over").is_empty(), "a message given back counts as lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let redis = Redis::start();
+    let plugins = puppet("");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "slow", r#"{"do":"sleep","ms":25000}"#).await;
+    redis.until_in_flight("puppet", 1).await;
+    gateway.signal(Signal::TERM);
+    gateway.until_logged("draining", |_| true).await;
+    let (status, body) = gateway.json("/ready").await;
+    assert_eq!((status, &body["status"]), (503, &json!("draining")));
+    gateway.stop().await;
+    redis.is("the message is still there", "XLEN mq:puppet", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_message_is_not_run() {
+    let redis = Redis::start();
+    let plugins = puppet(PUPPET);
+    let gateway = Gateway::start(&redis, &plugins);
+    let envelope = |id: &str, at: &str| {
+        format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"echo","to":"seen"}},"expires_at":"{at}"}}"#)
+    };
+    redis.add("puppet", envelope("old", "2020-01-01T00:00:00Z").as_bytes()).await;
+    redis.add("puppet", envelope("young", "2120-01-01T00:00:00Z").as_bytes()).await;
+    gateway.until_outcome("puppet", "young", "done").await;
+    gateway.until_outcome("puppet", "old", "expired").await;
+    redis.is("one follow-up", "XLEN mq:seen", 1).await;
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+}

@@ -1,0 +1,165 @@
+//! Redis goes away and comes back, and loses what it may lose; the worker
+//! says so and goes on by itself.
+
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let mut gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let body = until("it says why", async || {
+        let (status, body) = gateway.json("/ready").await;
+        (status == 503 && body["status"] == "not_ready").then_some(body)
+    })
+    .await;
+    assert!(body["reasons"][0].as_str().unwrap().starts_with("Redis is away: "), "{body}");
+    assert_eq!(body["consumers"], "stopped");
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+    redis.start_again();
+    redis.publish("topic", "a", "{}").await;
+    gateway.until_outcome("topic", "a", "done").await;
+    gateway.until_ready().await;
+    assert!(gateway.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
+    let mut redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"seen\"]\n");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
+    gateway.until_loaded("puppet").await;
+    // Handlers that outlast the crash: their verdicts have nowhere to go.
+    for number in 0..10 {
+        redis.publish("puppet", &format!("m-{number}"), r#"{"do":"sleep","ms":1000}"#).await;
+    }
+    redis.until_in_flight("puppet", 10).await;
+    redis.kill();
+    until("all have run", async || (gateway.outcomes("puppet").len() == 10).then_some(())).await;
+    until("not ready", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
+    redis.start_again();
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
+    gateway.until_ready().await;
+    redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
+    redis.is("and it goes on", "XLEN mq:seen", 1).await;
+    assert_eq!(gateway.outcomes("puppet").len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_gone_is_made_anew_and_scripts_are_loaded_again() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("topic", "a", "{}").await;
+    gateway.until_outcome("topic", "a", "done").await;
+    redis.is("settled", "XLEN mq:topic", 0).await;
+    redis.run::<()>("SCRIPT FLUSH").await;
+    redis.run::<i64>("XGROUP DESTROY mq:topic consumer-group-topic").await;
+    redis.publish("topic", "b", "{}").await;
+    gateway.until_outcome("topic", "b", "done").await;
+    redis.run::<()>("FLUSHALL").await;
+    redis.publish("topic", "c", "{}").await;
+    gateway.until_outcome("topic", "c", "done").await;
+    redis.is("settled", "XLEN mq:topic", 0).await;
+    assert_eq!(gateway.outcomes("topic").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_lost_under_a_running_message_runs_it_only_once() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "long", r#"{"do":"sleep","ms":1500}"#).await;
+    redis.until_in_flight("puppet", 1).await;
+    redis.run::<i64>("XGROUP DESTROY mq:puppet consumer-group-puppet").await;
+    gateway.until_logged("the group is gone", |_| true).await;
+    gateway.until_outcome("puppet", "long", "done").await;
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+    assert_eq!(gateway.outcomes("puppet").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_are_made_again() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    for round in 0..5 {
+        redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
+        let id = format!("m-{round}");
+        redis.publish("topic", &id, "{}").await;
+        gateway.until_outcome("topic", &id, "done").await;
+    }
+    redis.is("settled", "XLEN mq:topic", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
+    let redis = Redis::start();
+    let plugins =
+        Plugins::with("puppet", &built("puppet"), "[retry]\nbase = \"1ms\"\n[grants]\npublish = [\"seen\"]\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("puppet").await;
+    for id in ["done", "retry", "echo"] {
+        let act = match id {
+            "done" => r#"{"do":"sleep","ms":500}"#,
+            "retry" => r#"{"do":"retry","reason":"r","after_ms":500}"#,
+            _ => r#"{"do":"echo","to":"seen"}"#,
+        };
+        redis.publish("puppet", id, act).await;
+        if id == "done" {
+            redis.until_in_flight("puppet", 1).await;
+        }
+    }
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    gateway.until_outcome("puppet", "done", "done").await;
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    redis.is("the follow-up is sent", "XLEN mq:seen", 1).await;
+    redis.dead("puppet").await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
+    assert_eq!(gateway.outcomes("puppet").iter().filter(|(id, _)| id == "retry").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
+    let redis = Redis::start_with(&["--requirepass", "secret"]);
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    until("it says why", async || {
+        let (_, body) = gateway.get("/ready").await;
+        let is_told = body.contains("not_ready") && body.contains("refuses") && body.to_lowercase().contains("auth");
+        is_told.then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+    drop(gateway);
+
+    let url = redis.url().replace("redis://", "redis://:secret@");
+    let gateway = Gateway::start_with(&url, &plugins, &[]);
+    gateway.until_ready().await;
+    let line = gateway.until_logged("gateway-worker starting", |_| true).await;
+    assert!(!line.to_string().contains("secret"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_type_is_told_and_consumed_once_it_is_a_stream() {
+    let redis = Redis::start();
+    redis.run::<()>("SET mq:topic text").await;
+    let plugins = Plugins::with("topic", &guest(OK), "").and("other", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged("not consuming", |line| line["error"].as_str().unwrap().contains("holds a string")).await;
+    redis.publish("other", "a", "{}").await;
+    gateway.until_outcome("other", "a", "done").await;
+    redis.run::<i64>("DEL mq:topic").await;
+    redis.publish("topic", "b", "{}").await;
+    gateway.until_outcome("topic", "b", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_policy_that_loses_queues_is_warned_about() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let plugins = Plugins::empty();
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged("Redis may evict whole queues", |line| line["level"] == "WARN").await;
+}

@@ -1,0 +1,425 @@
+//! The scripts by themselves: each hazard of the design has a test here that
+//! fails without its cure.
+
+use crate::support::{Redis, field, text, topic, until};
+use gateway_worker::message::Fields;
+use gateway_worker::publication::{Draft, Priority, Publication};
+use gateway_worker::queue::{Kind, Legacy, Patience, QueueError, Reader, Settled, Settlement, Taken, TopicQueue};
+use jiff::Timestamp;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_millis(50);
+const HOUR: Duration = Duration::from_secs(3600);
+const NOW: Patience = Patience::Lease { lease: Duration::ZERO, legacy: HOUR };
+
+/// A topic with these messages, taken by `me`.
+async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
+    for id in ids {
+        redis.publish("t", id, "{}").await;
+    }
+    let queue = redis.queue("t", me);
+    let taken = take(&queue).await;
+    assert_eq!(taken.len(), ids.len());
+    (queue, taken)
+}
+
+async fn take(queue: &TopicQueue) -> Vec<Taken> {
+    assert_eq!(queue.open().await.unwrap(), Kind::Stream);
+    Reader::connect(queue).await.unwrap().read(queue, 100, SOON).await.unwrap()
+}
+
+fn publication(to: &str, id: &str) -> Publication {
+    let topic = topic(to);
+    let draft = Draft {
+        id: id.to_owned(),
+        topic: &topic,
+        data: "1",
+        headers: &[],
+        priority: Priority::Normal,
+        delay: Duration::ZERO,
+    };
+    draft.seal(Timestamp::now()).unwrap()
+}
+
+fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {
+    taken.done(publications, Fields::new())
+}
+
+async fn promote_all(queue: &TopicQueue, legacy: Legacy) -> usize {
+    let mut moved = 0;
+    loop {
+        match queue.promote(legacy).await.unwrap().moved {
+            0 => return moved,
+            more => moved += more,
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_messages_of_one_id_are_both_kept_while_they_wait() {
+    let redis = Redis::start();
+    let (queue, both) = taken(&redis, "me", &["same", "same"]).await;
+    let later: Vec<_> = both.iter().map(|one| one.later(SOON, Fields::new())).collect();
+    assert_eq!(queue.settle(&later).await.unwrap(), [Settled::Ok, Settled::Ok]);
+    for _ in 0..2 {
+        redis.publish_later("t", "same", "{}", SOON).await;
+    }
+    assert_eq!(redis.run::<i64>("ZCARD {mq:t}:later").await, 4);
+    until("all four are due", async || {
+        (redis.run::<i64>("XLEN mq:t").await + promote_all(&queue, Legacy::Skip).await as i64 >= 4).then_some(())
+    })
+    .await;
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 4);
+}
+
+#[tokio::test]
+async fn a_lost_counter_overwrites_no_delayed_message() {
+    let redis = Redis::start();
+    redis.publish_later("t", "a", "{}", HOUR).await;
+    redis.run::<i64>("DEL {mq:t}:state").await;
+    redis.publish_later("t", "b", "{}", HOUR).await;
+    assert_eq!(redis.run::<i64>("HLEN {mq:t}:later:body").await, 2);
+}
+
+#[tokio::test]
+async fn every_field_of_an_entry_survives_waiting() {
+    let redis = Redis::start();
+    redis.run::<String>("XADD mq:t * one 1 trace abc one again").await;
+    let queue = redis.queue("t", "me");
+    let one = take(&queue).await.remove(0);
+    let set = vec![(b"gw-attempt".to_vec(), b"2".to_vec()), (b"one".to_vec(), b"set".to_vec())];
+    queue.settle(&[one.later(Duration::ZERO, set)]).await.unwrap();
+    assert_eq!(promote_all(&queue, Legacy::Skip).await, 1);
+    let expected = [("trace", "abc"), ("gw-attempt", "2"), ("one", "set")];
+    assert_eq!(redis.entries("mq:t").await[0], expected.map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec())));
+}
+
+#[tokio::test]
+async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
+    let redis = Redis::start();
+    redis.run::<i64>("ZADD {mq:t}:later 1 lost").await;
+    redis.publish_later("t", "fine", "{}", Duration::from_millis(1)).await;
+    let queue = redis.queue("t", "me");
+    until("both are gone", async || {
+        promote_all(&queue, Legacy::Skip).await;
+        (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
+    })
+    .await;
+    let dead = redis.dead("t").await;
+    assert_eq!(text(&dead, "gw-reason"), "orphan");
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
+}
+
+#[tokio::test]
+async fn any_number_of_due_messages_is_promoted_in_pieces() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for number in 0..250 {
+        redis.run::<i64>(&format!("ZADD mq:delay:t 1 {{\"id\":\"{number}\"}}")).await;
+    }
+    assert_eq!(queue.promote(Legacy::Look).await.unwrap().moved, 100);
+    assert_eq!(promote_all(&queue, Legacy::Look).await, 150);
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 250);
+}
+
+#[tokio::test]
+async fn promoting_into_a_key_of_another_type_loses_nothing() {
+    let redis = Redis::start();
+    redis.run::<()>("SET mq:t text").await;
+    redis.run::<i64>("ZADD mq:delay:t 1 {\"id\":\"a\"}").await;
+    let queue = redis.queue("t", "me");
+    assert!(matches!(queue.promote(Legacy::Look).await, Err(QueueError::WrongType(_))));
+    assert_eq!(redis.run::<i64>("ZCARD mq:delay:t").await, 1);
+    assert!(matches!(queue.publish(&publication("t", "x")).await, Err(QueueError::WrongType(_))));
+}
+
+#[tokio::test]
+async fn taking_never_makes_a_key() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    assert_eq!(queue.open().await.unwrap(), Kind::Absent);
+    Reader::connect(&queue).await.unwrap().wait_for_key(&queue, SOON).await.unwrap();
+    queue.promote(Legacy::Look).await.unwrap();
+    assert_eq!(redis.run::<i64>("DBSIZE").await, 0);
+}
+
+#[tokio::test]
+async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
+    let redis = Redis::start();
+    redis.run::<i64>("LPUSH mq:t a").await;
+    let queue = redis.queue("t", "me");
+    assert_eq!(queue.open().await.unwrap(), Kind::Other("list".to_owned()));
+    redis.run::<String>("LPOP mq:t").await;
+    redis.publish("t", "ours", "{}").await;
+    assert_eq!(redis.run::<i64>("EXISTS mq:t").await, 0);
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:work").await, 1);
+    assert_eq!(redis.run::<i64>("LPUSH mq:t b").await, 1);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_found_again_and_counts_as_no_loss() {
+    let redis = Redis::start();
+    let (queue, lost) = taken(&redis, "me", &["a", "b", "held"]).await;
+    let held = lost[2].entry_id.clone();
+    assert!(take(&queue).await.is_empty());
+    let found = queue.reconcile(&[held]).await.unwrap();
+    assert_eq!(found, lost[..2]);
+    assert!(
+        queue
+            .reconcile(&found.iter().chain(&lost[2..]).map(|one| one.entry_id.clone()).collect::<Vec<_>>())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_neither_steals_nor_counts() {
+    let redis = Redis::start();
+    let (mine, all) = taken(&redis, "me", &["a", "b"]).await;
+    let other = redis.queue("t", "other");
+    let stolen = other.take_over(NOW, 1).await.unwrap().remove(0);
+    assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
+    let ids: Vec<_> = all.iter().map(|one| one.entry_id.clone()).collect();
+    assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry_id));
+    // The thief still owns it, and nobody's count went up.
+    assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry_id)).await.unwrap(), Vec::<String>::new());
+    let again = redis.queue("t", "third").take_over(NOW, 10).await.unwrap();
+    let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.deliveries)).collect();
+    assert_eq!(counts, [("other", 3), ("me", 2)]);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting() {
+    let redis = Redis::start();
+    let (_, _) = taken(&redis, "me", &["a"]).await;
+    let other = redis.queue("t", "other");
+    let hour = Patience::Lease { lease: HOUR, legacy: HOUR };
+    assert!(other.take_over(hour, 10).await.unwrap().is_empty());
+    assert!(other.take_over(Patience::OnlyGivenBack { legacy: HOUR }, 10).await.unwrap().is_empty());
+    assert_eq!(other.take_over(NOW, 10).await.unwrap().len(), 1);
+    // One's own are never taken over: reconciling is for those.
+    assert!(other.take_over(NOW, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
+    let redis = Redis::start();
+    let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
+    assert_eq!(mine.give_back(std::slice::from_ref(&all[1].entry_id)).await.unwrap(), 1);
+    let other = redis.queue("t", "other");
+    let had = other.take_over(Patience::OnlyGivenBack { legacy: HOUR }, 10).await.unwrap();
+    assert_eq!(had.len(), 1);
+    assert_eq!((had[0].0.entry_id.as_str(), had[0].0.deliveries), (all[0].entry_id.as_str(), 1));
+}
+
+#[tokio::test]
+async fn a_take_over_looks_past_what_it_may_not_have() {
+    let redis = Redis::start();
+    for number in 0..150 {
+        redis.publish("t", &number.to_string(), "{}").await;
+    }
+    redis.queue("t", "me").open().await.unwrap();
+    // A living worker of the original, which renews nothing, holds a page of them.
+    redis
+        .run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1795419923585502180 COUNT 120 STREAMS mq:t >")
+        .await;
+    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t dead COUNT 30 STREAMS mq:t >").await;
+    let had = redis.queue("t", "other").take_over(NOW, 100).await.unwrap();
+    assert_eq!(had.len(), 30);
+    assert!(had.iter().all(|(_, owner)| owner == "dead"));
+}
+
+#[tokio::test]
+async fn a_deleted_entry_leaves_the_pending_list() {
+    let redis = Redis::start();
+    let (_, all) = taken(&redis, "me", &["a"]).await;
+    redis.run::<i64>(&format!("XDEL mq:t {}", all[0].entry_id)).await;
+    assert!(redis.queue("t", "other").take_over(NOW, 10).await.unwrap().is_empty());
+    assert_eq!(redis.in_flight("t").await, 0);
+}
+
+#[tokio::test]
+async fn settling_twice_changes_nothing_the_second_time() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["done", "later", "dead", "parent"]).await;
+    let set = vec![(b"gw-reason".to_vec(), b"trap".to_vec())];
+    let batch = [
+        done(&all[0], Vec::new()),
+        all[1].later(HOUR, Fields::new()),
+        all[2].dead(set),
+        done(&all[3], vec![publication("child", "c-1"), publication("other", "c-2")]),
+    ];
+    assert_eq!(queue.settle(&batch).await.unwrap(), vec![Settled::Ok; 4]);
+    let again = queue.settle(&batch).await.unwrap();
+    assert_eq!(again, [Settled::Ok, Settled::Gone, Settled::Gone, Settled::Gone]);
+    for (command, expected) in [
+        ("XLEN mq:t", 0),
+        ("ZCARD {mq:t}:later", 1),
+        ("XLEN {mq:t}:dead", 1),
+        ("XLEN mq:child", 1),
+        ("XLEN mq:other", 1),
+        ("HGET {mq:t}:state done", 2),
+    ] {
+        assert_eq!(redis.run::<i64>(command).await, expected, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_may_finish_but_not_decide() {
+    let redis = Redis::start();
+    let (late, all) = taken(&redis, "late", &["retry", "dead", "done"]).await;
+    let other = redis.queue("t", "other");
+    let theirs = other.take_over(NOW, 10).await.unwrap();
+    let batch = [all[0].later(HOUR, Fields::new()), all[1].dead(Fields::new())];
+    assert_eq!(late.settle(&batch).await.unwrap(), [Settled::Gone, Settled::Gone]);
+    // It did run to its end, so its follow-ups are sent, and it runs no more.
+    let finished = [done(&all[2], vec![publication("child", "c")])];
+    assert_eq!(late.settle(&finished).await.unwrap(), [Settled::Ok]);
+    assert_eq!(other.settle(&[done(&theirs[2].0, vec![publication("child", "c")])]).await.unwrap(), [Settled::Gone]);
+    assert_eq!(redis.run::<i64>("XLEN mq:child").await, 1);
+    assert_eq!(redis.in_flight("t").await, 2);
+}
+
+#[tokio::test]
+async fn the_same_owner_of_a_later_delivery_is_another() {
+    let redis = Redis::start();
+    let (me, first) = taken(&redis, "me", &["a"]).await;
+    redis.queue("t", "other").take_over(NOW, 1).await.unwrap();
+    let mine_again = me.take_over(NOW, 1).await.unwrap().remove(0).0;
+    assert_eq!(mine_again.deliveries, 3);
+    assert_eq!(me.settle(&[first[0].later(HOUR, Fields::new())]).await.unwrap(), [Settled::Gone]);
+    assert_eq!(me.settle(&[mine_again.later(HOUR, Fields::new())]).await.unwrap(), [Settled::Ok]);
+}
+
+#[tokio::test]
+async fn one_messages_fault_is_no_others() {
+    let redis = Redis::start();
+    redis.run::<()>("SET mq:broken text").await;
+    let (queue, all) = taken(&redis, "me", &["bad", "good", "plain"]).await;
+    let batch = [
+        done(&all[0], vec![publication("fine", "1"), publication("broken", "2")]),
+        done(&all[1], vec![publication("fine", "3")]),
+        done(&all[2], Vec::new()),
+    ];
+    let results = queue.settle(&batch).await.unwrap();
+    assert!(matches!(&results[0], Settled::Failed(error) if error.contains("mq:broken holds a string")), "{results:?}");
+    assert_eq!(results[1..], [Settled::Ok, Settled::Ok]);
+    // Nothing of the bad one was sent: its keys were looked at before.
+    assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
+    assert_eq!(redis.in_flight("t").await, 1);
+}
+
+#[tokio::test]
+async fn a_destroyed_group_aborts_no_settlement() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["later", "plain", "parent"]).await;
+    redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
+    let batch =
+        [all[0].later(HOUR, Fields::new()), done(&all[1], Vec::new()), done(&all[2], vec![publication("child", "c")])];
+    assert_eq!(queue.settle(&batch).await.unwrap(), [Settled::Gone, Settled::Ok, Settled::Ok]);
+    // What was done is done; what was to run again is still there for a new group.
+    assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.run::<i64>("XLEN mq:child").await), (1, 1));
+    assert_eq!(take(&queue).await, all[..1]);
+}
+
+#[tokio::test]
+async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["done", "later", "dead", "parent"]).await;
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    let batch = [
+        done(&all[0], Vec::new()),
+        all[1].later(SOON, Fields::new()),
+        all[2].dead(Fields::new()),
+        done(&all[3], vec![publication("child", "c")]),
+    ];
+    let results = queue.settle(&batch).await.unwrap();
+    assert_eq!(results[0], Settled::Ok);
+    for result in &results[1..] {
+        assert!(matches!(result, Settled::Failed(error) if error.contains("OOM")), "{results:?}");
+    }
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 3);
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    assert_eq!(queue.settle(&batch[1..]).await.unwrap(), vec![Settled::Ok; 3]);
+}
+
+#[tokio::test]
+async fn a_group_that_is_lost_runs_no_history_again() {
+    let redis = Redis::start();
+    for number in 0..250 {
+        redis.publish("t", &number.to_string(), "{}").await;
+    }
+    // The original acknowledges and never deletes.
+    let queue = redis.queue("t", "me");
+    queue.open().await.unwrap();
+    let read = "XREADGROUP GROUP consumer-group-t consumer-1 COUNT 240 STREAMS mq:t >";
+    let entries: redis::Value = redis.run(read).await;
+    let redis::Value::Array(streams) = entries else { panic!("{entries:?}") };
+    let redis::Value::Array(stream) = &streams[0] else { panic!() };
+    let redis::Value::Array(list) = &stream[1] else { panic!() };
+    for entry in &list[..230] {
+        let redis::Value::Array(entry) = entry else { panic!() };
+        let redis::Value::BulkString(id) = &entry[0] else { panic!() };
+        redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", String::from_utf8_lossy(id))).await;
+    }
+    // In the midst of it too: after the first piece the floor is known.
+    let next = queue.sweep(None).await.unwrap();
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
+    redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
+    queue.open().await.unwrap();
+    assert_eq!(Reader::connect(&queue).await.unwrap().read(&queue, 300, SOON).await.unwrap().len(), 10);
+    assert!(next.is_some());
+}
+
+#[tokio::test]
+async fn a_swept_stream_is_backlog_and_nothing_else() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["acked", "pending", "acked too"]).await;
+    redis.publish("t", "waits", "{}").await;
+    for one in [&all[0], &all[2]] {
+        redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", one.entry_id)).await;
+    }
+    let mut from = None;
+    loop {
+        from = queue.sweep(from.as_ref()).await.unwrap();
+        if from.is_none() {
+            break;
+        }
+    }
+    let left: Vec<String> =
+        redis.envelopes("mq:t").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(left, ["pending", "waits"]);
+    // With nothing old left, a lost group begins at the beginning: what was
+    // pending has to run again.
+    redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
+    assert_eq!(take(&queue).await.len(), 2);
+}
+
+#[tokio::test]
+async fn where_another_group_reads_too_nothing_is_deleted() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
+    redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
+    queue.sweep(None).await.unwrap();
+    queue.settle(&[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await.unwrap();
+    assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
+    // And sent twice, it is still sent once.
+    let again = queue.settle(&[done(&all[1], vec![publication("child", "c")])]).await.unwrap();
+    assert_eq!((again, redis.run::<i64>("XLEN mq:child").await), (vec![Settled::Gone], 1));
+}
+
+#[tokio::test]
+async fn an_entry_of_too_many_fields_still_becomes_a_dead_letter() {
+    let redis = Redis::start();
+    let mut command = redis::cmd("XADD");
+    command.arg("mq:t").arg("*");
+    for number in 0..5000 {
+        command.arg(format!("f{number}")).arg("v");
+    }
+    command.query_async::<String>(&mut redis.connection().await).await.unwrap();
+    let queue = redis.queue("t", "me");
+    let one = take(&queue).await.remove(0);
+    assert_eq!(queue.settle(&[one.dead(Fields::new())]).await.unwrap(), [Settled::Ok]);
+    assert!(field(&redis.dead("t").await, "gw-packed").len() > 5000);
+}

@@ -1,0 +1,407 @@
+//! What the tests are written in: a Redis of one's own, the real binary, real
+//! components, and waiting for conditions.
+
+use gateway_worker::private_redis::{self, PrivateRedis};
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::topic::Topic;
+use jiff::Timestamp;
+use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gateway-worker");
+/// No test waits as long as this unless it fails.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub(crate) fn state() -> PathBuf {
+    Path::new(ROOT).join(".gateway-worker")
+}
+
+/// Waits until `condition` gives a value.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(started.elapsed() < PATIENCE, "still not so after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+// ------------------------------------------------------------------ Redis
+
+pub(crate) struct Redis {
+    server: PrivateRedis,
+    data: TempDir,
+    options: Vec<String>,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let server = PrivateRedis::start(&state(), data.path(), options).unwrap();
+        Self { server, data, options: options.iter().map(ToString::to_string).collect() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Ends the server as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill().unwrap();
+    }
+
+    /// Starts it again on the same port, with what it had on disk.
+    pub(crate) fn start_again(&mut self) {
+        let program = private_redis::find(&state()).unwrap();
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        self.server = PrivateRedis::start_at(self.server.port(), &program, self.data.path(), &options).unwrap();
+    }
+
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Runs one command, written as in a shell without quotes.
+    pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split_whitespace();
+        let mut built = redis::cmd(words.next().unwrap());
+        words.for_each(|word| {
+            built.arg(word);
+        });
+        built.query_async(&mut self.connection().await).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    pub(crate) async fn is(&self, what: &str, command: &str, expected: i64) {
+        until(what, async || (self.run::<i64>(command).await == expected).then_some(())).await;
+    }
+
+    /// How many of a topic's messages are taken and not settled.
+    pub(crate) async fn in_flight(&self, topic: &str) -> i64 {
+        let groups: Vec<BTreeMap<String, redis::Value>> = self.run(&format!("XINFO GROUPS mq:{topic}")).await;
+        match groups.first().and_then(|group| group.get("pending")) {
+            Some(redis::Value::Int(pending)) => *pending,
+            _ => 0,
+        }
+    }
+
+    pub(crate) async fn until_in_flight(&self, topic: &str, count: i64) {
+        until(&format!("{count} in flight"), async || (self.in_flight(topic).await == count).then_some(())).await;
+    }
+
+    /// A topic's queue, seen by a worker called `me`.
+    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
+        let connection = Connection::to(&RedisTarget { url: self.url() }).unwrap();
+        TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+    }
+
+    pub(crate) async fn publish(&self, topic_name: &str, id: &str, data: &str) {
+        self.publish_later(topic_name, id, data, Duration::ZERO).await;
+    }
+
+    pub(crate) async fn publish_later(&self, topic_name: &str, id: &str, data: &str, delay: Duration) {
+        let topic = topic(topic_name);
+        let draft = Draft { id: id.to_owned(), topic: &topic, data, headers: &[], priority: Priority::Normal, delay };
+        self.queue(topic_name, "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+    }
+
+    /// As the original's publishers do it.
+    pub(crate) async fn add(&self, topic: &str, message: &[u8]) -> String {
+        let mut command = redis::cmd("XADD");
+        command.arg(format!("mq:{topic}")).arg("*").arg("message").arg(message);
+        command.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    /// The envelopes in a stream.
+    pub(crate) async fn envelopes(&self, key: &str) -> Vec<Value> {
+        self.entries(key)
+            .await
+            .iter()
+            .map(|fields| serde_json::from_slice(&field(fields, "message")).unwrap())
+            .collect()
+    }
+
+    /// The fields of a stream's entries.
+    pub(crate) async fn entries(&self, key: &str) -> Vec<Vec<(String, Vec<u8>)>> {
+        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = self.run(&format!("XRANGE {key} - +")).await;
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The only dead letter of a topic, once it is there.
+    pub(crate) async fn dead(&self, topic: &str) -> Vec<(String, Vec<u8>)> {
+        let key = format!("{{mq:{topic}}}:dead");
+        until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
+    }
+}
+
+pub(crate) fn field(fields: &[(String, Vec<u8>)], name: &str) -> Vec<u8> {
+    let found = fields.iter().find(|(key, _)| key == name);
+    found.unwrap_or_else(|| panic!("no field {name} in {fields:?}")).1.clone()
+}
+
+pub(crate) fn text(fields: &[(String, Vec<u8>)], name: &str) -> String {
+    String::from_utf8(field(fields, name)).unwrap()
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::parse(name).unwrap()
+}
+
+// -------------------------------------------------------------- the worker
+
+/// The plugins directory of a test.
+pub(crate) struct Plugins(TempDir);
+
+impl Plugins {
+    pub(crate) fn empty() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// One plugin, whose name is its topic.
+    pub(crate) fn with(name: &str, wasm: &[u8], manifest: &str) -> Self {
+        Self::empty().and(name, wasm, manifest)
+    }
+
+    pub(crate) fn and(self, name: &str, wasm: &[u8], manifest: &str) -> Self {
+        self.put(name, wasm, manifest);
+        self
+    }
+
+    /// As a careful operator does it: the manifest, then the component, each by
+    /// a rename.
+    pub(crate) fn put(&self, name: &str, wasm: &[u8], manifest: &str) {
+        self.write(&format!("{name}.toml"), manifest.as_bytes());
+        self.write(&format!("{name}.wasm"), wasm);
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        let new = self.path().join(format!(".{name}.new"));
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(new, self.path().join(name)).unwrap();
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.path().join(name)).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// The running binary, and what it has logged.
+pub(crate) struct Gateway {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Gateway {
+    pub(crate) fn start(redis: &Redis, plugins: &Plugins) -> Self {
+        Self::start_with(&redis.url(), plugins, &[])
+    }
+
+    pub(crate) fn start_with(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", redis_url, "--plugins"]);
+        Self::spawn(command.arg(plugins.path()).args(options))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, written) = (BufReader::new(child.stdout.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if let Ok(line) = serde_json::from_str(&line) {
+                    written.lock().unwrap().push(line);
+                }
+            }
+        });
+        Self { child, log }
+    }
+
+    /// The log lines with this message.
+    pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
+    }
+
+    /// A log line with this message for which the check holds, once there is.
+    pub(crate) async fn until_logged(&self, message: &str, check: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("a log line \"{message}\""), async || self.logged(message).into_iter().find(&check)).await
+    }
+
+    pub(crate) async fn until_loaded(&self, plugin: &str) -> String {
+        let line = self.until_logged("plugin loaded", |line| line["plugin"] == plugin).await;
+        line["digest"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn until_refused(&self, plugin: &str) -> String {
+        let line = self.until_logged("plugin refused", |line| line["plugin"] == plugin).await;
+        line["reason"].as_str().unwrap().to_owned()
+    }
+
+    /// How the runs of a topic ended: id and outcome, in order.
+    pub(crate) fn outcomes(&self, topic: &str) -> Vec<(String, String)> {
+        let of_topic =
+            self.logged("settled").into_iter().filter(|line| line["message"] == "settled" && line["topic"] == topic);
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        of_topic.map(|line| (word(&line["id"]), word(&line["outcome"]))).collect()
+    }
+
+    pub(crate) async fn until_outcome(&self, topic: &str, id: &str, outcome: &str) {
+        let expected = (id.to_owned(), outcome.to_owned());
+        until(&format!("{id} {outcome}"), async || self.outcomes(topic).contains(&expected).then_some(())).await;
+    }
+
+    pub(crate) async fn address(&self) -> String {
+        let line = self.until_logged("gateway-worker starting", |_| true).await;
+        line["address"].as_str().unwrap().to_owned()
+    }
+
+    /// Status and body of a page.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path, "").await
+    }
+
+    pub(crate) async fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+        let address = self.address().await;
+        tokio::task::spawn_blocking({
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+            move || {
+                use std::io::{Read, Write};
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                stream.write_all(request.as_bytes()).unwrap();
+                let mut reply = String::new();
+                stream.read_to_string(&mut reply).unwrap();
+                let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+                (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        until("ready", async || (self.get("/ready").await.0 == 200).then_some(())).await;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        until("the worker ends", async || self.child.try_wait().unwrap()).await
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log.lock().unwrap();
+            log.iter().skip(log.len().saturating_sub(30)).for_each(|line| println!("{line}"));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A one-shot command, with nothing of the environment's.
+pub(crate) fn command(args: &[&str]) -> Output {
+    command_in(Path::new("/"), args)
+}
+
+pub(crate) fn command_in(folder: &Path, args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).current_dir(folder).env_clear().stdin(Stdio::null()).output().unwrap()
+}
+
+// ------------------------------------------------------------------ guests
+
+/// A guest that was built with the SDK.
+pub(crate) fn built(name: &str) -> Vec<u8> {
+    read_built("test-guests", &format!("{name}.wasm"))
+}
+
+/// One of the predefined handlers, with its manifest.
+pub(crate) fn business(topic: &str) -> (Vec<u8>, String) {
+    let manifest = read_built("plugins", &format!("{topic}.toml"));
+    (read_built("plugins", &format!("{topic}.wasm")), String::from_utf8(manifest).unwrap())
+}
+
+fn read_built(folder: &str, name: &str) -> Vec<u8> {
+    let path = Path::new(ROOT).join("target").join(folder).join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make plugins` builds it", path.display()))
+}
+
+/// A component whose handler is `body`, in the text format. The reply is at
+/// address 16: all zero, which is ok, unless the body writes something else.
+pub(crate) fn guest(body: &str) -> Vec<u8> {
+    guest_with("", body)
+}
+
+/// The same with more in the module, such as a start function.
+pub(crate) fn guest_with(more: &str, body: &str) -> Vec<u8> {
+    let module = format!(
+        r#"(module
+            (memory (export "memory") 1)
+            (data (i32.const 512) "busy")
+            (global $heap (mut i32) (i32.const 1024))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+                (global.set $heap (i32.add (local.get $at) (local.get 3)))
+                (if (i32.gt_u (global.get $heap) (i32.shl (memory.size) (i32.const 16)))
+                    (then (if (i32.eq (i32.const -1) (memory.grow (i32.add (i32.const 1) (i32.shr_u (local.get 3) (i32.const 16)))))
+                        (then unreachable))))
+                (local.get $at))
+            {more}
+            (func (export "gateway:worker/handler@1.0.0#handle")
+                (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+                {body}))"#
+    );
+    encode(&module, "gateway.wit", None)
+}
+
+/// A component of a core module in the world `message-handler` of a WIT.
+pub(crate) fn encode(module: &str, wit_name: &str, wit: Option<&str>) -> Vec<u8> {
+    let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
+    let mut resolve = wit_parser::Resolve::default();
+    let ours = std::fs::read_to_string(Path::new(ROOT).join("wit/gateway.wit")).unwrap();
+    let package = resolve.push_str(wit_name, wit.unwrap_or(&ours)).unwrap();
+    let world = resolve.select_world(&[package], Some("message-handler")).unwrap();
+    wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
+    wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
+}
+
+pub(crate) const OK: &str = "(i32.const 16)";
