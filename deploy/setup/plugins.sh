@@ -7,9 +7,10 @@ state=$1
 here=$(dirname "$0")
 rustc=$("$here/wasm-target.sh" "$state")
 
-# Another compiler than the host's, so another folder for what it builds.
+# Another compiler than the host's, so another folder for what it builds. Not
+# --locked: a new handler is new to the lock file.
 packages=$(for folder in plugins/*/ tests/guests/*/; do printf -- '-p %s ' "$(basename "$folder")"; done)
-RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --locked --profile plugin --target wasm32-wasip2 $packages
+RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --profile plugin --target wasm32-wasip2 $packages
 
 built=target/guests/wasm32-wasip2/plugin
 # A rename, so that a running worker never sees half a file.
@@ -20,7 +21,8 @@ for folder in plugins/*/; do
     for manifest in "$folder"*.*.toml; do
         topic=$(basename "$manifest" .toml)
         put "$manifest" "target/plugins/$topic.toml"
-        put "$folder$topic.sample.json" "target/plugins/$topic.sample.json"
+        sample=$topic.sample.json
+        [ ! -f "$folder$sample" ] || put "$folder$sample" "target/plugins/$sample"
         put "$(wasm "$folder")" "target/plugins/$topic.wasm"
     done
 done

@@ -27,6 +27,12 @@ if [ ! -e "$toolchain/.complete" ]; then
         exit 1
     fi
     echo "set-up: making a Rust toolchain for $target from Debian packages in $toolchain (about a minute, 600 MB)" >&2
+    if ! apt-cache show rustc-web >/dev/null 2>&1; then
+        if [ "$(id -u)" = 0 ]; then apt-get update -qq >&2; else sudo -n apt-get update -qq >&2; fi || {
+            echo "set-up: apt's package lists are missing: apt-get update" >&2
+            exit 1
+        }
+    fi
     "$(dirname "$0")/rust-wasm-fallback.sh" "$toolchain" >&2
 fi
 echo "$toolchain/rustc"

@@ -122,8 +122,8 @@ impl App {
             connection,
             prefix,
             worker_id: Uuid::new_v4().to_string(),
-            lanes: lanes.clone(),
             metrics: metrics.clone(),
+            routes: routes.clone(),
             health,
         };
         let reloader = Reloader { registry, metrics, requests, has_scanned };

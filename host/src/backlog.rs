@@ -67,8 +67,8 @@ impl<T> Backlog<T> {
         next.map(|next| (next, state.waiting.len()))
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
+    /// How many wait for a runner.
+    pub fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 

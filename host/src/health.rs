@@ -1,7 +1,7 @@
 //! Asks Redis how it is, and tells Redis that we live.
 
-use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::plugin::Routes;
 use crate::queue::{Connection, Health, announce, check_policy};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ pub struct HealthLoop {
     pub connection: Connection,
     pub prefix: String,
     pub worker_id: String,
-    pub lanes: Arc<Lanes>,
     pub metrics: Arc<Metrics>,
+    pub routes: watch::Receiver<Arc<Routes>>,
     pub health: watch::Sender<Option<Health>>,
 }
 
 impl HealthLoop {
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let (mut pings, mut announced) = (0_u32, None::<String>);
         while !stop.is_cancelled() {
             let health = self.connection.ping().await;
@@ -47,7 +47,12 @@ impl HealthLoop {
                 announced = Some(member);
             }
             pings = pings.wrapping_add(1);
-            let _ = tokio::time::timeout(PING, stop.cancelled()).await;
+            tokio::select! {
+                () = tokio::time::sleep(PING) => {}
+                // Who asks what is handled wants to know it now.
+                Ok(()) = self.routes.changed() => {}
+                () = stop.cancelled() => {}
+            }
         }
         if let Some(stale) = announced {
             let _ = announce(&self.connection, &self.prefix, None, Some(&stale)).await;
@@ -56,7 +61,7 @@ impl HealthLoop {
 
     /// What `mq::workers` says of us.
     fn member(&self) -> String {
-        let topics: Vec<String> = self.lanes.running().keys().map(ToString::to_string).collect();
+        let topics: Vec<String> = self.routes.borrow().by_topic.keys().map(ToString::to_string).collect();
         serde_json::json!({ "id": self.worker_id, "pid": std::process::id(), "topics": topics }).to_string()
     }
 }

@@ -7,6 +7,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
 
+#[path = "../guest.rs"]
+mod guest;
+
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority, Publication};
@@ -30,9 +33,9 @@ async fn main() {
     let count = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(100_000);
     println!("{count} messages of {MESSAGE_BYTES} bytes, AOF everysec, best of {ROUNDS} rounds\n");
     println!("{:<34}{:>12}{:>14}{:>14}", "", "messages/s", "client us/msg", "Redis us/msg");
-    let mut best: [Option<Drained>; 2] = [None, None];
+    let mut best: [Option<Drained>; 3] = [None, None, None];
     for _ in 0..ROUNDS {
-        for (best, drain) in best.iter_mut().zip([Drain::Bare, Drain::Worker]) {
+        for (best, drain) in best.iter_mut().zip(DRAINS) {
             let drained = drained(drain, count).await;
             println!("  {:<32}{drained}", drain.name());
             if best.as_ref().is_none_or(|best| best.rate < drained.rate) {
@@ -40,10 +43,11 @@ async fn main() {
             }
         }
     }
-    let [bare, worker] = best.map(Option::unwrap);
-    println!("\n{:<34}{bare}", Drain::Bare.name());
-    println!("{:<34}{worker}", Drain::Worker.name());
-    println!("{:<34}{:>12.2}", "worker / bare", worker.rate / bare.rate);
+    println!("\nbest");
+    let best = best.map(Option::unwrap);
+    for (drain, drained) in DRAINS.iter().zip(&best) {
+        println!("  {:<32}{drained}{:>10.2} of bare", drain.name(), drained.rate / best[0].rate);
+    }
 
     let (p50, p99) = latency().await;
     println!(
@@ -54,14 +58,20 @@ async fn main() {
 #[derive(Clone, Copy)]
 enum Drain {
     Bare,
-    Worker,
+    /// A handler of a few instructions, without WASI: what the host costs.
+    Smallest,
+    /// A handler built with the SDK, standard library and all.
+    Sdk,
 }
+
+const DRAINS: [Drain; 3] = [Drain::Bare, Drain::Smallest, Drain::Sdk];
 
 impl Drain {
     fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare: read, decode, acknowledge",
-            Self::Worker => "worker: fresh instance each",
+            Self::Smallest => "worker, smallest handler",
+            Self::Sdk => "worker, SDK handler (Rust)",
         }
     }
 }
@@ -94,7 +104,8 @@ async fn drained(drain: Drain, count: usize) -> Drained {
             drain_bare(&queue, &topic, count).await;
             (started.elapsed().as_secs_f64(), cpu_seconds(std::process::id()) - cpu_before)
         }
-        Drain::Worker => drain_with_worker(&server, "noop", count).await,
+        Drain::Smallest => drain_with_worker(&server, &guest::guest(guest::OK), count).await,
+        Drain::Sdk => drain_with_worker(&server, &sdk_guest("noop"), count).await,
     };
     let redis_cpu = cpu_seconds(server.pid()) - redis_before;
     let each = |cpu: f64| cpu * 1e6 / count as f64;
@@ -143,9 +154,9 @@ async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
 }
 
 /// Seconds from the first message done to the last, and CPU over the whole.
-async fn drain_with_worker(server: &PrivateRedis, guest: &str, count: usize) -> (f64, f64) {
-    let worker = Worker::start(server, guest);
-    let length = Length::of(server, &format!("mq:{guest}")).await;
+async fn drain_with_worker(server: &PrivateRedis, wasm: &[u8], count: usize) -> (f64, f64) {
+    let worker = Worker::start(server, "noop", wasm);
+    let length = Length::of(server, "mq:noop").await;
     while length.now().await == count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -179,7 +190,7 @@ async fn latency() -> (f64, f64) {
     let topic = Topic::parse("clock").unwrap();
     let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
     let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", &topic);
-    let _worker = Worker::start(&server, "clock");
+    let _worker = Worker::start(&server, "clock", &sdk_guest("clock"));
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
@@ -208,15 +219,18 @@ fn redis_server(data: &Path) -> PrivateRedis {
     PrivateRedis::start(Path::new(STATE), data, &["--appendonly", "yes", "--appendfsync", "everysec"]).unwrap()
 }
 
+fn sdk_guest(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(GUESTS).join(format!("{name}.wasm"))).unwrap()
+}
+
 /// The worker's own binary, with one guest; ended with it.
 struct Worker(Child, #[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir);
 
 impl Worker {
-    fn start(server: &PrivateRedis, guest: &str) -> Self {
+    fn start(server: &PrivateRedis, topic: &str, wasm: &[u8]) -> Self {
         let plugins = tempfile::tempdir().unwrap();
-        let wasm = plugins.path().join(format!("{guest}.wasm"));
-        std::fs::copy(Path::new(GUESTS).join(format!("{guest}.wasm")), wasm).unwrap();
-        std::fs::write(plugins.path().join(format!("{guest}.toml")), "concurrency = 512\n").unwrap();
+        std::fs::write(plugins.path().join(format!("{topic}.toml")), "concurrency = 512\n").unwrap();
+        std::fs::write(plugins.path().join(format!("{topic}.wasm")), wasm).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_gateway-worker"))
             .args(["run", "--listen", "127.0.0.1:0", "--log-level", "error", "--redis-url", &server.url(), "--plugins"])
             .arg(plugins.path())

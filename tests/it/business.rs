@@ -80,6 +80,7 @@ fn accepted() -> Vec<(&'static str, Value, &'static str, Value)> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 /// What is rejected, and all that its reason has to tell.
 fn rejected() -> Vec<(&'static str, Value, &'static str)> {
     let user = |key: &str, value: Value| {

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests stand outside of the rules of the host")]
+#![allow(clippy::print_stdout, reason = "what a failed test has to tell")]
 #![recursion_limit = "256"]
 
 mod adoption;
 mod business;
 mod command_line;
 mod delivery;
+#[path = "../guest.rs"]
+mod guest;
 mod house;
 mod outage;
 mod plugins;

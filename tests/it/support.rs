@@ -1,6 +1,7 @@
 //! What the tests are written in: a Redis of one's own, the real binary, real
 //! components, and waiting for conditions.
 
+pub(crate) use crate::guest::{OK, encode, guest, guest_with};
 use gateway_worker::private_redis::{self, PrivateRedis};
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
@@ -39,6 +40,9 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
 }
 
 // ------------------------------------------------------------------ Redis
+
+/// The fields of a stream entry.
+pub(crate) type Entry = Vec<(String, Vec<u8>)>;
 
 pub(crate) struct Redis {
     server: PrivateRedis,
@@ -137,13 +141,13 @@ impl Redis {
     }
 
     /// The fields of a stream's entries.
-    pub(crate) async fn entries(&self, key: &str) -> Vec<Vec<(String, Vec<u8>)>> {
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = self.run(&format!("XRANGE {key} - +")).await;
+    pub(crate) async fn entries(&self, key: &str) -> Vec<Entry> {
+        let entries: Vec<(String, Entry)> = self.run(&format!("XRANGE {key} - +")).await;
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
     /// The only dead letter of a topic, once it is there.
-    pub(crate) async fn dead(&self, topic: &str) -> Vec<(String, Vec<u8>)> {
+    pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
@@ -363,45 +367,3 @@ fn read_built(folder: &str, name: &str) -> Vec<u8> {
     let path = Path::new(ROOT).join("target").join(folder).join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make plugins` builds it", path.display()))
 }
-
-/// A component whose handler is `body`, in the text format. The reply is at
-/// address 16: all zero, which is ok, unless the body writes something else.
-pub(crate) fn guest(body: &str) -> Vec<u8> {
-    guest_with("", body)
-}
-
-/// The same with more in the module, such as a start function.
-pub(crate) fn guest_with(more: &str, body: &str) -> Vec<u8> {
-    let module = format!(
-        r#"(module
-            (memory (export "memory") 1)
-            (data (i32.const 512) "busy")
-            (global $heap (mut i32) (i32.const 1024))
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
-                (global.set $heap (i32.add (local.get $at) (local.get 3)))
-                (if (i32.gt_u (global.get $heap) (i32.shl (memory.size) (i32.const 16)))
-                    (then (if (i32.eq (i32.const -1) (memory.grow (i32.add (i32.const 1) (i32.shr_u (local.get 3) (i32.const 16)))))
-                        (then unreachable))))
-                (local.get $at))
-            {more}
-            (func (export "gateway:worker/handler@1.0.0#handle")
-                (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
-                {body}))"#
-    );
-    encode(&module, "gateway.wit", None)
-}
-
-/// A component of a core module in the world `message-handler` of a WIT.
-pub(crate) fn encode(module: &str, wit_name: &str, wit: Option<&str>) -> Vec<u8> {
-    let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
-    let mut resolve = wit_parser::Resolve::default();
-    let ours = std::fs::read_to_string(Path::new(ROOT).join("wit/gateway.wit")).unwrap();
-    let package = resolve.push_str(wit_name, wit.unwrap_or(&ours)).unwrap();
-    let world = resolve.select_world(&[package], Some("message-handler")).unwrap();
-    wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
-    wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
-}
-
-pub(crate) const OK: &str = "(i32.const 16)";
