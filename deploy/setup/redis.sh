@@ -31,7 +31,7 @@ mkdir -p "$work/root"
     packages=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
         --no-enhances redis-server | grep -E '^(redis-tools|redis-server|liblzf|libjemalloc|liblua|libatomic|libhiredis)' | sort -u)
     apt-get download -qq $packages >&2
-    for package in *.deb; do dpkg -x "$package" root; done
+    for package in *.deb; do dpkg -x "$package" root && rm "$package"; done
 ) || cannot "apt-get update && apt-get install redis-server"
 cat > "$work/redis-server" <<'SH'
 #!/bin/sh

@@ -85,8 +85,14 @@ pub struct Typed {
 /// Where Redis is.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TypedRedis {
-    /// redis://[user:password@]host:port[/db] [default: redis://localhost:6379]
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    /// Where Redis is
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        help = "redis://[user:password@]host:port[/db] [default: redis://localhost:6379]"
+    )]
     pub redis_url: Option<String>,
     #[arg(long, env = "REDIS_HOST", value_name = "HOST", hide = true)]
     pub redis_host: Option<String>,

@@ -45,7 +45,7 @@ pub struct Lane {
     /// What is taken and not yet settled, with its delivery count.
     held: Mutex<HashMap<String, u32>>,
     room: Notify,
-    settlements: mpsc::UnboundedSender<Settlement>,
+    settlements: mpsc::UnboundedSender<Vec<Settlement>>,
     /// Held while what Redis says we have is compared with what we have, and
     /// while a take-over changes both.
     intake: tokio::sync::Mutex<()>,
@@ -74,7 +74,7 @@ pub struct LaneParts {
 
 impl Lane {
     /// The lane, and the receiver that [`Lane::run`] wants.
-    pub fn new(parts: LaneParts) -> (Arc<Self>, mpsc::UnboundedReceiver<Settlement>) {
+    pub fn new(parts: LaneParts) -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Settlement>>) {
         let (settlements, receiver) = mpsc::unbounded_channel();
         let lane = Self {
             queue: parts.queue,
@@ -124,13 +124,11 @@ impl Lane {
 
     /// Consumes until stopped, then drains: what runs may end; what nobody has
     /// begun goes back to others.
-    pub async fn run(self: Arc<Self>, receiver: mpsc::UnboundedReceiver<Settlement>) {
+    pub async fn run(self: Arc<Self>, receiver: mpsc::UnboundedReceiver<Vec<Settlement>>) {
         let drained = CancellationToken::new();
         let reading = async {
             tokio::join!(self.read_until_stopped(), self.unblock_when_stopped());
-            for taken in self.backlog.clear() {
-                self.release(&taken.entry_id);
-            }
+            self.release(self.backlog.clear().iter().map(|taken| taken.entry_id.as_str()));
             // Others need not wait for it until what runs here has ended.
             let _ = self.queue.give_back(&self.held_ids()).await;
             self.runners.close();

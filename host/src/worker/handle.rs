@@ -10,13 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An entry of more fields than this is no message.
 const FIELDS_MAX: usize = 3000;
 
+/// What has ended is not kept from being settled for longer.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// A runner gives others on its thread a turn after this many messages.
-const TURN: usize = 32;
+const TURN: usize = 64;
 
 impl Lane {
     pub(super) fn start_runners(self: &Arc<Self>, count: usize) {
@@ -27,38 +30,40 @@ impl Lane {
     }
 
     async fn work_off(self: Arc<Self>) {
+        let mut settlements = Gathered::new(&self);
         let mut worked = 0;
         while let Some((taken, left)) = self.backlog.next() {
             if left == self.low_water() {
                 self.room.notify_one();
             }
-            let entry_id = taken.entry_id.clone();
-            let mut finish = pin!(self.finish(taken));
-            let mut ended = poll_fn(|context| Poll::Ready(poll_caught(finish.as_mut(), context))).await;
+            let mut run = pin!(self.run_one(&taken));
+            let mut ended = poll_fn(|context| Poll::Ready(poll_caught(run.as_mut(), context))).await;
             let is_suspended = ended.is_pending();
             if is_suspended {
+                settlements.send();
                 self.start_runners(self.backlog.suspend());
-                ended = Poll::Ready(poll_fn(|context| poll_caught(finish.as_mut(), context)).await);
+                ended = Poll::Ready(poll_fn(|context| poll_caught(run.as_mut(), context)).await);
             }
-            if ended == Poll::Ready(Ended::Panicked) {
+            match ended {
+                Poll::Ready(Some(settlement)) => settlements.push(settlement),
                 // Ours no longer: the next comparison with Redis finds it again.
-                tracing::error!(topic = %self.topic(), entry = entry_id, "a message made the worker panic");
-                self.release(&entry_id);
+                _ => {
+                    tracing::error!(topic = %self.topic(), entry = taken.entry_id, "a message made the worker panic");
+                    self.release([taken.entry_id.as_str()]);
+                }
             }
-            if is_suspended && !self.backlog.resume() {
-                return;
+            if is_suspended {
+                settlements.send();
+                if !self.backlog.resume() {
+                    return;
+                }
             }
             worked += 1;
             if worked % TURN == 0 {
+                settlements.send();
                 tokio::task::yield_now().await;
             }
         }
-    }
-
-    async fn finish(&self, taken: Taken) {
-        let settlement = self.run_one(&taken).await;
-        // The settler outlives the runners; without it the lease runs out.
-        let _ = self.settlements.send(settlement);
     }
 
     async fn run_one(&self, taken: &Taken) -> Settlement {
@@ -157,18 +162,49 @@ impl Lane {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Settled,
-    Panicked,
+/// A panic while one message is worked on must not take its runner along, nor
+/// leave the message held by nobody: it is `None` then.
+fn poll_caught<T>(run: Pin<&mut impl Future<Output = T>>, context: &mut Context<'_>) -> Poll<Option<T>> {
+    match catch_unwind(AssertUnwindSafe(|| run.poll(context))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    }
 }
 
-/// A panic while one message is worked on must not take its runner along, nor
-/// leave the message held by nobody.
-fn poll_caught(finish: Pin<&mut impl Future<Output = ()>>, context: &mut Context<'_>) -> Poll<Ended> {
-    match catch_unwind(AssertUnwindSafe(|| finish.poll(context))) {
-        Ok(polled) => polled.map(|()| Ended::Settled),
-        Err(_) => Poll::Ready(Ended::Panicked),
+/// What a runner has to settle, handed over a few at a time: to wake the
+/// settler for each would cost more than the handler.
+struct Gathered<'a> {
+    lane: &'a Lane,
+    settlements: Vec<Settlement>,
+    since: Instant,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(lane: &'a Lane) -> Self {
+        Self { lane, settlements: Vec::new(), since: Instant::now() }
+    }
+
+    fn push(&mut self, settlement: Settlement) {
+        if self.settlements.is_empty() {
+            self.since = Instant::now();
+        }
+        self.settlements.push(settlement);
+        if self.since.elapsed() >= GATHER {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.settlements.is_empty() {
+            // The settler outlives the runners; without it the leases run out.
+            let _ = self.lane.settlements.send(std::mem::take(&mut self.settlements));
+        }
+    }
+}
+
+impl Drop for Gathered<'_> {
+    fn drop(&mut self) {
+        self.send();
     }
 }
 

@@ -4,19 +4,13 @@
 use super::keep::BEAT;
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
 use crate::queue::{QueueError, Settled, Settlement};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-/// How long a settlement waits for others that are under way.
-const GATHER: Duration = Duration::from_millis(1);
-/// With so many it waits no longer.
-const GATHERED: usize = 64;
 
 impl Lane {
     pub(super) async fn settle_until(
         &self,
-        mut receiver: mpsc::UnboundedReceiver<Settlement>,
+        mut receiver: mpsc::UnboundedReceiver<Vec<Settlement>>,
         drained: &CancellationToken,
     ) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -25,57 +19,42 @@ impl Lane {
             if batch.is_empty() {
                 tokio::select! {
                     biased;
-                    count = receiver.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+                    Some(more) = receiver.recv() => batch.extend(more),
                     () = drained.cancelled() => return,
                 }
-                self.gather(&mut receiver, &mut batch).await;
+            }
+            // What came in meanwhile goes along, and does not wait for what
+            // can't be settled now.
+            while batch.len() < BATCH_MAX
+                && let Ok(more) = receiver.try_recv()
+            {
+                batch.extend(more);
             }
             match self.settle(&mut batch).await {
-                Ok(()) if batch.is_empty() => pause = PAUSE_MIN,
+                Ok(()) if batch.is_empty() => {
+                    pause = PAUSE_MIN;
+                    continue;
+                }
                 Ok(()) => {}
                 Err(error) => tracing::warn!(topic = %self.topic(), %error, retry_in = ?pause, "not settled yet"),
             }
-            if !batch.is_empty() {
-                let _ = tokio::time::timeout(pause, drained.cancelled()).await;
-                if drained.is_cancelled() {
-                    return;
-                }
-                pause = (pause * 2).min(PAUSE_MAX);
-                // What came in meanwhile does not wait for what can't be settled.
-                while batch.len() < BATCH_MAX
-                    && let Ok(more) = receiver.try_recv()
-                {
-                    batch.push(more);
-                }
-            }
-        }
-    }
-
-    /// Waits a moment for what else is about to end, so that many share one
-    /// script. What the last one holds up is only its own room.
-    async fn gather(&self, receiver: &mut mpsc::UnboundedReceiver<Settlement>, batch: &mut Vec<Settlement>) {
-        let deadline = tokio::time::Instant::now() + GATHER;
-        while batch.len() < GATHERED && batch.len() < self.held().len() {
-            let more = receiver.recv_many(batch, BATCH_MAX - batch.len());
-            if !matches!(tokio::time::timeout_at(deadline, more).await, Ok(1..)) {
+            if tokio::time::timeout(pause, drained.cancelled()).await.is_ok() {
                 return;
             }
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
     /// Settles a batch; what is left in it is to be tried again.
     async fn settle(&self, batch: &mut Vec<Settlement>) -> Result<(), QueueError> {
         let results = self.queue.settle(batch).await?;
-        let mut left = Vec::new();
-        let mut is_due_soon = false;
+        let (mut settled, mut left) = (Vec::with_capacity(batch.len()), Vec::new());
         for (settlement, result) in batch.drain(..).zip(results) {
             match result {
-                Settled::Ok | Settled::Gone => {
-                    is_due_soon |= matches!(&settlement, Settlement::Later { after, .. } if *after < BEAT);
-                    if result == Settled::Gone {
-                        tracing::debug!(topic = %self.topic(), entry = settlement.entry_id(), "settled by another, or twice");
-                    }
-                    self.release(settlement.entry_id());
+                Settled::Ok => settled.push(settlement),
+                Settled::Gone => {
+                    tracing::debug!(topic = %self.topic(), entry = settlement.entry_id(), "settled by another, or twice");
+                    settled.push(settlement);
                 }
                 Settled::Failed(error) => {
                     tracing::warn!(topic = %self.topic(), entry = settlement.entry_id(), error, "not settled yet");
@@ -84,15 +63,19 @@ impl Lane {
             }
         }
         *batch = left;
-        if is_due_soon {
+        self.release(settled.iter().map(Settlement::entry_id));
+        if settled.iter().any(|one| matches!(one, Settlement::Later { after, .. } if *after < BEAT)) {
             self.due.notify_one();
         }
         Ok(())
     }
 
-    pub(super) fn release(&self, entry_id: &str) {
+    /// These are no longer ours to settle.
+    pub(super) fn release<'a>(&self, entry_ids: impl IntoIterator<Item = &'a str>) {
         let mut held = self.held();
-        held.remove(entry_id);
+        for entry_id in entry_ids {
+            held.remove(entry_id);
+        }
         self.metrics.in_flight.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
         drop(held);
         self.room.notify_one();

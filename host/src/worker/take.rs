@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// While so many taken messages have not begun, no more are read: reads of one
 /// or two at a time cost Redis ten times as much for each.
-const BEGUN_LOW: usize = 128;
+const BEGUN_LOW: usize = 256;
 
 /// What one read may bring, by what entries have weighed so far.
 const READ_BYTES_MAX: usize = 32 << 20;
