@@ -19,7 +19,7 @@ const FIELDS_MAX: usize = 3000;
 const GATHER: Duration = Duration::from_millis(1);
 
 /// A runner gives others on its thread a turn after this many messages.
-const TURN: usize = 64;
+const TURN: usize = 128;
 
 impl Lane {
     pub(super) fn start_runners(self: &Arc<Self>, count: usize) {

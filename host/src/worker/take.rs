@@ -61,11 +61,12 @@ impl Lane {
         // Redis may have been away for longer than our leases: they come first,
         // and nobody else's count as expired until their owners had the time too.
         self.renew().await?;
-        self.set_connected_at(Some(Instant::now()));
         let adopted = self.queue.adopt(self.settings.adopt_after).await?;
         if adopted > 0 {
             tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
         }
+        // From here on others' messages may be taken over, the original's too.
+        self.set_connected_at(Some(Instant::now()));
         self.is_consuming.store(true, Ordering::Relaxed);
         let mut reconciled = Instant::now();
         while !self.stop.is_cancelled() {
