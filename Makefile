@@ -23,6 +23,7 @@ demo: plugins ## a worker with a Redis of its own, sample messages, and their ha
 
 test: plugins ## every test
 	cargo test --locked -p gateway-worker
+	cargo test --locked -p gateway-plugin-sdk
 
 lint: ## format, clippy, docs
 	cargo fmt --all --check
