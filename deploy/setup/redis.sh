@@ -25,17 +25,17 @@ fi
 echo "set-up: unpacking redis-server into $state/redis" >&2
 work=$state/redis.tmp
 rm -rf "$work"
-mkdir -p "$work/root"
+mkdir -p "$work/files"
 (
     cd "$work"
     packages=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
         --no-enhances redis-server | grep -E '^(redis-tools|redis-server|liblzf|libjemalloc|liblua|libatomic|libhiredis)' | sort -u)
     apt-get download -qq $packages >&2
-    for package in *.deb; do dpkg -x "$package" root && rm "$package"; done
+    for package in *.deb; do dpkg -x "$package" files && rm "$package"; done
 ) || cannot "apt-get update && apt-get install redis-server"
 cat > "$work/redis-server" <<'SH'
 #!/bin/sh
-here=$(dirname "$(readlink -f "$0")")/root/usr
+here=$(dirname "$(readlink -f "$0")")/files/usr
 LD_LIBRARY_PATH=$(ls -d "$here"/lib/*-linux-gnu | head -1) exec "$here/bin/redis-server" "$@"
 SH
 chmod +x "$work/redis-server"
