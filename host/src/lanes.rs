@@ -85,7 +85,7 @@ impl Lanes {
         // process too, is another consumer.
         let me = Uuid::new_v4().to_string();
         let (lane, settlements) = Lane::new(LaneParts {
-            queue: TopicQueue::new(&self.connection, &settings.prefix, &settings.group_of(topic), &me, topic),
+            queue: TopicQueue::new(&self.connection, &settings.prefix, &settings.group, &me, topic),
             plugin: plugin.clone(),
             settings: settings.clone(),
             metrics: self.metrics.topic(topic),

@@ -3,7 +3,6 @@
 //! restart, not five. Flags win over the environment, that over the file
 //! `gateway-worker.toml`, that over the defaults.
 
-use crate::topic::Topic;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -311,12 +310,6 @@ impl TypedQueue {
     }
 }
 
-impl QueueSettings {
-    pub fn group_of(&self, topic: &Topic) -> String {
-        self.group.replace("{topic}", topic.as_str())
-    }
-}
-
 impl FromStr for LogFormat {
     type Err = ();
 
@@ -389,7 +382,7 @@ mod tests {
         assert_eq!(settings.listen.to_string(), "0.0.0.0:8084");
         assert_eq!(settings.redis_url, "redis://localhost:6379/0");
         assert_eq!((settings.queue.prefix.as_str(), settings.queue.lease), ("mq:", Duration::from_secs(10)));
-        assert_eq!(settings.queue.group_of(&Topic::parse("a").unwrap()), "consumer-group-a");
+        assert_eq!(settings.queue.group, "consumer-group-{topic}");
         assert_eq!(settings.queue.message_bytes_max, 16 << 20);
     }
 

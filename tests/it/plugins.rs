@@ -51,17 +51,22 @@ async fn replaced_under_load_every_message_is_run_once_by_one_version() {
     let plugins = Plugins::with("puppet", &built("puppet"), &manifest(0));
     let gateway = Gateway::start(&redis, &plugins);
     let mut digests = BTreeSet::from([gateway.until_loaded("puppet").await]);
-    let mut published = 0;
-    for version in 1..=4 {
-        for _ in 0..MESSAGES / 4 {
-            redis.publish("puppet", &format!("m-{published}"), r#"{"do":"echo","to":"seen"}"#).await;
-            published += 1;
+    let publishing = async {
+        for number in 0..MESSAGES {
+            redis.publish("puppet", &format!("m-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
         }
-        plugins.write("puppet.toml", manifest(version).as_bytes());
-        let is_new = |line: &serde_json::Value| line["digest"].as_str().is_some_and(|digest| !digests.contains(digest));
-        let line = gateway.until_logged("plugin loaded", is_new).await;
-        digests.insert(line["digest"].as_str().unwrap().to_owned());
-    }
+    };
+    // While they flow, not between them.
+    let replacing = async {
+        for version in 1..=4 {
+            plugins.write("puppet.toml", manifest(version).as_bytes());
+            let is_new =
+                |line: &serde_json::Value| line["digest"].as_str().is_some_and(|digest| !digests.contains(digest));
+            let line = gateway.until_logged("plugin loaded", is_new).await;
+            digests.insert(line["digest"].as_str().unwrap().to_owned());
+        }
+    };
+    tokio::join!(publishing, replacing);
     redis.is("all are handled", "XLEN mq:puppet", 0).await;
     let runs = gateway.outcomes("puppet");
     let mut count = BTreeMap::new();

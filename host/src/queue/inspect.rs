@@ -98,7 +98,7 @@ async fn topic_state(
         let length: u64 = redis::cmd("XLEN").arg(&keys.stream).query_async(&mut shared).await?;
         let groups: Vec<BTreeMap<String, Value>> =
             redis::cmd("XINFO").arg("GROUPS").arg(&keys.stream).query_async(&mut shared).await?;
-        (waiting, in_flight) = backlog(length, &groups, &group.replace("{topic}", topic.as_str()));
+        (waiting, in_flight) = backlog(length, &groups, &super::keys::group(group, topic));
     } else if kind == "list" {
         waiting = redis::cmd("LLEN").arg(&keys.stream).query_async(&mut shared).await?;
     }

@@ -48,6 +48,11 @@ impl Keys {
     }
 }
 
+/// The name of a topic's consumer group; the pattern may contain `{topic}`.
+pub(crate) fn group(pattern: &str, topic: &Topic) -> String {
+    pattern.replace("{topic}", topic.as_str())
+}
+
 /// `mq::workers`: the workers seen lately, for display only.
 pub(crate) fn workers(prefix: &str) -> String {
     format!("{prefix}:workers")
@@ -67,6 +72,8 @@ mod tests {
         assert_eq!(keys.legacy_delay, "mq:delay:order.reminder");
         assert_eq!(keys.legacy_dead, "mq:dead-letter:order.reminder");
         assert_eq!(workers("mq:"), "mq::workers");
+        let topic = Topic::parse("a.b").unwrap();
+        assert_eq!(group("consumer-group-{topic}", &topic), "consumer-group-a.b");
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl TopicQueue {
             keys: Keys::new(prefix, topic),
             topic: topic.clone(),
             prefix: prefix.to_owned(),
-            group: group.replace("{topic}", topic.as_str()),
+            group: keys::group(group, topic),
             me: me.to_owned(),
             deletes: Arc::new(AtomicBool::new(true)),
         }
