@@ -82,7 +82,10 @@ async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
     redis.publish("puppet", "later", r#"{"do":"sleep","ms":1500}"#).await;
     redis.is("all but theirs", "XLEN mq:puppet", 1).await;
     assert_eq!(redis.in_flight("puppet").await, 1);
-    assert_eq!(gateway.logged("taken over").len() + other.logged("taken over").len(), 0);
+    // Not "nothing at all": on a busy machine a renewal of ours may come late.
+    for worker in [&gateway, &other] {
+        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != GO));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,6 +215,7 @@ async fn enough_stock_alerts_nobody() {
         redis.publish("inventory.alert", id, &data.to_string()).await;
         gateway.until_outcome("inventory.alert", id, "done").await;
     }
+    redis.is("both are settled", "XLEN mq:inventory.alert", 0).await;
     assert_eq!(redis.run::<i64>("EXISTS mq:email.send").await, 0);
 }
 
@@ -232,5 +233,6 @@ async fn a_manifest_that_says_nobody_is_to_be_told_is_waited_for() {
         "[grants]\npublish = [\"email.send\"]\n[config]\nalert_to = \"me@x.example\"\n",
     );
     gateway.until_outcome("inventory.alert", "a", "done").await;
+    redis.is("the alert is sent", "XLEN mq:email.send", 1).await;
     assert_eq!(redis.envelopes("mq:email.send").await[0]["data"]["to"], "me@x.example");
 }

@@ -274,7 +274,7 @@ async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start(&redis, &plugins);
     for number in 0..6 {
-        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":700}"#).await;
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":4000}"#).await;
     }
     redis.until_in_flight("puppet", 2).await;
     assert!(gateway.stop().await.success());
