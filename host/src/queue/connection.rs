@@ -62,13 +62,24 @@ impl Connection {
         self.shared.clone()
     }
 
-    /// A connection of its own for blocking reads. It has no response timeout:
-    /// with one, the crate gives up on a read that Redis goes on with, and the
-    /// message that it then delivers is lost on the way.
-    pub(super) async fn blocking(&self) -> Result<MultiplexedConnection, QueueError> {
+    /// A connection of its own for blocking reads of this key. It has no
+    /// response timeout: with one, the crate gives up on a read that Redis goes
+    /// on with, and the message that it then delivers is lost on the way.
+    pub(super) async fn blocking(&self, _key: &str) -> Result<MultiplexedConnection, QueueError> {
         let config =
             AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(CONNECT_TIMEOUT));
         Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
+    }
+
+    /// Ends the blocking read that a client of this id has under way for this
+    /// key. It then finds nothing.
+    pub(super) async fn unblock(&self, _key: &str, client_id: i64) -> Result<(), QueueError> {
+        Ok(redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(&mut self.shared()).await?)
+    }
+
+    /// Whether one script may use both keys.
+    pub(super) fn share_slot(&self, _one: &str, _other: &str) -> bool {
+        true
     }
 
     pub async fn ping(&self) -> Health {

@@ -9,10 +9,20 @@ pub(crate) struct Keys {
     /// `mq:<topic>`: what publishers write to.
     pub(crate) stream: String,
     pub(crate) state: String,
+    /// What was moved out of a list of plain clients: on its way, and ready.
+    pub(crate) input: String,
     pub(crate) work: String,
+    pub(crate) high: String,
+    pub(crate) low: String,
     pub(crate) later: String,
     pub(crate) later_body: String,
+    /// Follow-ups on their way to topics in other slots.
+    pub(crate) out: String,
     pub(crate) dead: String,
+    /// The last fire time of each schedule.
+    pub(crate) cron: String,
+    /// How often a message was lost while it ran alone.
+    pub(crate) suspects: String,
     /// The original's delayed messages and dead letters.
     pub(crate) legacy_delay: String,
     pub(crate) legacy_dead: String,
@@ -24,10 +34,16 @@ impl Keys {
         Self {
             stream: format!("{prefix}{topic}"),
             state: ours("state"),
+            input: ours("in"),
             work: ours("work"),
+            high: ours("high"),
+            low: ours("low"),
             later: ours("later"),
             later_body: ours("later:body"),
+            out: ours("out"),
             dead: ours("dead"),
+            cron: ours("cron"),
+            suspects: ours("suspects"),
             legacy_delay: format!("{prefix}delay:{topic}"),
             legacy_dead: format!("{prefix}dead-letter:{topic}"),
         }

@@ -18,7 +18,7 @@ pub struct Reader {
 
 impl Reader {
     pub async fn connect(queue: &TopicQueue) -> Result<Self, QueueError> {
-        let mut connection = queue.connection().blocking().await?;
+        let mut connection = queue.connection().blocking(&queue.keys().stream).await?;
         let client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
         Ok(Self { connection, client_id })
     }

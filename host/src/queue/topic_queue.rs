@@ -113,7 +113,7 @@ impl TopicQueue {
 
     /// Ends a reader's blocking read now. It then finds nothing.
     pub async fn unblock(&self, client_id: i64) -> Result<(), QueueError> {
-        Ok(redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(&mut self.shared()).await?)
+        self.connection.unblock(&self.keys.stream, client_id).await
     }
 
     /// Renews the leases of what we hold; returns what we no longer do.
