@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gateway-worker");
 /// No test waits as long as this unless it fails.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn state() -> PathBuf {
     Path::new(ROOT).join(".gateway-worker")
@@ -74,11 +74,15 @@ impl Redis {
     pub(crate) fn start_again(&mut self) {
         let program = private_redis::find(&state()).unwrap();
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        self.server = PrivateRedis::start_at(self.server.port(), &program, self.data.path(), &options).unwrap();
+        let start = || PrivateRedis::start_at(self.server.port(), &program, self.data.path(), &options);
+        // A connection of somebody's may have the port for a moment.
+        self.server = (0..50)
+            .find_map(|_| start().map_err(|_| std::thread::sleep(Duration::from_millis(100))).ok())
+            .expect("the server starts again");
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+        patient_connection(&self.url()).await
     }
 
     /// Runs one command, written as in a shell without quotes.
@@ -151,6 +155,13 @@ impl Redis {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
+}
+
+/// Without the client's own impatience, which a busy machine tries.
+pub(crate) async fn patient_connection(url: &str) -> MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let client = redis::Client::open(url).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 pub(crate) fn field(fields: &[(String, Vec<u8>)], name: &str) -> Vec<u8> {
