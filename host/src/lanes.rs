@@ -6,7 +6,7 @@ use crate::plugin::{Plugin, Routes};
 use crate::queue::{Connection, TopicQueue};
 use crate::settings::Settings;
 use crate::topic::Topic;
-use crate::worker::{Lane, LaneParts};
+use crate::worker::{Alone, Lane, LaneParts};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -20,12 +20,13 @@ pub struct Lanes {
     settings: Settings,
     metrics: Arc<Metrics>,
     handlers: Handle,
+    alone: Arc<Alone>,
     running: Mutex<BTreeMap<Topic, Arc<Lane>>>,
 }
 
 impl Lanes {
     pub fn new(connection: Connection, settings: Settings, metrics: Arc<Metrics>, handlers: Handle) -> Self {
-        Self { connection, settings, metrics, handlers, running: Mutex::default() }
+        Self { connection, settings, metrics, handlers, alone: Arc::default(), running: Mutex::default() }
     }
 
     /// The lanes of the topics that have a plugin now.
@@ -90,6 +91,7 @@ impl Lanes {
             settings: settings.clone(),
             metrics: self.metrics.topic(topic),
             handlers: self.handlers.clone(),
+            alone: self.alone.clone(),
             abreast_max: self.settings.handler_threads,
         });
         let (running, stop, drain) = (lane.clone(), stop.clone(), self.settings.drain);

@@ -16,6 +16,11 @@ pub struct Manifest {
     pub topics: Vec<Topic>,
     /// Messages in flight per topic and worker.
     pub concurrency: usize,
+    /// Messages in flight per topic over all workers.
+    pub concurrency_total: Option<usize>,
+    pub rate: Option<Rate>,
+    /// A message that has finished is not run again for so long.
+    pub dedup: Option<Duration>,
     pub limits: Limits,
     pub retry: RetryPolicy,
     pub grants: Grants,
@@ -31,6 +36,13 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes of log a second.
     pub log: u64,
+}
+
+/// How many messages of a topic may begin in how long, over all workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub limit: u32,
+    pub per: Duration,
 }
 
 impl Default for Limits {
@@ -56,6 +68,9 @@ impl Manifest {
         Self {
             topics: vec![topic],
             concurrency: CONCURRENCY,
+            concurrency_total: None,
+            rate: None,
+            dedup: None,
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             grants: Grants::default(),
@@ -81,6 +96,9 @@ impl Manifest {
         Ok(Self {
             topics,
             concurrency: raw.concurrency.map_or(CONCURRENCY, |Count::<CONCURRENCY_MAX>(count)| count as usize),
+            concurrency_total: raw.concurrency_total.map(|Count::<CONCURRENCY_TOTAL_MAX>(count)| count as usize),
+            rate: raw.rate.map(|RawRate { limit: Count(limit), per: Span(per) }| Rate { limit, per }),
+            dedup: raw.dedup.map(|RawDedup { window: Span(window) }| window),
             limits: Limits {
                 timeout: raw.limits.timeout.map_or(limits.timeout, |Span::<1, HOUR>(span)| span),
                 cpu: raw.limits.cpu.map_or(limits.cpu, |Span::<1, HOUR>(span)| span),
@@ -101,6 +119,7 @@ impl Manifest {
 
 const CONCURRENCY: usize = 64;
 const CONCURRENCY_MAX: u32 = 10_000;
+const CONCURRENCY_TOTAL_MAX: u32 = 1_000_000;
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 
@@ -109,6 +128,9 @@ const DAY: u64 = 24 * HOUR;
 struct Raw {
     topics: Option<Vec<RawTopic>>,
     concurrency: Option<Count<CONCURRENCY_MAX>>,
+    concurrency_total: Option<Count<CONCURRENCY_TOTAL_MAX>>,
+    rate: Option<RawRate>,
+    dedup: Option<RawDedup>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -135,6 +157,19 @@ struct RawRetry {
     backoff: Option<Backoff>,
     base: Option<Span<1, DAY>>,
     cap: Option<Span<1, DAY>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRate {
+    limit: Count<1_000_000>,
+    per: Span<100, DAY>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDedup {
+    window: Span<1000, { 366 * DAY }>,
 }
 
 #[derive(Deserialize, Default)]
@@ -252,6 +287,12 @@ mod tests {
             r#"
             topics = ["a.b", "c"]
             concurrency = 2
+            concurrency_total = 5
+            [rate]
+            limit = 100
+            per = "1s"
+            [dedup]
+            window = "24h"
             [limits]
             timeout = "5s"
             cpu = "200ms"
@@ -271,6 +312,9 @@ mod tests {
         .unwrap();
         assert_eq!(manifest.topics.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a.b", "c"]);
         assert_eq!((manifest.concurrency, manifest.limits.cpu), (2, Duration::from_millis(200)));
+        assert_eq!(manifest.concurrency_total, Some(5));
+        assert_eq!(manifest.rate, Some(Rate { limit: 100, per: Duration::from_secs(1) }));
+        assert_eq!(manifest.dedup, Some(Duration::from_secs(86_400)));
         assert_eq!(
             (manifest.limits.timeout, manifest.limits.memory, manifest.limits.log),
             (Duration::from_secs(5), MIB, 1024)
@@ -291,6 +335,11 @@ mod tests {
             ("[limits]\n\ncpu = \"1x\"", &["line 3, column 7", "500ms"]),
             ("[limits]\ncpu = \"0s\"", &["1ms to 1h"]),
             ("[limits]\ntimeout = \"61m\"", &["1ms to 1h"]),
+            ("[rate]\nlimit = 5", &["missing field `per`"]),
+            ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
+            ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
+            ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
+            ("concurrency_total = 0", &["1 to 1000000"]),
             ("[limits]\nmemory = \"64KB\"", &["65536 to"]),
             ("[limits]\nmemory = 64", &["line 2, column 10", "a string"]),
             ("[limits]\nlog = \"64KiB\"", &["64KiB/s"]),

@@ -40,6 +40,8 @@ pub struct Message {
     /// What the envelope's `max_retry` allows, where it has one.
     pub max_attempts: Option<u32>,
     pub expires_at: Option<Timestamp>,
+    /// What copies of it are known by, if not by its id.
+    pub dedup_key: Option<String>,
     pub postponed: Postponed,
     /// False where the entry itself has no id of its own to be found again by.
     pub has_own_id: bool,
@@ -55,6 +57,14 @@ pub struct Postponed {
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{0}")]
 pub struct Undecodable(String);
+
+impl Message {
+    /// What tells copies of this message from others: its dedup key, else its
+    /// id; an entry that has neither has no copies.
+    pub fn mark(&self) -> Option<&String> {
+        self.dedup_key.as_ref().or(self.has_own_id.then_some(&self.id))
+    }
+}
 
 /// Reads the entry `entry_id` (`<ms>-<sequence>`) of the topic's stream. The
 /// topic is the key's, never the one that the JSON names.
@@ -127,6 +137,7 @@ fn plain(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
         attempt: 1,
         max_attempts: None,
         expires_at: None,
+        dedup_key: None,
         postponed: Postponed::default(),
         has_own_id: false,
     }
@@ -162,6 +173,7 @@ fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, U
         attempt: as_u32(retry) + 1,
         max_attempts: max_retry.map(as_u32),
         expires_at,
+        dedup_key: text("dedup_key", keys.dedup_key)?.filter(|key| !key.is_empty()).map(Cow::into_owned),
         has_own_id: id.is_some(),
         ..plain(topic, &id.unwrap_or(Cow::Borrowed(entry_id)), Vec::new())
     })
@@ -257,6 +269,7 @@ struct Keys<'a> {
     max_retry: Option<&'a RawValue>,
     headers: Option<&'a RawValue>,
     expires_at: Option<&'a RawValue>,
+    dedup_key: Option<&'a RawValue>,
     spec_version: Option<&'a RawValue>,
 }
 
@@ -301,6 +314,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
                 "max_retry" => &mut keys.max_retry,
                 "headers" => &mut keys.headers,
                 "expires_at" => &mut keys.expires_at,
+                "dedup_key" => &mut keys.dedup_key,
                 "specversion" => &mut keys.spec_version,
                 _ => {
                     map.next_value::<IgnoredAny>()?;

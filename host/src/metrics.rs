@@ -29,8 +29,8 @@ pub const OUTCOMES: [&str; 11] = [
     "worker-lost",
 ];
 
-/// What can be wrong with a message before it is run.
-pub const UNRUNNABLE: [&str; 3] = ["decode", "too-large", "expired"];
+/// What keeps a message from being run.
+pub const UNRUNNABLE: [&str; 5] = ["decode", "too-large", "expired", "duplicate", "crash-loop"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TopicLabel {

@@ -22,6 +22,7 @@ pub struct Publication {
     pub topic: Topic,
     /// Zero: at once.
     pub delay: Duration,
+    pub priority: Priority,
     /// The envelope, ready for the field `message`.
     pub body: Vec<u8>,
 }
@@ -35,9 +36,22 @@ pub struct Draft<'a> {
     pub headers: &'a [(String, String)],
     pub priority: Priority,
     pub delay: Duration,
+    /// What copies of it are known by where its topic drops them, if not by
+    /// its id.
+    pub dedup_key: Option<&'a str>,
+    /// Not to be run from then on.
+    pub expires_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+impl<'a> Draft<'a> {
+    /// A message with nothing but its data.
+    pub fn new(id: String, topic: &'a Topic, data: &'a str) -> Self {
+        let (priority, delay) = (Priority::Normal, Duration::ZERO);
+        Self { id, topic, data, headers: &[], priority, delay, dedup_key: None, expires_at: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     High,
@@ -56,6 +70,8 @@ pub enum BadDraft {
     Header(String),
     #[error("a delay is at most 366 days")]
     Delay,
+    #[error("a dedup key has 1 to 256 bytes")]
+    DedupKey,
 }
 
 #[derive(Serialize)]
@@ -70,6 +86,10 @@ struct Envelope<'a> {
     headers: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<Priority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedup_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
 }
 
 impl Draft<'_> {
@@ -80,6 +100,9 @@ impl Draft<'_> {
         }
         if self.delay > DELAY_MAX {
             return Err(BadDraft::Delay);
+        }
+        if self.dedup_key.is_some_and(|key| !(1..=256).contains(&key.len())) {
+            return Err(BadDraft::DedupKey);
         }
         let mut headers = BTreeMap::new();
         for (name, value) in self.headers {
@@ -99,9 +122,22 @@ impl Draft<'_> {
             max_retry: MAX_RETRY,
             headers,
             priority: Some(self.priority).filter(|priority| *priority != Priority::Normal),
+            dedup_key: self.dedup_key,
+            expires_at: self.expires_at.map(rfc3339),
         };
         let body = serde_json::to_vec(&envelope).map_err(|error| BadDraft::Data(error.to_string()))?;
-        Ok(Publication { topic: self.topic.clone(), delay: self.delay, body, id: self.id })
+        Ok(Publication { topic: self.topic.clone(), delay: self.delay, priority: self.priority, body, id: self.id })
+    }
+}
+
+impl Publication {
+    /// The priority in the words of keys and scripts; empty for the normal one.
+    pub fn class(&self) -> &'static str {
+        match self.priority {
+            Priority::High => "high",
+            Priority::Normal => "",
+            Priority::Low => "low",
+        }
     }
 }
 
@@ -112,8 +148,7 @@ mod tests {
     fn seal(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, BadDraft> {
         let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let topic = Topic::parse("email.send").unwrap();
-        let draft =
-            Draft { id: "m-1".to_owned(), topic: &topic, data, headers: &headers, priority: Priority::Normal, delay };
+        let draft = Draft { headers: &headers, delay, ..Draft::new("m-1".to_owned(), &topic, data) };
         let now = "2026-11-23T07:45:23.585Z".parse().unwrap();
         draft.seal(now).map(|publication| String::from_utf8(publication.body).unwrap())
     }

@@ -9,25 +9,38 @@ mod adopt;
 mod connection;
 pub mod inspect;
 mod keys;
+mod leases;
+mod outbox;
+mod publish;
 mod reader;
+mod reply;
 mod scripts;
 mod settle;
+mod source;
+mod time;
 mod topic_queue;
+mod workers;
 
 pub use connection::{Connection, Health, RedisTarget, check_policy};
-pub use reader::Reader;
-pub use settle::{Settled, Settlement};
-pub use topic_queue::{Kind, Legacy, Patience, Promoted, TopicQueue, announce};
+pub use leases::{Clock, Patience, Restamp, TakenOver};
+pub use reader::{End, Flags, FlowControl, Reader, Take};
+pub use settle::{Counted, Settled, Settlement};
+pub use source::{EntryKey, Source};
+pub use time::Promoted;
+pub use topic_queue::{Kind, Opened, TopicQueue};
+pub use workers::announce;
 
 use crate::message::Fields;
 
 /// A message taken from Redis, and what Redis says about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Taken {
-    /// The stream entry's id, `<ms>-<sequence>`.
-    pub entry_id: String,
-    /// How often it has been delivered; 1 is the first time.
+    pub entry: EntryKey,
+    /// How often it has been delivered; 1 is the first time. With the owner,
+    /// it tells one hold of a message from another.
     pub deliveries: u32,
+    /// How many workers were lost with it in hand.
+    pub losses: u32,
     pub fields: Fields,
 }
 

@@ -4,19 +4,24 @@
 //! Three loops share it. The *reader* takes, when there is room. The *runners*
 //! call and judge, on the handlers' own threads. The *settler* puts verdicts
 //! into effect, many at a time. Beside them leases are renewed, and the
-//! *keeper* takes over from the dead and brings back what is due.
+//! *keeper* takes over from the dead and brings back what is due, and where
+//! plain clients push into a list, the *ingester* moves that to a stream.
 
+mod alone;
+mod dedup;
 mod handle;
+mod ingest;
 mod keep;
 mod settle;
 mod take;
 
+pub use alone::Alone;
 pub use handle::short;
 
 use crate::backlog::Backlog;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
-use crate::queue::{QueueError, Settlement, Taken, TopicQueue};
+use crate::queue::{EntryKey, QueueError, Settlement, Source, Taken, TopicQueue};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use arc_swap::ArcSwap;
@@ -25,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,7 +48,19 @@ pub struct Lane {
     metrics: TopicMetrics,
     backlog: Backlog<Taken>,
     /// What is taken and not yet settled, with its delivery count.
-    held: Mutex<HashMap<String, u32>>,
+    held: Mutex<HashMap<EntryKey, u32>>,
+    /// The streams that there are to read from.
+    sources: ArcSwap<Vec<Source>>,
+    /// Which of them has the next turn.
+    turn: AtomicUsize,
+    /// Whether the keys have changed so that the reader must look at them.
+    look_again: AtomicBool,
+    is_paused: AtomicBool,
+    /// Whether plain clients fill a list.
+    is_list: watch::Sender<bool>,
+    /// Whether the outbox may have follow-ups.
+    has_outgoing: AtomicBool,
+    alone: Arc<Alone>,
     room: Notify,
     settlements: mpsc::UnboundedSender<Vec<Settlement>>,
     /// Held while what Redis says we have is compared with what we have, and
@@ -68,6 +85,8 @@ pub struct LaneParts {
     pub settings: QueueSettings,
     pub metrics: TopicMetrics,
     pub handlers: Handle,
+    /// One for all lanes of a process.
+    pub alone: Arc<Alone>,
     /// Handlers that run at once without waiting: one per thread of theirs.
     pub abreast_max: usize,
 }
@@ -83,6 +102,14 @@ impl Lane {
             metrics: parts.metrics,
             backlog: Backlog::new(parts.abreast_max),
             held: Mutex::default(),
+            sources: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+            look_again: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
+            is_list: watch::Sender::new(false),
+            // Another worker may have left some.
+            has_outgoing: AtomicBool::new(true),
+            alone: parts.alone,
             room: Notify::new(),
             settlements,
             intake: tokio::sync::Mutex::new(()),
@@ -127,15 +154,17 @@ impl Lane {
     pub async fn run(self: Arc<Self>, receiver: mpsc::UnboundedReceiver<Vec<Settlement>>) {
         let drained = CancellationToken::new();
         let reading = async {
-            tokio::join!(self.read_until_stopped(), self.unblock_when_stopped());
-            self.release(self.backlog.clear().iter().map(|taken| taken.entry_id.as_str()));
+            tokio::join!(self.read_until_stopped(), self.unblock_when_stopped(), self.ingest_until_stopped());
+            self.release(self.backlog.clear().iter().map(|taken| &taken.entry));
             // Others need not wait for it until what runs here has ended.
-            let _ = self.queue.give_back(&self.held_ids()).await;
+            let _ = self.give_back().await;
             self.runners.close();
             self.runners.wait().await;
             while !self.held().is_empty() {
                 self.room.notified().await;
             }
+            // What the last ones send on is not left behind.
+            let _ = self.relay().await;
             drained.cancel();
         };
         tokio::join!(
@@ -153,8 +182,13 @@ impl Lane {
     pub async fn leave(&self) {
         self.is_consuming.store(false, Ordering::Relaxed);
         let leave = async {
-            let given_back = self.queue.give_back(&[]).await?;
-            self.queue.leave().await?;
+            let mut given_back = 0;
+            // A stop is no loss, whoever was alone then.
+            self.acquit().await?;
+            for source in self.sources.load().iter() {
+                given_back += self.queue.give_back(*source, &[]).await?;
+                self.queue.leave(*source).await?;
+            }
             Ok::<_, QueueError>(given_back)
         };
         match leave.await {
@@ -163,16 +197,54 @@ impl Lane {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<EntryKey, u32>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held_ids(&self) -> Vec<String> {
+    fn held_entries(&self) -> Vec<EntryKey> {
         self.held().keys().cloned().collect()
     }
 
+    /// Gives back what Redis says we have and we do not hold. Only to be called
+    /// while no read is under way.
+    async fn give_back(&self) -> Result<(), QueueError> {
+        let _intake = self.intake.lock().await;
+        for source in self.sources.load().iter() {
+            self.queue.give_back(*source, &self.held_entries()).await?;
+        }
+        Ok(())
+    }
+
+    fn connected_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.connected_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_connected_at(&self, at: Option<Instant>) {
-        *self.connected_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *self.connected_at() = at;
+    }
+
+    fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::SeqCst)
+    }
+
+    fn set_paused(&self, is_paused: bool) {
+        if self.is_paused.swap(is_paused, Ordering::SeqCst) != is_paused {
+            tracing::info!(topic = %self.topic(), "{}", if is_paused { "paused" } else { "resumed" });
+        }
+    }
+
+    /// Makes the reader look at the topic's keys anew.
+    async fn look_again(&self) {
+        self.look_again.store(true, Ordering::SeqCst);
+        let _ = self.unblock().await;
+    }
+
+    /// Ends the reader's blocking read, if one is under way.
+    async fn unblock(&self) -> Result<(), QueueError> {
+        match self.reader_id.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            reader_id => self.queue.unblock(reader_id).await,
+        }
     }
 
     fn free(&self) -> usize {

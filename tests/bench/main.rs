@@ -12,8 +12,8 @@ mod guest;
 
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
-use gateway_worker::publication::{Draft, Priority, Publication};
-use gateway_worker::queue::{Connection, Reader, RedisTarget, TopicQueue, inspect};
+use gateway_worker::publication::{Draft, Publication};
+use gateway_worker::queue::{Connection, Reader, RedisTarget, Source, TopicQueue, inspect};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use std::path::Path;
@@ -125,7 +125,7 @@ async fn fill(queue: &TopicQueue, topic: &Topic, count: usize) {
 fn publication(topic: &Topic, number: usize) -> Publication {
     let seal = |data: &str| {
         let id = format!("{number:036}");
-        let draft = Draft { id, topic, data, headers: &[], priority: Priority::Normal, delay: Duration::ZERO };
+        let draft = Draft::new(id, topic, data);
         draft.seal(Timestamp::now()).unwrap()
     };
     let bare = seal("\"\"").body.len();
@@ -140,15 +140,15 @@ async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
     let mut reader = Reader::connect(queue).await.unwrap();
     let mut left = count;
     while left > 0 {
-        let batch = reader.read(queue, 256, Duration::from_secs(1)).await.unwrap();
+        let (batch, _) = reader.read(queue, Source::Normal, 256, Duration::from_secs(1)).await.unwrap();
         let settled: Vec<_> = batch
             .iter()
             .map(|taken| {
-                std::hint::black_box(message::read(topic, &taken.entry_id, &taken.fields).unwrap());
-                taken.done(Vec::new(), Vec::new())
+                std::hint::black_box(message::read(topic, &taken.entry.id, &taken.fields).unwrap());
+                taken.done(None, Vec::new(), Vec::new())
             })
             .collect();
-        queue.settle(&settled).await.unwrap();
+        queue.settle(&settled, Duration::ZERO).await.unwrap();
         left -= batch.len();
     }
 }
@@ -194,14 +194,7 @@ async fn latency() -> (f64, f64) {
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
-        let draft = Draft {
-            id: number.to_string(),
-            topic: &topic,
-            data: &now,
-            headers: &[],
-            priority: Priority::Normal,
-            delay: Duration::ZERO,
-        };
+        let draft = Draft::new(number.to_string(), &topic, &now);
         queue.publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
         while dead.now().await <= number {
             tokio::time::sleep(Duration::from_millis(5)).await;

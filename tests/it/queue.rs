@@ -3,8 +3,10 @@
 
 use crate::support::{Redis, field, text, topic, until};
 use gateway_worker::message::Fields;
-use gateway_worker::publication::{Draft, Priority, Publication};
-use gateway_worker::queue::{Kind, Legacy, Patience, QueueError, Reader, Settled, Settlement, Taken, TopicQueue};
+use gateway_worker::publication::{Draft, Publication};
+use gateway_worker::queue::{
+    EntryKey, Kind, Patience, QueueError, Reader, Settled, Settlement, Source, Taken, TopicQueue,
+};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -24,31 +26,40 @@ async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>
 }
 
 async fn take(queue: &TopicQueue) -> Vec<Taken> {
-    assert_eq!(queue.open().await.unwrap(), Kind::Stream);
-    Reader::connect(queue).await.unwrap().read(queue, 100, SOON).await.unwrap()
+    assert_eq!(queue.open().await.unwrap().kind, Kind::Stream);
+    read(queue).await
+}
+
+async fn read(queue: &TopicQueue) -> Vec<Taken> {
+    Reader::connect(queue).await.unwrap().read(queue, Source::Normal, 100, SOON).await.unwrap().0
+}
+
+async fn take_over(queue: &TopicQueue, patience: Patience, count: usize) -> Vec<(Taken, String)> {
+    queue.take_over(Source::Normal, patience, None, count).await.unwrap().taken
+}
+
+async fn reconcile(queue: &TopicQueue, held: &[EntryKey]) -> Vec<Taken> {
+    queue.reconcile(Source::Normal, held).await.unwrap()
+}
+
+async fn settle(queue: &TopicQueue, batch: &[Settlement]) -> Vec<Settled> {
+    queue.settle(batch, HOUR).await.unwrap()
 }
 
 fn publication(to: &str, id: &str) -> Publication {
     let topic = topic(to);
-    let draft = Draft {
-        id: id.to_owned(),
-        topic: &topic,
-        data: "1",
-        headers: &[],
-        priority: Priority::Normal,
-        delay: Duration::ZERO,
-    };
+    let draft = Draft::new(id.to_owned(), &topic, "1");
     draft.seal(Timestamp::now()).unwrap()
 }
 
 fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {
-    taken.done(publications, Fields::new())
+    taken.done(None, publications, Fields::new())
 }
 
-async fn promote_all(queue: &TopicQueue, legacy: Legacy) -> usize {
+async fn promote_all(queue: &TopicQueue) -> usize {
     let mut moved = 0;
     loop {
-        match queue.promote(legacy).await.unwrap().moved {
+        match queue.promote().await.unwrap().moved + queue.promote_legacy().await.unwrap() {
             0 => return moved,
             more => moved += more,
         }
@@ -60,13 +71,13 @@ async fn two_messages_of_one_id_are_both_kept_while_they_wait() {
     let redis = Redis::start();
     let (queue, both) = taken(&redis, "me", &["same", "same"]).await;
     let later: Vec<_> = both.iter().map(|one| one.later(SOON, Fields::new())).collect();
-    assert_eq!(queue.settle(&later).await.unwrap(), [Settled::Ok, Settled::Ok]);
+    assert_eq!(settle(&queue, &later).await, [Settled::Ok, Settled::Ok]);
     for _ in 0..2 {
         redis.publish_later("t", "same", "{}", SOON).await;
     }
     assert_eq!(redis.run::<i64>("ZCARD {mq:t}:later").await, 4);
     until("all four are due", async || {
-        (redis.run::<i64>("XLEN mq:t").await + promote_all(&queue, Legacy::Skip).await as i64 >= 4).then_some(())
+        (redis.run::<i64>("XLEN mq:t").await + promote_all(&queue).await as i64 >= 4).then_some(())
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 4);
@@ -88,8 +99,8 @@ async fn every_field_of_an_entry_survives_waiting() {
     let queue = redis.queue("t", "me");
     let one = take(&queue).await.remove(0);
     let set = vec![(b"gw-attempt".to_vec(), b"2".to_vec()), (b"one".to_vec(), b"set".to_vec())];
-    queue.settle(&[one.later(Duration::ZERO, set)]).await.unwrap();
-    assert_eq!(promote_all(&queue, Legacy::Skip).await, 1);
+    settle(&queue, &[one.later(Duration::ZERO, set)]).await;
+    assert_eq!(promote_all(&queue).await, 1);
     let expected = [("trace", "abc"), ("gw-attempt", "2"), ("one", "set")];
     assert_eq!(redis.entries("mq:t").await[0], expected.map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec())));
 }
@@ -101,7 +112,7 @@ async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
     redis.publish_later("t", "fine", "{}", Duration::from_millis(1)).await;
     let queue = redis.queue("t", "me");
     until("both are gone", async || {
-        promote_all(&queue, Legacy::Skip).await;
+        promote_all(&queue).await;
         (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
     })
     .await;
@@ -117,8 +128,8 @@ async fn any_number_of_due_messages_is_promoted_in_pieces() {
     for number in 0..250 {
         redis.run::<i64>(&format!("ZADD mq:delay:t 1 {{\"id\":\"{number}\"}}")).await;
     }
-    assert_eq!(queue.promote(Legacy::Look).await.unwrap().moved, 100);
-    assert_eq!(promote_all(&queue, Legacy::Look).await, 150);
+    assert_eq!(queue.promote_legacy().await.unwrap(), 100);
+    assert_eq!(promote_all(&queue).await, 150);
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 250);
 }
 
@@ -128,7 +139,7 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
     redis.run::<()>("SET mq:t text").await;
     redis.run::<i64>("ZADD mq:delay:t 1 {\"id\":\"a\"}").await;
     let queue = redis.queue("t", "me");
-    assert!(matches!(queue.promote(Legacy::Look).await, Err(QueueError::WrongType(_))));
+    assert!(matches!(queue.promote_legacy().await, Err(QueueError::WrongType(_))));
     assert_eq!(redis.run::<i64>("ZCARD mq:delay:t").await, 1);
     assert!(matches!(queue.publish(&publication("t", "x")).await, Err(QueueError::WrongType(_))));
 }
@@ -137,9 +148,9 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
 async fn taking_never_makes_a_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    assert_eq!(queue.open().await.unwrap(), Kind::Absent);
+    assert_eq!(queue.open().await.unwrap().kind, Kind::Absent);
     Reader::connect(&queue).await.unwrap().wait_for_key(&queue, SOON).await.unwrap();
-    queue.promote(Legacy::Look).await.unwrap();
+    promote_all(&queue).await;
     assert_eq!(redis.run::<i64>("DBSIZE").await, 0);
 }
 
@@ -148,7 +159,7 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
     let redis = Redis::start();
     redis.run::<i64>("LPUSH mq:t a").await;
     let queue = redis.queue("t", "me");
-    assert_eq!(queue.open().await.unwrap(), Kind::Other("list".to_owned()));
+    assert_eq!(queue.open().await.unwrap().kind, Kind::List);
     redis.run::<String>("LPOP mq:t").await;
     redis.publish("t", "ours", "{}").await;
     assert_eq!(redis.run::<i64>("EXISTS mq:t").await, 0);
@@ -160,14 +171,14 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
 async fn a_lost_reply_is_found_again_and_counts_as_no_loss() {
     let redis = Redis::start();
     let (queue, lost) = taken(&redis, "me", &["a", "b", "held"]).await;
-    let held = lost[2].entry_id.clone();
+    let held = lost[2].entry.clone();
     assert!(take(&queue).await.is_empty());
-    let found = queue.reconcile(&[held]).await.unwrap();
+    let found = reconcile(&queue, &[held]).await;
     assert_eq!(found, lost[..2]);
-    let held: Vec<_> = lost.iter().map(|one| one.entry_id.clone()).collect();
-    assert!(queue.reconcile(&held).await.unwrap().is_empty());
+    let held: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
+    assert!(reconcile(&queue, &held).await.is_empty());
     // Found as often as may be, they are still delivered for the first time.
-    assert_eq!(queue.reconcile(&[]).await.unwrap(), lost);
+    assert_eq!(reconcile(&queue, &[]).await, lost);
 }
 
 #[tokio::test]
@@ -175,13 +186,13 @@ async fn a_renewal_neither_steals_nor_counts() {
     let redis = Redis::start();
     let (mine, all) = taken(&redis, "me", &["a", "b"]).await;
     let other = redis.queue("t", "other");
-    let stolen = other.take_over(NOW, 1).await.unwrap().remove(0);
+    let stolen = take_over(&other, NOW, 1).await.remove(0);
     assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
-    let ids: Vec<_> = all.iter().map(|one| one.entry_id.clone()).collect();
-    assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry_id));
+    let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
+    assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
     // The thief still owns it, and nobody's count went up.
-    assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry_id)).await.unwrap(), Vec::<String>::new());
-    let again = redis.queue("t", "third").take_over(NOW, 10).await.unwrap();
+    assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
+    let again = take_over(&redis.queue("t", "third"), NOW, 10).await;
     let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.deliveries)).collect();
     assert_eq!(counts, [("other", 3), ("me", 2)]);
 }
@@ -192,22 +203,22 @@ async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting(
     let (_, _) = taken(&redis, "me", &["a"]).await;
     let other = redis.queue("t", "other");
     let hour = Patience::Lease { lease: HOUR, legacy: HOUR };
-    assert!(other.take_over(hour, 10).await.unwrap().is_empty());
-    assert!(other.take_over(Patience::OnlyGivenBack { legacy: HOUR }, 10).await.unwrap().is_empty());
-    assert_eq!(other.take_over(NOW, 10).await.unwrap().len(), 1);
+    assert!(take_over(&other, hour, 10).await.is_empty());
+    assert!(take_over(&other, Patience::OnlyGivenBack { legacy: HOUR }, 10).await.is_empty());
+    assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
     // One's own are never taken over: reconciling is for those.
-    assert!(other.take_over(NOW, 10).await.unwrap().is_empty());
+    assert!(take_over(&other, NOW, 10).await.is_empty());
 }
 
 #[tokio::test]
 async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
     let redis = Redis::start();
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
-    assert_eq!(mine.give_back(std::slice::from_ref(&all[1].entry_id)).await.unwrap(), 1);
+    assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
-    let had = other.take_over(Patience::OnlyGivenBack { legacy: HOUR }, 10).await.unwrap();
+    let had = take_over(&other, Patience::OnlyGivenBack { legacy: HOUR }, 10).await;
     assert_eq!(had.len(), 1);
-    assert_eq!((had[0].0.entry_id.as_str(), had[0].0.deliveries), (all[0].entry_id.as_str(), 1));
+    assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
 }
 
 #[tokio::test]
@@ -222,7 +233,7 @@ async fn a_take_over_looks_past_what_it_may_not_have() {
         .run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1795419923585502180 COUNT 120 STREAMS mq:t >")
         .await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t dead COUNT 30 STREAMS mq:t >").await;
-    let had = redis.queue("t", "other").take_over(NOW, 100).await.unwrap();
+    let had = take_over(&redis.queue("t", "other"), NOW, 100).await;
     assert_eq!(had.len(), 30);
     assert!(had.iter().all(|(_, owner)| owner == "dead"));
 }
@@ -231,8 +242,8 @@ async fn a_take_over_looks_past_what_it_may_not_have() {
 async fn a_deleted_entry_leaves_the_pending_list() {
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a"]).await;
-    redis.run::<i64>(&format!("XDEL mq:t {}", all[0].entry_id)).await;
-    assert!(redis.queue("t", "other").take_over(NOW, 10).await.unwrap().is_empty());
+    redis.run::<i64>(&format!("XDEL mq:t {}", all[0].entry)).await;
+    assert!(take_over(&redis.queue("t", "other"), NOW, 10).await.is_empty());
     assert_eq!(redis.in_flight("t").await, 0);
 }
 
@@ -247,8 +258,8 @@ async fn settling_twice_changes_nothing_the_second_time() {
         all[2].dead(set),
         done(&all[3], vec![publication("child", "c-1"), publication("other", "c-2")]),
     ];
-    assert_eq!(queue.settle(&batch).await.unwrap(), vec![Settled::Ok; 4]);
-    let again = queue.settle(&batch).await.unwrap();
+    assert_eq!(settle(&queue, &batch).await, vec![Settled::Ok; 4]);
+    let again = settle(&queue, &batch).await;
     assert_eq!(again, [Settled::Ok, Settled::Gone, Settled::Gone, Settled::Gone]);
     for (command, expected) in [
         ("XLEN mq:t", 0),
@@ -267,13 +278,13 @@ async fn who_lost_the_lease_may_finish_but_not_decide() {
     let redis = Redis::start();
     let (late, all) = taken(&redis, "late", &["retry", "dead", "done"]).await;
     let other = redis.queue("t", "other");
-    let theirs = other.take_over(NOW, 10).await.unwrap();
+    let theirs = take_over(&other, NOW, 10).await;
     let batch = [all[0].later(HOUR, Fields::new()), all[1].dead(Fields::new())];
-    assert_eq!(late.settle(&batch).await.unwrap(), [Settled::Gone, Settled::Gone]);
+    assert_eq!(settle(&late, &batch).await, [Settled::Gone, Settled::Gone]);
     // It did run to its end, so its follow-ups are sent, and it runs no more.
     let finished = [done(&all[2], vec![publication("child", "c")])];
-    assert_eq!(late.settle(&finished).await.unwrap(), [Settled::Ok]);
-    assert_eq!(other.settle(&[done(&theirs[2].0, vec![publication("child", "c")])]).await.unwrap(), [Settled::Gone]);
+    assert_eq!(settle(&late, &finished).await, [Settled::Ok]);
+    assert_eq!(settle(&other, &[done(&theirs[2].0, vec![publication("child", "c")])]).await, [Settled::Gone]);
     assert_eq!(redis.run::<i64>("XLEN mq:child").await, 1);
     assert_eq!(redis.in_flight("t").await, 2);
 }
@@ -282,11 +293,11 @@ async fn who_lost_the_lease_may_finish_but_not_decide() {
 async fn the_same_owner_of_a_later_delivery_is_another() {
     let redis = Redis::start();
     let (me, first) = taken(&redis, "me", &["a"]).await;
-    redis.queue("t", "other").take_over(NOW, 1).await.unwrap();
-    let mine_again = me.take_over(NOW, 1).await.unwrap().remove(0).0;
+    take_over(&redis.queue("t", "other"), NOW, 1).await;
+    let mine_again = take_over(&me, NOW, 1).await.remove(0).0;
     assert_eq!(mine_again.deliveries, 3);
-    assert_eq!(me.settle(&[first[0].later(HOUR, Fields::new())]).await.unwrap(), [Settled::Gone]);
-    assert_eq!(me.settle(&[mine_again.later(HOUR, Fields::new())]).await.unwrap(), [Settled::Ok]);
+    assert_eq!(settle(&me, &[first[0].later(HOUR, Fields::new())]).await, [Settled::Gone]);
+    assert_eq!(settle(&me, &[mine_again.later(HOUR, Fields::new())]).await, [Settled::Ok]);
 }
 
 #[tokio::test]
@@ -299,7 +310,7 @@ async fn one_messages_fault_is_no_others() {
         done(&all[1], vec![publication("fine", "3")]),
         done(&all[2], Vec::new()),
     ];
-    let results = queue.settle(&batch).await.unwrap();
+    let results = settle(&queue, &batch).await;
     assert!(matches!(&results[0], Settled::Failed(error) if error.contains("mq:broken holds a string")), "{results:?}");
     assert_eq!(results[1..], [Settled::Ok, Settled::Ok]);
     // Nothing of the bad one was sent: its keys were looked at before.
@@ -314,7 +325,7 @@ async fn a_destroyed_group_aborts_no_settlement() {
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     let batch =
         [all[0].later(HOUR, Fields::new()), done(&all[1], Vec::new()), done(&all[2], vec![publication("child", "c")])];
-    assert_eq!(queue.settle(&batch).await.unwrap(), [Settled::Gone, Settled::Ok, Settled::Ok]);
+    assert_eq!(settle(&queue, &batch).await, [Settled::Gone, Settled::Ok, Settled::Ok]);
     // What was done is done; what was to run again is still there for a new group.
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.run::<i64>("XLEN mq:child").await), (1, 1));
     assert_eq!(take(&queue).await, all[..1]);
@@ -331,14 +342,14 @@ async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
         all[2].dead(Fields::new()),
         done(&all[3], vec![publication("child", "c")]),
     ];
-    let results = queue.settle(&batch).await.unwrap();
+    let results = settle(&queue, &batch).await;
     assert_eq!(results[0], Settled::Ok);
     for result in &results[1..] {
         assert!(matches!(result, Settled::Failed(error) if error.contains("OOM")), "{results:?}");
     }
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 3);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert_eq!(queue.settle(&batch[1..]).await.unwrap(), vec![Settled::Ok; 3]);
+    assert_eq!(settle(&queue, &batch[1..]).await, vec![Settled::Ok; 3]);
 }
 
 #[tokio::test]
@@ -350,8 +361,8 @@ async fn a_group_that_is_lost_runs_no_history_again() {
     // The original acknowledges and never deletes.
     let queue = redis.queue("t", "me");
     queue.open().await.unwrap();
-    let read = "XREADGROUP GROUP consumer-group-t consumer-1 COUNT 240 STREAMS mq:t >";
-    let entries: redis::Value = redis.run(read).await;
+    let command = "XREADGROUP GROUP consumer-group-t consumer-1 COUNT 240 STREAMS mq:t >";
+    let entries: redis::Value = redis.run(command).await;
     let redis::Value::Array(streams) = entries else { panic!("{entries:?}") };
     let redis::Value::Array(stream) = &streams[0] else { panic!() };
     let redis::Value::Array(list) = &stream[1] else { panic!() };
@@ -365,7 +376,7 @@ async fn a_group_that_is_lost_runs_no_history_again() {
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     queue.open().await.unwrap();
-    assert_eq!(Reader::connect(&queue).await.unwrap().read(&queue, 300, SOON).await.unwrap().len(), 10);
+    assert_eq!(read(&queue).await.len(), 10);
     assert!(next.is_some());
 }
 
@@ -375,7 +386,7 @@ async fn a_swept_stream_is_backlog_and_nothing_else() {
     let (queue, all) = taken(&redis, "me", &["acked", "pending", "acked too"]).await;
     redis.publish("t", "waits", "{}").await;
     for one in [&all[0], &all[2]] {
-        redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", one.entry_id)).await;
+        redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", one.entry)).await;
     }
     let mut from = None;
     loop {
@@ -399,10 +410,10 @@ async fn where_another_group_reads_too_nothing_is_deleted() {
     let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
     redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
     queue.sweep(None).await.unwrap();
-    queue.settle(&[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await.unwrap();
+    settle(&queue, &[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
     // And sent twice, it is still sent once.
-    let again = queue.settle(&[done(&all[1], vec![publication("child", "c")])]).await.unwrap();
+    let again = settle(&queue, &[done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((again, redis.run::<i64>("XLEN mq:child").await), (vec![Settled::Gone], 1));
 }
 
@@ -417,6 +428,6 @@ async fn an_entry_of_too_many_fields_still_becomes_a_dead_letter() {
     command.query_async::<String>(&mut redis.connection().await).await.unwrap();
     let queue = redis.queue("t", "me");
     let one = take(&queue).await.remove(0);
-    assert_eq!(queue.settle(&[one.dead(Fields::new())]).await.unwrap(), [Settled::Ok]);
+    assert_eq!(settle(&queue, &[one.dead(Fields::new())]).await, [Settled::Ok]);
     assert!(field(&redis.dead("t").await, "gw-packed").len() > 5000);
 }

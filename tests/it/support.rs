@@ -3,7 +3,7 @@
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
 use gateway_worker::private_redis::{self, PrivateRedis};
-use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
@@ -124,7 +124,7 @@ impl Redis {
 
     pub(crate) async fn publish_later(&self, topic_name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(topic_name);
-        let draft = Draft { id: id.to_owned(), topic: &topic, data, headers: &[], priority: Priority::Normal, delay };
+        let draft = Draft { delay, ..Draft::new(id.to_owned(), &topic, data) };
         self.queue(topic_name, "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
     }
 

@@ -6,7 +6,7 @@ use super::{Failure, RunArgs, STATE, topics, with_file};
 use crate::app::App;
 use crate::message::rfc3339;
 use crate::private_redis::PrivateRedis;
-use crate::publication::{Draft, Priority};
+use crate::publication::Draft;
 use crate::queue::{Connection, RedisTarget, TopicQueue, inspect};
 use crate::settings::Settings;
 use crate::topic::Topic;
@@ -86,7 +86,7 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
     let before = done(app);
     for (topic, data) in &samples {
         let id = Uuid::now_v7().to_string();
-        let draft = Draft { id, topic, data, headers: &[], priority: Priority::Normal, delay: Duration::ZERO };
+        let draft = Draft::new(id, topic, data);
         let publication =
             draft.seal(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
         let queue = &settings.queue;

@@ -25,6 +25,18 @@ pub(super) struct PublishArgs {
     /// The message's id [default: made]
     #[arg(long, conflicts_with = "count")]
     id: Option<String>,
+    /// High goes before normal, and that before low, where all wait
+    #[arg(long, value_enum, default_value_t)]
+    priority: Priority,
+    /// Not to be run after this long from now, like 1h
+    #[arg(long, value_name = "TIME")]
+    expires_in: Option<humantime::Duration>,
+    /// What copies are known by where the topic drops them [default: the id]
+    #[arg(long, value_name = "KEY")]
+    dedup_key: Option<String>,
+    /// Publish nothing if a message of this --id was published so within this time
+    #[arg(long, value_name = "TIME", requires = "id")]
+    once: Option<humantime::Duration>,
     /// A header; may be given more than once
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
@@ -46,10 +58,16 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     if delay > DELAY_MAX {
         return Err(Failure::Usage("--delay is at most 366d".to_owned()));
     }
+    let now = Timestamp::now();
+    let expires_at = match args.expires_in {
+        Some(span) => Some(now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too far".to_owned()))?),
+        None => None,
+    };
     let seal = |id: Option<String>| {
         let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
-        let headers = &args.headers;
-        let draft = Draft { id, topic: &args.topic, data: &data, headers, priority: Priority::Normal, delay };
+        let (priority, dedup_key) = (args.priority, args.dedup_key.as_deref());
+        let draft = Draft::new(id, &args.topic, &data);
+        let draft = Draft { headers: &args.headers, priority, delay, dedup_key, expires_at, ..draft };
         draft.seal(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
     };
     // Faults in what was typed come before those of the connection.
@@ -60,7 +78,13 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let mut published = 0;
     let mut told = Instant::now();
     let mut id = first.id.clone();
-    queue.publish(&first).await?;
+    if let Some(window) = args.once {
+        if !queue.publish_once(&first, window.into()).await? {
+            eprintln!("a message of this id was published within {window}: nothing is published");
+        }
+    } else {
+        queue.publish(&first).await?;
+    }
     published += 1;
     while published < args.count {
         let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| seal(None)).collect::<Result<_, _>>()?;

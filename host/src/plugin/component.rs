@@ -246,6 +246,7 @@ fn probe(topics: &[Topic]) -> Message {
         attempt: 1,
         max_attempts: None,
         expires_at: None,
+        dedup_key: None,
         postponed: Postponed::default(),
         has_own_id: false,
     }

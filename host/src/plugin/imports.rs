@@ -171,18 +171,14 @@ impl publisher::Host for Guest {
             std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
         // The same run of the same entry makes the same ids again.
         let derived = || format!("{}/{}/{}", self.topic, self.entry_id, self.publications.len() + 1);
-        let draft = Draft {
-            id: options.id.unwrap_or_else(derived),
-            topic: &topic,
-            data,
-            headers: &options.headers,
-            priority: match options.priority {
-                WitPriority::High => Priority::High,
-                WitPriority::Normal => Priority::Normal,
-                WitPriority::Low => Priority::Low,
-            },
-            delay: Duration::from_secs(options.delay_seconds.into()),
+        let priority = match options.priority {
+            WitPriority::High => Priority::High,
+            WitPriority::Normal => Priority::Normal,
+            WitPriority::Low => Priority::Low,
         };
+        let delay = Duration::from_secs(options.delay_seconds.into());
+        let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
+        let draft = Draft { headers: &options.headers, priority, delay, ..draft };
         let publication = draft.seal(Timestamp::now()).map_err(|error| fault("invalid", error))?;
         let id = publication.id.clone();
         self.published_bytes += publication.body.len();

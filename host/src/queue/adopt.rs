@@ -8,7 +8,7 @@
 //! been run and deleted is no evidence any more.
 
 use super::topic_queue::TopicQueue;
-use super::{QueueError, reader, scripts};
+use super::{QueueError, reply, scripts};
 use crate::message::{self, MESSAGE_FIELD};
 use redis::Value;
 use serde::Deserialize;
@@ -122,9 +122,8 @@ impl TopicQueue {
         let list: Vec<Value> =
             command.arg(key).arg(from).arg(to).arg("COUNT").arg(PAGE).query_async(&mut self.shared()).await?;
         let entry = |value| {
-            let [id, fields] = reader::array(value)?;
-            let fields = reader::fields(fields)?;
-            Ok((reader::text(id)?, message::field(&fields, MESSAGE_FIELD).unwrap_or_default().to_vec()))
+            let (id, fields) = reply::entry(value)?;
+            Ok((id, message::field(&fields, MESSAGE_FIELD).unwrap_or_default().to_vec()))
         };
         list.into_iter().map(entry).collect()
     }

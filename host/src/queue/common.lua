@@ -5,6 +5,10 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
 -- More fields than this overflow the stack of unpack, so they travel packed.
 local UNPACKED_MAX = 7000
 
@@ -15,10 +19,25 @@ local function add(stream, fields)
   return redis.call('XADD', stream, '*', unpack(fields))
 end
 
--- Where a new message goes: into the topic's key, unless that is, or was when
--- it last existed, a list of plain clients; then into the list's work stream.
--- An error names a key of another type, before anything is written.
-local function target(topic)
+-- KEYS[first..first+6] of a topic.
+local function topic_at(first)
+  return {
+    stream = KEYS[first], state = KEYS[first + 1], work = KEYS[first + 2],
+    later = KEYS[first + 3], body = KEYS[first + 4],
+    high = KEYS[first + 5], low = KEYS[first + 6],
+  }
+end
+
+-- Where a message goes. One with a priority has its stream, and the state says
+-- so, for workers that read only what they know of. Others go into the topic's
+-- key, unless that is, or was when it last existed, a list of plain clients;
+-- then into the list's work stream. An error names a key of another type,
+-- before anything is written.
+local function target(topic, class)
+  if class == 'high' or class == 'low' then
+    redis.call('HSETNX', topic.state, class, '1')
+    return topic[class]
+  end
   local kind = redis.call('TYPE', topic.stream).ok
   if kind == 'none' then
     kind = redis.call('HGET', topic.state, 'kind') or 'stream'
@@ -28,20 +47,22 @@ local function target(topic)
   error({ err = 'WRONGTYPE ' .. topic.stream .. ' holds a ' .. kind .. ', not a stream' })
 end
 
--- A token is never used twice while its body stands, even if the counter was
--- lost with its key: the body of another message must not be overwritten.
-local function add_later(topic, delay, fields)
-  local token
-  repeat
-    token = 'p:' .. redis.call('HINCRBY', topic.state, 'later-seq', 1)
-  until redis.call('HSETNX', topic.body, token, cmsgpack.pack(fields)) == 1
-  redis.call('ZADD', topic.later, string.format('%.0f', now_ms() + delay), token)
+-- A token says where it leads: `<kind>:<number>` or `<kind>:<class>:<number>`.
+local function token(kind, class, number)
+  if class == '' then return kind .. ':' .. number end
+  return kind .. ':' .. class .. ':' .. number
 end
 
--- KEYS[first..first+4] of a topic.
-local function topic_at(first)
-  return {
-    stream = KEYS[first], state = KEYS[first + 1], work = KEYS[first + 2],
-    later = KEYS[first + 3], body = KEYS[first + 4],
-  }
+local function class_of(token)
+  return string.match(token, '^%a:(%a+):') or ''
+end
+
+-- A token is never used twice while its body stands, even if the counter was
+-- lost with its key: the body of another message must not be overwritten.
+local function add_later(topic, due, class, fields)
+  local name
+  repeat
+    name = token('p', class, redis.call('HINCRBY', topic.state, 'later-seq', 1))
+  until redis.call('HSETNX', topic.body, name, cmsgpack.pack(fields)) == 1
+  redis.call('ZADD', topic.later, whole(due), name)
 end

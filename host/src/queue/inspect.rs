@@ -2,8 +2,8 @@
 
 use super::connection::Connection;
 use super::keys::{self, Keys};
-use super::{QueueError, Taken, reader};
-use crate::message::{self, MESSAGE_FIELD};
+use super::{QueueError, reply};
+use crate::message::{self, Fields, MESSAGE_FIELD};
 use crate::topic::Topic;
 use redis::Value;
 use serde::Serialize;
@@ -150,36 +150,32 @@ pub async fn dead_letters(
     Ok(letters)
 }
 
-async fn newest(connection: &Connection, key: &str, limit: usize) -> Result<Vec<Taken>, QueueError> {
+async fn newest(connection: &Connection, key: &str, limit: usize) -> Result<Vec<(String, Fields)>, QueueError> {
     let mut command = redis::cmd("XREVRANGE");
     command.arg(key).arg("+").arg("-").arg("COUNT").arg(limit);
     let list: Vec<Value> = command.query_async(&mut connection.shared()).await?;
-    let entry = |value| {
-        let [id, fields] = reader::array(value)?;
-        Ok(Taken { entry_id: reader::text(id)?, deliveries: 1, fields: reader::fields(fields)? })
-    };
-    list.into_iter().map(entry).collect()
+    list.into_iter().map(reply::entry).collect()
 }
 
-fn our_letter(topic: &Topic, entry: Taken) -> DeadLetter {
-    let text = |name| message::field(&entry.fields, name).map(|value| String::from_utf8_lossy(value).into_owned());
+fn our_letter(topic: &Topic, (entry, fields): (String, Fields)) -> DeadLetter {
+    let text = |name| message::field(&fields, name).map(|value| String::from_utf8_lossy(value).into_owned());
     let source = text("gw-source");
-    let entry_id = source.as_deref().and_then(|source| source.rsplit('/').next()).unwrap_or(&entry.entry_id);
+    let entry_id = source.as_deref().and_then(|source| source.rsplit('/').next()).unwrap_or(&entry);
     DeadLetter {
-        id: message::read(topic, entry_id, &entry.fields).ok().map(|message| message.id),
+        id: message::read(topic, entry_id, &fields).ok().map(|message| message.id),
         reason: text("gw-reason").unwrap_or_default(),
         error: text("gw-error").unwrap_or_default(),
         attempts: text("gw-attempts").and_then(|text| text.parse().ok()),
         died_at: text("gw-died-at"),
         message: text(MESSAGE_FIELD),
         legacy: false,
-        entry: entry.entry_id,
+        entry,
     }
 }
 
 /// `{"error","failed_at","original_message"}` in the field `message`.
-fn legacy_letter(entry: Taken) -> DeadLetter {
-    let body = message::field(&entry.fields, MESSAGE_FIELD).unwrap_or_default();
+fn legacy_letter((entry, fields): (String, Fields)) -> DeadLetter {
+    let body = message::field(&fields, MESSAGE_FIELD).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let original = &json["original_message"];
@@ -191,7 +187,7 @@ fn legacy_letter(entry: Taken) -> DeadLetter {
         died_at: text(&json["failed_at"]),
         message: Some(original.to_string()),
         legacy: true,
-        entry: entry.entry_id,
+        entry,
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// How many keys publishing to a topic takes.
+    pub(crate) const PUBLISH: usize = 7;
+
     pub(crate) fn new(prefix: &str, topic: &Topic) -> Self {
         let ours = |suffix: &str| format!("{{{prefix}{topic}}}:{suffix}");
         Self {
@@ -51,8 +54,18 @@ impl Keys {
 
     /// What a script needs to publish to this topic, in the order of
     /// `topic_at` in `common.lua`.
-    pub(crate) fn for_publish(&self) -> [&str; 5] {
-        [&self.stream, &self.state, &self.work, &self.later, &self.later_body]
+    pub(crate) fn for_publish(&self) -> [&str; Self::PUBLISH] {
+        [&self.stream, &self.state, &self.work, &self.later, &self.later_body, &self.high, &self.low]
+    }
+
+    /// `{mq:<topic>}:done:<hash>`: this message has finished.
+    pub(crate) fn done(&self, key: &str) -> String {
+        format!("{{{}}}:done:{}", self.stream, digest(key))
+    }
+
+    /// `{mq:<topic>}:once:<hash>`: this message was published.
+    pub(crate) fn once(&self, id: &str) -> String {
+        format!("{{{}}}:once:{}", self.stream, digest(id))
     }
 
     /// The topic that a key belongs to, if it is a topic's.
@@ -62,6 +75,12 @@ impl Keys {
         let legacy = name.strip_prefix("delay:").or_else(|| name.strip_prefix("dead-letter:"));
         Topic::parse(legacy.unwrap_or(name)).ok()
     }
+}
+
+/// An id in a length that a key may have.
+fn digest(id: &str) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name of a topic's consumer group; the pattern may contain `{topic}`.

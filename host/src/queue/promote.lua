@@ -1,46 +1,33 @@
--- Moves what is due into the stream: delayed and retrying messages, and the
--- delayed messages of the original's publishers, which in the original only a
--- living publisher moves.
--- KEYS 1-5: the topic's stream, state, work stream, later, later:body
---   6: dead   7: the original's delayed set
--- ARGV 1: how many at most of each   2: 1 to look at the original's set too
--- Returns { how many, ms until the next one is due or -1 }. Each inserts
--- before it deletes, so that a refused insert leaves the message where it was.
-local topic = topic_at(1)
-local dead, legacy, limit = KEYS[6], KEYS[7], ARGV[1]
-local now, moved, stream = now_ms(), 0, nil
-
--- Looked up only when something is due.
-local function destination()
-  stream = stream or target(topic)
-  return stream
-end
-
+-- Moves what is due into its stream: delayed and retrying messages.
+-- KEYS 1-7: the topic's stream, state, work, later, later:body, high, low
+--   8: dead
+-- ARGV 1: how many at most
+-- Returns { how many, ms until the next one is due or -1 }. Each inserts before
+-- it deletes, so that a refused insert leaves the message where it was.
+local topic, dead, limit = topic_at(1), KEYS[8], ARGV[1]
 local head = redis.call('ZRANGE', topic.later, 0, 0, 'WITHSCORES')
-if head[2] and tonumber(head[2]) <= now then
-  local due = redis.call('ZRANGEBYSCORE', topic.later, '-inf', string.format('%.0f', now), 'LIMIT', 0, limit)
-  for _, token in ipairs(due) do
-    local packed = redis.call('HGET', topic.body, token)
+if not head[2] then return { 0, -1 } end
+local now, moved = now_ms(), 0
+if tonumber(head[2]) <= now then
+  -- Looked up once for each class.
+  local streams = setmetatable({}, { __index = function(known, class)
+    local stream = target(topic, class)
+    rawset(known, class, stream)
+    return stream
+  end })
+  local due = redis.call('ZRANGEBYSCORE', topic.later, '-inf', whole(now), 'LIMIT', 0, limit)
+  for _, name in ipairs(due) do
+    local packed = redis.call('HGET', topic.body, name)
     if packed then
-      add(destination(), cmsgpack.unpack(packed))
+      add(streams[class_of(name)], cmsgpack.unpack(packed))
     else
-      redis.call('XADD', dead, '*', 'gw-reason', 'orphan', 'gw-error', 'no body for ' .. token,
-        'gw-died-at', string.format('%.0f', now))
+      redis.call('XADD', dead, '*', 'gw-reason', 'orphan', 'gw-error', 'no body for ' .. name,
+        'gw-died-at', whole(now))
     end
-    redis.call('ZREM', topic.later, token)
-    redis.call('HDEL', topic.body, token)
+    redis.call('ZREM', topic.later, name)
+    redis.call('HDEL', topic.body, name)
     moved = moved + 1
   end
   head = redis.call('ZRANGE', topic.later, 0, 0, 'WITHSCORES')
 end
-
-if ARGV[2] == '1' then
-  local due = redis.call('ZRANGEBYSCORE', legacy, '-inf', math.floor(now / 1000), 'LIMIT', 0, limit)
-  for _, envelope in ipairs(due) do
-    add(destination(), { 'message', envelope })
-    redis.call('ZREM', legacy, envelope)
-    moved = moved + 1
-  end
-end
-
 return { moved, head[2] and math.max(0, tonumber(head[2]) - now) or -1 }

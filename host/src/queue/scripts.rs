@@ -12,12 +12,17 @@ macro_rules! script {
 
 script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
+script!(INGEST, "ingest.lua");
 script!(OPEN, "open.lua");
 script!(PROMOTE, "common.lua", "promote.lua");
+script!(PROMOTE_LEGACY, "common.lua", "promote_legacy.lua");
 script!(PUBLISH, "common.lua", "publish.lua");
 script!(RECONCILE, "reconcile.lua");
+script!(RELAYED, "relayed.lua");
 script!(RENEW, "renew.lua");
+script!(RESTAMP, "restamp.lua");
 script!(SETTLE, "common.lua", "settle.lua");
 script!(SUPERSEDE, "supersede.lua");
 script!(SWEEP, "sweep.lua");
+script!(TAKE, "common.lua", "take.lua");
 script!(TAKE_OVER, "take_over.lua");

@@ -1,17 +1,21 @@
 -- Settles messages that move: done with follow-ups, run again later, dead.
--- KEYS 1: stream   2: state   3: later   4: later:body   5: dead
---   6..: five for each topic of a follow-up: stream, state, work, later, body
+-- KEYS 1: stream   2: state   3: later   4: later:body   5: dead   6: out
+--   7..: seven for each topic of a follow-up in this slot: stream, state, work,
+--   later, later:body, high, low; then the markers of what has finished
 -- ARGV 1: group   2: me   3: 1 to delete, 0 where another group reads too
+--   4: the stream's class in tokens   5: how long markers last, in ms
 --   then for each message, where `fields` is a count and as many strings:
---   'done'  id, number of follow-ups, { topic number from 0, delay ms, fields }
+--   'done'  id, number of its marker's key or 0, number of follow-ups,
+--           { number of the topic's first key, or 0 and its name to go through
+--           the outbox, delay ms, priority, fields }
 --   'later' id, deliveries, delay ms, fields to set
 --   'dead'  id, deliveries, fields to set
 -- Returns for each: 'ok', 'gone' (settled before, or no longer mine), or an
 -- error. May be sent twice. Each message checks, then inserts, then deletes,
 -- so that a refused insert leaves it where it was; one's error is no other's.
-local stream, state, later, body, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local group, me, deletes = ARGV[1], ARGV[2], ARGV[3] == '1'
-local at = 3
+local stream, state, later, body, dead, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local group, me, deletes, class, window = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5]
+local at = 5
 
 local function word()
   at = at + 1
@@ -62,23 +66,31 @@ local settle = {}
 
 -- A late one counts if the message still stands: it did run to its end.
 function settle.done()
-  local id, follow_ups = word(), {}
+  local id, marker, follow_ups = word(), tonumber(word()), {}
   for _ = 1, tonumber(word()) do
-    local topic, delay = topic_at(6 + 5 * tonumber(word())), tonumber(word())
-    follow_ups[#follow_ups + 1] = { topic = topic, delay = delay, fields = words() }
+    local first = tonumber(word())
+    local name = first == 0 and word()
+    follow_ups[#follow_ups + 1] = {
+      topic = first > 0 and topic_at(first), name = name,
+      delay = tonumber(word()), class = word(), fields = words(),
+    }
   end
   return function()
     local stands = pending(id) or (deletes and redis.call('XRANGE', stream, id, id)[1])
     if not stands then return 'gone' end
-    for _, one in ipairs(follow_ups) do one.target = target(one.topic) end
+    for _, one in ipairs(follow_ups) do one.target = one.topic and target(one.topic, one.class) end
     for _, one in ipairs(follow_ups) do
-      if one.delay > 0 then
-        add_later(one.topic, one.delay, one.fields)
+      local due = one.delay > 0 and now_ms() + one.delay or 0
+      if one.name then
+        redis.call('XADD', out, '*', 'topic', one.name, 'due', whole(due), 'priority', one.class, unpack(one.fields))
+      elseif due > 0 then
+        add_later(one.topic, due, one.class, one.fields)
       else
         add(one.target, one.fields)
       end
     end
     remove(id)
+    if marker > 0 then redis.pcall('SET', KEYS[marker], '1', 'PX', window) end
     redis.pcall('HINCRBY', state, 'done', 1)
     return 'ok'
   end
@@ -89,9 +101,9 @@ function settle.later()
   return function()
     local fields = entry_with(id, deliveries, set)
     if not fields then return 'gone' end
-    local token = 's:' .. id
-    redis.call('HSET', body, token, cmsgpack.pack(fields))
-    redis.call('ZADD', later, string.format('%.0f', now_ms() + delay), token)
+    local name = token('s', class, id)
+    redis.call('HSET', body, name, cmsgpack.pack(fields))
+    redis.call('ZADD', later, whole(now_ms() + delay), name)
     remove(id)
     redis.pcall('HINCRBY', state, 'retried', 1)
     return 'ok'

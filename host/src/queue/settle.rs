@@ -2,36 +2,47 @@
 //! acknowledgement, what moves shares one script.
 
 use super::keys::Keys;
-use super::scripts;
+use super::source::{EntryKey, Source};
 use super::topic_queue::TopicQueue;
-use super::{QueueError, Taken};
-use crate::message::Fields;
+use super::{QueueError, Taken, scripts};
+use crate::message::{Fields, MESSAGE_FIELD};
 use crate::publication::Publication;
 use redis::ScriptInvocation;
 use std::time::Duration;
 
-/// What is to happen to one taken message. `set` are fields that the entry
-/// gains, or has anew, where it goes.
+/// What is to happen to one taken message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Settlement {
-    /// `or_later` is what [`Settlement::Later`] would set.
-    Done {
-        entry_id: String,
-        deliveries: u32,
-        publications: Vec<Publication>,
-        or_later: Fields,
-    },
-    Later {
-        entry_id: String,
-        deliveries: u32,
-        after: Duration,
-        set: Fields,
-    },
-    Dead {
-        entry_id: String,
-        deliveries: u32,
-        set: Fields,
-    },
+pub struct Settlement {
+    pub entry: EntryKey,
+    deliveries: u32,
+    fate: Fate,
+}
+
+/// `set` are fields that the entry gains, or has anew, where it goes.
+#[derive(Debug, Clone, PartialEq)]
+enum Fate {
+    Done { counted: Counted, mark: Option<String>, publications: Vec<Publication>, or_later: Fields },
+    Later { after: Duration, set: Fields },
+    Dead { set: Fields },
+}
+
+/// What a message that is done with counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    Done,
+    /// Another of its id had finished before.
+    Duplicate,
+    Expired,
+}
+
+impl Counted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Duplicate => "duplicate",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,64 +54,153 @@ pub enum Settled {
     Failed(String),
 }
 
-impl Settlement {
-    pub fn entry_id(&self) -> &str {
-        match self {
-            Self::Done { entry_id, .. } | Self::Later { entry_id, .. } | Self::Dead { entry_id, .. } => entry_id,
-        }
+impl Taken {
+    /// Finished. `mark` is what copies of it are known by, where they are not
+    /// to run; `or_later` is what [`Taken::later`] would set.
+    pub fn done(&self, mark: Option<String>, publications: Vec<Publication>, or_later: Fields) -> Settlement {
+        self.settlement(Fate::Done { counted: Counted::Done, mark, publications, or_later })
     }
 
+    /// Finished without a run.
+    pub fn dropped(&self, counted: Counted) -> Settlement {
+        self.settlement(Fate::Done { counted, mark: None, publications: Vec::new(), or_later: Fields::new() })
+    }
+
+    pub fn later(&self, after: Duration, set: Fields) -> Settlement {
+        self.settlement(Fate::Later { after, set })
+    }
+
+    pub fn dead(&self, set: Fields) -> Settlement {
+        self.settlement(Fate::Dead { set })
+    }
+
+    fn settlement(&self, fate: Fate) -> Settlement {
+        Settlement { entry: self.entry.clone(), deliveries: self.deliveries, fate }
+    }
+}
+
+impl Settlement {
     /// What to try next after this error. A run whose follow-ups find a key of
     /// another type is to be run again: its message waits meanwhile where
     /// people can see it, and not in this process.
     pub fn or_later(self, error: &str, after: Duration) -> Self {
-        match self {
-            Self::Done { entry_id, deliveries, or_later, .. } if error.contains("WRONGTYPE") => {
-                Self::Later { entry_id, deliveries, after, set: or_later }
+        match self.fate {
+            Fate::Done { or_later: set, .. } if error.contains("WRONGTYPE") => {
+                Self { fate: Fate::Later { after, set }, ..self }
             }
-            other => other,
+            fate => Self { fate, ..self },
         }
     }
 
-    fn is_plain(&self) -> bool {
-        matches!(self, Self::Done { publications, .. } if publications.is_empty())
+    /// When it comes back, if it does.
+    pub fn comes_back_in(&self) -> Option<Duration> {
+        match self.fate {
+            Fate::Later { after, .. } => Some(after),
+            _ => None,
+        }
+    }
+
+    /// What it is counted as, if it needs nothing but an acknowledgement.
+    fn plain(&self) -> Option<Counted> {
+        match &self.fate {
+            Fate::Done { counted, publications, .. } if publications.is_empty() => Some(*counted),
+            _ => None,
+        }
+    }
+
+    fn mark(&self) -> Option<&String> {
+        match &self.fate {
+            Fate::Done { mark, .. } => mark.as_ref(),
+            _ => None,
+        }
     }
 }
 
 impl TopicQueue {
-    /// Settles a batch; the results are in its order. On an error some may have
-    /// been settled and some not: send the same batch again.
-    pub async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, QueueError> {
-        let plain: Vec<&str> = batch.iter().filter(|one| one.is_plain()).map(Settlement::entry_id).collect();
-        let moving: Vec<&Settlement> = batch.iter().filter(|one| !one.is_plain()).collect();
-        if !plain.is_empty() {
-            let mut script = scripts::DONE.key(&self.keys().stream);
-            script.key(&self.keys().state).arg(self.group()).arg(self.deletes()).arg(&plain);
-            script.invoke_async::<()>(&mut self.shared()).await?;
+    /// Settles a batch; the results are in its order. `window` is how long the
+    /// marks of what has finished last. On an error some may have been settled
+    /// and some not: send the same batch again.
+    pub async fn settle(&self, batch: &[Settlement], window: Duration) -> Result<Vec<Settled>, QueueError> {
+        let mut results = vec![Settled::Ok; batch.len()];
+        for source in Source::ALL {
+            let of_source = || batch.iter().enumerate().filter(move |(_, one)| one.entry.source == source);
+            for counted in [Counted::Done, Counted::Duplicate, Counted::Expired] {
+                let plain: Vec<_> =
+                    of_source().map(|(_, one)| one).filter(|one| one.plain() == Some(counted)).collect();
+                if !plain.is_empty() {
+                    self.settle_plain(source, counted, &plain, window).await?;
+                }
+            }
+            let (places, moving): (Vec<_>, Vec<_>) = of_source().filter(|(_, one)| one.plain().is_none()).unzip();
+            if !moving.is_empty() {
+                let moved = self.settle_moving(source, &moving, window).await?;
+                if moved.len() != moving.len() {
+                    return Err(QueueError::Failed("settle answered for another number of messages".to_owned()));
+                }
+                places.into_iter().zip(moved).for_each(|(place, result)| results[place] = result);
+            }
         }
-        let moved = if moving.is_empty() { Vec::new() } else { self.settle_moving(&moving).await? };
-        let mut moved = moved.into_iter();
-        let settled = |one: &Settlement| if one.is_plain() { Some(Settled::Ok) } else { moved.next() };
-        batch
-            .iter()
-            .map(settled)
-            .collect::<Option<_>>()
-            .ok_or_else(|| QueueError::Failed("settle answered for fewer messages than it was given".to_owned()))
+        Ok(results)
     }
 
-    async fn settle_moving(&self, moving: &[&Settlement]) -> Result<Vec<Settled>, QueueError> {
-        let mut targets = Targets::default();
-        let words: Vec<Word<'_>> = moving.iter().flat_map(|one| words(one, self, &mut targets)).collect();
+    /// Whether this has follow-ups that leave through the outbox.
+    pub fn sends_out(&self, settlement: &Settlement) -> bool {
+        match &settlement.fate {
+            Fate::Done { publications, .. } => publications.iter().any(|one| !self.reaches(&one.topic)),
+            _ => false,
+        }
+    }
+
+    /// Which of these have finished within their window, by their marks.
+    pub async fn finished(&self, marks: &[String]) -> Result<Vec<bool>, QueueError> {
+        let mut command = redis::cmd("MGET");
+        marks.iter().for_each(|mark| {
+            command.arg(self.keys().done(mark));
+        });
+        let found: Vec<Option<String>> = command.query_async(&mut self.shared()).await?;
+        Ok(found.iter().map(Option::is_some).collect())
+    }
+
+    async fn settle_plain(
+        &self,
+        source: Source,
+        counted: Counted,
+        plain: &[&Settlement],
+        window: Duration,
+    ) -> Result<(), QueueError> {
+        let mut script = scripts::DONE.key(source.key(self.keys()));
+        script.key(&self.keys().state);
+        plain.iter().filter_map(|one| one.mark()).for_each(|mark| {
+            script.key(self.keys().done(mark));
+        });
+        script.arg(self.group()).arg(self.deletes()).arg(window.as_millis().max(1)).arg(counted.name());
+        plain.iter().for_each(|one| {
+            script.arg(&one.entry.id);
+        });
+        Ok(script.invoke_async(&mut self.shared()).await?)
+    }
+
+    async fn settle_moving(
+        &self,
+        source: Source,
+        moving: &[&Settlement],
+        window: Duration,
+    ) -> Result<Vec<Settled>, QueueError> {
+        let mut targets = Targets::of(self, moving);
         let keys = self.keys();
         let mut script = scripts::SETTLE.prepare_invoke();
-        for key in [&keys.stream, &keys.state, &keys.later, &keys.later_body, &keys.dead] {
-            script.key(key);
-        }
-        for (_, keys) in &targets.0 {
+        script.key(&[source.key(keys), &keys.state, &keys.later, &keys.later_body, &keys.dead, &keys.out][..]);
+        for (_, keys) in &targets.topics {
             script.key(&keys.for_publish()[..]);
         }
-        script.arg(self.group()).arg(self.me()).arg(self.deletes());
-        words.iter().for_each(|word| word.add_to(&mut script));
+        for mark in moving.iter().filter_map(|one| one.mark()) {
+            script.key(keys.done(mark));
+        }
+        script.arg(self.group()).arg(self.me()).arg(self.deletes()).arg(source.class());
+        script.arg(window.as_millis().max(1));
+        for one in moving {
+            words(one, &mut targets).iter().for_each(|word| word.add_to(&mut script));
+        }
         let results: Vec<String> = script.invoke_async(&mut self.shared()).await?;
         Ok(results.into_iter().map(read_result).collect())
     }
@@ -114,17 +214,43 @@ fn read_result(result: String) -> Settled {
     }
 }
 
-/// The topics that follow-ups of a batch go to, each once.
-#[derive(Default)]
-struct Targets(Vec<(String, Keys)>);
+/// Keys before those of the first follow-up's topic.
+const OWN_KEYS: usize = 6;
+
+/// The topics that follow-ups of a batch go to, each once, as far as they are
+/// in reach of the script; and whose marker comes next.
+struct Targets {
+    topics: Vec<(String, Keys)>,
+    next_mark: usize,
+}
 
 impl Targets {
-    fn number_of(&mut self, queue: &TopicQueue, publication: &Publication) -> usize {
-        let topic = publication.topic.as_str();
-        self.0.iter().position(|(known, _)| known == topic).unwrap_or_else(|| {
-            self.0.push((topic.to_owned(), queue.keys_of(&publication.topic)));
-            self.0.len() - 1
-        })
+    fn of(queue: &TopicQueue, moving: &[&Settlement]) -> Self {
+        let mut topics = Vec::new();
+        for one in moving {
+            let Fate::Done { publications, .. } = &one.fate else { continue };
+            for publication in publications {
+                let name = publication.topic.as_str();
+                let keys = || queue.keys_of(&publication.topic);
+                if !topics.iter().any(|(known, _)| known == name) && queue.reaches(&publication.topic) {
+                    topics.push((name.to_owned(), keys()));
+                }
+            }
+        }
+        let next_mark = OWN_KEYS + 1 + topics.len() * Keys::PUBLISH;
+        Self { topics, next_mark }
+    }
+
+    /// The number of the topic's first key, if the script can reach it.
+    fn first_key(&self, publication: &Publication) -> Option<usize> {
+        let at = self.topics.iter().position(|(known, _)| known == publication.topic.as_str())?;
+        Some(OWN_KEYS + 1 + at * Keys::PUBLISH)
+    }
+
+    fn mark(&mut self, mark: Option<&String>) -> usize {
+        let Some(_) = mark else { return 0 };
+        self.next_mark += 1;
+        self.next_mark - 1
     }
 }
 
@@ -145,32 +271,33 @@ impl Word<'_> {
 }
 
 /// One settlement in the words that `settle.lua` reads.
-fn words<'a>(settlement: &'a Settlement, queue: &TopicQueue, targets: &mut Targets) -> Vec<Word<'a>> {
-    let mut words = Vec::new();
-    match settlement {
-        Settlement::Done { entry_id, publications, .. } => {
-            words.extend([Word::Text("done"), Word::Text(entry_id), count(publications)]);
+fn words<'a>(settlement: &'a Settlement, targets: &mut Targets) -> Vec<Word<'a>> {
+    let (id, deliveries) = (Word::Text(&settlement.entry.id), Word::Number(settlement.deliveries.into()));
+    match &settlement.fate {
+        Fate::Done { mark, publications, .. } => {
+            let mark = targets.mark(mark.as_ref());
+            let mut words = vec![Word::Text("done"), id, Word::Number(mark as u128), count(publications)];
             for publication in publications {
-                let target = targets.number_of(queue, publication);
-                words.extend([Word::Number(target as u128), Word::Number(publication.delay.as_millis())]);
-                words.extend([
-                    Word::Number(2),
-                    Word::Text(crate::message::MESSAGE_FIELD),
-                    Word::Bytes(&publication.body),
-                ]);
+                match targets.first_key(publication) {
+                    Some(first) => words.push(Word::Number(first as u128)),
+                    None => words.extend([Word::Number(0), Word::Text(publication.topic.as_str())]),
+                }
+                words.extend([Word::Number(publication.delay.as_millis()), Word::Text(publication.class())]);
+                words.extend([Word::Number(2), Word::Text(MESSAGE_FIELD), Word::Bytes(&publication.body)]);
             }
+            words
         }
-        Settlement::Later { entry_id, deliveries, after, set } => {
-            words.extend([Word::Text("later"), Word::Text(entry_id)]);
-            words.extend([Word::Number(u128::from(*deliveries)), Word::Number(after.as_millis())]);
+        Fate::Later { after, set } => {
+            let mut words = vec![Word::Text("later"), id, deliveries, Word::Number(after.as_millis())];
             push_fields(&mut words, set);
+            words
         }
-        Settlement::Dead { entry_id, deliveries, set } => {
-            words.extend([Word::Text("dead"), Word::Text(entry_id), Word::Number(u128::from(*deliveries))]);
+        Fate::Dead { set } => {
+            let mut words = vec![Word::Text("dead"), id, deliveries];
             push_fields(&mut words, set);
+            words
         }
     }
-    words
 }
 
 fn count<T>(list: &[T]) -> Word<'static> {
@@ -181,19 +308,5 @@ fn push_fields<'a>(words: &mut Vec<Word<'a>>, fields: &'a Fields) {
     words.push(Word::Number(2 * fields.len() as u128));
     for (name, value) in fields {
         words.extend([Word::Bytes(name), Word::Bytes(value)]);
-    }
-}
-
-impl Taken {
-    pub fn done(&self, publications: Vec<Publication>, or_later: Fields) -> Settlement {
-        Settlement::Done { entry_id: self.entry_id.clone(), deliveries: self.deliveries, publications, or_later }
-    }
-
-    pub fn later(&self, after: Duration, set: Fields) -> Settlement {
-        Settlement::Later { entry_id: self.entry_id.clone(), deliveries: self.deliveries, after, set }
-    }
-
-    pub fn dead(&self, set: Fields) -> Settlement {
-        Settlement::Dead { entry_id: self.entry_id.clone(), deliveries: self.deliveries, set }
     }
 }

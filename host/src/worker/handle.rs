@@ -1,8 +1,9 @@
 //! The runners: call and judge, on the handlers' own threads.
 
 use super::Lane;
+use super::alone::Turn;
 use crate::message::{self, Fields, Message};
-use crate::queue::{Settlement, Taken};
+use crate::queue::{Counted, Settlement, Taken};
 use crate::verdict::{Outcome, Standing, Verdict, judge};
 use jiff::Timestamp;
 use std::future::{Future, poll_fn};
@@ -48,8 +49,8 @@ impl Lane {
                 Poll::Ready(Some(settlement)) => settlements.push(settlement),
                 // Ours no longer: the next comparison with Redis finds it again.
                 _ => {
-                    tracing::error!(topic = %self.topic(), entry = taken.entry_id, "a message made the worker panic");
-                    self.release([taken.entry_id.as_str()]);
+                    tracing::error!(topic = %self.topic(), entry = %taken.entry, "a message made the worker panic");
+                    self.release([&taken.entry]);
                 }
             }
             if is_suspended {
@@ -67,6 +68,18 @@ impl Lane {
     }
 
     async fn run_one(&self, taken: &Taken) -> Settlement {
+        let turn = match self.turn_of(taken).await {
+            Ok(turn) => turn,
+            Err(settlement) => return settlement,
+        };
+        let settlement = self.run_in_turn(taken).await;
+        if matches!(turn, Turn::Alone(_)) {
+            let _ = self.acquit().await;
+        }
+        settlement
+    }
+
+    async fn run_in_turn(&self, taken: &Taken) -> Settlement {
         let now = Timestamp::now();
         let message = match self.runnable(taken, now) {
             Ok(message) => message,
@@ -75,7 +88,7 @@ impl Lane {
         let plugin = self.plugin.load_full();
         let policy = &plugin.manifest().retry;
         let max_attempts = policy.max_attempts(message.max_attempts);
-        let facts = Facts::of(&message);
+        let facts = self.facts(&message);
         let standing = Standing {
             attempt: message.attempt,
             max_attempts,
@@ -83,11 +96,11 @@ impl Lane {
             postponed_since: message.postponed.since,
             now,
         };
-        let waited = now.duration_since(message::entry_time(&taken.entry_id)).as_secs_f64();
+        let waited = now.duration_since(message::entry_time(&taken.entry.id)).as_secs_f64();
         self.metrics.queue_time.observe(waited.max(0.0));
 
         let started = Instant::now();
-        let outcome = plugin.call(message, &taken.entry_id, max_attempts).await;
+        let outcome = plugin.call(message, &taken.entry.to_string(), max_attempts).await;
         let took = started.elapsed();
 
         self.metrics.processing.observe(took.as_secs_f64());
@@ -100,8 +113,13 @@ impl Lane {
             tracing::debug!(topic, id, attempt, outcome = name, ?took, digest, "settled");
         }
         match judge(outcome, standing, policy, fastrand::f64()) {
-            Verdict::Done(publications) if publications.is_empty() => taken.done(publications, Fields::new()),
-            Verdict::Done(publications) => taken.done(publications, facts.later_fields(standing, standing.attempt, 0)),
+            Verdict::Done(publications) if publications.is_empty() => {
+                taken.done(facts.mark, publications, Fields::new())
+            }
+            Verdict::Done(publications) => {
+                let or_later = facts.later_fields(standing, standing.attempt, 0);
+                taken.done(facts.mark, publications, or_later)
+            }
             Verdict::Later { after, attempt: next, postponed } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, again_in = ?after, error, "settled");
                 taken.later(after, facts.later_fields(standing, next, postponed))
@@ -114,16 +132,21 @@ impl Lane {
         }
     }
 
+    fn facts(&self, message: &Message) -> Facts {
+        let mark = self.dedup_window().and_then(|_| message.mark().cloned());
+        Facts { id: message.id.clone(), published_at: message.published_at, has_own_id: message.has_own_id, mark }
+    }
+
     /// The message, or what becomes of an entry that can't be run.
     fn runnable(&self, taken: &Taken, now: Timestamp) -> Result<Message, Settlement> {
         if taken.fields.is_empty() {
             // Deleted by somebody while it was pending.
-            return Err(taken.done(Vec::new(), Fields::new()));
+            return Err(taken.dropped(Counted::Done));
         }
         let unrunnable = |reason: &'static str, error: &str| {
             self.metrics.outcome(reason).inc();
-            let (topic, entry) = (self.topic().as_str(), taken.entry_id.as_str());
-            tracing::warn!(topic, entry, outcome = reason, dead = reason, error, "settled");
+            let (topic, entry) = (self.topic().as_str(), &taken.entry);
+            tracing::warn!(topic, %entry, outcome = reason, dead = reason, error, "settled");
             Err(self.dead(taken, reason, error, None))
         };
         let (bytes, bytes_max) = (taken.bytes(), self.settings.message_bytes_max);
@@ -133,22 +156,23 @@ impl Lane {
         if taken.fields.len() > FIELDS_MAX {
             return unrunnable("too-large", &format!("{} fields; at most {FIELDS_MAX}", taken.fields.len()));
         }
-        match message::read(self.topic(), &taken.entry_id, &taken.fields) {
+        match message::read(self.topic(), &taken.entry.id, &taken.fields) {
             Ok(message) if message.expires_at.is_some_and(|at| at <= now) => {
                 self.metrics.outcome("expired").inc();
                 tracing::warn!(topic = %self.topic(), id = message.id, outcome = "expired", "settled");
-                Err(taken.done(Vec::new(), Fields::new()))
+                Err(taken.dropped(Counted::Expired))
             }
             Ok(message) => Ok(message),
             Err(error) => unrunnable("decode", &error.to_string()),
         }
     }
 
-    fn dead(&self, taken: &Taken, reason: &'static str, error: &str, ran: Option<Run<'_>>) -> Settlement {
+    pub(super) fn dead(&self, taken: &Taken, reason: &'static str, error: &str, ran: Option<Run<'_>>) -> Settlement {
         self.metrics.dead_letter(reason);
-        let published_at = ran.map_or_else(|| message::entry_time(&taken.entry_id), |run| run.facts.published_at);
+        let published_at = ran.map_or_else(|| message::entry_time(&taken.entry.id), |run| run.facts.published_at);
         let attempts = ran.map_or(0, |run| run.attempt);
-        let source = format!("{}/{}", self.topic(), taken.entry_id);
+        let source = taken.entry.source.of(self.topic());
+        let source = format!("{source}/{}", taken.entry.id);
         let died_at = message::rfc3339(Timestamp::now());
         taken.dead(fields([
             ("gw-reason", reason),
@@ -210,7 +234,7 @@ impl Drop for Gathered<'_> {
 
 /// What a dead letter tells of the run that made it one.
 #[derive(Clone, Copy)]
-struct Run<'a> {
+pub(super) struct Run<'a> {
     facts: &'a Facts,
     attempt: u32,
     digest: &'a str,
@@ -221,13 +245,11 @@ struct Facts {
     id: String,
     published_at: Timestamp,
     has_own_id: bool,
+    /// What copies of it are known by, where they are not to run.
+    mark: Option<String>,
 }
 
 impl Facts {
-    fn of(message: &Message) -> Self {
-        Self { id: message.id.clone(), published_at: message.published_at, has_own_id: message.has_own_id }
-    }
-
     /// The fields of an entry that will run again. It gets a new entry id, so
     /// what is only known from the old one is written down.
     fn later_fields(&self, standing: Standing, attempt: u32, postponed: u32) -> Fields {

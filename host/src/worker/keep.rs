@@ -1,9 +1,10 @@
 //! What time brings: leases to renew, messages that are due, others' leases
-//! that ran out, history to sweep.
+//! that ran out, follow-ups to bring on their way, history to sweep.
 
 use super::{BATCH_MAX, Lane};
-use crate::queue::{Legacy, Patience, QueueError};
-use std::sync::{Arc, PoisonError};
+use crate::queue::{Clock, Patience, QueueError, Restamp, Source, Taken};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,16 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How often it does, at the most, however much is due.
 const BEAT_MIN: Duration = Duration::from_millis(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What the keeper remembers from one look to the next.
+#[derive(Default)]
+struct Kept {
+    beats: u32,
+    swept: Option<Instant>,
+    clock: Option<Clock>,
+    looked_at_others: Option<Instant>,
+    others_have_some: bool,
+}
 
 impl Lane {
     /// Renews leases, and nothing else, so that nothing holds it up.
@@ -23,15 +34,17 @@ impl Lane {
     }
 
     pub(super) async fn keep_until(self: &Arc<Self>, drained: &CancellationToken) {
-        let mut swept = None::<Instant>;
-        let mut beats = 0_u32;
+        let mut kept = Kept::default();
         while !drained.is_cancelled() {
-            let next_due = match self.beat(&mut swept, beats).await {
+            let next_due = match self.beat(&mut kept).await {
                 Ok(next_due) => next_due.unwrap_or(BEAT),
-                // The reader says what is the matter.
-                Err(_) => BEAT,
+                Err(error) => {
+                    // Of Redis as a whole the reader says what is the matter.
+                    tracing::debug!(topic = %self.topic(), %error, "not kept");
+                    BEAT
+                }
             };
-            beats = beats.wrapping_add(1);
+            kept.beats = kept.beats.wrapping_add(1);
             tokio::select! {
                 () = tokio::time::sleep(next_due.clamp(BEAT_MIN, BEAT)) => {}
                 () = self.due.notified() => tokio::time::sleep(BEAT_MIN).await,
@@ -42,26 +55,45 @@ impl Lane {
 
     /// One look at everything that time brings. Returns when the next message
     /// is due.
-    async fn beat(self: &Arc<Self>, swept: &mut Option<Instant>, beats: u32) -> Result<Option<Duration>, QueueError> {
+    async fn beat(self: &Arc<Self>, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
+        self.relay().await?;
         if self.stop.is_cancelled() {
             return Ok(None);
         }
-        // The original's due times are whole seconds, so every other look will do.
-        let legacy = if beats.is_multiple_of(2) { Legacy::Look } else { Legacy::Skip };
-        let promoted = self.queue.promote(legacy).await?;
-        let connected_at = *self.connected_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let promoted = self.queue.promote().await?;
+        let mut moved = promoted.moved;
+        // What is not urgent is looked at every other time: an idle topic is to
+        // cost next to nothing.
+        if kept.beats.is_multiple_of(2) {
+            moved += self.queue.promote_legacy().await?;
+            self.look_at_flags().await?;
+        }
+        let connected_at = *self.connected_at();
         if let Some(connected_at) = connected_at {
-            self.take_over(connected_at).await?;
-            if swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
-                *swept = Some(Instant::now());
+            self.look_at_others(connected_at, kept).await?;
+            if kept.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
+                kept.swept = Some(Instant::now());
                 self.sweep().await?;
+                self.restamp(Restamp::Future).await?;
             }
         }
-        Ok(if promoted.moved > 0 { Some(Duration::ZERO) } else { promoted.next_due })
+        Ok(if moved > 0 { Some(Duration::ZERO) } else { promoted.next_due })
+    }
+
+    /// Paused, or written to with a priority that was not used before: a read
+    /// that is under way knows nothing of it.
+    async fn look_at_flags(&self) -> Result<(), QueueError> {
+        let flags = self.queue.flags().await?;
+        let was_paused = self.is_paused();
+        self.heed(flags, &self.sources.load());
+        if (flags.is_paused && !was_paused) || self.look_again.load(Ordering::SeqCst) {
+            self.unblock().await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn renew(&self) -> Result<(), QueueError> {
-        let held = self.held_ids();
+        let held = self.held_entries();
         if held.is_empty() {
             return Ok(());
         }
@@ -71,7 +103,7 @@ impl Lane {
             lost => lost?,
         };
         // Settled in the meantime is not lost.
-        let lost = lost.iter().filter(|id| self.held().contains_key(*id)).count();
+        let lost = lost.iter().filter(|entry| self.held().contains_key(*entry)).count();
         if lost > 0 {
             self.metrics.leases_lost.inc_by(lost as u64);
             tracing::warn!(topic = %self.topic(), lost, "leases lost: the messages may run twice");
@@ -79,39 +111,82 @@ impl Lane {
         Ok(())
     }
 
-    async fn take_over(self: &Arc<Self>, connected_at: Instant) -> Result<(), QueueError> {
-        let free = self.free();
-        if free == 0 {
+    /// Where others have messages in flight, whether their leases ran out.
+    async fn look_at_others(self: &Arc<Self>, connected_at: Instant, kept: &mut Kept) -> Result<(), QueueError> {
+        let lease = self.settings.lease;
+        // Who takes now and is lost at once has its lease until the next look,
+        // and a second more.
+        let is_early = kept.looked_at_others.is_some_and(|at| at.elapsed() < lease / 2);
+        if self.is_paused() || (is_early && !kept.others_have_some && connected_at.elapsed() > lease) {
             return Ok(());
         }
-        let (lease, legacy) = (self.settings.lease, self.settings.adopt_after);
+        let legacy = self.settings.adopt_after;
         let patience = if connected_at.elapsed() < lease {
             Patience::OnlyGivenBack { legacy }
         } else {
             Patience::Lease { lease, legacy }
         };
-        let _intake = self.intake.lock().await;
-        let taken = match self.queue.take_over(patience, free.min(BATCH_MAX)).await {
-            Err(QueueError::GroupLost) => return Ok(()),
-            taken => taken?,
-        };
-        if taken.is_empty() {
-            return Ok(());
+        let mut others = 0;
+        for source in self.sources.load().iter() {
+            let free = self.free();
+            if free == 0 {
+                return Ok(());
+            }
+            let _intake = self.intake.lock().await;
+            let found = match self.queue.take_over(*source, patience, kept.clock, free.min(BATCH_MAX)).await {
+                Err(QueueError::GroupLost) => continue,
+                found => found?,
+            };
+            kept.clock = Some(found.clock);
+            if found.clock_stepped {
+                tracing::warn!(topic = %self.topic(), "Redis' clock was set: every lease begins anew");
+                self.set_connected_at(Some(Instant::now()));
+                return self.restamp(Restamp::All).await;
+            }
+            others += found.others;
+            self.taken_over(found.taken).await?;
         }
+        kept.others_have_some = others > 0;
+        kept.looked_at_others = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn taken_over(self: &Arc<Self>, taken: Vec<(Taken, String)>) -> Result<(), QueueError> {
         self.metrics.taken_over.inc_by(taken.len() as u64);
         for (one, owner) in &taken {
             // What was given back is delivered for the first time as far as counts go.
-            if one.deliveries > 1 {
+            if one.losses > 0 {
                 self.metrics.outcome("worker-lost").inc();
-                let (topic, entry, losses) = (self.topic().as_str(), one.entry_id.as_str(), one.deliveries - 1);
-                tracing::warn!(topic, entry, owner, losses, outcome = "worker-lost", "taken over");
+                let (topic, entry, losses) = (self.topic().as_str(), &one.entry, one.losses);
+                tracing::warn!(topic, %entry, owner, losses, outcome = "worker-lost", "taken over");
             }
         }
-        self.receive(taken.into_iter().map(|(one, _)| one).collect());
+        self.receive(taken.into_iter().map(|(one, _)| one).collect()).await
+    }
+
+    async fn restamp(&self, which: Restamp) -> Result<(), QueueError> {
+        for source in self.sources.load().iter() {
+            match self.queue.restamp(*source, which).await {
+                Ok(_) | Err(QueueError::GroupLost) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings follow-ups out of the outbox, if there may be any.
+    pub(super) async fn relay(&self) -> Result<(), QueueError> {
+        if self.has_outgoing.load(Ordering::SeqCst) {
+            while self.queue.relay(self.settings.lease).await? > 0 {}
+            self.has_outgoing.store(self.queue.outgoing().await? > 0, Ordering::SeqCst);
+        }
         Ok(())
     }
 
     async fn sweep(&self) -> Result<(), QueueError> {
+        if !self.sources.load().contains(&Source::Normal) {
+            return Ok(());
+        }
         let mut from = None;
         loop {
             from = match self.queue.sweep(from.as_ref()).await {

@@ -3,7 +3,8 @@
 
 use super::keep::BEAT;
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{QueueError, Settled, Settlement};
+use crate::queue::{EntryKey, QueueError, Settled, Settlement};
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -47,34 +48,40 @@ impl Lane {
 
     /// Settles a batch; what is left in it is to be tried again.
     async fn settle(&self, batch: &mut Vec<Settlement>) -> Result<(), QueueError> {
-        let results = self.queue.settle(batch).await?;
+        let window = self.dedup_window().unwrap_or_default();
+        let results = self.queue.settle(batch, window).await?;
         let (mut settled, mut left) = (Vec::with_capacity(batch.len()), Vec::new());
         for (settlement, result) in batch.drain(..).zip(results) {
             match result {
                 Settled::Ok => settled.push(settlement),
                 Settled::Gone => {
-                    tracing::debug!(topic = %self.topic(), entry = settlement.entry_id(), "settled by another, or twice");
+                    tracing::debug!(topic = %self.topic(), entry = %settlement.entry, "settled by another, or twice");
                     settled.push(settlement);
                 }
                 Settled::Failed(error) => {
-                    tracing::warn!(topic = %self.topic(), entry = settlement.entry_id(), error, "not settled yet");
+                    tracing::warn!(topic = %self.topic(), entry = %settlement.entry, error, "not settled yet");
                     left.push(settlement.or_later(&error, PAUSE_MAX));
                 }
             }
         }
         *batch = left;
-        self.release(settled.iter().map(Settlement::entry_id));
-        if settled.iter().any(|one| matches!(one, Settlement::Later { after, .. } if *after < BEAT)) {
+        self.release(settled.iter().map(|one| &one.entry));
+        let is_soon = |one: &Settlement| one.comes_back_in().is_some_and(|after| after < BEAT);
+        let is_outgoing = settled.iter().any(|one| self.queue.sends_out(one));
+        if is_outgoing {
+            self.has_outgoing.store(true, Ordering::SeqCst);
+        }
+        if is_outgoing || settled.iter().any(is_soon) {
             self.due.notify_one();
         }
         Ok(())
     }
 
     /// These are no longer ours to settle.
-    pub(super) fn release<'a>(&self, entry_ids: impl IntoIterator<Item = &'a str>) {
+    pub(super) fn release<'a>(&self, entries: impl IntoIterator<Item = &'a EntryKey>) {
         let mut held = self.held();
-        for entry_id in entry_ids {
-            held.remove(entry_id);
+        for entry in entries {
+            held.remove(entry);
         }
         self.metrics.in_flight.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
         drop(held);

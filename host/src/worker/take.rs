@@ -2,7 +2,7 @@
 //! way.
 
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{Kind, QueueError, Reader, Taken};
+use crate::queue::{Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +16,13 @@ const READ_BYTES_MAX: usize = 32 << 20;
 
 /// A key that is not there yet is looked at this often.
 const ABSENT: Duration = Duration::from_secs(2);
+
+/// Where all workers together have as many in flight as they may, one looks
+/// this often whether there is room.
+const FULL: Duration = Duration::from_millis(100);
+
+/// A paused topic is looked at this often.
+const PAUSED: Duration = Duration::from_secs(1);
 
 impl Lane {
     pub(super) async fn read_until_stopped(self: &Arc<Self>) {
@@ -45,34 +52,72 @@ impl Lane {
     async fn session(self: &Arc<Self>) -> Result<(), QueueError> {
         let mut reader = Reader::connect(&self.queue).await?;
         self.reader_id.store(reader.client_id(), Ordering::SeqCst);
-        loop {
-            match self.queue.open().await? {
-                Kind::Stream => break,
-                Kind::Other(kind) => {
-                    return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream")));
-                }
-                Kind::Absent if self.stop.is_cancelled() => return Ok(()),
-                Kind::Absent => {
-                    self.is_consuming.store(true, Ordering::Relaxed);
-                    reader.wait_for_key(&self.queue, ABSENT).await?;
-                }
-            }
+        let mut is_first = true;
+        while let Some(opened) = self.opened(&mut reader).await? {
+            self.begin(opened, is_first).await?;
+            is_first = false;
+            self.consume(&mut reader).await?;
         }
+        Ok(())
+    }
+
+    /// Waits until there is something to read from, and says what; `None` at a
+    /// stop.
+    async fn opened(&self, reader: &mut Reader) -> Result<Option<Opened>, QueueError> {
+        loop {
+            self.look_again.store(false, Ordering::SeqCst);
+            let opened = self.queue.open().await?;
+            self.is_list.send_replace(opened.kind == Kind::List);
+            if self.stop.is_cancelled() {
+                return Ok(None);
+            }
+            if let Kind::Other(kind) = opened.kind {
+                return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
+            }
+            if !opened.sources.is_empty() {
+                return Ok(Some(opened));
+            }
+            self.is_consuming.store(true, Ordering::Relaxed);
+            reader.wait_for_key(&self.queue, ABSENT).await?;
+        }
+    }
+
+    /// What comes before the first message is taken.
+    async fn begin(self: &Arc<Self>, opened: Opened, is_first: bool) -> Result<(), QueueError> {
+        let is_stream = opened.sources.contains(&Source::Normal);
+        self.sources.store(Arc::new(opened.sources));
+        self.set_paused(opened.is_paused);
         // Redis may have been away for longer than our leases: they come first,
         // and nobody else's count as expired until their owners had the time too.
         self.renew().await?;
-        let adopted = self.queue.adopt(self.settings.adopt_after).await?;
-        if adopted > 0 {
-            tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
+        if is_stream {
+            let adopted = self.queue.adopt(self.settings.adopt_after).await?;
+            if adopted > 0 {
+                tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
+            }
         }
-        // From here on others' messages may be taken over, the original's too.
-        self.set_connected_at(Some(Instant::now()));
+        if is_first {
+            // From here on others' messages may be taken over, the original's too.
+            self.set_connected_at(Some(Instant::now()));
+        }
         self.is_consuming.store(true, Ordering::Relaxed);
+        self.reconcile().await
+    }
+
+    /// Takes until something has changed that wants a look at the keys.
+    async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
+        let sources = self.sources.load_full();
         let mut reconciled = Instant::now();
-        while !self.stop.is_cancelled() {
-            if reconciled.elapsed() >= self.settings.lease / 3 {
+        let mut has_received = true;
+        while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
+            // An idle topic has nothing that could have been lost on the way.
+            if has_received && reconciled.elapsed() >= self.settings.lease / 3 {
                 self.reconcile().await?;
-                reconciled = Instant::now();
+                (reconciled, has_received) = (Instant::now(), false);
+            }
+            if self.is_paused() {
+                self.stand_still().await?;
+                continue;
             }
             let free = self.free();
             if free == 0 || self.backlog.waiting() > self.low_water() {
@@ -81,41 +126,115 @@ impl Lane {
             }
             let by_bytes = READ_BYTES_MAX / self.entry_bytes.load(Ordering::Relaxed).max(1);
             let count = free.min(BATCH_MAX).min(by_bytes.max(1));
-            let block = (self.settings.lease / 2).min(Duration::from_secs(5));
-            let taken = reader.read(&self.queue, count, block).await?;
-            self.receive(taken);
+            let taken = self.take(reader, &sources, count).await?;
+            has_received |= !taken.is_empty();
+            self.receive(taken).await?;
         }
         Ok(())
+    }
+
+    /// New messages, or none after a while. A plain read where nothing more is
+    /// asked for: it costs least.
+    async fn take(&self, reader: &mut Reader, sources: &[Source], count: usize) -> Result<Vec<Taken>, QueueError> {
+        let control = self.flow_control();
+        let block = (self.settings.lease / 2).min(Duration::from_secs(5));
+        if let [source] = sources
+            && control.is_none()
+        {
+            let (taken, flags) = reader.read(&self.queue, *source, count, block).await?;
+            self.heed(flags, sources);
+            return Ok(if flags.is_paused { self.hand_back(&taken).await? } else { taken });
+        }
+        let pause = match reader.take(&self.queue, sources, control, count).await? {
+            Take::Taken(taken) => {
+                self.turn.store((control.turn + taken.len()) % 1_000_000, Ordering::Relaxed);
+                return Ok(taken);
+            }
+            Take::Empty(behind) if behind.len() == sources.len() => {
+                reader.wait_for_more(&self.queue, sources, &behind, block).await?;
+                return Ok(Vec::new());
+            }
+            Take::Empty(_) => return Err(QueueError::GroupLost),
+            Take::Paused => {
+                self.set_paused(true);
+                return Ok(Vec::new());
+            }
+            Take::Full => FULL,
+            Take::TooSoon(wait) => wait,
+        };
+        let _ = tokio::time::timeout(pause.min(block), self.stop.cancelled()).await;
+        Ok(Vec::new())
+    }
+
+    fn flow_control(&self) -> FlowControl {
+        let plugin = self.plugin.load();
+        let manifest = plugin.manifest();
+        FlowControl {
+            total: manifest.concurrency_total,
+            rate: manifest.rate.map(|rate| (rate.limit, rate.per)),
+            turn: self.turn.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Delivered to us while the topic is paused: as if it had never been.
+    async fn hand_back(&self, taken: &[Taken]) -> Result<Vec<Taken>, QueueError> {
+        if !taken.is_empty() {
+            self.give_back().await?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// What a paused lane does instead of taking.
+    async fn stand_still(&self) -> Result<(), QueueError> {
+        self.release(self.backlog.clear().iter().map(|taken| &taken.entry));
+        self.give_back().await?;
+        let _ = tokio::time::timeout(PAUSED, self.stop.cancelled()).await;
+        self.set_paused(self.queue.flags().await?.is_paused);
+        Ok(())
+    }
+
+    /// Takes notice of what the topic's state says.
+    pub(super) fn heed(&self, flags: Flags, sources: &[Source]) {
+        self.set_paused(flags.is_paused);
+        let is_news = |has, source| has && !sources.contains(&source);
+        if is_news(flags.has_high, Source::High) || is_news(flags.has_low, Source::Low) {
+            self.look_again.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Ends the blocking read at a stop. Dropping it instead would lose what
     /// Redis is just about to answer.
     pub(super) async fn unblock_when_stopped(&self) {
         self.stop.cancelled().await;
-        let mut reader_id = self.reader_id.load(Ordering::SeqCst);
-        while reader_id != 0 {
+        while self.reader_id.load(Ordering::SeqCst) != 0 {
             self.room.notify_one();
-            if self.queue.unblock(reader_id).await.is_err() {
+            if self.unblock().await.is_err() {
                 break;
             }
             // It may have been between two reads just then.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            reader_id = self.reader_id.load(Ordering::SeqCst);
         }
     }
 
-    /// Puts what was taken to work, except what is being worked on already: a
-    /// group that was made anew delivers that once more.
-    pub(super) fn receive(self: &Arc<Self>, taken: Vec<Taken>) {
-        if taken.is_empty() {
-            return;
-        }
+    /// Puts what was taken to work, except what is being worked on already (a
+    /// group that was made anew delivers that once more) and copies of what
+    /// has finished.
+    pub(super) async fn receive(self: &Arc<Self>, taken: Vec<Taken>) -> Result<(), QueueError> {
         let mut fresh = taken;
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let duplicates = self.duplicates(&mut fresh).await?;
         {
             let mut held = self.held();
-            fresh.retain(|one| held.insert(one.entry_id.clone(), one.deliveries).is_none());
+            let mut hold = |one: &Taken| held.insert(one.entry.clone(), one.deliveries).is_none();
+            fresh.retain(&mut hold);
+            duplicates.iter().for_each(|one| {
+                hold(one);
+            });
             self.metrics.in_flight.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
         }
+        self.drop_duplicates(duplicates);
         let mut mean = self.entry_bytes.load(Ordering::Relaxed);
         for one in &fresh {
             mean = (mean * 7 + one.bytes()) / 8;
@@ -124,15 +243,19 @@ impl Lane {
         let concurrency = self.plugin.load().manifest().concurrency;
         let runners = self.backlog.offer(fresh, concurrency);
         self.start_runners(runners);
+        Ok(())
     }
 
-    pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
+    async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
-        let strays = self.queue.reconcile(&self.held_ids()).await?;
-        if !strays.is_empty() {
-            tracing::warn!(topic = %self.topic(), count = strays.len(), "taken again: Redis' answer was lost on the way");
+        for source in self.sources.load().iter() {
+            let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
+            if !strays.is_empty() {
+                let count = strays.len();
+                tracing::warn!(topic = %self.topic(), count, "taken again: Redis' answer was lost on the way");
+            }
+            self.receive(strays).await?;
         }
-        self.receive(strays);
         Ok(())
     }
 

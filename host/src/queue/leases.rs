@@ -1,0 +1,168 @@
+//! Who holds what: leases are renewed, found again, taken over from the dead
+//! and given back.
+
+use super::source::{EntryKey, Source};
+use super::topic_queue::TopicQueue;
+use super::{QueueError, Taken, reply, scripts};
+use redis::{Script, ScriptInvocation, Value};
+use std::time::{Duration, Instant};
+
+/// The idle time that marks an entry as given back: no owner that lives lets
+/// one lie for a day, so such entries may be taken over without waiting.
+const GIVEN_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is remembered of losses while alone, in case nobody removes it.
+const SUSPECT_SECONDS: u32 = 7 * 24 * 60 * 60;
+
+/// How long an owner's silence must be before its messages are taken over.
+#[derive(Debug, Clone, Copy)]
+pub enum Patience {
+    /// Owners that renew, and the original's consumers, which never do.
+    Lease { lease: Duration, legacy: Duration },
+    /// Just after connecting: Redis may have been away and every lease look
+    /// expired, so only what was given back on purpose is taken.
+    OnlyGivenBack { legacy: Duration },
+}
+
+/// What Redis' clock showed, and when that was.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    unix_ms: i64,
+    seen: Instant,
+}
+
+impl Clock {
+    fn now(self) -> i64 {
+        let elapsed = i64::try_from(self.seen.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.unix_ms.saturating_add(elapsed)
+    }
+}
+
+/// What a take-over found.
+pub struct TakenOver {
+    pub clock: Clock,
+    /// Redis' clock was set; nothing was taken.
+    pub clock_stepped: bool,
+    /// Messages that others have in flight.
+    pub others: u64,
+    /// With the names of those who had them before.
+    pub taken: Vec<(Taken, String)>,
+}
+
+impl TopicQueue {
+    /// Renews the leases of what we hold; returns what we no longer do.
+    pub async fn renew(&self, held: &[EntryKey]) -> Result<Vec<EntryKey>, QueueError> {
+        let mut lost = Vec::new();
+        for source in Source::ALL {
+            let held = ids(held, source);
+            if !held.is_empty() {
+                let script = self.held_script(&scripts::RENEW, source, &held);
+                let ids: Vec<String> = script.invoke_async(&mut self.shared()).await?;
+                lost.extend(ids.into_iter().map(|id| EntryKey { source, id }));
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Finds what was delivered to us and never arrived. Only to be called
+    /// while no read and no take-over is under way.
+    pub async fn reconcile(&self, source: Source, held: &[EntryKey]) -> Result<Vec<Taken>, QueueError> {
+        let script = self.held_script(&scripts::RECONCILE, source, &ids(held, source));
+        let rows: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
+        rows.into_iter().map(|row| Ok(reply::row(source, row)?.0)).collect()
+    }
+
+    /// Takes over at most `count` messages whose owner let its lease run out,
+    /// unless the clock shows something else than the last time.
+    pub async fn take_over(
+        &self,
+        source: Source,
+        patience: Patience,
+        last: Option<Clock>,
+        count: usize,
+    ) -> Result<TakenOver, QueueError> {
+        let (lease, legacy) = match patience {
+            Patience::Lease { lease, legacy } => (lease, legacy),
+            Patience::OnlyGivenBack { legacy } => (GIVEN_BACK, legacy),
+        };
+        let mut script = scripts::TAKE_OVER.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg(lease.as_millis()).arg(legacy.as_millis()).arg(count);
+        // Less than this does no harm, and a busy machine is no wrong clock.
+        let tolerance = lease.min(Duration::from_secs(60)) / 3;
+        script.arg(last.map_or(0, Clock::now)).arg(tolerance.as_millis());
+        let reply: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
+        let clock = Instant::now();
+        let mut words = reply.into_iter();
+        let mut number = || reply::number(words.next().unwrap_or(Value::Nil));
+        let (unix_ms, others) = (number()?, number()?);
+        Ok(TakenOver {
+            clock: Clock { unix_ms, seen: clock },
+            clock_stepped: others < 0,
+            others: u64::try_from(others).unwrap_or(0),
+            taken: words.map(|row| reply::row(source, row)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// After a step of the clock: every lease begins anew, whoever has it.
+    pub async fn restamp(&self, source: Source, which: Restamp) -> Result<usize, QueueError> {
+        let mut script = scripts::RESTAMP.key(source.key(self.keys()));
+        script.arg(self.group()).arg(u8::from(which == Restamp::All));
+        Ok(script.invoke_async(&mut self.shared()).await?)
+    }
+
+    /// Gives back what we have taken, except what we still hold.
+    pub async fn give_back(&self, source: Source, held: &[EntryKey]) -> Result<usize, QueueError> {
+        let mut script = scripts::GIVE_BACK.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg((GIVEN_BACK + Duration::from_secs(1)).as_millis());
+        Ok(script.arg(ids(held, source)).invoke_async(&mut self.shared()).await?)
+    }
+
+    /// Takes our name off the group's list, if nothing is left under it.
+    pub async fn leave(&self, source: Source) -> Result<(), QueueError> {
+        let key = source.key(self.keys());
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&[key, self.group(), "-", "+", "1", self.me()]);
+        let pending: Vec<Value> = command.query_async(&mut self.shared()).await?;
+        if pending.is_empty() {
+            let mut command = redis::cmd("XGROUP");
+            command.arg("DELCONSUMER").arg(key).arg(self.group()).arg(self.me());
+            command.query_async::<()>(&mut self.shared()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that a message is about to run alone. Returns how often it
+    /// was lost so before.
+    pub async fn suspect(&self, entry: &EntryKey) -> Result<u32, QueueError> {
+        let key = &self.keys().suspects;
+        let mut pipe = redis::pipe();
+        pipe.atomic().hincr(key, entry.to_string(), 1).expire(key, i64::from(SUSPECT_SECONDS)).ignore();
+        let (runs,): (u32,) = pipe.query_async(&mut self.shared()).await?;
+        Ok(runs.saturating_sub(1))
+    }
+
+    /// A message that ran alone has ended in some way, and its worker lives.
+    pub async fn acquit(&self, entry: &EntryKey) -> Result<(), QueueError> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(&self.keys().suspects).arg(entry.to_string());
+        Ok(command.query_async(&mut self.shared()).await?)
+    }
+
+    fn held_script<'a>(&self, script: &'a Script, source: Source, held: &[&str]) -> ScriptInvocation<'a> {
+        let mut script = script.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg(held);
+        script
+    }
+}
+
+/// Which leases begin anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restamp {
+    All,
+    /// Those from the future: a clock that was set back made them.
+    Future,
+}
+
+fn ids(held: &[EntryKey], source: Source) -> Vec<&str> {
+    held.iter().filter(|entry| entry.source == source).map(|entry| entry.id.as_str()).collect()
+}

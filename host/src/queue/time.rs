@@ -1,0 +1,85 @@
+//! What time brings: what is due goes to its stream, history is swept.
+
+use super::source::Source;
+use super::topic_queue::TopicQueue;
+use super::{QueueError, scripts};
+use std::time::Duration;
+
+/// How many are moved or looked at by one script, which nothing else runs beside.
+const PIECE: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promoted {
+    pub moved: usize,
+    pub next_due: Option<Duration>,
+}
+
+/// How far a sweep has come, and how far it is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SweptTo {
+    at: String,
+    goal: String,
+}
+
+impl TopicQueue {
+    /// Moves a piece of what is due into its stream.
+    pub async fn promote(&self) -> Result<Promoted, QueueError> {
+        let mut script = scripts::PROMOTE.prepare_invoke();
+        script.key(&self.keys().for_publish()[..]).key(&self.keys().dead).arg(PIECE);
+        let (moved, next_ms): (usize, i64) = script.invoke_async(&mut self.shared()).await?;
+        Ok(Promoted { moved, next_due: u64::try_from(next_ms).ok().map(Duration::from_millis) })
+    }
+
+    /// Moves a piece of what is due of the original's delayed messages, whose
+    /// times are whole seconds. Returns how many.
+    pub async fn promote_legacy(&self) -> Result<usize, QueueError> {
+        let keys = self.keys();
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(&keys.legacy_delay).arg(0).arg(0).arg("WITHSCORES");
+        let head: Vec<(Vec<u8>, f64)> = command.query_async(&mut self.shared()).await?;
+        let Some((_, due)) = head.first() else { return Ok(0) };
+        // Redis' clock decides; this one only spares it the question.
+        let now = jiff::Timestamp::now().as_second() as f64;
+        if *due > now + 60.0 {
+            return Ok(0);
+        }
+        if self.connection().share_slot(&keys.stream, &keys.legacy_delay) {
+            let mut script = scripts::PROMOTE_LEGACY.prepare_invoke();
+            script.key(&keys.for_publish()[..]).key(&keys.legacy_delay).arg(PIECE);
+            return Ok(script.invoke_async(&mut self.shared()).await?);
+        }
+        self.promote_legacy_across(now).await
+    }
+
+    /// Publish, then remove: in a cluster no step can do both, so a worker that
+    /// is lost in between leaves a message twice, and none is lost.
+    async fn promote_legacy_across(&self, now: f64) -> Result<usize, QueueError> {
+        let legacy = &self.keys().legacy_delay;
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(legacy).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(PIECE);
+        let due: Vec<Vec<u8>> = command.query_async(&mut self.shared()).await?;
+        for envelope in &due {
+            self.publish_body(envelope).await?;
+            let mut command = redis::cmd("ZREM");
+            command.arg(legacy).arg(envelope).query_async::<()>(&mut self.shared()).await?;
+        }
+        Ok(due.len())
+    }
+
+    /// Sweeps a piece of the history that the original leaves in its stream,
+    /// from where the last call ended. `None` is the end.
+    pub async fn sweep(&self, from: Option<&SweptTo>) -> Result<Option<SweptTo>, QueueError> {
+        let (from, goal) = from.map_or(("-", ""), |swept| (&swept.at, &swept.goal));
+        let mut script = scripts::SWEEP.key(Source::Normal.key(self.keys()));
+        script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE);
+        let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
+        if self.set_deletes(others == 0) && others > 0 {
+            let topic = self.topic();
+            tracing::warn!(%topic, others, "other groups read this stream: entries are acknowledged and not deleted");
+        }
+        if swept > 0 {
+            tracing::debug!(topic = %self.topic(), swept, "delivered history deleted");
+        }
+        Ok((!at.is_empty()).then_some(SweptTo { at, goal }))
+    }
+}

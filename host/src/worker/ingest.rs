@@ -1,0 +1,49 @@
+//! The ingester: moves what plain clients push into a list to where it can be
+//! leased. A list stays one for those who know of it, also while it is drained.
+
+use super::{Lane, PAUSE_MAX};
+use crate::queue::{End, QueueError, Reader};
+use std::time::Duration;
+
+/// How long one wait for the list lasts, and so how long a piece that a lost
+/// worker had in hand may lie.
+const WAIT: Duration = Duration::from_secs(4);
+
+impl Lane {
+    pub(super) async fn ingest_until_stopped(&self) {
+        let mut is_list = self.is_list.subscribe();
+        while !self.stop.is_cancelled() {
+            if !*is_list.borrow_and_update() {
+                tokio::select! {
+                    changed = is_list.changed() => if changed.is_err() { return },
+                    () = self.stop.cancelled() => return,
+                }
+                continue;
+            }
+            if let Err(error) = self.ingest().await {
+                tracing::warn!(topic = %self.topic(), %error, retry_in = ?PAUSE_MAX, "the list is not taken from");
+                // It may be no list any more.
+                self.look_again().await;
+                let _ = tokio::time::timeout(PAUSE_MAX, self.stop.cancelled()).await;
+            }
+        }
+    }
+
+    /// One connection's life. From which end publishers push is not known, so
+    /// both have their turn, and the whole list is moved each time.
+    async fn ingest(&self) -> Result<(), QueueError> {
+        let mut reader = Reader::connect(&self.queue).await?;
+        let mut end = End::Right;
+        while !self.stop.is_cancelled() && *self.is_list.borrow() {
+            if self.queue.ingest(end).await? == 0 {
+                // Ended by the stop: what it moves is safe wherever it is then.
+                tokio::select! {
+                    moved = reader.wait_for_list(&self.queue, end, WAIT) => { moved?; }
+                    () = self.stop.cancelled() => {}
+                }
+            }
+            end = end.other();
+        }
+        Ok(())
+    }
+}
