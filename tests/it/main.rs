@@ -8,10 +8,13 @@
 mod adoption;
 mod business;
 mod command_line;
+mod crash_loop;
 mod delivery;
+mod flow;
 #[path = "../guest.rs"]
 mod guest;
 mod house;
+mod lists;
 mod outage;
 mod plugins;
 mod queue;

@@ -32,6 +32,11 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// It shows this now.
+    pub fn showing(unix_ms: i64) -> Self {
+        Self { unix_ms, seen: Instant::now() }
+    }
+
     fn now(self) -> i64 {
         let elapsed = i64::try_from(self.seen.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.unix_ms.saturating_add(elapsed)
@@ -91,12 +96,11 @@ impl TopicQueue {
         let tolerance = lease.min(Duration::from_secs(60)) / 3;
         script.arg(last.map_or(0, Clock::now)).arg(tolerance.as_millis());
         let reply: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
-        let clock = Instant::now();
         let mut words = reply.into_iter();
         let mut number = || reply::number(words.next().unwrap_or(Value::Nil));
         let (unix_ms, others) = (number()?, number()?);
         Ok(TakenOver {
-            clock: Clock { unix_ms, seen: clock },
+            clock: Clock::showing(unix_ms),
             clock_stepped: others < 0,
             others: u64::try_from(others).unwrap_or(0),
             taken: words.map(|row| reply::row(source, row)).collect::<Result<_, _>>()?,

@@ -1,0 +1,358 @@
+//! Who goes first, how many at once, how fast, not now, and not twice.
+
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
+use gateway_worker::message::Fields;
+use gateway_worker::publication::{Draft, Priority, Publication};
+use gateway_worker::queue::{FlowControl, Reader, Settled, Source, Take, Taken, TopicQueue};
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOURCES: [Source; 3] = [Source::High, Source::Normal, Source::Low];
+
+fn publication(id: &str, priority: Priority) -> Publication {
+    let topic = topic("t");
+    let draft = Draft { priority, ..Draft::new(id.to_owned(), &topic, "{}") };
+    draft.seal(Timestamp::now()).unwrap()
+}
+
+/// `count` messages of each priority, whose topic is open.
+async fn all_priorities(redis: &Redis, count: usize) -> TopicQueue {
+    let queue = redis.queue("t", "me");
+    for number in 0..count {
+        for priority in [Priority::Low, Priority::Normal, Priority::High] {
+            queue.publish(&publication(&format!("{number}"), priority)).await.unwrap();
+        }
+    }
+    assert_eq!(queue.open().await.unwrap().sources, SOURCES);
+    queue
+}
+
+async fn take(queue: &TopicQueue, control: FlowControl, count: usize) -> Take {
+    Reader::connect(queue).await.unwrap().take(queue, &SOURCES, control, count).await.unwrap()
+}
+
+fn entries(take: Take) -> Vec<Taken> {
+    let Take::Taken(taken) = take else { panic!("{take:?}") };
+    taken
+}
+
+fn of(taken: &[Taken], source: Source) -> usize {
+    taken.iter().filter(|one| one.entry.source == source).count()
+}
+
+#[tokio::test]
+async fn where_all_wait_each_priority_gets_its_share() {
+    let redis = Redis::start();
+    let queue = all_priorities(&redis, 40).await;
+    let taken = entries(take(&queue, FlowControl::default(), 20).await);
+    assert_eq!(SOURCES.map(|source| of(&taken, source)), [12, 6, 2]);
+    // One at a time too: the round goes on where it was.
+    let mut taken = Vec::new();
+    for turn in 0..10 {
+        taken.extend(entries(take(&queue, FlowControl { turn, ..FlowControl::default() }, 1).await));
+    }
+    assert_eq!(SOURCES.map(|source| of(&taken, source)), [6, 3, 1]);
+    // What one does not need, the others get.
+    let taken = entries(take(&queue, FlowControl::default(), 1000).await);
+    assert_eq!(taken.len(), 90);
+    assert!(matches!(take(&queue, FlowControl::default(), 10).await, Take::Empty(behind) if behind.len() == 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "normal", "{}").await;
+    gateway.until_outcome("t", "normal", "done").await;
+    let queue = redis.queue("t", "publisher");
+    for (id, priority) in [("high", Priority::High), ("low", Priority::Low)] {
+        queue.publish(&publication(id, priority)).await.unwrap();
+        gateway.until_outcome("t", id, "done").await;
+    }
+    redis.is("settled", "XLEN {mq:t}:high", 0).await;
+    redis.is("settled", "XLEN {mq:t}:low", 0).await;
+    redis.publish("t", "after", "{}").await;
+    gateway.until_outcome("t", "after", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    queue.publish(&publication("retried", Priority::High)).await.unwrap();
+    let delayed = Publication { delay: Duration::from_millis(1), ..publication("delayed", Priority::Low) };
+    queue.publish(&delayed).await.unwrap();
+    let sources = queue.open().await.unwrap().sources;
+    assert_eq!(sources, [Source::High]);
+    let mut reader = Reader::connect(&queue).await.unwrap();
+    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
+    queue.settle(&[taken[0].later(Duration::ZERO, Fields::new())], HOUR).await.unwrap();
+    until("both are promoted", async || {
+        queue.promote().await.unwrap();
+        (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(redis.envelopes("{mq:t}:high").await[0]["id"], "retried");
+    assert_eq!(redis.envelopes("{mq:t}:low").await[0]["id"], "delayed");
+    assert_eq!(redis.run::<i64>("EXISTS mq:t").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_tells_its_priority() {
+    let redis = Redis::start();
+    redis
+        .queue("puppet", "me")
+        .publish(&{
+            let topic = topic("puppet");
+            let data = r#"{"do":"reject","code":"c","reason":"r"}"#;
+            let draft = Draft { priority: Priority::High, ..Draft::new("a".to_owned(), &topic, data) };
+            draft.seal(Timestamp::now()).unwrap()
+        })
+        .await
+        .unwrap();
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    let _gateway = Gateway::start(&redis, &plugins);
+    let source = crate::support::text(&redis.dead("puppet").await, "gw-source");
+    assert!(source.starts_with("puppet:high/"), "{source}");
+}
+
+#[tokio::test]
+async fn no_span_ever_sees_more_than_the_rate() {
+    let redis = Redis::start();
+    let queue = all_priorities(&redis, 20).await;
+    let span = Duration::from_millis(500);
+    let control = FlowControl { rate: Some((7, span)), ..FlowControl::default() };
+    let mut reader = Reader::connect(&queue).await.unwrap();
+    let mut began = Vec::new();
+    while began.len() < 60 {
+        match reader.take(&queue, &SOURCES, control, 5).await.unwrap() {
+            Take::Taken(taken) => {
+                let (seconds, micros): (u64, u64) = redis.run("TIME").await;
+                began.extend(std::iter::repeat_n(Duration::new(seconds, micros as u32 * 1000), taken.len()));
+            }
+            Take::TooSoon(wait) => tokio::time::sleep(wait).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    // Times are read a little late, so the first of each eight is the earliest.
+    for eight in began.windows(8) {
+        assert!(eight[7] - eight[0] + Duration::from_millis(100) >= span, "{eight:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
+    let redis = Redis::start();
+    let queue = all_priorities(&redis, 10).await;
+    let control = FlowControl { rate: Some((7, HOUR)), ..FlowControl::default() };
+    assert_eq!(entries(take(&queue, control, 5).await).len(), 5);
+    assert_eq!(entries(take(&redis.queue("t", "other"), control, 5).await).len(), 2);
+    assert!(
+        matches!(take(&queue, control, 5).await, Take::TooSoon(wait) if wait <= HOUR + HOUR / 20 && wait > HOUR / 2)
+    );
+    // Written by a clock an hour ahead: it counts from now, not from then.
+    let ahead = Timestamp::now().as_millisecond() + 3_600_000;
+    let mut pack = redis::cmd("EVAL");
+    pack.arg("return redis.call('HSET', KEYS[1], 'rate', cmsgpack.pack({ { tonumber(ARGV[1]), 7 } }))");
+    pack.arg(1).arg("{mq:t}:state").arg(ahead);
+    pack.query_async::<i64>(&mut redis.connection().await).await.unwrap();
+    assert!(matches!(take(&queue, control, 5).await, Take::TooSoon(wait) if wait <= HOUR + HOUR / 20));
+}
+
+#[tokio::test]
+async fn the_total_holds_over_all_workers() {
+    let redis = Redis::start();
+    let queue = all_priorities(&redis, 10).await;
+    let other = redis.queue("t", "other");
+    let control = FlowControl { total: Some(8), ..FlowControl::default() };
+    let mine = entries(take(&queue, control, 5).await);
+    assert_eq!((mine.len(), entries(take(&other, control, 5).await).len()), (5, 3));
+    assert_eq!(take(&other, control, 5).await, Take::Full);
+    // No counter can leak: what is settled makes room.
+    assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), Fields::new())], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(entries(take(&other, control, 5).await).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_together_keep_to_the_total() {
+    let redis = Redis::start();
+    for number in 0..12 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":200}"#).await;
+    }
+    let plugins = Plugins::with("puppet", &built("puppet"), "concurrency_total = 3\n");
+    let _gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
+    let mut most = 0;
+    until("all are done", async || {
+        most = most.max(redis.in_flight("puppet").await);
+        (redis.run::<i64>("XLEN mq:puppet").await == 0).then_some(())
+    })
+    .await;
+    assert!((1..=3).contains(&most), "{most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_topic_stands_still_until_it_is_resumed() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &guest(OK), "");
+    let gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
+    redis.publish("puppet", "before", r#"{"do":"sleep","ms":2000}"#).await;
+    redis.until_in_flight("puppet", 1).await;
+    redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
+    // Readers that wait know nothing of it, and yet what comes now is not run.
+    for number in 0..20 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":0}"#).await;
+    }
+    for gateway in &gateways {
+        gateway.until_logged("paused", |line| line["topic"] == "puppet").await;
+    }
+    redis.is("what ran has ended", "XLEN mq:puppet", 20).await;
+    redis.publish("other", "o", "{}").await;
+    redis.is("others go on", "XLEN mq:other", 0).await;
+    let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
+    assert_eq!(ran, 1);
+    redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
+    redis.is("all are done", "XLEN mq:puppet", 0).await;
+    let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
+    assert_eq!(ran, 21);
+    let lost: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
+    assert_eq!(lost, 0, "what was held back counts as lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
+    let redis = Redis::start();
+    redis.run::<i64>("HSET {mq:t}:state paused 1").await;
+    redis.publish("t", "a", "{}").await;
+    let plugins = Plugins::with("t", &guest(OK), "concurrency_total = 5\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged("paused", |_| true).await;
+    gateway.until_ready().await;
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
+    redis.run::<i64>("HDEL {mq:t}:state paused").await;
+    gateway.until_outcome("t", "a", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_what_has_finished_is_not_run() {
+    let redis = Redis::start();
+    let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
+    let plugins = Plugins::with("puppet", &built("puppet"), manifest);
+    let gateway = Gateway::start(&redis, &plugins);
+    // With a follow-up and without; and one that fails first.
+    for (id, data) in [
+        ("plain", r#"{"do":"sleep","ms":0}"#),
+        ("parent", r#"{"do":"echo","to":"seen"}"#),
+        ("fails", r#"{"do":"reject","code":"c","reason":"r"}"#),
+    ] {
+        for copy in 1..=2 {
+            redis.publish("puppet", id, data).await;
+            redis.is("settled", "XLEN mq:puppet", 0).await;
+            let ran =
+                gateway.outcomes("puppet").iter().filter(|(ran, outcome)| ran == id && outcome != "duplicate").count();
+            assert_eq!(ran, if id == "fails" { copy } else { 1 }, "{id}");
+        }
+    }
+    assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
+    assert_eq!(redis.run::<i64>("HGET {mq:puppet}:state duplicate").await, 2);
+    let (_, metrics) = gateway.json("/metrics").await;
+    assert!(metrics.to_string().contains(r#""duplicate":2"#), "{metrics}");
+    // A dedup key says what a copy is, whatever the id.
+    for id in ["one", "two"] {
+        let body = json!({"id": id, "topic": "puppet", "data": {"do": "sleep", "ms": 0}, "dedup_key": "k"});
+        redis.add("puppet", body.to_string().as_bytes()).await;
+        redis.is("settled", "XLEN mq:puppet", 0).await;
+    }
+    assert_eq!(redis.run::<i64>("HGET {mq:puppet}:state duplicate").await, 3);
+    let markers: Vec<String> = redis.run("KEYS {mq:puppet}:done:*").await;
+    assert_eq!(markers.len(), 3);
+    for marker in markers {
+        assert!((1..=3_600_000).contains(&redis.run::<i64>(&format!("PTTL {marker}")).await));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_dedup_copies_are_run_and_nothing_is_remembered() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "same", "{}").await;
+    redis.publish("t", "same", "{}").await;
+    redis.is("settled", "XLEN mq:t", 0).await;
+    assert_eq!(gateway.outcomes("t").len(), 2);
+    assert_eq!(redis.run::<i64>("EXISTS {mq:t}:done").await, 0);
+    assert!(redis.run::<Vec<String>>("KEYS {mq:t}:done:*").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for number in 0..2 {
+        redis.publish("t", &number.to_string(), "{}").await;
+    }
+    let sources = queue.open().await.unwrap().sources;
+    let mut reader = Reader::connect(&queue).await.unwrap();
+    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
+    let marks = ["a".to_owned(), "b".to_owned()];
+    let child = vec![publication("child", Priority::Normal)];
+    let batch = [
+        taken[0].done(Some(marks[0].clone()), Vec::new(), Fields::new()),
+        taken[1].done(Some(marks[1].clone()), child, Fields::new()),
+    ];
+    assert_eq!(queue.finished(&marks).await.unwrap(), [false, false]);
+    // At a full memory the one that needs none is settled all the same.
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    assert_eq!(queue.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    assert_eq!(queue.finished(&marks).await.unwrap(), [true, false]);
+    assert_eq!(queue.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.finished(&marks).await.unwrap(), [true, true]);
+}
+
+#[tokio::test]
+async fn a_message_is_published_once_however_often_it_is_tried() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    let one = publication("a", Priority::Normal);
+    let mut published = 0;
+    for _ in 0..3 {
+        published += i64::from(queue.publish_once(&one, HOUR).await.unwrap());
+    }
+    assert_eq!((published, redis.run::<i64>("XLEN mq:t").await), (1, 1));
+    // A refusal marks nothing, so that it may be tried again.
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    let other = publication("b", Priority::High);
+    queue.publish_once(&other, HOUR).await.unwrap_err();
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    assert!(queue.publish_once(&other, HOUR).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_topic_costs_less_than_five_commands_a_second() {
+    let redis = Redis::start();
+    redis.publish("t", "a", "{}").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "a", "done").await;
+    let commands = async || {
+        // What the worker as a whole asks once a second is not the topic's.
+        let stats: String = redis.run("INFO commandstats").await;
+        let calls = |line: &str| -> Option<u64> {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let is_other = ["ping", "info", "zadd", "zremrangebyscore", "client|", "config", "hello"]
+                .iter()
+                .any(|other| name.starts_with(other));
+            if is_other { None } else { rest.split(',').next()?.parse().ok() }
+        };
+        stats.lines().filter_map(calls).sum::<u64>()
+    };
+    // Past the grace in which a new worker looks around more often.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    let (began, before) = (Instant::now(), commands().await);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let (spent, seconds) = (commands().await - before, began.elapsed().as_secs());
+    assert!(spent < 5 * seconds, "{spent} commands in {seconds} s");
+}

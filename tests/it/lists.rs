@@ -1,0 +1,155 @@
+//! Topics that plain clients fill with `LPUSH` or `RPUSH`.
+
+use crate::support::{Gateway, OK, Plugins, Redis, guest, text, until};
+use gateway_worker::queue::{End, Kind, QueueError, Source};
+use std::collections::BTreeSet;
+
+fn envelope(id: &str) -> String {
+    format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#)
+}
+
+async fn push(redis: &Redis, how: &str, id: &str) {
+    redis.run::<i64>(&format!("{how} mq:t {}", envelope(id))).await;
+}
+
+async fn is_drained(redis: &Redis) {
+    redis.is("the list is drained", "EXISTS mq:t", 0).await;
+    redis.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
+    redis.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    // The publisher comes first.
+    push(&redis, "LPUSH", "first").await;
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "first", "done").await;
+    is_drained(&redis).await;
+    // Again, from either end.
+    for (how, id) in [("LPUSH", "left"), ("RPUSH", "right")] {
+        push(&redis, how, id).await;
+        gateway.until_outcome("t", id, "done").await;
+        is_drained(&redis).await;
+    }
+    // Through us it becomes no stream, so that plain clients can go on.
+    redis.publish("t", "ours", "{}").await;
+    gateway.until_outcome("t", "ours", "done").await;
+    push(&redis, "LPUSH", "after").await;
+    gateway.until_outcome("t", "after", "done").await;
+    is_drained(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_there_first_sees_a_list_too() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    for number in 0..300 {
+        push(&redis, "RPUSH", &number.to_string()).await;
+    }
+    gateway.until_outcome("t", "299", "done").await;
+    is_drained(&redis).await;
+    let ran: BTreeSet<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
+    assert_eq!((ran.len(), gateway.outcomes("t").len()), (300, 300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_worker_had_put_aside_is_run() {
+    let redis = Redis::start();
+    redis.run::<i64>(&format!("LPUSH {{mq:t}}:in {}", envelope("aside"))).await;
+    push(&redis, "LPUSH", "waits").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "aside", "done").await;
+    gateway.until_outcome("t", "waits", "done").await;
+    is_drained(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_list_that_becomes_a_stream_is_consumed_as_one() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    push(&redis, "LPUSH", "list").await;
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "list", "done").await;
+    is_drained(&redis).await;
+    redis.add("t", envelope("stream").as_bytes()).await;
+    gateway.until_outcome("t", "stream", "done").await;
+    redis.is("settled", "XLEN mq:t", 0).await;
+    // And back.
+    redis.run::<i64>("DEL mq:t").await;
+    push(&redis, "RPUSH", "again").await;
+    gateway.until_outcome("t", "again", "done").await;
+    is_drained(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_json_in_a_list_is_a_dead_letter_with_its_bytes() {
+    let redis = Redis::start();
+    redis.run::<i64>("LPUSH mq:t {broken").await;
+    push(&redis, "LPUSH", "fine").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "fine", "done").await;
+    let dead = redis.dead("t").await;
+    assert_eq!((text(&dead, "message").as_str(), text(&dead, "gw-reason").as_str()), ("{broken", "decode"));
+    assert!(text(&dead, "gw-source").starts_with("t:work/"));
+}
+
+#[tokio::test]
+async fn both_ends_have_their_turn_and_an_end_keeps_its_order() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    let mut pushed = redis::cmd("RPUSH");
+    pushed.arg("mq:t");
+    (0..1000).for_each(|number| {
+        pushed.arg(envelope(&number.to_string()));
+    });
+    pushed.query_async::<i64>(&mut redis.connection().await).await.unwrap();
+    assert_eq!(queue.ingest(End::Left).await.unwrap(), 256);
+    assert_eq!(queue.ingest(End::Right).await.unwrap(), 256);
+    let ids: Vec<u32> =
+        redis.envelopes("{mq:t}:work").await.iter().map(|one| one["id"].as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(ids, (0..256).chain((744..1000).rev()).collect::<Vec<_>>());
+    assert_eq!(redis.run::<i64>("LLEN mq:t").await, 488);
+    let opened = queue.open().await.unwrap();
+    assert_eq!((opened.kind, opened.sources), (Kind::List, vec![Source::Work]));
+}
+
+#[tokio::test]
+async fn a_piece_has_a_size_and_always_one_message() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for _ in 0..3 {
+        let mut push = redis::cmd("RPUSH");
+        push.arg("mq:t").arg("x".repeat(700_000));
+        push.query_async::<i64>(&mut redis.connection().await).await.unwrap();
+    }
+    let mut push = redis::cmd("RPUSH");
+    push.arg("mq:t").arg("x".repeat(3 << 20));
+    push.query_async::<i64>(&mut redis.connection().await).await.unwrap();
+    let mut moved = Vec::new();
+    for _ in 0..5 {
+        moved.push(queue.ingest(End::Left).await.unwrap());
+    }
+    assert_eq!(moved, [1, 1, 1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_move_that_is_refused_loses_nothing() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    push(&redis, "LPUSH", "a").await;
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    queue.ingest(End::Left).await.unwrap_err();
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    redis.run::<()>("SET {mq:t}:work text").await;
+    assert!(matches!(queue.ingest(End::Left).await, Err(QueueError::WrongType(_))));
+    assert_eq!(redis.run::<i64>("LLEN mq:t").await, 1);
+    redis.run::<i64>("DEL {mq:t}:work").await;
+    assert_eq!(queue.ingest(End::Left).await.unwrap(), 1);
+    until("it is there", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
+}
