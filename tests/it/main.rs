@@ -15,6 +15,7 @@ mod flow;
 mod guest;
 mod house;
 mod lists;
+mod model;
 mod outage;
 mod plugins;
 mod queue;

@@ -4,13 +4,15 @@
 -- KEYS 1: stream
 -- ARGV 1: group   2: me   3..: the ids that I hold
 -- Returns { id, me, deliveries, { field, value, ... } } for each. Afterwards
--- each is fresh, with its delivery count as before: nobody has run it.
+-- each is fresh, with its delivery count as before, since nobody has run it;
+-- or one, if it was given back and is now taken again.
 local held, strays = {}, {}
 for i = 3, #ARGV do held[ARGV[i]] = true end
 for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100000, ARGV[2])) do
   if not held[row[1]] then
-    local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'RETRYCOUNT', row[4])[1]
-    if entry then strays[#strays + 1] = { row[1], row[2], row[4], entry[2] } end
+    local count = math.max(row[4], 1)
+    local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'RETRYCOUNT', count)[1]
+    if entry then strays[#strays + 1] = { row[1], row[2], count, entry[2] } end
   end
 end
 return strays

@@ -101,23 +101,26 @@ impl Lane {
             self.set_connected_at(Some(Instant::now()));
         }
         self.is_consuming.store(true, Ordering::Relaxed);
-        self.reconcile().await
+        Ok(())
     }
 
     /// Takes until something has changed that wants a look at the keys.
     async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
         let sources = self.sources.load_full();
-        let mut reconciled = Instant::now();
-        let mut has_received = true;
+        let mut reconciled = None::<Instant>;
+        let mut has_received = false;
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
-            // An idle topic has nothing that could have been lost on the way.
-            if has_received && reconciled.elapsed() >= self.settings.lease / 3 {
-                self.reconcile().await?;
-                (reconciled, has_received) = (Instant::now(), false);
-            }
             if self.is_paused() {
                 self.stand_still().await?;
+                // Some of what was given back may still be in our name.
+                reconciled = None;
                 continue;
+            }
+            // An idle topic has nothing that could have been lost on the way.
+            let is_due = |at: Instant| has_received && at.elapsed() >= self.settings.lease / 3;
+            if reconciled.is_none_or(is_due) {
+                self.reconcile().await?;
+                (reconciled, has_received) = (Some(Instant::now()), false);
             }
             let free = self.free();
             if free == 0 || self.backlog.waiting() > self.low_water() {
@@ -143,7 +146,7 @@ impl Lane {
         {
             let (taken, flags) = reader.read(&self.queue, *source, count, block).await?;
             self.heed(flags, sources);
-            return Ok(if flags.is_paused { self.hand_back(&taken).await? } else { taken });
+            return Ok(if flags.is_paused { self.hand_back(taken).await? } else { taken });
         }
         let pause = match reader.take(&self.queue, sources, control, count).await? {
             Take::Taken(taken) => {
@@ -177,7 +180,7 @@ impl Lane {
     }
 
     /// Delivered to us while the topic is paused: as if it had never been.
-    async fn hand_back(&self, taken: &[Taken]) -> Result<Vec<Taken>, QueueError> {
+    async fn hand_back(&self, taken: Vec<Taken>) -> Result<Vec<Taken>, QueueError> {
         if !taken.is_empty() {
             self.give_back().await?;
         }
