@@ -67,6 +67,12 @@ impl<T> Backlog<T> {
         next.map(|next| (next, state.waiting.len()))
     }
 
+    /// One more for a runner that has some already, if the first is such a one.
+    pub fn next_if(&self, is_such: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut state = self.lock();
+        if state.waiting.front().is_some_and(is_such) { state.waiting.pop_front() } else { None }
+    }
+
     /// How many wait for a runner.
     pub fn waiting(&self) -> usize {
         self.lock().waiting.len()

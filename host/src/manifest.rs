@@ -19,6 +19,7 @@ pub struct Manifest {
     /// Messages in flight per topic over all workers.
     pub concurrency_total: Option<usize>,
     pub rate: Option<Rate>,
+    pub batch: Option<Batch>,
     /// A message that has finished is not run again for so long.
     pub dedup: Option<Duration>,
     pub limits: Limits,
@@ -43,6 +44,14 @@ pub struct Limits {
 pub struct Rate {
     pub limit: u32,
     pub per: Duration,
+}
+
+/// How many messages a batch handler gets at once at the most, and how long
+/// the first of them waits for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub size: usize,
+    pub wait: Duration,
 }
 
 impl Default for Limits {
@@ -70,6 +79,7 @@ impl Manifest {
             concurrency: CONCURRENCY,
             concurrency_total: None,
             rate: None,
+            batch: None,
             dedup: None,
             limits: Limits::default(),
             retry: RetryPolicy::default(),
@@ -93,9 +103,20 @@ impl Manifest {
             return Err(BadManifest("`topics` is empty: name at least one".to_owned()));
         }
         let (limits, retry) = (Limits::default(), RetryPolicy::default());
+        let batch =
+            raw.batch.map(|RawBatch { size: Count(size), wait: Span(wait) }| Batch { size: size as usize, wait });
+        let size = batch.map_or(0, |batch| batch.size);
+        // One batch gathers while another runs.
+        let concurrency = raw.concurrency.map_or(CONCURRENCY.max(2 * size), |Count(count)| count as usize);
+        if concurrency < size {
+            let told =
+                format!("batch.size = {size} is more than concurrency = {concurrency}: a batch would never fill");
+            return Err(BadManifest(told));
+        }
         Ok(Self {
             topics,
-            concurrency: raw.concurrency.map_or(CONCURRENCY, |Count::<CONCURRENCY_MAX>(count)| count as usize),
+            concurrency,
+            batch,
             concurrency_total: raw.concurrency_total.map(|Count::<CONCURRENCY_TOTAL_MAX>(count)| count as usize),
             rate: raw.rate.map(|RawRate { limit: Count(limit), per: Span(per) }| Rate { limit, per }),
             dedup: raw.dedup.map(|RawDedup { window: Span(window) }| window),
@@ -130,6 +151,7 @@ struct Raw {
     concurrency: Option<Count<CONCURRENCY_MAX>>,
     concurrency_total: Option<Count<CONCURRENCY_TOTAL_MAX>>,
     rate: Option<RawRate>,
+    batch: Option<RawBatch>,
     dedup: Option<RawDedup>,
     #[serde(default)]
     limits: RawLimits,
@@ -164,6 +186,13 @@ struct RawRetry {
 struct RawRate {
     limit: Count<1_000_000>,
     per: Span<100, DAY>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBatch {
+    size: Count<1000>,
+    wait: Span<0, 60_000>,
 }
 
 #[derive(Deserialize)]
@@ -291,6 +320,9 @@ mod tests {
             [rate]
             limit = 100
             per = "1s"
+            [batch]
+            size = 2
+            wait = "50ms"
             [dedup]
             window = "24h"
             [limits]
@@ -314,6 +346,7 @@ mod tests {
         assert_eq!((manifest.concurrency, manifest.limits.cpu), (2, Duration::from_millis(200)));
         assert_eq!(manifest.concurrency_total, Some(5));
         assert_eq!(manifest.rate, Some(Rate { limit: 100, per: Duration::from_secs(1) }));
+        assert_eq!(manifest.batch, Some(Batch { size: 2, wait: Duration::from_millis(50) }));
         assert_eq!(manifest.dedup, Some(Duration::from_secs(86_400)));
         assert_eq!(
             (manifest.limits.timeout, manifest.limits.memory, manifest.limits.log),
@@ -338,6 +371,9 @@ mod tests {
             ("[rate]\nlimit = 5", &["missing field `per`"]),
             ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
             ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
+            ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
+            ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
+            ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
             ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
             ("concurrency_total = 0", &["1 to 1000000"]),
             ("[limits]\nmemory = \"64KB\"", &["65536 to"]),

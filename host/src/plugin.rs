@@ -3,6 +3,7 @@
 //! does wrong is such a value, never an error of ours. The types generated
 //! from the WIT stay in here.
 
+mod bindings;
 mod component;
 mod engine;
 mod folder;
@@ -12,7 +13,7 @@ mod output;
 mod registry;
 mod watcher;
 
-pub use component::{LoadError, Plugin};
+pub use component::{Call, LoadError, Plugin};
 pub use engine::{Engine, EngineError};
 pub use folder::{Folder, FolderError};
 pub use registry::{Change, Refusal, Registry, Routes};

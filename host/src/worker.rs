@@ -9,14 +9,16 @@
 
 mod alone;
 mod dedup;
+mod gather;
 mod handle;
 mod ingest;
 mod keep;
+mod run;
 mod settle;
 mod take;
 
 pub use alone::Alone;
-pub use handle::short;
+pub use run::short;
 
 use crate::backlog::Backlog;
 use crate::metrics::TopicMetrics;
@@ -62,6 +64,11 @@ pub struct Lane {
     has_outgoing: AtomicBool,
     alone: Arc<Alone>,
     room: Notify,
+    /// Something new is in the backlog, for who gathers a batch.
+    arrived: Notify,
+    gathering: tokio::sync::Mutex<()>,
+    /// Whether Redis may say that we have what we do not.
+    must_reconcile: AtomicBool,
     settlements: mpsc::UnboundedSender<Vec<Settlement>>,
     /// Held while what Redis says we have is compared with what we have, and
     /// while a take-over changes both.
@@ -111,6 +118,9 @@ impl Lane {
             has_outgoing: AtomicBool::new(true),
             alone: parts.alone,
             room: Notify::new(),
+            arrived: Notify::new(),
+            gathering: tokio::sync::Mutex::new(()),
+            must_reconcile: AtomicBool::new(true),
             settlements,
             intake: tokio::sync::Mutex::new(()),
             handlers: parts.handlers,

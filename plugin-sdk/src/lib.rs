@@ -48,6 +48,29 @@ pub mod bindings {
     });
 }
 
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from wit/gateway.wit; the boundary of a component is made of raw pointers"
+)]
+#[doc(hidden)]
+pub mod batch_bindings {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "batch-message-handler",
+        with: {
+            "gateway:worker/types@1.0.0": super::bindings::gateway::worker::types,
+            "gateway:worker/logging@1.0.0": super::bindings::gateway::worker::logging,
+            "gateway:worker/config@1.0.0": super::bindings::gateway::worker::config,
+            "gateway:worker/publisher@1.0.0": super::bindings::gateway::worker::publisher,
+        },
+        pub_export_macro: true,
+        default_bindings_module: "gateway_plugin_sdk::batch_bindings",
+    });
+}
+
 pub use bindings::gateway::worker::publisher::{Options, Priority};
 pub use bindings::gateway::worker::types::{Again, Failure, Fault, Message};
 
@@ -142,6 +165,28 @@ macro_rules! handler {
             }
 
     $crate::bindings::export!(Handler with_types_in $crate::bindings);
+        };
+    };
+}
+
+/// Makes a function `fn(Vec<Message>) -> Vec<Result<(), Failure>>` the
+/// component's handler of several messages at once, whose manifest has a
+/// `[batch]`. Its replies are in the order of the messages.
+#[macro_export]
+macro_rules! batch_handler {
+    ($handle:path) => {
+        const _: () = {
+            struct Handler;
+
+            impl $crate::batch_bindings::exports::gateway::worker::batch_handler::Guest for Handler {
+                fn handle_batch(
+                    messages: ::std::vec::Vec<$crate::Message>,
+                ) -> ::std::vec::Vec<::core::result::Result<(), $crate::Failure>> {
+                    $handle(messages)
+                }
+            }
+
+    $crate::batch_bindings::export!(Handler with_types_in $crate::batch_bindings);
         };
     };
 }

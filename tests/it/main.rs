@@ -6,6 +6,7 @@
 #![recursion_limit = "256"]
 
 mod adoption;
+mod batch;
 mod business;
 mod command_line;
 mod crash_loop;

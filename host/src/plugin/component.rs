@@ -1,20 +1,20 @@
-//! One version of a plugin: checked and compiled once, then called with a
-//! message at a time, each in an instance of its own.
+//! One version of a plugin: checked and compiled once, then called with one
+//! message or a batch of them, each time in an instance of its own.
 
+use super::bindings::{BatchMessageHandlerIndices, Failure, MessageHandlerIndices, WitMessage};
 use super::engine::{Engine, HOST_CALL_BYTES_MAX};
-use super::imports::{Failure, Guest, MessageHandler, MessageHandlerIndices, WitMessage};
+use super::imports::Guest;
 use super::limits::{Metered, OutOfCpu};
 use super::output::LogBudget;
 use crate::manifest::Manifest;
-use crate::message::{self, Message, Postponed};
+use crate::message::{self, Message};
 use crate::topic::Topic;
 use crate::verdict::Outcome;
-use jiff::Timestamp;
 use std::any::Any;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::component::InstancePre;
+use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap};
 
 /// As much of an error as is told.
@@ -30,10 +30,24 @@ pub(super) struct Facts {
     pub(super) log: LogBudget,
 }
 
+/// A message to be handled.
+pub struct Call {
+    pub message: Message,
+    /// What the ids of its follow-ups are made from.
+    pub entry: String,
+    pub max_attempts: u32,
+}
+
+/// What the component exports.
+enum Export {
+    Handler(MessageHandlerIndices),
+    BatchHandler(BatchMessageHandlerIndices),
+}
+
 pub struct Plugin {
     engine: Engine,
     instance: InstancePre<Guest>,
-    indices: MessageHandlerIndices,
+    export: Export,
     facts: Arc<Facts>,
     digest: String,
 }
@@ -68,18 +82,23 @@ impl Plugin {
                 shown(&error)
             ))
         })?;
-        let indices = MessageHandlerIndices::new(&instance).map_err(|_| {
-            let exports = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-            LoadError(format!(
-                "it exports {exports}; a handler exports gateway:worker/handler@1.0.0 (world message-handler)"
-            ))
-        })?;
+        let export = export(&instance, manifest.batch.is_some(), &exports.join(", "))?;
         let log = LogBudget::new(manifest.limits.log);
         let facts = Arc::new(Facts { name: name.to_owned(), manifest, log });
-        let plugin = Self { engine: engine.clone(), instance, indices, facts, digest };
-        match plugin.run(&probe(plugin.topics()), "0-0", async |_, _| Ok(Outcome::Done(Vec::new()))).await {
-            Outcome::Done(_) => Ok(plugin),
-            outcome => Err(LoadError(format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error()))),
+        let plugin = Self { engine: engine.clone(), instance, export, facts, digest };
+        match plugin.run(&[], async |store, instance| plugin.check(store, instance)).await {
+            Ok(()) => Ok(plugin),
+            Err(outcome) => {
+                Err(LoadError(format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error())))
+            }
+        }
+    }
+
+    /// Compares the types of what is exported.
+    fn check(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<()> {
+        match &self.export {
+            Export::Handler(indices) => indices.load(store, instance).map(drop),
+            Export::BatchHandler(indices) => indices.load(store, instance).map(drop),
         }
     }
 
@@ -99,37 +118,57 @@ impl Plugin {
         &self.facts.manifest.topics
     }
 
-    /// Runs the handler once. `entry_id` is what the ids of its follow-ups are
-    /// made from.
-    pub async fn call(&self, mut message: Message, entry_id: &str, max_attempts: u32) -> Outcome {
-        let data = std::mem::take(&mut message.data);
-        let headers = std::mem::take(&mut message.headers);
-        let wit_message = WitMessage {
-            id: message.id.clone(),
-            topic: message.topic.to_string(),
-            data,
-            headers,
-            published_at: message::rfc3339(message.published_at),
-            attempt: message.attempt,
-            max_attempts,
+    /// Runs the handler once, with one message or, where it takes several at
+    /// once, a batch; the outcomes are in their order.
+    pub async fn call(&self, calls: &mut [Call]) -> Vec<Outcome> {
+        let messages: Vec<WitMessage> = calls.iter_mut().map(wit_message).collect();
+        let handled = self.run(calls, async |store, instance| self.handle(store, instance, &messages).await);
+        match handled.await {
+            Ok(outcomes) if outcomes.len() == calls.len() => outcomes,
+            Ok(outcomes) => {
+                let told = format!("{} replies to a batch of {}", outcomes.len(), calls.len());
+                vec![Outcome::BadReply(told); calls.len()]
+            }
+            Err(outcome) => vec![outcome; calls.len()],
+        }
+    }
+
+    async fn handle(
+        &self,
+        store: &mut Store<Guest>,
+        instance: &Instance,
+        messages: &[WitMessage],
+    ) -> wasmtime::Result<Vec<Outcome>> {
+        let replies = match &self.export {
+            Export::Handler(indices) => {
+                let handler = indices.load(&mut *store, instance)?;
+                let mut replies = Vec::new();
+                // One, since only a batch handler is ever given more.
+                for message in messages {
+                    replies.push(handler.gateway_worker_handler().call_handle(&mut *store, message).await?);
+                }
+                replies
+            }
+            Export::BatchHandler(indices) => {
+                let handler = indices.load(&mut *store, instance)?;
+                handler.gateway_worker_batch_handler().call_handle_batch(&mut *store, messages).await?
+            }
         };
-        let handle = async |store: &mut Store<Guest>, handler: MessageHandler| {
-            let reply = handler.gateway_worker_handler().call_handle(&mut *store, &wit_message).await?;
-            Ok(reply_outcome(reply, store.data_mut()))
-        };
-        self.run(&message, entry_id, handle).await
+        let guest = store.data_mut();
+        Ok(replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect())
     }
 
     /// Makes an instance, does something with it, and drops it, within limits.
-    async fn run<F>(&self, message: &Message, entry_id: &str, work: F) -> Outcome
+    async fn run<T, F>(&self, calls: &[Call], work: F) -> Result<T, Outcome>
     where
-        F: AsyncFnOnce(&mut Store<Guest>, MessageHandler) -> wasmtime::Result<Outcome>,
+        F: AsyncFnOnce(&mut Store<Guest>, &Instance) -> wasmtime::Result<T>,
     {
         let Some(_slot) = self.engine.slot().await else {
-            return Outcome::PluginUnavailable("the engine is shutting down".to_owned());
+            return Err(Outcome::PluginUnavailable("the engine is shutting down".to_owned()));
         };
         let limits = &self.facts.manifest.limits;
-        let mut store = Store::new(self.engine.wasmtime(), Guest::new(&self.facts, message, entry_id));
+        let topic = calls.first().map_or(&self.topics()[0], |call| &call.message.topic);
+        let mut store = Store::new(self.engine.wasmtime(), Guest::new(&self.facts, topic, calls));
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
@@ -142,17 +181,16 @@ impl Plugin {
         let ended = {
             let call = pin!(async {
                 let instance = self.instance.instantiate_async(&mut store).await?;
-                let handler = self.indices.load(&mut store, &instance)?;
-                work(&mut store, handler).await
+                work(&mut store, &instance).await
             });
             tokio::time::timeout(limits.timeout, Metered::new(call, &budget)).await
         };
         let printed = store.data().log_output();
         match ended {
-            Ok(Ok(Ok(outcome))) => outcome,
-            Ok(Ok(Err(error))) => self.failed_outcome(&error, store.data(), &printed),
-            Ok(Err(panic)) => Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic))),
-            Err(_) => Outcome::Timeout(limits.timeout),
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, store.data(), &printed)),
+            Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
+            Err(_) => Err(Outcome::Timeout(limits.timeout)),
         }
     }
 
@@ -172,10 +210,44 @@ impl Plugin {
     }
 }
 
-fn reply_outcome(reply: Result<(), Failure>, guest: &mut Guest) -> Outcome {
+/// The export that the manifest asks for, `[batch]` or not.
+fn export(instance: &InstancePre<Guest>, is_batch: bool, exports: &str) -> Result<Export, LoadError> {
+    let handler = MessageHandlerIndices::new(instance).ok().map(Export::Handler);
+    let batch_handler = BatchMessageHandlerIndices::new(instance).ok().map(Export::BatchHandler);
+    let exports = if exports.is_empty() { "nothing" } else { exports };
+    match (is_batch, handler, batch_handler) {
+        (false, Some(handler), _) => Ok(handler),
+        (true, _, Some(batch_handler)) => Ok(batch_handler),
+        (true, ..) => Err(LoadError(format!(
+            "it exports {exports}; with [batch] in its manifest it must export gateway:worker/batch-handler@1.0.0"
+        ))),
+        (false, None, Some(_)) => Err(LoadError(
+            "it exports gateway:worker/batch-handler@1.0.0: write [batch] with size and wait into its manifest"
+                .to_owned(),
+        )),
+        (false, None, None) => Err(LoadError(format!(
+            "it exports {exports}; a handler exports gateway:worker/handler@1.0.0 (world message-handler)"
+        ))),
+    }
+}
+
+fn wit_message(call: &mut Call) -> WitMessage {
+    let message = &mut call.message;
+    WitMessage {
+        id: message.id.clone(),
+        topic: message.topic.to_string(),
+        data: std::mem::take(&mut message.data),
+        headers: std::mem::take(&mut message.headers),
+        published_at: message::rfc3339(message.published_at),
+        attempt: message.attempt,
+        max_attempts: call.max_attempts,
+    }
+}
+
+fn reply_outcome(reply: Result<(), Failure>, guest: &mut Guest, place: usize) -> Outcome {
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     match reply {
-        Ok(()) => Outcome::Done(std::mem::take(&mut guest.publications)),
+        Ok(()) => Outcome::Done(guest.publications_of(place)),
         Err(Failure::Retry(again)) => Outcome::Retry { reason: cut(again.reason), after: after(again.after_ms) },
         Err(Failure::Postpone(again)) => Outcome::Postpone { reason: cut(again.reason), after: after(again.after_ms) },
         Err(Failure::Reject(fault)) if is_code(&fault.code) => {
@@ -233,21 +305,4 @@ fn cut(mut text: String) -> String {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
-}
-
-/// Stands in for a message while a component is checked; no handler sees it.
-fn probe(topics: &[Topic]) -> Message {
-    Message {
-        id: String::new(),
-        topic: topics[0].clone(),
-        data: Vec::new(),
-        headers: Vec::new(),
-        published_at: Timestamp::UNIX_EPOCH,
-        attempt: 1,
-        max_attempts: None,
-        expires_at: None,
-        dedup_key: None,
-        postponed: Postponed::default(),
-        has_own_id: false,
-    }
 }

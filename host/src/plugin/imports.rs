@@ -3,10 +3,11 @@
 //! always linked, since whole languages import all of it; what the manifest
 //! does not grant is denied at the call.
 
-use super::component::Facts;
+use super::bindings::publisher::{Options, Priority as WitPriority};
+use super::bindings::{Fault, MessageHandler, config, logging, publisher, types};
+use super::component::{Call, Facts};
 use super::limits::{CpuBudget, MemoryLimit};
 use super::output::Output;
-use crate::message::Message;
 use crate::publication::{Draft, Priority, Publication};
 use crate::topic::Topic;
 use jiff::Timestamp;
@@ -14,21 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-
-mod bindings {
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "message-handler",
-        exports: { default: async },
-    });
-}
-
-pub(super) use bindings::exports::gateway::worker::handler::{Failure, Message as WitMessage};
-pub(super) use bindings::gateway::worker::types::Fault;
-pub(super) use bindings::{MessageHandler, MessageHandlerIndices};
-
-use bindings::gateway::worker::publisher::{Options, Priority as WitPriority};
-use bindings::gateway::worker::{config, logging, publisher, types};
 
 /// What one run may publish.
 const PUBLICATIONS_MAX: usize = 1000;
@@ -43,14 +29,20 @@ pub(super) struct Guest {
     pub(super) output: Output,
     facts: Arc<Facts>,
     topic: Topic,
-    id: String,
-    entry_id: String,
-    pub(super) publications: Vec<Publication>,
+    members: Vec<Member>,
+    published: usize,
     published_bytes: usize,
 }
 
+/// A message of this call, and what is to follow it.
+struct Member {
+    id: String,
+    entry: String,
+    publications: Vec<Publication>,
+}
+
 impl Guest {
-    pub(super) fn new(facts: &Arc<Facts>, message: &Message, entry_id: &str) -> Self {
+    pub(super) fn new(facts: &Arc<Facts>, topic: &Topic, calls: &[Call]) -> Self {
         let limits = &facts.manifest.limits;
         let output = Output::default();
         // Nothing is inherited: no environment, no arguments, no files, no network.
@@ -62,12 +54,31 @@ impl Guest {
             cpu: Arc::new(Mutex::new(CpuBudget::new(limits.cpu))),
             output,
             facts: facts.clone(),
-            topic: message.topic.clone(),
-            id: message.id.clone(),
-            entry_id: entry_id.to_owned(),
-            publications: Vec::new(),
+            topic: topic.clone(),
+            members: calls.iter().map(Member::of).collect(),
+            published: 0,
             published_bytes: 0,
         }
+    }
+
+    /// What is to follow the message at this place.
+    pub(super) fn publications_of(&mut self, place: usize) -> Vec<Publication> {
+        self.members.get_mut(place).map(|member| std::mem::take(&mut member.publications)).unwrap_or_default()
+    }
+
+    /// The message that a publish follows. One alone need not be named.
+    fn parent(&mut self, named: Option<&str>) -> Result<&mut Member, Fault> {
+        let told = if self.members.len() > 1 {
+            "name the parent: one of the messages of this batch"
+        } else {
+            "parent is not the id of the message at hand"
+        };
+        let parent = match (named, self.members.as_mut_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(named), members) => members.iter_mut().find(|member| member.id == named),
+        };
+        parent.ok_or_else(|| fault("invalid", told))
     }
 
     /// Writes what the guest printed to the log.
@@ -82,7 +93,9 @@ impl Guest {
     fn log_line(&self, level: logging::Level, text: &str, fields: &[(String, String)]) {
         let length = text.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let Some(dropped) = self.facts.log.admit(length) else { return };
-        let (plugin, topic, id) = (self.facts.name.as_str(), self.topic.as_str(), self.id.as_str());
+        // Of a batch, the line may be any one's.
+        let id = if let [only] = self.members.as_slice() { only.id.as_str() } else { "" };
+        let (plugin, topic) = (self.facts.name.as_str(), self.topic.as_str());
         if dropped > 0 {
             tracing::warn!(plugin, dropped, "log lines dropped: more than limits.log");
         }
@@ -158,10 +171,7 @@ impl publisher::Host for Guest {
             tracing::warn!(plugin = self.facts.name, %topic, "publish denied: {mend}");
             return Err(fault("denied", format!("publishing to {topic}: {mend}")));
         }
-        if options.parent.is_some_and(|parent| parent != self.id) {
-            return Err(fault("invalid", "parent is not the id of the message at hand"));
-        }
-        if self.publications.len() >= PUBLICATIONS_MAX {
+        if self.published >= PUBLICATIONS_MAX {
             return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
         }
         if self.published_bytes + data.len() > PUBLISHED_BYTES_MAX {
@@ -169,21 +179,30 @@ impl publisher::Host for Guest {
         }
         let data =
             std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
-        // The same run of the same entry makes the same ids again.
-        let derived = || format!("{}/{}/{}", self.topic, self.entry_id, self.publications.len() + 1);
         let priority = match options.priority {
             WitPriority::High => Priority::High,
             WitPriority::Normal => Priority::Normal,
             WitPriority::Low => Priority::Low,
         };
         let delay = Duration::from_secs(options.delay_seconds.into());
+        let from = self.topic.clone();
+        let parent = self.parent(options.parent.as_deref())?;
+        // The same run of the same entry makes the same ids again.
+        let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
         let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
         let draft = Draft { headers: &options.headers, priority, delay, ..draft };
         let publication = draft.seal(Timestamp::now()).map_err(|error| fault("invalid", error))?;
-        let id = publication.id.clone();
-        self.published_bytes += publication.body.len();
-        self.publications.push(publication);
+        let (id, bytes) = (publication.id.clone(), publication.body.len());
+        parent.publications.push(publication);
+        self.published += 1;
+        self.published_bytes += bytes;
         Ok(id)
+    }
+}
+
+impl Member {
+    fn of(call: &Call) -> Self {
+        Self { id: call.message.id.clone(), entry: call.entry.clone(), publications: Vec::new() }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// From so many losses on, a message runs alone.
-const SUSPECT: u32 = 2;
+pub(super) const SUSPECT: u32 = 2;
 /// So many losses while alone convict it.
 const CONVICTED: u32 = 3;
 

@@ -108,7 +108,6 @@ impl Lane {
     async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
         let sources = self.sources.load_full();
         let mut reconciled = None::<Instant>;
-        let mut has_received = false;
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
             if self.is_paused() {
                 self.stand_still().await?;
@@ -117,10 +116,11 @@ impl Lane {
                 continue;
             }
             // An idle topic has nothing that could have been lost on the way.
-            let is_due = |at: Instant| has_received && at.elapsed() >= self.settings.lease / 3;
-            if reconciled.is_none_or(is_due) {
+            let must = self.must_reconcile.load(Ordering::SeqCst);
+            if reconciled.is_none_or(|at| must && at.elapsed() >= self.settings.lease / 3) {
+                self.must_reconcile.store(false, Ordering::SeqCst);
                 self.reconcile().await?;
-                (reconciled, has_received) = (Some(Instant::now()), false);
+                reconciled = Some(Instant::now());
             }
             let free = self.free();
             if free == 0 || self.backlog.waiting() > self.low_water() {
@@ -130,7 +130,6 @@ impl Lane {
             let by_bytes = READ_BYTES_MAX / self.entry_bytes.load(Ordering::Relaxed).max(1);
             let count = free.min(BATCH_MAX).min(by_bytes.max(1));
             let taken = self.take(reader, &sources, count).await?;
-            has_received |= !taken.is_empty();
             self.receive(taken).await?;
         }
         Ok(())
@@ -227,6 +226,7 @@ impl Lane {
         if fresh.is_empty() {
             return Ok(());
         }
+        self.must_reconcile.store(true, Ordering::SeqCst);
         let duplicates = self.duplicates(&mut fresh).await?;
         {
             let mut held = self.held();
@@ -246,6 +246,7 @@ impl Lane {
         let concurrency = self.plugin.load().manifest().concurrency;
         let runners = self.backlog.offer(fresh, concurrency);
         self.start_runners(runners);
+        self.arrived.notify_one();
         Ok(())
     }
 

@@ -1,0 +1,43 @@
+//! What a runner works off next: one message, or as many as make a batch.
+
+use super::Lane;
+use super::alone::SUSPECT;
+use crate::queue::Taken;
+use tokio::time::{Instant, sleep_until};
+
+impl Lane {
+    /// The next messages to be run together. With `None` the runner has ended.
+    pub(super) async fn next(&self) -> Option<Vec<Taken>> {
+        let Some(batch) = self.plugin.load().manifest().batch else {
+            return Some(vec![self.next_one()?]);
+        };
+        // One gathers at a time, or each would wait for what the others have.
+        let _gathering = self.gathering.lock().await;
+        let mut gathered = vec![self.next_one()?];
+        // Who is to run alone is no batch.
+        if gathered[0].losses >= SUSPECT {
+            return Some(gathered);
+        }
+        let ends = Instant::now() + batch.wait;
+        while gathered.len() < batch.size {
+            if let Some(one) = self.backlog.next_if(|one| one.losses < SUSPECT) {
+                gathered.push(one);
+                continue;
+            }
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                () = sleep_until(ends) => break,
+                () = self.stop.cancelled() => break,
+            }
+        }
+        Some(gathered)
+    }
+
+    fn next_one(&self) -> Option<Taken> {
+        let (taken, left) = self.backlog.next()?;
+        if left == self.low_water() {
+            self.room.notify_one();
+        }
+        Some(taken)
+    }
+}

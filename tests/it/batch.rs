@@ -1,0 +1,116 @@
+//! Several messages in one call, each settled on its own.
+
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text};
+
+const GRANT: &str = "[grants]\npublish = [\"seen\"]\n[retry]\nattempts = 1\n";
+
+fn crew(size: usize, wait: &str) -> Plugins {
+    let manifest = format!("{GRANT}[batch]\nsize = {size}\nwait = \"{wait}\"\n");
+    Plugins::with("crew", &built("crew"), &manifest)
+}
+
+/// How many there were in the batch of each message that told.
+async fn told(redis: &Redis) -> Vec<u64> {
+    redis.envelopes("mq:seen").await.iter().map(|one| one["data"].as_u64().unwrap()).collect()
+}
+
+async fn publish(redis: &Redis, acts: &[&str]) {
+    for (at, act) in acts.iter().enumerate() {
+        redis.publish("crew", &format!("m-{at}"), &format!("\"{act}\"")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_handled_together_up_to_the_size() {
+    let redis = Redis::start();
+    publish(&redis, &["count"; 10]).await;
+    let plugins = crew(4, "3s");
+    let gateway = Gateway::start(&redis, &plugins);
+    // What is left over waits for more, and then no longer.
+    redis.is("all are done", "XLEN mq:crew", 0).await;
+    let mut told = told(&redis).await;
+    told.sort_unstable();
+    assert_eq!(told, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
+    assert_eq!(gateway.outcomes("crew").len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_message_of_a_batch_has_its_own_end() {
+    let redis = Redis::start();
+    publish(&redis, &["count", "fail", "orphan", "count", "no such act"]).await;
+    redis.add("crew", b"{broken").await;
+    let plugins = crew(6, "2s");
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.is("all are settled", "XLEN mq:crew", 0).await;
+    let dead = redis.entries("{mq:crew}:dead").await;
+    let mut reasons: Vec<_> = dead.iter().map(|one| (text(one, "gw-reason"), text(one, "gw-error"))).collect();
+    reasons.sort();
+    let expected = [
+        ("decode", "bad JSON"),
+        ("reject", "bad-data"),
+        ("reject", "invalid: name the parent"),
+        ("reject", "told: to fail"),
+    ];
+    assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
+    for ((reason, error), (expected, told)) in reasons.iter().zip(expected) {
+        assert!(reason == expected && error.starts_with(told), "{reason} {error}");
+    }
+    // What a failed one published stays here, with the others it leaves; and
+    // the ids tell whose it is.
+    assert_eq!(told(&redis).await, [5, 5]);
+    let ids: Vec<String> =
+        redis.envelopes("mq:seen").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.starts_with("crew/") && id.ends_with("/1")), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_in_a_batch_costs_only_its_own_message() {
+    let redis = Redis::start();
+    publish(&redis, &["count", "panic", "count"]).await;
+    let plugins = crew(3, "2s");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.is("all are settled", "XLEN mq:crew", 0).await;
+    assert_eq!(text(&redis.dead("crew").await, "gw-reason"), "trap");
+    assert_eq!(redis.run::<i64>("XLEN {mq:crew}:dead").await, 1);
+    assert_eq!(told(&redis).await, [1, 1]);
+    assert_eq!(gateway.logged("a batch is run one by one").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_number_of_replies_is_a_bad_reply_for_all() {
+    let redis = Redis::start();
+    publish(&redis, &["count", "withhold"]).await;
+    let plugins = crew(2, "2s");
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.is("all are settled", "XLEN mq:crew", 0).await;
+    let dead = redis.entries("{mq:crew}:dead").await;
+    assert_eq!(dead.len(), 2);
+    for letter in dead {
+        let (reason, error) = (text(&letter, "gw-reason"), text(&letter, "gw-error"));
+        assert_eq!((reason.as_str(), error.as_str()), ("bad-reply", "1 replies to a batch of 2"));
+    }
+    assert_eq!(redis.run::<i64>("EXISTS mq:seen").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handler_and_manifest_must_agree_on_batches() {
+    let redis = Redis::start();
+    let plugins =
+        Plugins::with("crew", &built("crew"), "").and("plain", &guest(OK), "[batch]\nsize = 2\nwait = \"1s\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let reason = gateway.until_refused("crew").await;
+    assert!(reason.contains("write [batch] with size and wait"), "{reason}");
+    let reason = gateway.until_refused("plain").await;
+    assert!(reason.contains("must export gateway:worker/batch-handler@1.0.0"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_more_messages() {
+    let redis = Redis::start();
+    publish(&redis, &["count"]).await;
+    let plugins = crew(3, "60s");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.until_in_flight("crew", 1).await;
+    assert!(gateway.stop().await.success());
+    assert_eq!(redis.in_flight("crew").await, 0);
+}
