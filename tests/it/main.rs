@@ -8,6 +8,7 @@
 mod adoption;
 mod batch;
 mod business;
+mod clock;
 mod command_line;
 mod crash_loop;
 mod delivery;

@@ -1,0 +1,89 @@
+//! Redis' clock is set while messages are in flight.
+
+use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
+use gateway_worker::queue::{Clock, FlowControl, Patience, Reader, Restamp, Source, Take};
+use jiff::Timestamp;
+use std::time::Duration;
+
+const HOUR: i64 = 3600;
+const OPTIONS: [&str; 2] = ["--queue-lease", "2s"];
+
+async fn idle_ms(redis: &Redis) -> i64 {
+    let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
+    rows[0].2
+}
+
+/// What Redis holds if its clock was set back by an hour after the delivery of
+/// the only message: the lease begins in the future.
+async fn deliver_in_the_future(redis: &Redis) {
+    let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
+    // A time that is easy to find in the dump.
+    let (id, owner, mark) = (&rows[0].0, &rows[0].1, Timestamp::now().as_millisecond() - 1_234_567);
+    redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t {owner} 0 {id} TIME {mark} JUSTID")).await;
+    let mut dump: Vec<u8> = redis.run("DUMP mq:t").await;
+    let future = (Timestamp::now().as_millisecond() + HOUR * 1000).to_le_bytes();
+    let mark = mark.to_le_bytes();
+    let places: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == mark).collect();
+    assert_eq!(places.len(), 1);
+    dump[places[0]..places[0] + 8].copy_from_slice(&future);
+    // The dump's own checksum would tell.
+    redis.run::<()>("DEBUG SET-SKIP-CHECKSUM-VALIDATION 1").await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg("mq:t").arg(0).arg(dump).arg("REPLACE");
+    restore.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    assert_eq!(idle_ms(redis).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_back_leaves_no_message_stuck_with_the_dead() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    let endless = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
+    let plugins = Plugins::with("t", &guest("(loop $forever (br $forever)) (unreachable)"), endless);
+    let first = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    redis.publish("t", "a", "{}").await;
+    redis.until_in_flight("t", 1).await;
+    first.kill();
+    deliver_in_the_future(&redis).await;
+    let sense = Plugins::with("t", &guest(OK), "");
+    let second = Gateway::start_with(&redis.url(), &sense, &OPTIONS);
+    second.until_outcome("t", "a", "done").await;
+    assert_eq!(second.logged("taken over").len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew() {
+    let redis = Redis::start();
+    redis.publish("t", "a", "{}").await;
+    let (me, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
+    me.open().await.unwrap();
+    let mut reader = Reader::connect(&me).await.unwrap();
+    let taken = reader.take(&me, &[Source::Normal], FlowControl::default(), 1).await.unwrap();
+    assert!(matches!(&taken, Take::Taken(taken) if taken.len() == 1), "{taken:?}");
+    let entry: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 1").await;
+    let id = &entry[0].0;
+    redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
+
+    let lease = Duration::from_secs(9);
+    let patience = Patience::Lease { lease, legacy: lease };
+    let now = Timestamp::now().as_millisecond();
+    for off in [-HOUR * 1000, -4000, 4000, HOUR * 1000] {
+        let found = other.take_over(Source::Normal, patience, Some(Clock::showing(now + off)), 10).await.unwrap();
+        assert!(found.clock_stepped && found.taken.is_empty(), "{off}");
+    }
+    // Leases that began in the past are none of the future's.
+    assert!(idle_ms(&redis).await >= 100_000);
+    other.restamp(Source::Normal, Restamp::Future).await.unwrap();
+    assert!(idle_ms(&redis).await >= 100_000);
+    assert_eq!(other.restamp(Source::Normal, Restamp::All).await.unwrap(), 1);
+    assert!(idle_ms(&redis).await < 100_000);
+    let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
+    assert_eq!((rows[0].1.as_str(), rows[0].3), ("me", 1));
+    // Within what a busy machine may be off, it is no step.
+    redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
+    until("it is taken over", async || {
+        let clock = Clock::showing(Timestamp::now().as_millisecond() + 1000);
+        let found = other.take_over(Source::Normal, patience, Some(clock), 10).await.unwrap();
+        (found.taken.len() == 1).then_some(())
+    })
+    .await;
+}
