@@ -4,10 +4,10 @@ STATE := $(CURDIR)/.gateway-worker
 # Redis persists to disk in the benchmark as it would in production.
 BENCH_MESSAGES ?= 100000
 
-.PHONY: help setup plugins demo test lint build bench clean
+.PHONY: help setup plugins demo test lint build bench bench-queue clean
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 setup: ## a Redis server and a compiler for handlers, if they are missing
 	@mkdir -p $(STATE)
@@ -35,6 +35,9 @@ build: plugins ## the release binary, and the handlers
 
 bench: plugins ## messages a second, CPU and latency, beside bare primitives
 	cargo bench --locked -p gateway-worker --bench drain -- $(BENCH_MESSAGES)
+
+bench-queue: plugins ## what the queue's options and promises cost
+	cargo bench --locked -p gateway-worker --bench queue -- $(BENCH_MESSAGES)
 
 clean: ## what was built; the state folder stays
 	cargo clean

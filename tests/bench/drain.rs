@@ -9,24 +9,19 @@
 
 #[path = "../guest.rs"]
 mod guest;
+mod rig;
 
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
-use gateway_worker::publication::{Draft, Publication};
-use gateway_worker::queue::{Connection, Reader, RedisTarget, Source, TopicQueue, inspect};
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{Reader, Source, TopicQueue, inspect};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use rig::{Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const STATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.gateway-worker");
-const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-guests");
-const MESSAGE_BYTES: usize = 200;
 const ROUNDS: usize = 3;
 const LATENCY_MESSAGES: usize = 500;
-/// The kernel counts a process's CPU time in hundredths of a second.
-const CLOCK_TICKS: f64 = 100.0;
 
 #[tokio::main]
 async fn main() {
@@ -93,9 +88,8 @@ async fn drained(drain: Drain, count: usize) -> Drained {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("noop").unwrap();
-    let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
-    let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", &topic);
-    fill(&queue, &topic, count).await;
+    let (_, queue) = queue_of(&server, &topic);
+    fill(&queue, &topic, count, Priority::Normal).await;
 
     let redis_before = cpu_seconds(server.pid());
     let (seconds, client_cpu) = match drain {
@@ -110,28 +104,6 @@ async fn drained(drain: Drain, count: usize) -> Drained {
     let redis_cpu = cpu_seconds(server.pid()) - redis_before;
     let each = |cpu: f64| cpu * 1e6 / count as f64;
     Drained { rate: count as f64 / seconds, client_us: each(client_cpu), redis_us: each(redis_cpu) }
-}
-
-async fn fill(queue: &TopicQueue, topic: &Topic, count: usize) {
-    let mut left = count;
-    while left > 0 {
-        let batch: Vec<_> = (0..left.min(1000)).map(|number| publication(topic, left - number)).collect();
-        queue.publish_all(&batch).await.unwrap();
-        left -= batch.len();
-    }
-}
-
-/// A message whose envelope has the bytes that were promised.
-fn publication(topic: &Topic, number: usize) -> Publication {
-    let seal = |data: &str| {
-        let id = format!("{number:036}");
-        let draft = Draft::new(id, topic, data);
-        draft.seal(Timestamp::now()).unwrap()
-    };
-    let bare = seal("\"\"").body.len();
-    let publication = seal(&format!("\"{}\"", "x".repeat(MESSAGE_BYTES - bare)));
-    assert_eq!(publication.body.len(), MESSAGE_BYTES);
-    publication
 }
 
 /// What any consumer in this language has to do, and no more.
@@ -155,32 +127,18 @@ async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
 
 /// Seconds from the first message done to the last, and CPU over the whole.
 async fn drain_with_worker(server: &PrivateRedis, wasm: &[u8], count: usize) -> (f64, f64) {
-    let worker = Worker::start(server, "noop", wasm);
+    let worker = Worker::start(server, &[("noop", wasm, "concurrency = 512\n")], &[]);
     let length = Length::of(server, "mq:noop").await;
     while length.now().await == count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // Starting up is not draining.
-    let (cpu_before, started, left) = (cpu_seconds(worker.0.id()), Instant::now(), length.now().await);
+    let (cpu_before, started, left) = (cpu_seconds(worker.pid()), Instant::now(), length.now().await);
     while length.now().await > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let share = count as f64 / left as f64;
-    (started.elapsed().as_secs_f64() * share, (cpu_seconds(worker.0.id()) - cpu_before) * share)
-}
-
-/// Looks how long a stream is.
-struct Length(redis::aio::MultiplexedConnection, String);
-
-impl Length {
-    async fn of(server: &PrivateRedis, key: &str) -> Self {
-        let client = redis::Client::open(server.url()).unwrap();
-        Self(client.get_multiplexed_async_connection().await.unwrap(), key.to_owned())
-    }
-
-    async fn now(&self) -> usize {
-        redis::cmd("XLEN").arg(&self.1).query_async(&mut self.0.clone()).await.unwrap()
-    }
+    (started.elapsed().as_secs_f64() * share, (cpu_seconds(worker.pid()) - cpu_before) * share)
 }
 
 /// One message at a time, each by the clock of its publisher and its handler.
@@ -188,9 +146,8 @@ async fn latency() -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
-    let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
-    let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", &topic);
-    let _worker = Worker::start(&server, "clock", &sdk_guest("clock"));
+    let (connection, queue) = queue_of(&server, &topic);
+    let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
@@ -206,45 +163,4 @@ async fn latency() -> (f64, f64) {
     assert_eq!(ms.len(), LATENCY_MESSAGES);
     ms.sort_by(f64::total_cmp);
     (ms[ms.len() / 2], ms[ms.len() * 99 / 100])
-}
-
-fn redis_server(data: &Path) -> PrivateRedis {
-    PrivateRedis::start(Path::new(STATE), data, &["--appendonly", "yes", "--appendfsync", "everysec"]).unwrap()
-}
-
-fn sdk_guest(name: &str) -> Vec<u8> {
-    std::fs::read(Path::new(GUESTS).join(format!("{name}.wasm"))).unwrap()
-}
-
-/// The worker's own binary, with one guest; ended with it.
-struct Worker(Child, #[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir);
-
-impl Worker {
-    fn start(server: &PrivateRedis, topic: &str, wasm: &[u8]) -> Self {
-        let plugins = tempfile::tempdir().unwrap();
-        std::fs::write(plugins.path().join(format!("{topic}.toml")), "concurrency = 512\n").unwrap();
-        std::fs::write(plugins.path().join(format!("{topic}.wasm")), wasm).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_gateway-worker"))
-            .args(["run", "--listen", "127.0.0.1:0", "--log-level", "error", "--redis-url", &server.url(), "--plugins"])
-            .arg(plugins.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child, plugins)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// User and system time of a process, all its threads together.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses may contain anything, so count from its end.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / CLOCK_TICKS
 }

@@ -1,0 +1,286 @@
+//! `make bench-queue`: what the queue's promises cost, each beside what it is
+//! compared with in the same run.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
+
+#[path = "../guest.rs"]
+mod guest;
+mod rig;
+
+use gateway_worker::private_redis::PrivateRedis;
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{Reader, Source, inspect};
+use gateway_worker::topic::Topic;
+use jiff::Timestamp;
+use redis::aio::MultiplexedConnection;
+use rig::{Length, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const ROUNDS: usize = 3;
+const LEASE: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() {
+    let count = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(100_000);
+    options(count).await;
+    latency_under_load().await;
+    backlog().await;
+    memory().await;
+    idle().await;
+    takeover().await;
+}
+
+/// What each option costs on top, where it is on.
+async fn options(count: usize) {
+    const OPTIONS: [(&str, &str); 5] = [
+        ("none", ""),
+        ("dedup", "[dedup]\nwindow = \"1h\"\n"),
+        ("rate", "[rate]\nlimit = 1000000\nper = \"100ms\"\n"),
+        ("concurrency_total", "concurrency_total = 100000\n"),
+        ("priorities", ""),
+    ];
+    println!("{count} messages, the smallest handler, best of {ROUNDS} rounds\n");
+    println!("{:<22}{:>12}{:>10}{:>14}{:>14}", "option", "messages/s", "of none", "worker us/msg", "Redis us/msg");
+    let mut best = OPTIONS.map(|_| (0.0, 0.0, 0.0));
+    for _ in 0..ROUNDS {
+        for (best, (name, manifest)) in best.iter_mut().zip(OPTIONS) {
+            let drained = drained(name, manifest, count).await;
+            if drained.0 > best.0 {
+                *best = drained;
+            }
+        }
+    }
+    for ((rate, worker, server), (name, _)) in best.into_iter().zip(OPTIONS) {
+        println!("{name:<22}{rate:>12.0}{:>10.2}{worker:>14.2}{server:>14.2}", rate / best[0].0);
+    }
+}
+
+/// Messages a second, and microseconds of CPU for each of worker and Redis.
+async fn drained(name: &str, manifest: &str, count: usize) -> (f64, f64, f64) {
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let topic = Topic::parse("noop").unwrap();
+    let (_, queue) = queue_of(&server, &topic);
+    let mut keys = vec!["mq:noop"];
+    if name == "priorities" {
+        for priority in [Priority::High, Priority::Normal, Priority::Low] {
+            fill(&queue, &topic, count / 3, priority).await;
+        }
+        keys.extend(["{mq:noop}:high", "{mq:noop}:low"]);
+    } else {
+        fill(&queue, &topic, count, Priority::Normal).await;
+    }
+    let mut lengths = Vec::new();
+    for key in keys {
+        lengths.push(Length::of(&server, key).await);
+    }
+    let left = async || {
+        let mut left = 0;
+        for length in &lengths {
+            left += length.now().await;
+        }
+        left
+    };
+    let manifest = format!("concurrency = 512\n{manifest}");
+    let worker = Worker::start(&server, &[("noop", &guest::guest(guest::OK), &manifest)], &[]);
+    let count = left().await;
+    while left().await == count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (cpu, redis_cpu) = (cpu_seconds(worker.pid()), cpu_seconds(server.pid()));
+    let (started, at_start) = (Instant::now(), left().await);
+    while left().await > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let each = |seconds: f64| seconds * 1e6 / at_start as f64;
+    (
+        at_start as f64 / started.elapsed().as_secs_f64(),
+        each(cpu_seconds(worker.pid()) - cpu),
+        each(cpu_seconds(server.pid()) - redis_cpu),
+    )
+}
+
+/// From the publisher's call to the handler's start, at a steady rate.
+async fn latency_under_load() {
+    println!("\nenqueue to handler start      p50        p99      p99.9");
+    for rate in [1_000, 10_000] {
+        let mut ms = started_after(rate, 5).await;
+        ms.sort_by(f64::total_cmp);
+        let at = |share: f64| ms[((ms.len() - 1) as f64 * share) as usize];
+        println!("at {rate:>6} messages/s   {:>7.2} ms {:>7.2} ms {:>7.2} ms", at(0.5), at(0.99), at(0.999));
+    }
+}
+
+async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let topic = Topic::parse("clock").unwrap();
+    let (connection, queue) = queue_of(&server, &topic);
+    let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
+    let dead = Length::of(&server, "{mq:clock}:dead").await;
+    let draft = |number: usize| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
+        Draft::new(number.to_string(), &topic, &now).seal(Timestamp::now()).unwrap()
+    };
+    queue.publish(&draft(0)).await.unwrap();
+    while dead.now().await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A few at each beat: what a publisher can't do more finely, none sees.
+    let mut beat = tokio::time::interval(Duration::from_millis(1));
+    let (mut sent, started) = (0, Instant::now());
+    while sent < rate * seconds {
+        beat.tick().await;
+        let due = ((started.elapsed().as_secs_f64() * rate as f64) as usize).min(rate * seconds);
+        if due > sent {
+            let batch: Vec<_> = (sent..due).map(|number| draft(number + 1)).collect();
+            queue.publish_all(&batch).await.unwrap();
+            sent = due;
+        }
+    }
+    while dead.now().await <= sent {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let letters = inspect::dead_letters(&connection, "mq:", &topic, sent).await.unwrap();
+    let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
+    letters.iter().filter_map(|letter| ms(&letter.error)).collect()
+}
+
+/// What a take costs with little and with much waiting.
+async fn backlog() {
+    println!("\nbacklog      take of 64: p50        p99");
+    for waiting in [1_000, 1_000_000] {
+        let data = tempfile::tempdir().unwrap();
+        let server = redis_server(data.path());
+        let topic = Topic::parse("t").unwrap();
+        let (_, queue) = queue_of(&server, &topic);
+        fill(&queue, &topic, waiting, Priority::Normal).await;
+        queue.open().await.unwrap();
+        let mut reader = Reader::connect(&queue).await.unwrap();
+        let mut us = Vec::new();
+        for _ in 0..200 {
+            let started = Instant::now();
+            let (taken, _) = reader.read(&queue, Source::Normal, 64, Duration::from_millis(10)).await.unwrap();
+            us.push(started.elapsed().as_secs_f64() * 1e6);
+            let settled: Vec<_> = taken.iter().map(|one| one.done(None, Vec::new(), Vec::new())).collect();
+            queue.settle(&settled, Duration::ZERO).await.unwrap();
+            let again: Vec<_> = (0..taken.len()).map(|number| publication(&topic, number, Priority::Normal)).collect();
+            queue.publish_all(&again).await.unwrap();
+        }
+        us.sort_by(f64::total_cmp);
+        println!("{waiting:>9}      {:>10.0} us {:>7.0} us", us[us.len() / 2], us[us.len() * 99 / 100]);
+    }
+}
+
+/// Redis' memory for a waiting message, beside the same bytes in a raw entry.
+async fn memory() {
+    const COUNT: usize = 100_000;
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let topic = Topic::parse("t").unwrap();
+    let (_, queue) = queue_of(&server, &topic);
+    let mut connection = connect(&server).await;
+    let empty = used(&mut connection).await;
+    fill(&queue, &topic, COUNT, Priority::Normal).await;
+    let ours = used(&mut connection).await - empty;
+    let mut pipe = redis::pipe();
+    for number in 0..COUNT {
+        let body = publication(&topic, COUNT - number, Priority::Normal).body;
+        pipe.cmd("XADD").arg("raw").arg("*").arg("message").arg(body).ignore();
+    }
+    pipe.query_async::<()>(&mut connection).await.unwrap();
+    let raw = used(&mut connection).await - empty - ours;
+    let each = |bytes: f64| bytes / COUNT as f64;
+    println!(
+        "\nmemory of a waiting message: {:.0} bytes; a raw entry: {:.0}; ratio {:.2}",
+        each(ours),
+        each(raw),
+        ours / raw
+    );
+}
+
+/// What a worker with five handlers costs while nothing happens.
+async fn idle() {
+    const SECONDS: u64 = 20;
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let wasm = sdk_guest("puppet");
+    let names = ["a", "b", "c", "d", "e"];
+    let plugins: Vec<(&str, &[u8], &str)> = names.iter().map(|name| (*name, wasm.as_slice(), "")).collect();
+    for name in names {
+        let topic = Topic::parse(name).unwrap();
+        queue_of(&server, &topic).1.publish(&publication(&topic, 1, Priority::Normal)).await.unwrap();
+    }
+    let worker = Worker::start(&server, &plugins, &[]);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let mut connection = connect(&server).await;
+    let (before, cpu) = (commands(&mut connection).await, cpu_seconds(worker.pid()));
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let commands = (commands(&mut connection).await - before) as f64 / SECONDS as f64;
+    let cpu = (cpu_seconds(worker.pid()) - cpu) / SECONDS as f64;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();
+    println!(
+        "\nidle worker, five handlers built with the SDK: {resident} resident, {:.1} % of a core, {:.1} commands/s for each topic",
+        cpu * 100.0,
+        commands / names.len() as f64
+    );
+}
+
+/// How soon a killed worker's messages run again where another lives.
+async fn takeover() {
+    const MESSAGES: usize = 64;
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let topic = Topic::parse("t").unwrap();
+    let (_, queue) = queue_of(&server, &topic);
+    let options = ["--queue-lease", "2s"];
+    let endless = guest::guest("(loop $forever (br $forever)) (unreachable)");
+    let stuck = "concurrency = 64\n[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
+    let victim = Worker::start(&server, &[("t", &endless, stuck)], &options);
+    fill(&queue, &topic, MESSAGES, Priority::Normal).await;
+    let mut connection = connect(&server).await;
+    while pending(&mut connection).await < MESSAGES {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _other = Worker::start(&server, &[("t", &guest::guest(guest::OK), "")], &options);
+    // Past its grace, so that only the lease counts.
+    tokio::time::sleep(LEASE * 2).await;
+    let length = Length::of(&server, "mq:t").await;
+    drop(victim);
+    let killed = Instant::now();
+    while length.now().await > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!(
+        "\n{MESSAGES} messages of a killed worker had run again {:.2} s after its death; its lease was {} s",
+        killed.elapsed().as_secs_f64(),
+        LEASE.as_secs()
+    );
+}
+
+async fn connect(server: &PrivateRedis) -> MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
+async fn pending(connection: &mut MultiplexedConnection) -> usize {
+    let mut command = redis::cmd("XPENDING");
+    let reply = command.arg("mq:t").arg("consumer-group-t").query_async::<redis::Value>(connection).await;
+    let Ok(redis::Value::Array(summary)) = reply else { return 0 };
+    let Some(redis::Value::Int(pending)) = summary.first() else { return 0 };
+    usize::try_from(*pending).unwrap()
+}
+
+async fn used(connection: &mut MultiplexedConnection) -> f64 {
+    let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).unwrap().trim().parse().unwrap()
+}
+
+/// Every command that was run, those in scripts included, except for our own.
+async fn commands(connection: &mut MultiplexedConnection) -> u64 {
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let calls = |line: &str| line.split_once(":calls=")?.1.split(',').next()?.parse::<u64>().ok();
+    info.lines().filter(|line| !line.starts_with("cmdstat_info")).filter_map(calls).sum()
+}
