@@ -93,7 +93,7 @@ async fn drained(drain: Drain, count: usize) -> Drained {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("noop").unwrap();
-    let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
+    let connection = Connection::to(&RedisTarget::at(&server.url()).unwrap()).unwrap();
     let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", &topic);
     fill(&queue, &topic, count).await;
 
@@ -188,7 +188,7 @@ async fn latency() -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
-    let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
+    let connection = Connection::to(&RedisTarget::at(&server.url()).unwrap()).unwrap();
     let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", &topic);
     let _worker = Worker::start(&server, "clock", &sdk_guest("clock"));
     let dead = Length::of(&server, "{mq:clock}:dead").await;

@@ -114,7 +114,7 @@ impl Redis {
 
     /// A topic's queue, seen by a worker called `me`.
     pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
-        let connection = Connection::to(&RedisTarget { url: self.url() }).unwrap();
+        let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
         TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
     }
 
