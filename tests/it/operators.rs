@@ -1,0 +1,1 @@
+//! What operators do to a Redis, and what they get wrong.
