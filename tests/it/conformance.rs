@@ -222,6 +222,12 @@ async fn the_originals_work_is_taken_over(server: &Server) {
         server.run::<::redis::Value>(take).await;
     }
     server.run::<String>(&format!("XADD mq:quiet * message {}", envelope("copied", 1))).await;
+    // Before that a living worker of the original may be at work on them.
+    until("they lie long enough", async || {
+        let idle = "XPENDING mq:quiet consumer-group-quiet IDLE 500 - + 10";
+        (server.run::<Vec<::redis::Value>>(idle).await.len() == 2).then_some(())
+    })
+    .await;
     let plugins = Plugins::with("quiet", &guest(OK), "");
     let gateway = start(server, &plugins, &["--queue-adopt-after", "500ms"]);
     server.is("all are settled", "XLEN mq:quiet", 0).await;

@@ -187,7 +187,16 @@ impl Server {
     /// message's id may say it twice.
     pub(crate) async fn publish_later(&self, name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(name);
-        let draft = Draft { id: id.to_owned(), topic: &topic, data, headers: &[], priority: Priority::Normal, delay };
+        let draft = Draft {
+            id: id.to_owned(),
+            topic: &topic,
+            data,
+            headers: &[],
+            priority: Priority::Normal,
+            delay,
+            dedup_key: None,
+            expires_at: None,
+        };
         let publication = draft.seal(Timestamp::now()).unwrap();
         let queue = TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", "publisher", &topic);
         until("published", async || {

@@ -24,10 +24,7 @@ pub(super) struct Readers {
 
 impl Seat {
     /// With a connection that the reader has for itself.
-    pub(super) async fn take(
-        node: Node,
-        readers: &Arc<Readers>,
-    ) -> Result<(MultiplexedConnection, Self), QueueError> {
+    pub(super) async fn take(node: Node, readers: &Arc<Readers>) -> Result<(MultiplexedConnection, Self), QueueError> {
         let mut connection = node.connect_patiently().await?;
         let client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
         let id = readers.last_id.fetch_add(1, Ordering::Relaxed) + 1;
