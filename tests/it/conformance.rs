@@ -22,6 +22,7 @@ macro_rules! suite {
                 async fn $scenario() {
                     let server = super::Server::start(super::Mode::$mode).await;
                     super::$scenario(&server).await;
+                    server.refused_nothing().await;
                 }
             )+
         }

@@ -18,6 +18,8 @@ pub(crate) struct Process {
     /// Under which the tests themselves may do everything.
     login: &'static str,
     pub(crate) folder: TempDir,
+    program: PathBuf,
+    flags: Vec<String>,
 }
 
 impl Process {
@@ -36,11 +38,9 @@ impl Process {
             let file = folder.path().join("server.conf");
             let common = format!("port {port}\nbind 127.0.0.1\ndir {}\n", folder.path().display());
             std::fs::write(&file, common + &config(port, folder.path())).unwrap();
-            let mut command = Command::new(program);
-            let log = std::fs::File::create(folder.path().join("log")).unwrap();
-            command.arg(&file).args(flags).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
-            let child = command.spawn().unwrap();
-            let mut process = Self { child, port, login, folder };
+            let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+            let child = spawn(program, folder.path(), &flags);
+            let mut process = Self { child, port, login, folder, program: program.to_owned(), flags };
             if process.comes_up() {
                 return process;
             }
@@ -87,6 +87,20 @@ impl Process {
         format!("redis://{}127.0.0.1:{}", self.login, self.port)
     }
 
+    /// Starts it again where it was, with what it had on disk.
+    pub(crate) fn start_again(&mut self) {
+        let started = Instant::now();
+        loop {
+            self.child = spawn(&self.program, self.folder.path(), &self.flags);
+            if self.comes_up() {
+                return;
+            }
+            // A connection of somebody's may have the port for a moment.
+            assert!(started.elapsed() < PATIENCE, "{} does not start again", self.program.display());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Ends it as a crash does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -99,6 +113,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(program: &Path, folder: &Path, flags: &[String]) -> Child {
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let mut command = Command::new(program);
+    command.arg(folder.join("server.conf")).args(flags).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
+    command.spawn().unwrap()
 }
 
 /// A port that no other test of this process was given.

@@ -4,7 +4,7 @@
 use crate::process::{Process, free_port, redis as redis_server, valkey};
 use crate::support::{Entry, patient_connection, topic, try_connection, until};
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::queue::{Connection, TopicQueue};
 use gateway_worker::settings::TypedRedis;
 use jiff::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -227,7 +227,7 @@ fn plain(program: &Path) -> Process {
 /// Everybody needs a certificate and a user; the plain port is for the test.
 fn tls() -> Server {
     let process = Process::start(&redis_server(), &[], ADMIN, |_, folder| {
-        certificates(folder);
+        certificates(folder, "authority");
         let path = |name: &str| folder.join(name).display().to_string();
         format!(
             "{FLEETING}tls-port {}\ntls-auth-clients yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n\
@@ -253,12 +253,12 @@ fn tls() -> Server {
 }
 
 /// An authority, a server's certificate and a client's.
-pub(crate) fn certificates(folder: &Path) {
+pub(crate) fn certificates(folder: &Path, authority: &str) {
     let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+    ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
     write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
     let issuer = Issuer::new(ca, ca_key);
     for name in ["server", "client"] {
@@ -332,7 +332,11 @@ impl Server {
         self.options.iter().map(String::as_str).collect()
     }
 
-    pub(crate) fn target(&self) -> RedisTarget {
-        RedisTarget::at(&self.url).unwrap()
+    /// Where there are users, that ours was never refused anything.
+    pub(crate) async fn refused_nothing(&self) {
+        if self.mode == Mode::Tls {
+            let refused: Vec<BTreeMap<String, redis::Value>> = self.run("ACL LOG").await;
+            assert!(refused.is_empty(), "{refused:?}");
+        }
     }
 }
