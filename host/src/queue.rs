@@ -79,6 +79,11 @@ impl From<redis::RedisError> for QueueError {
             (_, Some("NOGROUP")) => Self::GroupLost,
             (_, Some("WRONGTYPE")) => Self::WrongType(text),
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Self::Refused(text),
+            // The attempt at a cluster wraps what its nodes said.
+            (ErrorKind::Io, _) if text.contains("authentication failed") => Self::Refused(text),
+            _ if text.contains("cluster support disabled") => {
+                Self::Refused(format!("{text}: the URL of a single server begins with redis:// or rediss://"))
+            }
             (_, Some("MOVED" | "ASK")) => Self::Away(format!(
                 "{text}: the key is on another server; the URL of a cluster begins with redis+cluster:// or rediss+cluster://"
             )),

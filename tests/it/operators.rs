@@ -3,6 +3,7 @@
 use crate::process::Process;
 use crate::servers::{Mode, Server, certificates, words};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, patient_connection, until};
+use gateway_worker::queue::{Connection, Health, RedisTarget};
 use redis::FromRedisValue;
 use std::collections::BTreeSet;
 
@@ -82,6 +83,51 @@ async fn a_master_that_hands_over_is_left_for_its_successor() {
     server.is("all are settled", "XLEN mq:puppet", 0).await;
     assert_eq!(ids(&gateway, "puppet").len(), 40);
     gateway.until_ready().await;
+}
+
+/// Without the sentinels, which would cut the connections to the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_refuses_writes_is_left_for_whom_the_sentinels_name_now() {
+    let server = Server::start(Mode::Sentinel).await;
+    let plugins = Plugins::with("puppet", &guest(OK), "");
+    let gateway = Gateway::start_with(&server.url, &plugins, &[]);
+    server.publish("puppet", "before", "{}").await;
+    gateway.until_outcome("puppet", "before", "done").await;
+    server.is("settled", "XLEN mq:puppet", 0).await;
+    let (old, new) = (&server.nodes[0], &server.nodes[1]);
+    for sentinel in &server.sentinels {
+        run_on::<()>(sentinel, "SENTINEL REMOVE mymaster").await;
+    }
+    run_on::<()>(new, "REPLICAOF NO ONE").await;
+    run_on::<()>(old, &format!("REPLICAOF 127.0.0.1 {}", new.port)).await;
+    for sentinel in &server.sentinels {
+        run_on::<()>(sentinel, &format!("SENTINEL MONITOR mymaster 127.0.0.1 {} 2", new.port)).await;
+    }
+    server.publish("puppet", "after", "{}").await;
+    gateway.until_outcome("puppet", "after", "done").await;
+    server.is("settled", "XLEN mq:puppet", 0).await;
+}
+
+/// A listener that hangs up on everybody counts who comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_ask_a_redis_that_is_away_is_asked_once_in_a_while() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let connection = Connection::to(&RedisTarget::at(&url).unwrap()).unwrap();
+    let counting = async {
+        for _ in 0..500 {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    let asking = async {
+        for _ in 0..1000 {
+            assert!(matches!(connection.ping().await, Health::Away(_)));
+        }
+    };
+    tokio::select! {
+        () = counting => panic!("each tried for itself"),
+        () = asking => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,6 +272,14 @@ async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
     until_told(&gateway, &["refuses", "authentication failed"]).await;
     let started = gateway.until_logged("gateway-worker starting", |_| true).await;
     assert!(!started.to_string().contains("wrong"), "{started}");
+    drop(gateway);
+    let cluster = wrong.replace("rediss://", "rediss+cluster://");
+    let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
+    until_told(&gateway, &["refuses", "authentication failed"]).await;
+    drop(gateway);
+    let cluster = server.url.replace("rediss://", "rediss+cluster://");
+    let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
+    until_told(&gateway, &["refuses", "cluster support disabled", "redis://"]).await;
     drop(gateway);
 
     server.run::<()>("ACL SETUSER gateway -xreadgroup").await;

@@ -24,7 +24,7 @@ pub(crate) enum Mode {
 }
 
 /// Servers of several processes that run at the same time.
-static LARGE: Semaphore = Semaphore::const_new(2);
+static LARGE: Semaphore = Semaphore::const_new(4);
 
 /// The rights that a worker and the commands need, and no more.
 pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
