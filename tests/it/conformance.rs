@@ -43,6 +43,18 @@ suite!(
     the_originals_work_is_taken_over,
 );
 
+// TLS and the ways of finding a server are each other's business in a few
+// places only: those where an address is learned.
+suite!(@mode tls_sentinel, TlsSentinel, what_is_published_is_drained, the_commands_see_what_the_worker_sees);
+suite!(
+    @mode tls_cluster,
+    TlsCluster,
+    what_is_published_is_drained,
+    a_stopped_worker_gives_back_what_has_not_begun,
+    the_commands_see_what_the_worker_sees,
+    topics_all_over_the_slots_are_consumed_at_once
+);
+
 fn start(server: &Server, plugins: &Plugins, more: &[&str]) -> Gateway {
     Gateway::start_with(&server.url, plugins, &[&server.flags()[..], more].concat())
 }

@@ -1,7 +1,7 @@
 //! What operators do to a Redis while messages flow, and what they get wrong.
 
 use crate::process::Process;
-use crate::servers::{Mode, Server, certificates, words};
+use crate::servers::{Certificates, Mode, Server, words};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, patient_connection, until};
 use gateway_worker::queue::{Connection, Health, RedisTarget};
 use redis::FromRedisValue;
@@ -232,9 +232,8 @@ async fn a_cluster_under_a_plain_url_is_told_which_to_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
     let server = Server::start(Mode::Tls).await;
-    let folder = tempfile::tempdir().unwrap();
-    certificates(folder.path(), "somebody else");
-    let path = |name: &str| folder.path().join(name).display().to_string();
+    let strangers = Certificates::new("somebody else");
+    let path = |name: &str| strangers.path(name);
     let plugins = Plugins::with("topic", &guest(OK), "");
     let stranger = ["--redis-tls-ca", &path("ca.crt")];
     let gateway = Gateway::start_with(&server.url, &plugins, &stranger);

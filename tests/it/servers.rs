@@ -12,6 +12,7 @@ use redis::FromRedisValue;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Mode {
     Tls,
     Sentinel,
     Cluster,
+    TlsSentinel,
+    TlsCluster,
 }
 
 /// Servers of several processes that run at the same time.
@@ -40,19 +43,22 @@ pub(crate) struct Server {
     pub(crate) nodes: Vec<Process>,
     pub(crate) sentinels: Vec<Process>,
     connection: Connection,
+    _certificates: Option<Certificates>,
     _permit: Option<SemaphorePermit<'static>>,
 }
 
 impl Server {
     pub(crate) async fn start(mode: Mode) -> Self {
-        let large = matches!(mode, Mode::Sentinel | Mode::Cluster);
+        let large = !matches!(mode, Mode::Redis | Mode::Valkey | Mode::Tls);
         let permit = if large { Some(LARGE.acquire().await.unwrap()) } else { None };
         let mut server = match mode {
             Mode::Redis => Self::single(mode, plain(&redis_server())),
             Mode::Valkey => Self::single(mode, plain(&valkey())),
             Mode::Tls => tls(),
-            Mode::Sentinel => watched(60_000),
-            Mode::Cluster => cluster().await,
+            Mode::Sentinel => watched(60_000, None),
+            Mode::Cluster => cluster(None).await,
+            Mode::TlsSentinel => watched(60_000, Some(Certificates::new("authority"))),
+            Mode::TlsCluster => cluster(Some(Certificates::new("authority"))).await,
         };
         server._permit = permit;
         server
@@ -61,7 +67,7 @@ impl Server {
     /// A master whose death is noticed within a second.
     pub(crate) async fn start_watched_closely() -> Self {
         let permit = LARGE.acquire().await.unwrap();
-        let mut server = watched(1000);
+        let mut server = watched(1000, None);
         server._permit = Some(permit);
         let know_each_other = async || {
             for sentinel in &server.sentinels {
@@ -82,10 +88,17 @@ impl Server {
     }
 
     fn single(mode: Mode, process: Process) -> Self {
-        Self::of(mode, process.url(), Vec::new(), vec![process], Vec::new())
+        Self::of(mode, process.url(), None, vec![process], Vec::new())
     }
 
-    fn of(mode: Mode, url: String, options: Vec<String>, nodes: Vec<Process>, sentinels: Vec<Process>) -> Self {
+    fn of(
+        mode: Mode,
+        url: String,
+        certificates: Option<Certificates>,
+        nodes: Vec<Process>,
+        sentinels: Vec<Process>,
+    ) -> Self {
+        let options = certificates.as_ref().map(Certificates::flags).unwrap_or_default();
         let option = |name: &str| options.iter().position(|option| option == name).map(|at| options[at + 1].clone());
         let typed = TypedRedis {
             redis_url: Some(url.clone()),
@@ -98,7 +111,7 @@ impl Server {
         let target = typed.check(&mut faults);
         assert!(faults.is_empty(), "{faults:?}");
         let connection = Connection::to(&target).unwrap();
-        Self { mode, url, options, nodes, sentinels, connection, _permit: None }
+        Self { mode, url, options, nodes, sentinels, connection, _certificates: certificates, _permit: None }
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -226,79 +239,108 @@ fn plain(program: &Path) -> Process {
 
 /// Everybody needs a certificate and a user; the plain port is for the test.
 fn tls() -> Server {
-    let process = Process::start(&redis_server(), &[], ADMIN, |_, folder| {
-        certificates(folder, "authority");
-        let path = |name: &str| folder.join(name).display().to_string();
-        format!(
-            "{FLEETING}tls-port {}\ntls-auth-clients yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n\
-             user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n",
-            free_port(),
-            path("ca.crt"),
-            path("server.crt"),
-            path("server.key"),
-        )
-    });
-    let path = |name: &str| process.folder.path().join(name).display().to_string();
-    let options = [
-        "--redis-tls-ca",
-        &path("ca.crt"),
-        "--redis-tls-cert",
-        &path("client.crt"),
-        "--redis-tls-key",
-        &path("client.key"),
-    ];
-    let options = options.map(str::to_owned).to_vec();
+    let certificates = Certificates::new("authority");
+    let users = format!("user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n");
+    let process =
+        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{FLEETING}{}{users}", certificates.lines()));
     let url = format!("rediss://gateway:s3cret%2F%40@127.0.0.1:{}", process.setting("tls-port"));
-    Server::of(Mode::Tls, url, options, vec![process], Vec::new())
+    Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
 }
 
-/// An authority, a server's certificate and a client's.
-pub(crate) fn certificates(folder: &Path, authority: &str) {
-    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
-    write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
-    let issuer = Issuer::new(ca, ca_key);
-    for name in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-        write(&format!("{name}.crt"), params.signed_by(&key, &issuer).unwrap().pem());
-        write(&format!("{name}.key"), key.serialize_pem());
+/// An authority, a server's certificate and a client's, as files. Servers and
+/// settings read them when they start.
+pub(crate) struct Certificates(TempDir);
+
+impl Certificates {
+    pub(crate) fn new(authority: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
+        write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
+        let issuer = Issuer::new(ca, ca_key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+            write(&format!("{name}.crt"), params.signed_by(&key, &issuer).unwrap().pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self(folder)
     }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// What a server is told.
+    fn lines(&self) -> String {
+        format!(
+            "tls-port {}\ntls-auth-clients yes\ntls-replication yes\ntls-cluster yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",
+            free_port(),
+            self.path("ca.crt"),
+            self.path("server.crt"),
+            self.path("server.key"),
+        )
+    }
+
+    /// What a worker is told.
+    fn flags(&self) -> Vec<String> {
+        let (ca, cert, key) = (self.path("ca.crt"), self.path("client.crt"), self.path("client.key"));
+        ["--redis-tls-ca", &ca, "--redis-tls-cert", &cert, "--redis-tls-key", &key].map(str::to_owned).to_vec()
+    }
+}
+
+/// The port that a worker comes in by.
+fn door(process: &Process, tls: Option<&Certificates>) -> String {
+    if tls.is_some() { process.setting("tls-port") } else { process.port.to_string() }
+}
+
+fn lines(tls: Option<&Certificates>) -> String {
+    tls.map(Certificates::lines).unwrap_or_default()
+}
+
+fn scheme(tls: Option<&Certificates>) -> &'static str {
+    if tls.is_some() { "rediss" } else { "redis" }
 }
 
 // ------------------------------------------------------------------- Sentinel
 
 /// A master, its replica, and three sentinels.
-fn watched(down_after_ms: u32) -> Server {
-    let quick = format!("{FLEETING}repl-diskless-sync-delay 0\n");
-    let master = Process::start(&redis_server(), &[], "", |_, _| quick.clone());
-    let replica =
-        Process::start(&redis_server(), &[], "", |_, _| format!("{quick}replicaof 127.0.0.1 {}\n", master.port));
+fn watched(down_after_ms: u32, certificates: Option<Certificates>) -> Server {
+    let tls = certificates.as_ref();
+    let quick = || format!("{FLEETING}repl-diskless-sync-delay 0\n{}", lines(tls));
+    let master = Process::start(&redis_server(), &[], "", |_, _| quick());
+    let at = door(&master, tls);
+    let replica = Process::start(&redis_server(), &[], "", |_, _| format!("{}replicaof 127.0.0.1 {at}\n", quick()));
     let sentinel = |_| {
         Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
             format!(
-                "sentinel monitor mymaster 127.0.0.1 {} 2\nsentinel down-after-milliseconds mymaster {down_after_ms}\n\
+                "{}sentinel monitor mymaster 127.0.0.1 {at} 2\nsentinel down-after-milliseconds mymaster {down_after_ms}\n\
                  sentinel failover-timeout mymaster 3000\n",
-                master.port
+                lines(tls)
             )
         })
     };
     let sentinels: Vec<Process> = (0..3).map(sentinel).collect();
-    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-    let url = format!("redis+sentinel://{}/mymaster", hosts.join(","));
-    Server::of(Mode::Sentinel, url, Vec::new(), vec![master, replica], sentinels)
+    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", door(sentinel, tls))).collect();
+    let url = format!("{}+sentinel://{}/mymaster", scheme(tls), hosts.join(","));
+    Server::of(Mode::Sentinel, url, certificates, vec![master, replica], sentinels)
 }
 
 // -------------------------------------------------------------------- Cluster
 
 /// Three masters, with a third of the slots each.
-async fn cluster() -> Server {
+async fn cluster(certificates: Option<Certificates>) -> Server {
+    let tls = certificates.as_ref();
     let node = |_| {
         Process::start(&redis_server(), &[], "", |_, _| {
-            format!("{FLEETING}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n", free_port())
+            format!(
+                "{FLEETING}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
+                free_port(),
+                lines(tls)
+            )
         })
     };
     let nodes: Vec<Process> = (0..3).map(node).collect();
@@ -306,7 +348,7 @@ async fn cluster() -> Server {
         let mut connection = patient_connection(&node.url()).await;
         words(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
         for other in nodes.iter().filter(|other| other.port != node.port) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", other.port, other.setting("cluster-port"));
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", door(other, tls), other.setting("cluster-port"));
             words(&meet).query_async::<()>(&mut connection).await.unwrap();
         }
     }
@@ -322,8 +364,9 @@ async fn cluster() -> Server {
     })
     .await;
     // Two of them are enough to find the third.
-    let url = format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", nodes[0].port, nodes[1].port);
-    Server::of(Mode::Cluster, url, Vec::new(), nodes, Vec::new())
+    let (one, other) = (door(&nodes[0], tls), door(&nodes[1], tls));
+    let url = format!("{}+cluster://127.0.0.1:{one},127.0.0.1:{other}", scheme(tls));
+    Server::of(Mode::Cluster, url, certificates, nodes, Vec::new())
 }
 
 impl Server {
