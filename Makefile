@@ -4,24 +4,27 @@ STATE := $(CURDIR)/.gateway-worker
 # Redis persists to disk in the benchmark as it would in production.
 BENCH_MESSAGES ?= 100000
 
-.PHONY: help setup plugins demo test lint build bench bench-queue clean
+.PHONY: help setup tools plugins demo test lint build bench bench-queue clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-setup: ## a Redis server and a compiler for handlers, if they are missing
+setup: tools ## what is missing: a Redis server, Valkey for the tests, a compiler for handlers
+	@deploy/setup/valkey.sh $(STATE)
+
+tools:
 	@mkdir -p $(STATE)
 	@deploy/setup/redis.sh $(STATE)
 	@deploy/setup/wasm-target.sh $(STATE) >/dev/null
 
-plugins: setup ## the handlers, into target/plugins
+plugins: tools ## the handlers, into target/plugins
 	@deploy/setup/plugins.sh $(STATE)
 
 demo: plugins ## a worker with a Redis of its own, sample messages, and their handling
 	cargo build --locked -p gateway-worker
 	target/debug/gateway-worker dev --plugins target/plugins
 
-test: plugins ## every test
+test: setup plugins ## every test
 	cargo test --locked -p gateway-worker
 	cargo test --locked -p gateway-plugin-sdk
 

@@ -6,7 +6,7 @@ use crate::health::HealthLoop;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::plugin::{Engine, EngineError, Folder, Registry};
-use crate::queue::{Connection, QueueError, RedisTarget};
+use crate::queue::{Connection, QueueError};
 use crate::reloader::Reloader;
 use crate::settings::Settings;
 use std::io;
@@ -26,7 +26,7 @@ pub enum StartError {
         "can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another place"
     )]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("the Redis address is none: {0}")]
+    #[error("redis: {0}")]
     Redis(QueueError),
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -87,8 +87,7 @@ impl App {
         let address = settings.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
-        let target = RedisTarget { url: settings.redis_url.clone() };
-        let connection = Connection::to(&target).map_err(StartError::Redis)?;
+        let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
         let engine = Engine::new()?;
         // Guests burn CPU here; leases are renewed and health is told elsewhere.
         let handlers = Builder::new_multi_thread()
@@ -97,7 +96,7 @@ impl App {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        tracing::info!(%address, redis = target.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
+        tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let metrics = Arc::new(Metrics::default());
         let prefix = settings.queue.prefix.clone();

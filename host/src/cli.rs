@@ -11,7 +11,8 @@ mod run;
 mod table;
 mod topics;
 
-use crate::queue::{Connection, QueueError, RedisTarget};
+use crate::app::StartError;
+use crate::queue::{Connection, QueueError};
 use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
@@ -117,6 +118,15 @@ impl From<QueueError> for Failure {
     }
 }
 
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Redis(_) => Self::BadConfiguration(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
@@ -166,15 +176,14 @@ impl RedisArgs {
         if typed.redis.is_unset()
             && let Ok(url) = fs::read_to_string(Path::new(STATE).join(dev::URL_FILE))
         {
-            typed.redis.redis_url = Some(url.trim().to_owned());
+            typed.redis = TypedRedis { redis_url: Some(url.trim().to_owned()), ..TypedRedis::default() };
         }
         let mut faults = Vec::new();
-        let (url, queue) = (typed.redis.check(&mut faults), typed.queue.check(&mut faults));
+        let (target, queue) = (typed.redis.check(&mut faults), typed.queue.check(&mut faults));
         if !faults.is_empty() {
             return Err(BadSettings(faults).into());
         }
-        let connection =
-            Connection::to(&RedisTarget { url }).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
+        let connection = Connection::to(&target).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))
     }
 }

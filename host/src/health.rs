@@ -33,7 +33,7 @@ impl HealthLoop {
                 (Some(Health::Connected), Health::Connected) => {}
                 (_, Health::Connected) => {
                     tracing::info!("Redis answers");
-                    if let Some(warning) = check_policy(&self.connection).await {
+                    for warning in check_policy(&self.connection).await {
                         tracing::warn!("{warning}");
                     }
                 }

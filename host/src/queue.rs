@@ -21,7 +21,8 @@ mod time;
 mod topic_queue;
 mod workers;
 
-pub use connection::{Connection, Health, RedisTarget, check_policy};
+pub use crate::settings::RedisTarget;
+pub use connection::{Connection, Health, check_policy};
 pub use leases::{Clock, Patience, Restamp, TakenOver};
 pub use reader::{End, Flags, FlowControl, Reader, Take};
 pub use settle::{Counted, Settled, Settlement};
@@ -72,23 +73,43 @@ pub enum QueueError {
 
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
-        use redis::{ErrorKind, ServerErrorKind};
+        use redis::ErrorKind;
+        let text = error.to_string();
         match (error.kind(), error.code()) {
             (_, Some("NOGROUP")) => Self::GroupLost,
-            (_, Some("WRONGTYPE")) => Self::WrongType(error.to_string()),
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
-                Self::Refused(error.to_string())
+            (_, Some("WRONGTYPE")) => Self::WrongType(text),
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Self::Refused(text),
+            // The attempt at a cluster wraps what its nodes said.
+            (ErrorKind::Io, _) if text.contains("authentication failed") => Self::Refused(text),
+            _ if text.contains("cluster support disabled") => {
+                Self::Refused(format!("{text}: the URL of a single server begins with redis:// or rediss://"))
             }
-            (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Refused(error.to_string()),
-            (ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::ReadOnly), _)
-            | (_, Some("OOM" | "MISCONF" | "MASTERDOWN" | "UNBLOCKED")) => Self::Away(error.to_string()),
+            (_, Some("MOVED" | "ASK")) => Self::Away(format!(
+                "{text}: the key is on another server; the URL of a cluster begins with redis+cluster:// or rediss+cluster://"
+            )),
+            (_, Some(code)) if PASSING.contains(&code) => Self::Away(text),
             // A script's own error arrives as one text.
-            (ErrorKind::Server(_), _) if error.to_string().contains("WRONGTYPE") => Self::WrongType(error.to_string()),
-            (ErrorKind::Server(_), _) if error.to_string().contains("NOGROUP") => Self::GroupLost,
-            (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType, _) => {
-                Self::Failed(error.to_string())
+            (ErrorKind::Server(_), _) if text.contains("WRONGTYPE") => Self::WrongType(text),
+            (ErrorKind::Server(_), _) if text.contains("NOGROUP") => Self::GroupLost,
+            (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType, _) => Self::Failed(text),
+            (ErrorKind::Io | ErrorKind::InvalidClientConfig, _) if text.contains("certificate") => {
+                Self::Refused(format!("{text}; see redis.tls_ca, redis.tls_cert and redis.tls_key"))
             }
-            _ => Self::Away(error.to_string()),
+            _ => Self::Away(text),
         }
     }
 }
+
+/// What a server says while it can't serve us and will, or another will.
+const PASSING: [&str; 10] = [
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+];

@@ -3,6 +3,12 @@
 //! restart, not five. Flags win over the environment, that over the file
 //! `gateway-worker.toml`, that over the defaults.
 
+mod redis_target;
+mod redis_url;
+
+pub use redis_target::{ClientPem, Login, RedisTarget, Secret, TypedRedis};
+pub use redis_url::{RedisMode, RedisPlace};
+
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,13 +16,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 const DEFAULT_PORT: u16 = 8084;
-const DEFAULT_REDIS_PORT: u16 = 6379;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub listen: SocketAddr,
     pub plugins: PathBuf,
-    pub redis_url: String,
+    pub redis: RedisTarget,
     pub queue: QueueSettings,
     pub log: LogSettings,
     /// How long a stop waits for messages in flight.
@@ -81,30 +86,6 @@ pub struct Typed {
     pub handler_threads: Option<String>,
 }
 
-/// Where Redis is.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedRedis {
-    /// Where Redis is
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        value_name = "URL",
-        hide_env_values = true,
-        help = "redis://[user:password@]host:port[/db] [default: redis://localhost:6379]"
-    )]
-    pub redis_url: Option<String>,
-    #[arg(long, env = "REDIS_HOST", value_name = "HOST", hide = true)]
-    pub redis_host: Option<String>,
-    #[arg(long, env = "REDIS_PORT", value_name = "PORT", hide = true)]
-    pub redis_port: Option<String>,
-    #[arg(long, env = "REDIS_USERNAME", value_name = "USER", hide = true)]
-    pub redis_username: Option<String>,
-    #[arg(long, env = "REDIS_PASSWORD", value_name = "PASSWORD", hide = true, hide_env_values = true)]
-    pub redis_password: Option<String>,
-    #[arg(long, env = "REDIS_DB", value_name = "N", hide = true)]
-    pub redis_db: Option<String>,
-}
-
 /// How the queues are named and kept.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TypedQueue {
@@ -133,20 +114,9 @@ struct File {
     listen: Option<String>,
     drain: Option<String>,
     handler_threads: Option<usize>,
-    redis: FileRedis,
+    redis: redis_target::FileRedis,
     queue: FileQueue,
     log: FileLog,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct FileRedis {
-    url: Option<String>,
-    host: Option<String>,
-    port: Option<u16>,
-    username: Option<String>,
-    password: Option<String>,
-    db: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,20 +145,7 @@ impl Typed {
     /// Fills what is unset from the text of the file, whose name is for errors.
     pub fn or_file(self, text: &str, name: &str) -> Result<Self, BadSettings> {
         let file: File = toml::from_str(text).map_err(|error| BadSettings(vec![format!("{name}: {error}")]))?;
-        let number = |number: Option<u16>| number.map(|number| number.to_string());
-        // A place that is named outright is not mixed with another's parts.
-        let redis = if self.redis.is_unset() {
-            TypedRedis {
-                redis_url: file.redis.url,
-                redis_host: file.redis.host,
-                redis_port: number(file.redis.port),
-                redis_username: file.redis.username,
-                redis_password: file.redis.password,
-                redis_db: file.redis.db.map(|db| db.to_string()),
-            }
-        } else {
-            self.redis
-        };
+        let redis = self.redis.or_file(file.redis);
         let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
         Ok(Self {
             plugins: set(&self.plugins).or(file.plugins),
@@ -227,7 +184,7 @@ impl Typed {
         let settings = Settings {
             listen,
             plugins: set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into(),
-            redis_url: self.redis.check(&mut faults),
+            redis: self.redis.check(&mut faults),
             queue: self.queue.check(&mut faults),
             log: LogSettings {
                 level: set(&self.log_level).unwrap_or_else(|| "info".to_owned()),
@@ -237,50 +194,6 @@ impl Typed {
             handler_threads,
         };
         if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
-    }
-}
-
-impl TypedRedis {
-    pub fn is_unset(&self) -> bool {
-        let all = [
-            &self.redis_url,
-            &self.redis_host,
-            &self.redis_port,
-            &self.redis_username,
-            &self.redis_password,
-            &self.redis_db,
-        ];
-        all.into_iter().all(|one| set(one).is_none())
-    }
-
-    /// The URL, written outright or put together from its parts.
-    pub fn check(&self, faults: &mut Vec<String>) -> String {
-        if let Some(url) = set(&self.redis_url) {
-            if !url.starts_with("redis://") {
-                faults.push(format!(
-                    "redis.url: \"{}\" does not begin with redis://",
-                    url.split('@').next_back().unwrap_or_default()
-                ));
-            }
-            return url;
-        }
-        let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
-        // Some write host:port where only a host is asked for.
-        let (host, port) = match host.rsplit_once(':') {
-            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
-                (name.to_owned(), port.parse().ok())
-            }
-            _ => (host, None),
-        };
-        let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_REDIS_PORT), "a port", faults);
-        let db = parse("redis.db", &self.redis_db, 0_u32, "a number", faults);
-        let login = match (set(&self.redis_username), set(&self.redis_password)) {
-            (None, None) => String::new(),
-            (username, password) => {
-                format!("{}:{}@", percent(&username.unwrap_or_default()), percent(&password.unwrap_or_default()))
-            }
-        };
-        format!("redis://{login}{host}:{port}/{db}")
     }
 }
 
@@ -355,13 +268,6 @@ fn span(
     span
 }
 
-/// Everything that has a meaning of its own in a URL, and more.
-fn percent(text: &str) -> String {
-    let byte =
-        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(byte).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +286,7 @@ mod tests {
     fn everything_has_a_default() {
         let settings = Typed::default().check().unwrap();
         assert_eq!(settings.listen.to_string(), "0.0.0.0:8084");
-        assert_eq!(settings.redis_url, "redis://localhost:6379/0");
+        assert_eq!(settings.redis.shown(), "redis://localhost:6379/0");
         assert_eq!((settings.queue.prefix.as_str(), settings.queue.lease), ("mq:", Duration::from_secs(10)));
         assert_eq!(settings.queue.group, "consumer-group-{topic}");
         assert_eq!(settings.queue.message_bytes_max, 16 << 20);
@@ -397,17 +303,8 @@ mod tests {
         });
         let settings = settings.check().unwrap();
         assert_eq!(settings.listen.port(), 9000);
-        assert_eq!(settings.redis_url, "redis://:p%40ss%3A%2Fword@redis.internal:6379/2");
-    }
-
-    #[test]
-    fn a_host_may_carry_its_port_and_a_url_wins() {
-        let mut redis = TypedRedis { redis_host: some("cache:7000"), ..TypedRedis::default() };
-        assert_eq!(redis.check(&mut Vec::new()), "redis://cache:7000/0");
-        redis.redis_port = some("7001");
-        assert_eq!(redis.check(&mut Vec::new()), "redis://cache:7001/0");
-        redis.redis_url = some("redis://elsewhere:1/3");
-        assert_eq!(redis.check(&mut Vec::new()), "redis://elsewhere:1/3");
+        assert_eq!(settings.redis.shown(), "redis://redis.internal:6379/2");
+        assert_eq!(settings.redis.place.login.password.as_ref().map(Secret::reveal), Some("p@ss:/word"));
     }
 
     #[test]
@@ -415,7 +312,7 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\n[log]\nformat = \"pretty\"";
         let settings = Typed::default().or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
-        assert_eq!((settings.redis_url.as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
+        assert_eq!((settings.redis.shown().as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
         assert_eq!(settings.log.format, LogFormat::Pretty);
 
         let flags = typed(|typed| {
@@ -426,7 +323,7 @@ mod tests {
         let settings = flags.or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.port(), 2);
         assert_eq!(
-            (settings.redis_url.as_str(), settings.queue.lease),
+            (settings.redis.shown().as_str(), settings.queue.lease),
             ("redis://mine:6379/0", Duration::from_secs(3))
         );
     }

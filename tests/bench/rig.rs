@@ -16,7 +16,7 @@ pub(crate) const MESSAGE_BYTES: usize = 200;
 const CLOCK_TICKS: f64 = 100.0;
 
 pub(crate) fn queue_of(server: &PrivateRedis, topic: &Topic) -> (Connection, TopicQueue) {
-    let connection = Connection::to(&RedisTarget { url: server.url() }).unwrap();
+    let connection = Connection::to(&RedisTarget::at(&server.url()).unwrap()).unwrap();
     let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", topic);
     (connection, queue)
 }

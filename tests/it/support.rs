@@ -114,7 +114,7 @@ impl Redis {
 
     /// A topic's queue, seen by a worker called `me`.
     pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
-        let connection = Connection::to(&RedisTarget { url: self.url() }).unwrap();
+        let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
         TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
     }
 
@@ -159,9 +159,12 @@ impl Redis {
 
 /// Without the client's own impatience, which a busy machine tries.
 pub(crate) async fn patient_connection(url: &str) -> MultiplexedConnection {
+    try_connection(url).await.unwrap()
+}
+
+pub(crate) async fn try_connection(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let client = redis::Client::open(url).unwrap();
-    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 pub(crate) fn field(fields: &[(String, Vec<u8>)], name: &str) -> Vec<u8> {

@@ -45,8 +45,8 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
 
     let state = Path::new(STATE);
     let redis = DevRedis::start(state).await?;
-    settings.redis_url = redis.url.clone();
-    let app = App::start(settings.clone()).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    settings.redis = redis.target()?;
+    let app = App::start(settings.clone()).await?;
     banner(&app, &redis, &settings);
 
     let mut outcome = Ok(());
@@ -79,7 +79,7 @@ fn banner(app: &App, redis: &DevRedis, settings: &Settings) {
 
 /// Publishes each `<topic>.sample.json` and waits until it is handled.
 async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
-    let connection = Connection::to(&RedisTarget { url: settings.redis_url.clone() })?;
+    let connection = Connection::to(&settings.redis)?;
     let samples = samples(&settings.plugins)?;
     let mut has_scanned = app.has_scanned.clone();
     let _ = tokio::time::timeout(HANDLED_TIMEOUT, has_scanned.wait_for(|done| *done)).await;
@@ -150,11 +150,11 @@ impl DevRedis {
         let data = data.canonicalize().map_err(failed)?;
         let url_file = state.join(URL_FILE);
         if let Ok(url) = fs::read_to_string(&url_file) {
-            let url = url.trim().to_owned();
-            let connection = Connection::to(&RedisTarget { url: url.clone() })?;
+            let found = Self { url: url.trim().to_owned(), _server: None };
+            let connection = Connection::to(&found.target()?)?;
             // Another server may listen there by now.
             if inspect::data_folder(&connection).await.is_ok_and(|folder| Path::new(&folder) == data) {
-                return Ok(Self { url, _server: None });
+                return Ok(found);
             }
         }
         let options = ["--appendonly", "yes"];
@@ -162,5 +162,9 @@ impl DevRedis {
             .map_err(|error| Failure::Failed(error.to_string()))?;
         fs::write(&url_file, format!("{}\n", server.url())).map_err(failed)?;
         Ok(Self { url: server.url(), _server: Some(server) })
+    }
+
+    fn target(&self) -> Result<RedisTarget, Failure> {
+        RedisTarget::at(&self.url).map_err(|error| Failure::Failed(format!("{}: {error}", self.url)))
     }
 }

@@ -13,7 +13,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.typed, args.config.as_deref())?.check()?;
     start_log(&settings.log)?;
     let mut signals = Signals::new()?;
-    let app = App::start(settings).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    let app = App::start(settings).await?;
     signals.wait_for_end(&app).await;
     end(app, signals).await;
     Ok(())

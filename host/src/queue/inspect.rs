@@ -45,26 +45,34 @@ pub struct DeadLetter {
 
 /// Every topic that Redis knows of, by name.
 pub async fn topics(connection: &Connection, prefix: &str, group: &str) -> Result<Vec<TopicState>, QueueError> {
-    let mut found = BTreeSet::new();
-    for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
-        let mut cursor = 0_u64;
-        loop {
-            let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-            let (next, keys): (u64, Vec<String>) = command.query_async(&mut connection.shared()).await?;
-            found.extend(keys.iter().filter_map(|key| Keys::topic_of(prefix, key)));
-            if next == 0 {
-                break;
-            }
-            cursor = next;
-        }
-    }
+    let found = names(connection, prefix).await?;
     let handled = handled(connection, prefix).await?;
     let mut topics = Vec::with_capacity(found.len());
     for topic in &found {
         topics.push(topic_state(connection, prefix, group, topic, handled.contains(topic)).await?);
     }
     Ok(topics)
+}
+
+/// The topics that have a key, on whatever server it is.
+async fn names(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
+    let mut found = BTreeSet::new();
+    for mut master in connection.masters().await? {
+        for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
+            let mut cursor = 0_u64;
+            loop {
+                let mut command = redis::cmd("SCAN");
+                command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+                let (next, keys): (u64, Vec<String>) = command.query_async(&mut master.connection).await?;
+                found.extend(keys.iter().filter_map(|key| Keys::topic_of(prefix, key)));
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The topics that workers seen lately have handlers for.
@@ -88,11 +96,13 @@ async fn topic_state(
 ) -> Result<TopicState, QueueError> {
     let keys = Keys::new(prefix, topic);
     let mut shared = connection.shared();
+    // One pipeline for what lies in one slot; the original's keys lie in others.
     let mut pipe = redis::pipe();
-    pipe.cmd("TYPE").arg(&keys.stream).zcard(&keys.later).zcard(&keys.legacy_delay);
-    pipe.cmd("XLEN").arg(&keys.dead).cmd("XLEN").arg(&keys.legacy_dead).hget(&keys.state, "done");
-    let (kind, later, legacy_later, dead, legacy_dead, done): (String, u64, u64, u64, u64, Option<u64>) =
-        pipe.query_async(&mut shared).await?;
+    pipe.cmd("TYPE").arg(&keys.stream).zcard(&keys.later);
+    pipe.cmd("XLEN").arg(&keys.dead).hget(&keys.state, "done");
+    let (kind, later, dead, done): (String, u64, u64, Option<u64>) = pipe.query_async(&mut shared).await?;
+    let legacy_later: u64 = redis::cmd("ZCARD").arg(&keys.legacy_delay).query_async(&mut shared).await?;
+    let legacy_dead: u64 = redis::cmd("XLEN").arg(&keys.legacy_dead).query_async(&mut shared).await?;
     let (mut waiting, mut in_flight) = (0, 0);
     if kind == "stream" {
         let length: u64 = redis::cmd("XLEN").arg(&keys.stream).query_async(&mut shared).await?;

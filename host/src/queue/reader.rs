@@ -1,5 +1,6 @@
 //! New messages, by reads on a connection of its own.
 
+use super::connection::Seat;
 use super::reply::{self, fields, text, unexpected};
 use super::source::{EntryKey, Source};
 use super::topic_queue::TopicQueue;
@@ -14,7 +15,7 @@ const OVERDUE: Duration = Duration::from_secs(3);
 
 pub struct Reader {
     connection: MultiplexedConnection,
-    client_id: i64,
+    seat: Seat,
 }
 
 /// What the topic's state says beside a read.
@@ -58,14 +59,13 @@ pub enum Take {
 
 impl Reader {
     pub async fn connect(queue: &TopicQueue) -> Result<Self, QueueError> {
-        let mut connection = queue.connection().blocking(&queue.keys().stream).await?;
-        let client_id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
-        Ok(Self { connection, client_id })
+        let (connection, seat) = queue.connection().blocking(&queue.keys().stream).await?;
+        Ok(Self { connection, seat })
     }
 
     /// The id that [`TopicQueue::unblock`] takes to end a read early.
     pub fn client_id(&self) -> i64 {
-        self.client_id
+        self.seat.id()
     }
 
     /// Waits up to `block` for at most `count` new messages. Never to be

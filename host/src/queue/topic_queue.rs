@@ -2,12 +2,11 @@
 //! its own: reading, leases, settling, time, publishing.
 
 use super::QueueError;
-use super::connection::Connection;
+use super::connection::{Connection, Shared};
 use super::keys::{self, Keys};
 use super::scripts;
 use super::source::Source;
 use crate::topic::Topic;
-use redis::aio::ConnectionManager;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,7 +86,7 @@ impl TopicQueue {
         &self.connection
     }
 
-    pub(super) fn shared(&self) -> ConnectionManager {
+    pub(super) fn shared(&self) -> Shared {
         self.connection.shared()
     }
 
@@ -124,6 +123,6 @@ impl TopicQueue {
 
     /// Ends a reader's blocking read now. It then finds nothing.
     pub async fn unblock(&self, client_id: i64) -> Result<(), QueueError> {
-        self.connection.unblock(&self.keys.stream, client_id).await
+        self.connection.unblock(client_id).await
     }
 }

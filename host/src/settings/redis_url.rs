@@ -1,0 +1,167 @@
+//! The address of Redis, as a URL says it: one server, the sentinels that know
+//! who is master, or some nodes of a cluster.
+
+use super::redis_target::{Login, Secret};
+use std::fmt;
+
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// Where Redis is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisPlace {
+    pub mode: RedisMode,
+    pub is_tls: bool,
+    /// The server, or the sentinels, or some nodes of the cluster.
+    pub hosts: Vec<(String, u16)>,
+    pub login: Login,
+    pub db: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisMode {
+    Single,
+    Sentinel {
+        /// The name that the sentinels have for what they watch.
+        master: String,
+    },
+    Cluster,
+}
+
+impl RedisPlace {
+    /// An error says what is wrong, and shows nothing that may be secret.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
+        let (rest, is_sentinel, is_cluster) =
+            (rest.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
+        let is_tls = match scheme.split('+').next() {
+            Some("redis") => false,
+            Some("rediss") => true,
+            _ => return Err(SCHEMES.to_owned()),
+        };
+        if scheme.contains('+') && !is_sentinel && !is_cluster || scheme.matches('+').count() > 1 {
+            return Err(SCHEMES.to_owned());
+        }
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        if rest.contains(['?', '#']) {
+            return Err("what follows a ? or # in a URL is not read here: leave it out".to_owned());
+        }
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts = hosts.split(',').map(|host| host_and_port(host, if is_sentinel { SENTINEL_PORT } else { PORT }));
+        let hosts: Vec<_> = hosts.collect::<Result<_, _>>()?;
+        let (mode, db) = if is_sentinel {
+            let (master, db) = path.split_once('/').unwrap_or((path, ""));
+            if master.is_empty() {
+                return Err("the master's name is missing: redis+sentinel://host:26379/NAME".to_owned());
+            }
+            (RedisMode::Sentinel { master: master.to_owned() }, db)
+        } else if is_cluster {
+            (RedisMode::Cluster, path)
+        } else {
+            (RedisMode::Single, path)
+        };
+        if mode == RedisMode::Single && hosts.len() > 1 {
+            return Err("more than one host: write redis+sentinel:// or redis+cluster://".to_owned());
+        }
+        let db = if db.is_empty() { Ok(0) } else { db.parse::<u32>().map(i64::from) };
+        let db = db.map_err(|_| "the database after the last / is not a number".to_owned())?;
+        if mode == RedisMode::Cluster && db != 0 {
+            return Err("a cluster has no database but 0".to_owned());
+        }
+        Ok(Self { mode, is_tls, hosts, login: login.map_or(Ok(Login::default()), parse_login)?, db })
+    }
+}
+
+const SCHEMES: &str =
+    "it does not begin with redis:// or rediss://, or one of these with +sentinel or +cluster, as in redis+cluster://";
+
+fn parse_login(text: &str) -> Result<Login, String> {
+    let decode = |text: &str| {
+        let text = percent_encoding::percent_decode_str(text).decode_utf8();
+        text.map(|text| text.into_owned()).map_err(|_| "user and password are not UTF-8".to_owned())
+    };
+    let (username, password) = text.split_once(':').unwrap_or((text, ""));
+    let set = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Login { username: set(decode(username)?), password: set(decode(password)?).map(Secret::new) })
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err("a host is missing".to_owned());
+    }
+    let port = match port.filter(|port| !port.is_empty()) {
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("\"{port}\" is not a port"))?,
+        None => default,
+    };
+    Ok((host.to_owned(), port))
+}
+
+/// Without user and password.
+impl fmt::Display for RedisPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.is_tls { "s" } else { "" };
+        let (mode, path) = match &self.mode {
+            RedisMode::Single => ("", format!("/{}", self.db)),
+            RedisMode::Sentinel { master } => ("+sentinel", format!("/{master}/{}", self.db)),
+            RedisMode::Cluster => ("+cluster", String::new()),
+        };
+        let host = |(host, port): &(String, u16)| {
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        };
+        let hosts: Vec<String> = self.hosts.iter().map(host).collect();
+        write!(f, "redis{tls}{mode}://{}{path}", hosts.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_place_has_its_url() {
+        for (url, shown) in [
+            ("redis://h", "redis://h:6379/0"),
+            ("redis://h:1/2", "redis://h:1/2"),
+            ("redis://[::1]:7/", "redis://[::1]:7/0"),
+            ("rediss://:p%40@h:1", "rediss://h:1/0"),
+            ("redis+sentinel://u:p@a,b:1/mymaster", "redis+sentinel://a:26379,b:1/mymaster/0"),
+            ("rediss+sentinel://a/mymaster/3", "rediss+sentinel://a:26379/mymaster/3"),
+            ("redis+cluster://a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
+            ("rediss+cluster://u:p@a/", "rediss+cluster://a:6379"),
+        ] {
+            assert_eq!(RedisPlace::parse(url).map(|place| place.to_string()).as_deref(), Ok(shown), "{url}");
+        }
+        let login = RedisPlace::parse("redis://u%3A:p@ss%2Fw@h").unwrap().login;
+        assert_eq!(
+            (login.username.as_deref(), login.password.as_ref().map(Secret::reveal)),
+            (Some("u:"), Some("p@ss/w"))
+        );
+        let login = RedisPlace::parse("redis://only-a-user@h").unwrap().login;
+        assert_eq!((login.username.as_deref(), login.password), (Some("only-a-user"), None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_secrets() {
+        for (url, told) in [
+            ("http://u:secret@h", "does not begin with"),
+            ("redis", "does not begin with"),
+            ("redis+sentinels://h/m", "does not begin with"),
+            ("redis+tls+cluster://h", "does not begin with"),
+            ("redis+sentinel://u:secret@h", "master's name is missing"),
+            ("redis://u:secret@h,i", "more than one host"),
+            ("redis://u:secret@h:port", "is not a port"),
+            ("redis://u:secret@", "a host is missing"),
+            ("redis://h/one", "not a number"),
+            ("redis+cluster://h/1", "no database"),
+            ("redis://h?protocol=resp3", "is not read here"),
+        ] {
+            let error = RedisPlace::parse(url).unwrap_err();
+            assert!(error.contains(told) && !error.contains("secret"), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Redis as operators run it: one server of either make, one that asks for TLS
+//! and a user, a master that sentinels watch, a cluster of three.
+
+use crate::process::{Process, free_port, redis as redis_server, valkey};
+use crate::support::{Entry, patient_connection, topic, try_connection, until};
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{Connection, TopicQueue};
+use gateway_worker::settings::TypedRedis;
+use jiff::Timestamp;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use redis::FromRedisValue;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Redis,
+    Valkey,
+    Tls,
+    Sentinel,
+    Cluster,
+    TlsSentinel,
+    TlsCluster,
+}
+
+/// Servers of several processes that run at the same time.
+static LARGE: Semaphore = Semaphore::const_new(4);
+
+/// The rights that a worker and the commands need, and no more.
+pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
+    +evalsha +script|load +time +info +role +client|unblock +cluster|slots";
+const ADMIN: &str = "admin:admin@";
+
+pub(crate) struct Server {
+    mode: Mode,
+    /// What a worker is given as `--redis-url`, and what it needs beside it.
+    pub(crate) url: String,
+    pub(crate) options: Vec<String>,
+    /// Those that hold messages.
+    pub(crate) nodes: Vec<Process>,
+    pub(crate) sentinels: Vec<Process>,
+    connection: Connection,
+    _certificates: Option<Certificates>,
+    _permit: Option<SemaphorePermit<'static>>,
+}
+
+impl Server {
+    pub(crate) async fn start(mode: Mode) -> Self {
+        let large = !matches!(mode, Mode::Redis | Mode::Valkey | Mode::Tls);
+        let permit = if large { Some(LARGE.acquire().await.unwrap()) } else { None };
+        let mut server = match mode {
+            Mode::Redis => Self::single(mode, plain(&redis_server())),
+            Mode::Valkey => Self::single(mode, plain(&valkey())),
+            Mode::Tls => tls(),
+            Mode::Sentinel => watched(60_000, None),
+            Mode::Cluster => cluster(None).await,
+            Mode::TlsSentinel => watched(60_000, Some(Certificates::new("authority"))),
+            Mode::TlsCluster => cluster(Some(Certificates::new("authority"))).await,
+        };
+        server._permit = permit;
+        server
+    }
+
+    /// A master whose death is noticed within a second.
+    pub(crate) async fn start_watched_closely() -> Self {
+        let permit = LARGE.acquire().await.unwrap();
+        let mut server = watched(1000, None);
+        server._permit = Some(permit);
+        let know_each_other = async || {
+            for sentinel in &server.sentinels {
+                let mut connection = patient_connection(&sentinel.url()).await;
+                for (command, expected) in [("SENTINELS", 2), ("REPLICAS", 1)] {
+                    let command = redis::cmd("SENTINEL").arg(command).arg("mymaster").to_owned();
+                    let known: Vec<BTreeMap<String, String>> = command.query_async(&mut connection).await.ok()?;
+                    let are_well = |one: &BTreeMap<String, String>| {
+                        !one["flags"].contains("down") && !one["flags"].contains("disconnected")
+                    };
+                    (known.len() == expected && known.iter().all(are_well)).then_some(())?;
+                }
+            }
+            Some(())
+        };
+        until("the sentinels know each other and the replica", know_each_other).await;
+        server
+    }
+
+    fn single(mode: Mode, process: Process) -> Self {
+        Self::of(mode, process.url(), None, vec![process], Vec::new())
+    }
+
+    fn of(
+        mode: Mode,
+        url: String,
+        certificates: Option<Certificates>,
+        nodes: Vec<Process>,
+        sentinels: Vec<Process>,
+    ) -> Self {
+        let options = certificates.as_ref().map(Certificates::flags).unwrap_or_default();
+        let option = |name: &str| options.iter().position(|option| option == name).map(|at| options[at + 1].clone());
+        let typed = TypedRedis {
+            redis_url: Some(url.clone()),
+            redis_tls_ca: option("--redis-tls-ca"),
+            redis_tls_cert: option("--redis-tls-cert"),
+            redis_tls_key: option("--redis-tls-key"),
+            ..TypedRedis::default()
+        };
+        let mut faults = Vec::new();
+        let target = typed.check(&mut faults);
+        assert!(faults.is_empty(), "{faults:?}");
+        let connection = Connection::to(&target).unwrap();
+        Self { mode, url, options, nodes, sentinels, connection, _certificates: certificates, _permit: None }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.mode == Mode::Cluster
+    }
+
+    /// Runs one command where its key is, written as in a shell without quotes.
+    pub(crate) async fn run<T: FromRedisValue>(&self, command: &str) -> T {
+        until(&format!("an answer to {command}"), async || {
+            for node in &self.nodes {
+                if let Some(value) = self.ask(node, command).await {
+                    return Some(redis::from_redis_value(value).unwrap_or_else(|error| panic!("{command}: {error}")));
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Runs a command on each master.
+    pub(crate) async fn run_everywhere(&self, command: &str) {
+        for node in &self.nodes {
+            self.ask(node, command).await;
+        }
+    }
+
+    /// The node's answer, if it is the one to ask.
+    async fn ask(&self, node: &Process, command: &str) -> Option<redis::Value> {
+        let mut connection = try_connection(&node.url()).await.ok()?;
+        if self.mode == Mode::Sentinel {
+            let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
+            (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(())?;
+        }
+        let built = words(command);
+        match built.query_async(&mut connection).await {
+            Ok(value) => Some(value),
+            Err(error) if matches!(error.code(), Some("MOVED" | "TRYAGAIN" | "CLUSTERDOWN")) => None,
+            Err(error) if error.code() == Some("ASK") => {
+                let (address, _) = error.redirect_node().unwrap();
+                let mut connection = try_connection(&format!("redis://{address}")).await.ok()?;
+                let mut both = redis::pipe();
+                both.cmd("ASKING").ignore().add_command(built);
+                both.query_async::<Vec<redis::Value>>(&mut connection).await.ok()?.pop()
+            }
+            Err(error) if error.is_io_error() || error.is_cluster_error() => None,
+            Err(error) => panic!("{command}: {error}"),
+        }
+    }
+
+    pub(crate) async fn is(&self, what: &str, command: &str, expected: i64) {
+        until(what, async || (self.run::<i64>(command).await == expected).then_some(())).await;
+    }
+
+    pub(crate) async fn in_flight(&self, topic: &str) -> i64 {
+        let groups: Vec<BTreeMap<String, redis::Value>> = self.run(&format!("XINFO GROUPS mq:{topic}")).await;
+        match groups.first().and_then(|group| group.get("pending")) {
+            Some(redis::Value::Int(pending)) => *pending,
+            _ => 0,
+        }
+    }
+
+    pub(crate) async fn until_in_flight(&self, topic: &str, count: i64) {
+        let is_there = async || self.run::<i64>(&format!("EXISTS mq:{topic}")).await == 1;
+        until(&format!("{count} in flight"), async || {
+            (is_there().await && self.in_flight(topic).await == count).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn entries(&self, key: &str) -> Vec<Entry> {
+        let entries: Vec<(String, Entry)> = self.run(&format!("XRANGE {key} - +")).await;
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The only dead letter of a topic, once it is there.
+    pub(crate) async fn dead(&self, topic: &str) -> Entry {
+        let key = format!("{{mq:{topic}}}:dead");
+        until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
+    }
+
+    pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
+        self.publish_later(name, id, data, Duration::ZERO).await;
+    }
+
+    /// Through the library, as often as it takes: a publisher that knows its
+    /// message's id may say it twice.
+    pub(crate) async fn publish_later(&self, name: &str, id: &str, data: &str, delay: Duration) {
+        let topic = topic(name);
+        let draft = Draft {
+            id: id.to_owned(),
+            topic: &topic,
+            data,
+            headers: &[],
+            priority: Priority::Normal,
+            delay,
+            dedup_key: None,
+            expires_at: None,
+        };
+        let publication = draft.seal(Timestamp::now()).unwrap();
+        let queue = TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", "publisher", &topic);
+        until("published", async || {
+            queue.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
+        })
+        .await;
+    }
+}
+
+pub(crate) fn words(command: &str) -> redis::Cmd {
+    let mut words = command.split_whitespace();
+    let mut built = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        built.arg(word);
+    });
+    built
+}
+
+const DURABLE: &str = "save \"\"\nappendonly yes\nappendfsync always\n";
+const FLEETING: &str = "save \"\"\n";
+
+fn plain(program: &Path) -> Process {
+    Process::start(program, &[], "", |_, _| DURABLE.to_owned())
+}
+
+// --------------------------------------------------------------- TLS and users
+
+/// Everybody needs a certificate and a user; the plain port is for the test.
+fn tls() -> Server {
+    let certificates = Certificates::new("authority");
+    let users = format!("user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n");
+    let process =
+        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{FLEETING}{}{users}", certificates.lines()));
+    let url = format!("rediss://gateway:s3cret%2F%40@127.0.0.1:{}", process.setting("tls-port"));
+    Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
+}
+
+/// An authority, a server's certificate and a client's, as files. Servers and
+/// settings read them when they start.
+pub(crate) struct Certificates(TempDir);
+
+impl Certificates {
+    pub(crate) fn new(authority: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
+        write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
+        let issuer = Issuer::new(ca, ca_key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+            write(&format!("{name}.crt"), params.signed_by(&key, &issuer).unwrap().pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// What a server is told.
+    fn lines(&self) -> String {
+        format!(
+            "tls-port {}\ntls-auth-clients yes\ntls-replication yes\ntls-cluster yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",
+            free_port(),
+            self.path("ca.crt"),
+            self.path("server.crt"),
+            self.path("server.key"),
+        )
+    }
+
+    /// What a worker is told.
+    fn flags(&self) -> Vec<String> {
+        let (ca, cert, key) = (self.path("ca.crt"), self.path("client.crt"), self.path("client.key"));
+        ["--redis-tls-ca", &ca, "--redis-tls-cert", &cert, "--redis-tls-key", &key].map(str::to_owned).to_vec()
+    }
+}
+
+/// The port that a worker comes in by.
+fn door(process: &Process, tls: Option<&Certificates>) -> String {
+    if tls.is_some() { process.setting("tls-port") } else { process.port.to_string() }
+}
+
+fn lines(tls: Option<&Certificates>) -> String {
+    tls.map(Certificates::lines).unwrap_or_default()
+}
+
+fn scheme(tls: Option<&Certificates>) -> &'static str {
+    if tls.is_some() { "rediss" } else { "redis" }
+}
+
+// ------------------------------------------------------------------- Sentinel
+
+/// A master, its replica, and three sentinels.
+fn watched(down_after_ms: u32, certificates: Option<Certificates>) -> Server {
+    let tls = certificates.as_ref();
+    let quick = || format!("{FLEETING}repl-diskless-sync-delay 0\n{}", lines(tls));
+    let master = Process::start(&redis_server(), &[], "", |_, _| quick());
+    let at = door(&master, tls);
+    let replica = Process::start(&redis_server(), &[], "", |_, _| format!("{}replicaof 127.0.0.1 {at}\n", quick()));
+    let sentinel = |_| {
+        Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
+            format!(
+                "{}sentinel monitor mymaster 127.0.0.1 {at} 2\nsentinel down-after-milliseconds mymaster {down_after_ms}\n\
+                 sentinel failover-timeout mymaster 3000\n",
+                lines(tls)
+            )
+        })
+    };
+    let sentinels: Vec<Process> = (0..3).map(sentinel).collect();
+    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", door(sentinel, tls))).collect();
+    let url = format!("{}+sentinel://{}/mymaster", scheme(tls), hosts.join(","));
+    Server::of(Mode::Sentinel, url, certificates, vec![master, replica], sentinels)
+}
+
+// -------------------------------------------------------------------- Cluster
+
+/// Three masters, with a third of the slots each.
+async fn cluster(certificates: Option<Certificates>) -> Server {
+    let tls = certificates.as_ref();
+    let node = |_| {
+        Process::start(&redis_server(), &[], "", |_, _| {
+            format!(
+                "{FLEETING}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
+                free_port(),
+                lines(tls)
+            )
+        })
+    };
+    let nodes: Vec<Process> = (0..3).map(node).collect();
+    for (node, slots) in nodes.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
+        let mut connection = patient_connection(&node.url()).await;
+        words(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
+        for other in nodes.iter().filter(|other| other.port != node.port) {
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", door(other, tls), other.setting("cluster-port"));
+            words(&meet).query_async::<()>(&mut connection).await.unwrap();
+        }
+    }
+    until("the cluster is whole", async || {
+        for node in &nodes {
+            let mut connection = patient_connection(&node.url()).await;
+            let info: String = words("CLUSTER INFO").query_async(&mut connection).await.ok()?;
+            (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")).then_some(())?;
+            let slots: Vec<redis::Value> = words("CLUSTER SLOTS").query_async(&mut connection).await.ok()?;
+            (slots.len() == 3).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    // Two of them are enough to find the third.
+    let (one, other) = (door(&nodes[0], tls), door(&nodes[1], tls));
+    let url = format!("{}+cluster://127.0.0.1:{one},127.0.0.1:{other}", scheme(tls));
+    Server::of(Mode::Cluster, url, certificates, nodes, Vec::new())
+}
+
+impl Server {
+    /// What a worker or a command is told about where Redis is.
+    pub(crate) fn flags(&self) -> Vec<&str> {
+        self.options.iter().map(String::as_str).collect()
+    }
+
+    /// Where there are users, that ours was never refused anything.
+    pub(crate) async fn refused_nothing(&self) {
+        if self.mode == Mode::Tls {
+            let refused: Vec<BTreeMap<String, redis::Value>> = self.run("ACL LOG").await;
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+    }
+}
