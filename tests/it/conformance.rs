@@ -1,8 +1,14 @@
 //! One suite for every Redis there is: each scenario runs unchanged against
 //! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
 
+mod flow;
+
 use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, text, until};
+use flow::{
+    a_list_of_plain_clients_is_drained_again_and_again, a_paused_topic_waits_for_its_resumption,
+    copies_are_published_and_run_once, every_priority_is_served, rate_and_total_hold_over_two_workers,
+};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -41,6 +47,11 @@ suite!(
     a_lost_group_and_lost_scripts_are_made_again,
     topics_all_over_the_slots_are_consumed_at_once,
     the_originals_work_is_taken_over,
+    a_list_of_plain_clients_is_drained_again_and_again,
+    every_priority_is_served,
+    copies_are_published_and_run_once,
+    a_paused_topic_waits_for_its_resumption,
+    rate_and_total_hold_over_two_workers,
 );
 
 // TLS and the ways of finding a server are each other's business in a few
