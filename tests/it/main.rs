@@ -8,6 +8,7 @@
 mod adoption;
 mod batch;
 mod business;
+mod certificates;
 mod clock;
 mod command_line;
 mod conformance;

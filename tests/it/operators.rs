@@ -1,7 +1,8 @@
 //! What operators do to a Redis while messages flow, and what they get wrong.
 
+use crate::certificates::Certificates;
 use crate::process::Process;
-use crate::servers::{Certificates, Mode, Server, words};
+use crate::servers::{Mode, Server, words};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, patient_connection, try_connection, until};
 use gateway_worker::queue::{Connection, Health, RedisTarget};
 use redis::FromRedisValue;

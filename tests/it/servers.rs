@@ -1,18 +1,17 @@
 //! Redis as operators run it: one server of either make, one that asks for TLS
 //! and a user, a master that sentinels watch, a cluster of three.
 
+use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
 use crate::support::{Entry, patient_connection, topic, try_connection, until};
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{Connection, TopicQueue};
 use gateway_worker::settings::TypedRedis;
 use jiff::Timestamp;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use redis::FromRedisValue;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,51 +244,6 @@ fn tls() -> Server {
         Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{FLEETING}{}{users}", certificates.lines()));
     let url = format!("rediss://gateway:s3cret%2F%40@127.0.0.1:{}", process.setting("tls-port"));
     Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
-}
-
-/// An authority, a server's certificate and a client's, as files. Servers and
-/// settings read them when they start.
-pub(crate) struct Certificates(TempDir);
-
-impl Certificates {
-    pub(crate) fn new(authority: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
-        write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
-        let issuer = Issuer::new(ca, ca_key);
-        for name in ["server", "client"] {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-            write(&format!("{name}.crt"), params.signed_by(&key, &issuer).unwrap().pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Self(folder)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-
-    /// What a server is told.
-    fn lines(&self) -> String {
-        format!(
-            "tls-port {}\ntls-auth-clients yes\ntls-replication yes\ntls-cluster yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",
-            free_port(),
-            self.path("ca.crt"),
-            self.path("server.crt"),
-            self.path("server.key"),
-        )
-    }
-
-    /// What a worker is told.
-    fn flags(&self) -> Vec<String> {
-        let (ca, cert, key) = (self.path("ca.crt"), self.path("client.crt"), self.path("client.key"));
-        ["--redis-tls-ca", &ca, "--redis-tls-cert", &cert, "--redis-tls-key", &key].map(str::to_owned).to_vec()
-    }
 }
 
 /// The port that a worker comes in by.

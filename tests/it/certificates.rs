@@ -1,0 +1,50 @@
+//! Certificates for a test, made on the spot.
+
+use crate::process::free_port;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+/// An authority, a server's certificate and a client's, as files. Servers and
+/// settings read them when they start.
+pub(crate) struct Certificates(TempDir);
+
+impl Certificates {
+    pub(crate) fn new(authority: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, authority);
+        write("ca.crt", ca.self_signed(&ca_key).unwrap().pem());
+        let issuer = Issuer::new(ca, ca_key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+            write(&format!("{name}.crt"), params.signed_by(&key, &issuer).unwrap().pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// What a server is told.
+    pub(crate) fn lines(&self) -> String {
+        format!(
+            "tls-port {}\ntls-auth-clients yes\ntls-replication yes\ntls-cluster yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",
+            free_port(),
+            self.path("ca.crt"),
+            self.path("server.crt"),
+            self.path("server.key"),
+        )
+    }
+
+    /// What a worker is told.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let (ca, cert, key) = (self.path("ca.crt"), self.path("client.crt"), self.path("client.key"));
+        ["--redis-tls-ca", &ca, "--redis-tls-cert", &cert, "--redis-tls-key", &key].map(str::to_owned).to_vec()
+    }
+}
