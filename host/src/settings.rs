@@ -38,9 +38,21 @@ pub struct QueueSettings {
     pub lease: Duration,
     /// A larger entry is dead-lettered as `too-large`, in bytes.
     pub message_bytes_max: usize,
+    /// Which end of a list has its oldest message.
+    pub list_head: ListHead,
     /// A pending message of one of the original's consumers, which renew
     /// nothing, is taken over after this long.
     pub adopt_after: Duration,
+}
+
+/// Where the next message of a list is: publishers that `LPUSH` have it on the
+/// right, those that `RPUSH` on the left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListHead {
+    Left,
+    Right,
+    /// Not known: both ends have their turn, so that neither starves.
+    Both,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +116,9 @@ pub struct TypedQueue {
     /// What the original's workers left pending is taken over after [default: 60s]
     #[arg(long, env = "GATEWAY_QUEUE_ADOPT_AFTER", value_name = "TIME")]
     pub queue_adopt_after: Option<String>,
+    /// Where lists of plain clients have their oldest message: left, right or both [default: both]
+    #[arg(long, env = "GATEWAY_QUEUE_LIST_HEAD", value_name = "END")]
+    pub queue_list_head: Option<String>,
 }
 
 /// The file. Its tables are the prefixes of the flags.
@@ -127,6 +142,7 @@ struct FileQueue {
     lease: Option<String>,
     max_message: Option<String>,
     adopt_after: Option<String>,
+    list_head: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -158,6 +174,7 @@ impl Typed {
                 queue_lease: set(&self.queue.queue_lease).or(file.queue.lease),
                 queue_max_message: set(&self.queue.queue_max_message).or(file.queue.max_message),
                 queue_adopt_after: set(&self.queue.queue_adopt_after).or(file.queue.adopt_after),
+                queue_list_head: set(&self.queue.queue_list_head).or(file.queue.list_head),
             },
             log_level: set(&self.log_level).or(file.log.level),
             log_format: set(&self.log_format).or(file.log.format),
@@ -218,7 +235,21 @@ impl TypedQueue {
             group: set(&self.queue_group).unwrap_or_else(|| "consumer-group-{topic}".to_owned()),
             lease: span("queue.lease", &self.queue_lease, 10_000, (500, 3_600_000), faults),
             message_bytes_max: usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX),
+            list_head: parse("queue.list_head", &self.queue_list_head, ListHead::Both, "left, right or both", faults),
             adopt_after: span("queue.adopt_after", &self.queue_adopt_after, 60_000, (500, 86_400_000), faults),
+        }
+    }
+}
+
+impl FromStr for ListHead {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "left" => Ok(Self::Left),
+            "right" => Ok(Self::Right),
+            "both" => Ok(Self::Both),
+            _ => Err(()),
         }
     }
 }
@@ -336,12 +367,13 @@ mod tests {
             typed.queue.queue_prefix = some("{mq}:");
             typed.queue.queue_lease = some("499ms");
             typed.queue.queue_max_message = some("1GiB");
+            typed.queue.queue_list_head = some("top");
             typed.log_format = some("xml");
             typed.drain = some("soon");
             typed.handler_threads = some("0");
         });
         let BadSettings(faults) = faults.check().unwrap_err();
-        assert_eq!(faults.len(), 8, "{faults:#?}");
+        assert_eq!(faults.len(), 9, "{faults:#?}");
         assert!(
             faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
             "{faults:#?}"

@@ -99,6 +99,21 @@ async fn what_is_no_json_in_a_list_is_a_dead_letter_with_its_bytes() {
     assert!(text(&dead, "gw-source").starts_with("t:work/"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_head_known_the_oldest_goes_first() {
+    for (how, head) in [("LPUSH", "right"), ("RPUSH", "left")] {
+        let redis = Redis::start();
+        for number in 0..600 {
+            push(&redis, how, &format!("{number:03}")).await;
+        }
+        let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-list-head", head]);
+        until("all are done", async || (gateway.outcomes("t").len() == 600).then_some(())).await;
+        let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ran, (0..600).map(|number| format!("{number:03}")).collect::<Vec<_>>(), "{how}");
+    }
+}
+
 #[tokio::test]
 async fn both_ends_have_their_turn_and_an_end_keeps_its_order() {
     let redis = Redis::start();

@@ -3,6 +3,7 @@
 
 use super::{Lane, PAUSE_MAX};
 use crate::queue::{End, QueueError, Reader};
+use crate::settings::ListHead;
 use std::time::Duration;
 
 /// How long one wait for the list lasts, and so how long a piece that a lost
@@ -29,11 +30,14 @@ impl Lane {
         }
     }
 
-    /// One connection's life. From which end publishers push is not known, so
-    /// both have their turn, and the whole list is moved each time.
+    /// One connection's life. Where the publishers' end is not known, both have
+    /// their turn, and the whole list is moved each time.
     async fn ingest(&self) -> Result<(), QueueError> {
         let mut reader = Reader::connect(&self.queue).await?;
-        let mut end = End::Right;
+        let mut end = match self.settings.list_head {
+            ListHead::Left => End::Left,
+            ListHead::Right | ListHead::Both => End::Right,
+        };
         while !self.stop.is_cancelled() && *self.is_list.borrow() {
             if self.queue.ingest(end).await? == 0 {
                 // Ended by the stop: what it moves is safe wherever it is then.
@@ -42,7 +46,9 @@ impl Lane {
                     () = self.stop.cancelled() => {}
                 }
             }
-            end = end.other();
+            if self.settings.list_head == ListHead::Both {
+                end = end.other();
+            }
         }
         Ok(())
     }
