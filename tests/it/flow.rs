@@ -154,7 +154,7 @@ async fn delivered_at(redis: &Redis, key: &str) -> Vec<i64> {
     }
     let info: redis::Value = redis.run(&format!("XINFO STREAM {key} FULL COUNT 0")).await;
     let redis::Value::Array(groups) = find(&info, "groups") else { panic!("{info:?}") };
-    let redis::Value::Array(pending) = find(&groups[0], "pel") else { panic!("{groups:?}") };
+    let redis::Value::Array(pending) = find(&groups[0], "pending") else { panic!("{groups:?}") };
     let delivered = |row: &redis::Value| match row {
         redis::Value::Array(row) => match &row[2] {
             redis::Value::Int(ms) => *ms,
