@@ -185,6 +185,11 @@ impl TryFrom<String> for RawCron {
             a list of such; or it is @hourly, @daily, @weekly, @monthly or @yearly";
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser.parse(&text).map_err(|error| format!("\"{text}\": {error}; {ALLOWED}"))?;
+        // An empty list item can leave a field without any value, and to find
+        // that out by searching takes minutes.
+        if text.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+            return Err(format!("\"{text}\": an item of a list is empty; {ALLOWED}"));
+        }
         // Days repeat every 400 years, and what fires at all in one zone does in any.
         if cron.find_next_occurrence(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), true).is_err() {
             return Err(format!("\"{text}\" never fires: there is no such day in any year"));

@@ -60,7 +60,8 @@ fn a_schedule_says_when_and_what() {
 
 #[test]
 fn data_may_be_any_value() {
-    for (toml, json) in [("5", "5"), ("\"a\"", "\"a\""), ("[]", "[]"), ("1e400", ""), ("inf", ""), ("{ a = [nan] }", "")]
+    for (toml, json) in
+        [("5", "5"), ("\"a\"", "\"a\""), ("[]", "[]"), ("1e400", ""), ("inf", ""), ("{ a = [nan] }", "")]
     {
         let said = parse(&format!("cron = \"@daily\"\ndata = {toml}"));
         if json.is_empty() {
@@ -85,6 +86,9 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         ("cron = \"0 0 * * 8\"", &["weekday (0-7"]),
         ("cron = \"60 * * * * *\"", &["seconds (0-59)"]),
         ("cron = \"\"", &["line 2, column 8", "five fields"]),
+        ("cron = \", 25 * ? * *\"", &["line 2, column 8", "an item of a list is empty"]),
+        ("cron = \"1, 25 * ? * *\"", &["an item of a list is empty"]),
+        ("cron = \"0 1,,2 * * *\"", &["an item of a list is empty"]),
         ("cron = \"@often\"", &["line 2, column 8", "@hourly, @daily"]),
         ("cron = \"0 0 30 2 *\"", &["line 2, column 8", "never fires"]),
         ("cron = \"0 0 31 4,6,9,11 *\"", &["never fires"]),
@@ -180,10 +184,12 @@ fn looking_back_finds_what_looking_forward_does() {
     // One with a change of half an hour, one of two hours, one at midnight, one without.
     for zone in ["Europe/Berlin", "Australia/Lord_Howe", "Antarctica/Troll", "America/Santiago", "Asia/Tokyo"] {
         for cron in crons {
-            for around in ["2026-03-29T01:00:00Z", "2026-04-05T03:00:00Z", "2026-09-06T04:00:00Z", "2026-10-25T01:00:00Z"]
+            for around in
+                ["2026-03-29T01:00:00Z", "2026-04-05T03:00:00Z", "2026-09-06T04:00:00Z", "2026-10-25T01:00:00Z"]
             {
                 let schedule = schedule(cron, zone, "all");
-                let (from, to) = (at(around) - SignedDuration::from_hours(30), at(around) + SignedDuration::from_hours(30));
+                let (from, to) =
+                    (at(around) - SignedDuration::from_hours(30), at(around) + SignedDuration::from_hours(30));
                 let mut back = schedule.missed(from, to, usize::MAX);
                 back.reverse();
                 assert_eq!(back, schedule.fires(from, to), "{cron} {zone} {around}");
