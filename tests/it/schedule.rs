@@ -162,9 +162,10 @@ async fn a_schedule_follows_its_manifest_without_a_restart() {
     let redis = Redis::start();
     pause(&redis).await;
     let started = now();
-    let plugins = Plugins::with("t", &guest(OK), "[schedule]\ncron = \"0 0 29 2 *\"\n");
+    let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("t").await;
+    plugins.write("t.toml", b"[schedule]\ncron = \"0 0 29 2 *\"\n");
     until("it was looked at", async || last(&redis, SELDOM).await).await;
     // It would wait for much longer than the test does.
     plugins.write("t.toml", EACH_SECOND.as_bytes());
@@ -232,6 +233,25 @@ async fn a_clock_that_was_set_back_holds_a_schedule_up_for_an_hour_at_most() {
         let seen = queue.look_at_schedule("sUTC").await.unwrap();
         assert!(seen.last <= seen.now && seen.now.duration_since(seen.last) < SignedDuration::from_secs(60));
     }
+}
+
+#[tokio::test]
+async fn a_new_schedule_never_looks_as_if_it_had_just_fired() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    // First looked at in the very moment for which another version fires.
+    until("a look at a whole second", async || {
+        for _ in 0..1000 {
+            let seen = queue.look_at_schedule("sUTC").await.unwrap();
+            redis.run::<i64>("HDEL {mq:t}:cron sUTC").await;
+            assert_ne!(seen.last.subsec_millisecond(), 0);
+            if seen.now.subsec_millisecond() == 0 {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
 }
 
 #[tokio::test]
