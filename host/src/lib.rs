@@ -25,6 +25,7 @@ pub mod topic;
 pub mod message;
 pub mod publication;
 pub mod verdict;
+pub mod schedule;
 pub mod manifest;
 pub mod settings;
 pub mod metrics;

@@ -1,6 +1,7 @@
 //! What a plugin may and how it is run: `<name>.toml` beside `<name>.wasm`.
 //! Unknown keys are refused, and every error has its line and column.
 
+use crate::schedule::Schedule;
 use crate::topic::Topic;
 use crate::verdict::{Backoff, RetryPolicy};
 use serde::Deserialize;
@@ -22,6 +23,7 @@ pub struct Manifest {
     pub batch: Option<Batch>,
     /// A message that has finished is not run again for so long.
     pub dedup: Option<Duration>,
+    pub schedule: Option<Schedule>,
     pub limits: Limits,
     pub retry: RetryPolicy,
     pub grants: Grants,
@@ -81,6 +83,7 @@ impl Manifest {
             rate: None,
             batch: None,
             dedup: None,
+            schedule: None,
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             grants: Grants::default(),
@@ -102,6 +105,12 @@ impl Manifest {
         if topics.is_empty() {
             return Err(BadManifest("`topics` is empty: name at least one".to_owned()));
         }
+        if raw.schedule.is_some() && topics.len() > 1 {
+            return Err(BadManifest(format!(
+                "`[schedule]` publishes to one topic, and `topics` names {}: give the schedule a plugin with one",
+                topics.len()
+            )));
+        }
         let (limits, retry) = (Limits::default(), RetryPolicy::default());
         let batch =
             raw.batch.map(|RawBatch { size: Count(size), wait: Span(wait) }| Batch { size: size as usize, wait });
@@ -120,6 +129,7 @@ impl Manifest {
             concurrency_total: raw.concurrency_total.map(|Count::<CONCURRENCY_TOTAL_MAX>(count)| count as usize),
             rate: raw.rate.map(|RawRate { limit: Count(limit), per: Span(per) }| Rate { limit, per }),
             dedup: raw.dedup.map(|RawDedup { window: Span(window) }| window),
+            schedule: raw.schedule,
             limits: Limits {
                 timeout: raw.limits.timeout.map_or(limits.timeout, |Span::<1, HOUR>(span)| span),
                 cpu: raw.limits.cpu.map_or(limits.cpu, |Span::<1, HOUR>(span)| span),
@@ -153,6 +163,7 @@ struct Raw {
     rate: Option<RawRate>,
     batch: Option<RawBatch>,
     dedup: Option<RawDedup>,
+    schedule: Option<Schedule>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod connection;
+mod cron;
 pub mod inspect;
 mod keys;
 mod leases;
@@ -23,6 +24,7 @@ mod workers;
 
 pub use crate::settings::RedisTarget;
 pub use connection::{Connection, Health, check_policy};
+pub use cron::Fired;
 pub use leases::{Clock, Patience, Restamp, TakenOver};
 pub use reader::{End, Flags, FlowControl, Reader, Take};
 pub use settle::{Counted, Settled, Settlement};

@@ -5,7 +5,8 @@
 //! call and judge, on the handlers' own threads. The *settler* puts verdicts
 //! into effect, many at a time. Beside them leases are renewed, and the
 //! *keeper* takes over from the dead and brings back what is due, and where
-//! plain clients push into a list, the *ingester* moves that to a stream.
+//! plain clients push into a list, the *ingester* moves that to a stream. The
+//! *schedule* publishes what the plugin fires by the clock.
 
 mod alone;
 mod dedup;
@@ -14,6 +15,7 @@ mod handle;
 mod ingest;
 mod keep;
 mod run;
+mod schedule;
 mod settle;
 mod take;
 
@@ -77,6 +79,8 @@ pub struct Lane {
     runners: TaskTracker,
     stop: CancellationToken,
     due: Notify,
+    /// Another version of the plugin may have another schedule.
+    swapped: Notify,
     is_consuming: AtomicBool,
     /// The blocking reader's client id, 0 for none.
     reader_id: AtomicI64,
@@ -127,6 +131,7 @@ impl Lane {
             runners: TaskTracker::new(),
             stop: CancellationToken::new(),
             due: Notify::new(),
+            swapped: Notify::new(),
             is_consuming: AtomicBool::new(false),
             reader_id: AtomicI64::new(0),
             connected_at: Mutex::new(None),
@@ -152,6 +157,7 @@ impl Lane {
     pub fn swap_plugin(&self, plugin: Arc<Plugin>) {
         self.plugin.store(plugin);
         self.room.notify_one();
+        self.swapped.notify_one();
     }
 
     /// Asks the lane to drain.
@@ -179,6 +185,7 @@ impl Lane {
         };
         tokio::join!(
             reading,
+            self.fire_until_stopped(),
             self.settle_until(receiver, &drained),
             self.renew_until(&drained),
             self.keep_until(&drained)

@@ -26,6 +26,7 @@ mod plugins;
 mod process;
 mod queue;
 mod sandbox;
+mod schedule;
 mod servers;
 mod service;
 mod support;

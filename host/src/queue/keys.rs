@@ -19,7 +19,7 @@ pub(crate) struct Keys {
     /// Follow-ups on their way to topics in other slots.
     pub(crate) out: String,
     pub(crate) dead: String,
-    /// The last fire time of each schedule.
+    /// The last fire time of each schedule, and when it was last looked at.
     pub(crate) cron: String,
     /// How often a message was lost while it ran alone.
     pub(crate) suspects: String,

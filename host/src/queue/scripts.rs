@@ -10,6 +10,7 @@ macro_rules! script {
     };
 }
 
+script!(CRON, "common.lua", "cron.lua");
 script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
 script!(INGEST, "ingest.lua");

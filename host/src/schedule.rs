@@ -1,0 +1,239 @@
+//! When a topic gets a message by the clock: the table `[schedule]` of a
+//! manifest, and which of its fire times are due.
+//!
+//! A cron has five fields (minute, hour, day of month, month, day of week) or
+//! six, with seconds first; `@hourly`, `@daily`, `@weekly`, `@monthly` and
+//! `@yearly` stand for what they say. Where day of month and day of week are
+//! both given either will do, and with `+` before the weekday both must hold.
+//!
+//! **Late and missed.** A fire time that nobody sent within [`GRACE`] is
+//! missed; before that it is only late and always sent. Of the missed ones
+//! `catch_up` sends none; or (`one`, the default) the last of all fire times,
+//! where no later one is sent anyway; or `all`, the oldest first, but the last
+//! [`CATCH_UP_MAX`] at most. A schedule seen for the first time has missed
+//! nothing.
+//!
+//! **Where clocks go forward** a local time does not exist. A schedule with
+//! one time of day then fires at the first moment that does; one with several
+//! leaves it out. **Where clocks go back** a local time comes twice. A fire
+//! time is the first of both, unless the schedule fires in every hour of the
+//! day: then it goes on through both, since an hour is not to pass in silence.
+
+use crate::publication::{BadDraft, Draft, Publication};
+use crate::topic::Topic;
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
+use jiff::{SignedDuration, Timestamp, Zoned};
+use serde::Deserialize;
+
+/// From this age on a fire time that was not sent is missed.
+pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// How many fire times at most are sent late at once.
+pub const CATCH_UP_MAX: usize = 1000;
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "Raw")]
+pub struct Schedule {
+    cron: Cron,
+    zone: TimeZone,
+    name: String,
+    data: String,
+    catch_up: CatchUp,
+}
+
+/// What becomes of missed fire times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchUp {
+    None,
+    #[default]
+    One,
+    All,
+}
+
+/// The fire times to send now, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Due {
+    pub fires: Vec<Timestamp>,
+    /// Whether there are more than are caught up with.
+    pub is_cut: bool,
+}
+
+impl Schedule {
+    /// What tells it from others of its topic: the expression and the zone.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The fire times after `last` and up to `now` that are to be sent.
+    pub fn due(&self, last: Timestamp, now: Timestamp) -> Due {
+        // Far from the ends of time there is always a minute before.
+        let on_time = now.checked_sub(GRACE).unwrap_or(Timestamp::MIN);
+        let mut fires = self.fires(last.max(on_time), now);
+        let mut is_cut = false;
+        match self.catch_up {
+            CatchUp::None => {}
+            CatchUp::One if !fires.is_empty() => {}
+            CatchUp::One => fires.extend(self.last_until(now).filter(|fire| *fire > last)),
+            CatchUp::All => {
+                let mut missed = self.missed(last, on_time, CATCH_UP_MAX + 1 - fires.len());
+                is_cut = missed.len() + fires.len() > CATCH_UP_MAX;
+                missed.truncate(CATCH_UP_MAX - fires.len());
+                missed.reverse();
+                fires.splice(0..0, missed);
+            }
+        }
+        Due { fires, is_cut }
+    }
+
+    /// The next fire time after this one.
+    pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
+        let mut at = at.to_zoned(self.zone.clone());
+        loop {
+            let next = self.cron.find_next_occurrence(&at, false).ok().filter(|next| *next > at)?;
+            if self.counts(&next) {
+                return Some(next.timestamp());
+            }
+            at = next;
+        }
+    }
+
+    /// The message of a fire time. Its id says which, so that a copy is known.
+    pub fn publication(&self, topic: &Topic, fire: Timestamp) -> Result<Publication, BadDraft> {
+        Draft::new(format!("cron:{topic}:{fire}"), topic, &self.data).seal(fire)
+    }
+
+    /// The last fire time that is not after this one.
+    fn last_until(&self, at: Timestamp) -> Option<Timestamp> {
+        let mut at = at.to_zoned(self.zone.clone());
+        let mut found = self.cron.find_previous_occurrence(&at, true).ok()?;
+        while !self.counts(&found) {
+            at = found;
+            found = self.cron.find_previous_occurrence(&at, false).ok().filter(|found| *found < at)?;
+        }
+        Some(found.timestamp())
+    }
+
+    /// All after `from` and up to `to`.
+    fn fires(&self, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
+        std::iter::successors(self.next_after(from), |fire| self.next_after(*fire))
+            .take_while(|fire| *fire <= to)
+            .collect()
+    }
+
+    /// The last `count` of those after `last` and up to `until`, the latest first.
+    fn missed(&self, last: Timestamp, until: Timestamp, count: usize) -> Vec<Timestamp> {
+        let before = |fire: &Timestamp| self.last_until(fire.checked_sub(SignedDuration::from_secs(1)).ok()?);
+        std::iter::successors(self.last_until(until), before).take_while(|fire| *fire > last).take(count).collect()
+    }
+
+    /// Whether this is not the second time that a local time comes.
+    fn counts(&self, fire: &Zoned) -> bool {
+        match self.zone.to_ambiguous_zoned(fire.datetime()).offset() {
+            AmbiguousOffset::Fold { after, .. } if fire.offset() == after => {
+                (0..24).all(|hour| matches!(self.cron.pattern.hour_match(hour), Ok(true)))
+            }
+            _ => true,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    cron: RawCron,
+    timezone: Option<RawZone>,
+    data: Option<RawData>,
+    #[serde(default)]
+    catch_up: CatchUp,
+}
+
+// Checked while it is read, so that the error has its line and column.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct RawCron {
+    cron: Cron,
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct RawZone(TimeZone);
+
+/// JSON text.
+#[derive(Deserialize)]
+#[serde(try_from = "toml::Value")]
+struct RawData(String);
+
+impl From<Raw> for Schedule {
+    fn from(raw: Raw) -> Self {
+        let zone = raw.timezone.map_or(TimeZone::UTC, |zone| zone.0);
+        let name = format!("{} {}", raw.cron.text, zone.iana_name().unwrap_or("UTC"));
+        let data = raw.data.map_or_else(|| "{}".to_owned(), |data| data.0);
+        Self { cron: raw.cron.cron, zone, name, data, catch_up: raw.catch_up }
+    }
+}
+
+impl TryFrom<String> for RawCron {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        const ALLOWED: &str = "a cron has five fields, minute (0-59) hour (0-23) day (1-31) month (1-12) weekday (0-7, \
+            Sunday is 0 and 7), or six with seconds (0-59) first, each *, a number, a name, a range a-b, a step */n or \
+            a list of such; or it is @hourly, @daily, @weekly, @monthly or @yearly";
+        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
+        let cron = parser.parse(&text).map_err(|error| format!("\"{text}\": {error}; {ALLOWED}"))?;
+        // An empty list item can leave a field without any value, and to find
+        // that out by searching takes minutes.
+        if text.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+            return Err(format!("\"{text}\": an item of a list is empty; {ALLOWED}"));
+        }
+        // Days repeat every 400 years, and what fires at all in one zone does in any.
+        if cron.find_next_occurrence(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), true).is_err() {
+            return Err(format!("\"{text}\" never fires: there is no such day in any year"));
+        }
+        Ok(Self { cron, text: text.split_whitespace().collect::<Vec<_>>().join(" ") })
+    }
+}
+
+impl TryFrom<String> for RawZone {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        // The one that is compiled in, so that all replicas go by the same
+        // rules, in an empty container too.
+        let zone = TimeZoneDatabase::bundled().get(&name).ok().filter(|zone| !zone.is_unknown());
+        zone.map(Self).ok_or_else(|| {
+            format!("\"{name}\" is no time zone: a name of the IANA database is, like \"Europe/Berlin\" or \"UTC\"")
+        })
+    }
+}
+
+impl TryFrom<toml::Value> for RawData {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        json(value).map(|json| Self(json.to_string()))
+    }
+}
+
+fn json(value: toml::Value) -> Result<serde_json::Value, String> {
+    Ok(match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)
+            .ok_or_else(|| format!("{number} can't be sent as JSON: a number there is finite"))?
+            .into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(list) => serde_json::Value::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
+        toml::Value::Table(table) => serde_json::Value::Object(
+            table.into_iter().map(|(key, value)| Ok((key, json(value)?))).collect::<Result<_, String>>()?,
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests;
