@@ -403,6 +403,14 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_wants_one_topic() {
+        let manifest = |topics| parse(&format!("topics = {topics}\n[schedule]\ncron = \"@daily\""));
+        assert!(manifest("[\"a\"]").unwrap().schedule.is_some());
+        let error = manifest("[\"a\", \"b\"]").unwrap_err();
+        assert!(error.contains("`topics` names 2"), "{error}");
+    }
+
+    #[test]
     fn limits_hold_from_both_sides() {
         for (text, is_legal) in [
             ("[limits]\nmemory = \"64KiB\"", true),

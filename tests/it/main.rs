@@ -22,6 +22,7 @@ mod lists;
 mod model;
 mod operators;
 mod outage;
+mod outbox;
 mod plugins;
 mod process;
 mod queue;
