@@ -15,6 +15,7 @@ mod conformance;
 mod crash_loop;
 mod delivery;
 mod flow;
+mod frozen;
 #[path = "../guest.rs"]
 mod guest;
 mod house;
@@ -23,6 +24,7 @@ mod model;
 mod operators;
 mod outage;
 mod plugins;
+mod proxy;
 mod process;
 mod queue;
 mod sandbox;
