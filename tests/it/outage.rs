@@ -124,6 +124,22 @@ async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    redis.publish("topic", "before", "{}").await;
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("topic", "before", "done").await;
+    gateway.kill();
+    for number in 0..10 {
+        redis.publish("topic", &number.to_string(), "{}").await;
+    }
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.is("all are settled", "XLEN mq:topic", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let plugins = Plugins::with("topic", &guest(OK), "");

@@ -222,6 +222,19 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
 }
 
 #[tokio::test]
+async fn who_leaves_takes_nothing_along() {
+    let redis = Redis::start();
+    let (queue, all) = taken(&redis, "me", &["a"]).await;
+    let source = all[0].entry.source;
+    queue.leave(source).await.unwrap();
+    assert_eq!(redis.in_flight("t").await, 1);
+    settle(&queue, &[done(&all[0], Vec::new())]).await;
+    queue.leave(source).await.unwrap();
+    let consumers: Vec<redis::Value> = redis.run("XINFO CONSUMERS mq:t consumer-group-t").await;
+    assert!(consumers.is_empty(), "{consumers:?}");
+}
+
+#[tokio::test]
 async fn a_take_over_looks_past_what_it_may_not_have() {
     let redis = Redis::start();
     for number in 0..150 {
@@ -371,12 +384,16 @@ async fn a_group_that_is_lost_runs_no_history_again() {
         let redis::Value::BulkString(id) = &entry[0] else { panic!() };
         redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", String::from_utf8_lossy(id))).await;
     }
-    // In the midst of it too: after the first piece the floor is known.
+    // In the midst of it too: after the first piece the floor is known. What
+    // was in flight is no history: the group was all that knew of it.
     let next = queue.sweep(None).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
+    let standing: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
+    let rest: Vec<String> = standing.into_iter().skip(130).map(|(id, _)| id).collect();
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     queue.open().await.unwrap();
-    assert_eq!(read(&queue).await.len(), 10);
+    let ids: Vec<String> = read(&queue).await.iter().map(|one| one.entry.id.clone()).collect();
+    assert_eq!(ids, rest);
     assert!(next.is_some());
 }
 

@@ -123,16 +123,8 @@ impl TopicQueue {
 
     /// Takes our name off the group's list, if nothing is left under it.
     pub async fn leave(&self, source: Source) -> Result<(), QueueError> {
-        let key = source.key(self.keys());
-        let mut command = redis::cmd("XPENDING");
-        command.arg(&[key, self.group(), "-", "+", "1", self.me()]);
-        let pending: Vec<Value> = command.query_async(&mut self.shared()).await?;
-        if pending.is_empty() {
-            let mut command = redis::cmd("XGROUP");
-            command.arg("DELCONSUMER").arg(key).arg(self.group()).arg(self.me());
-            command.query_async::<()>(&mut self.shared()).await?;
-        }
-        Ok(())
+        let mut script = scripts::LEAVE.key(source.key(self.keys()));
+        Ok(script.arg(self.group()).arg(self.me()).invoke_async(&mut self.shared()).await?)
     }
 
     /// Writes down that a message is about to run alone. Returns how often it

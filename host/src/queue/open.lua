@@ -6,13 +6,18 @@
 -- one when it last existed) or another type; 1 or 0; and for high, stream, work
 -- and low 1 where it is to be read from, else 0.
 --
--- A lost group is made again at the floor: what lies below it was delivered
+-- A lost group is made again at the floor: what lies up to it was delivered
 -- and acknowledged once, and must not run again.
 local stream, state, group = KEYS[1], KEYS[2], ARGV[1]
 local known, floor, paused = unpack(redis.call('HMGET', state, 'kind', 'floor', 'paused'))
 
 local function readable(key, start)
   if redis.call('TYPE', key).ok ~= 'stream' then return 0 end
+  -- Making it is refused at maxmemory even where it stands, and a worker that
+  -- starts then has to take messages all the more.
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    if info[2] == group then return 1 end
+  end
   local made = redis.pcall('XGROUP', 'CREATE', key, group, start)
   if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made) end
   return 1

@@ -14,6 +14,7 @@ script!(CRON, "common.lua", "cron.lua");
 script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
 script!(INGEST, "ingest.lua");
+script!(LEAVE, "leave.lua");
 script!(OPEN, "open.lua");
 script!(PROMOTE, "common.lua", "promote.lua");
 script!(PROMOTE_LEGACY, "common.lua", "promote_legacy.lua");

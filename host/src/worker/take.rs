@@ -115,9 +115,11 @@ impl Lane {
                 reconciled = None;
                 continue;
             }
-            // An idle topic has nothing that could have been lost on the way.
+            // An idle topic has little that could have been lost on the way: what a
+            // take-over brought, or a read that reached Redis after we gave it up.
             let must = self.must_reconcile.load(Ordering::SeqCst);
-            if reconciled.is_none_or(|at| must && at.elapsed() >= self.settings.lease / 3) {
+            let every = if must { self.settings.lease / 3 } else { self.settings.lease };
+            if reconciled.is_none_or(|at: Instant| at.elapsed() >= every) {
                 self.must_reconcile.store(false, Ordering::SeqCst);
                 self.reconcile().await?;
                 reconciled = Some(Instant::now());

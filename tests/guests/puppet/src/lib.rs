@@ -53,10 +53,41 @@ enum Act {
     },
     /// Tries everything that was not granted; tells what it got hold of.
     Reach,
+    /// One after the other, until one fails.
+    All {
+        of: Vec<Act>,
+    },
+    /// Fails with a retry on so many first attempts.
+    Fail {
+        times: u32,
+    },
+    /// Publishes this data.
+    Send {
+        to: String,
+        data: serde_json::Value,
+    },
+    /// What the `version` of the plugin's config is to do.
+    ByVersion {
+        of: BTreeMap<String, Act>,
+    },
 }
 
 fn act(message: Message) -> Result<(), Failure> {
-    match message.json::<Act>()? {
+    let first = message.json::<Act>()?;
+    play(&message, first)
+}
+
+fn play(message: &Message, act: Act) -> Result<(), Failure> {
+    match act {
+        Act::All { of } => of.into_iter().try_for_each(|act| play(message, act))?,
+        Act::Fail { times } if message.attempt <= times => return Err(Failure::retry("fails for now")),
+        Act::Fail { .. } => {}
+        Act::Send { to, data } => drop(publish(&to, &data)?),
+        Act::ByVersion { mut of } => {
+            let version = config("version").unwrap_or_default();
+            let act = of.remove(&version).ok_or_else(|| Failure::reject("no-act", version))?;
+            play(message, act)?;
+        }
         Act::Sleep { ms } => std::thread::sleep(Duration::from_millis(ms)),
         Act::Echo { to } => {
             let data: Box<RawValue> = message.json()?;

@@ -1,0 +1,167 @@
+//! A TCP proxy between workers and Redis, which does to connections what
+//! networks do: cuts and stalls them, refuses new ones, and swallows a reply
+//! after Redis has done what was asked.
+
+use crate::support::Redis;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToRedis,
+    ToWorker,
+}
+
+/// Which reply is swallowed; only half of it arrives, and then its connection
+/// is cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The one after so many others, on whatever connection.
+    After(usize),
+    /// The first with these bytes in it.
+    With(Vec<u8>),
+}
+
+pub(crate) struct Proxy {
+    port: u16,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+struct State {
+    /// Where Redis listens, also after it was started again.
+    redis: u16,
+    /// Rises with each cut.
+    cuts: watch::Sender<usize>,
+    to_redis_stalled: watch::Sender<bool>,
+    to_worker_stalled: watch::Sender<bool>,
+    refuses: AtomicBool,
+    to_lose: Mutex<Option<Lost>>,
+    lost: AtomicUsize,
+}
+
+impl Proxy {
+    pub(crate) async fn start(redis: &Redis) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            redis: redis.url().rsplit(':').next().unwrap().parse().unwrap(),
+            cuts: watch::Sender::new(0),
+            to_redis_stalled: watch::Sender::new(false),
+            to_worker_stalled: watch::Sender::new(false),
+            refuses: AtomicBool::new(false),
+            to_lose: Mutex::new(None),
+            lost: AtomicUsize::new(0),
+        });
+        let task = tokio::spawn(accept(listener, state.clone()));
+        Self { port, state, task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Cuts every connection there is.
+    pub(crate) fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// What is sent this way arrives when it is let go on, even if its sender
+    /// has given up long since.
+    pub(crate) fn stall(&self, way: Way, is_stalled: bool) {
+        self.state.stalled(way).send_replace(is_stalled);
+    }
+
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.state.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    pub(crate) fn lose(&self, which: Lost) {
+        *self.state.to_lose.lock().unwrap() = Some(which);
+    }
+
+    /// How many replies were swallowed.
+    pub(crate) fn lost(&self) -> usize {
+        self.state.lost.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl State {
+    fn stalled(&self, way: Way) -> &watch::Sender<bool> {
+        match way {
+            Way::ToRedis => &self.to_redis_stalled,
+            Way::ToWorker => &self.to_worker_stalled,
+        }
+    }
+
+    fn is_to_be_lost(&self, reply: &[u8]) -> bool {
+        let mut to_lose = self.to_lose.lock().unwrap();
+        let is_it = match &mut *to_lose {
+            None => false,
+            Some(Lost::With(bytes)) => reply.windows(bytes.len()).any(|window| window == bytes),
+            Some(Lost::After(0)) => true,
+            Some(Lost::After(left)) => {
+                *left -= 1;
+                false
+            }
+        };
+        if is_it {
+            *to_lose = None;
+            self.lost.fetch_add(1, Ordering::SeqCst);
+        }
+        is_it
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    // Dropped with this task, and all connections with it.
+    let mut connections = JoinSet::new();
+    while let Ok((worker, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        if !state.refuses.load(Ordering::SeqCst) {
+            connections.spawn(carry(worker, state.clone()));
+        }
+    }
+}
+
+async fn carry(worker: TcpStream, state: Arc<State>) {
+    let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)).await else { return };
+    let _ = (worker.set_nodelay(true), redis.set_nodelay(true));
+    let mut cuts = state.cuts.subscribe();
+    let (from_worker, to_worker) = worker.into_split();
+    let (from_redis, to_redis) = redis.into_split();
+    tokio::select! {
+        _ = pump(from_worker, to_redis, Way::ToRedis, &state) => {}
+        _ = pump(from_redis, to_worker, Way::ToWorker, &state) => {}
+        _ = cuts.changed() => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, state: &State) -> io::Result<()> {
+    let mut stalled = state.stalled(way).subscribe();
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let length = from.read(&mut bytes).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        if way == Way::ToWorker && state.is_to_be_lost(&bytes[..length]) {
+            return to.write_all(&bytes[..length / 2]).await;
+        }
+        let _ = stalled.wait_for(|is_stalled| !is_stalled).await;
+        to.write_all(&bytes[..length]).await?;
+    }
+}
