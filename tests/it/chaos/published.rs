@@ -100,7 +100,7 @@ impl Publishers {
 }
 
 fn queue(url: &str, name: &str) -> TopicQueue {
-    let connection = Connection::to(&RedisTarget { url: url.to_owned() }).unwrap();
+    let connection = Connection::to(&RedisTarget::at(url).unwrap()).unwrap();
     TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "publisher", &topic(name))
 }
 
