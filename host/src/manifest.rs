@@ -404,10 +404,12 @@ mod tests {
 
     #[test]
     fn a_schedule_wants_one_topic() {
-        let manifest = |topics| parse(&format!("topics = {topics}\n[schedule]\ncron = \"@daily\""));
-        assert!(manifest("[\"a\"]").unwrap().schedule.is_some());
-        let error = manifest("[\"a\", \"b\"]").unwrap_err();
-        assert!(error.contains("`topics` names 2"), "{error}");
+        let with = |topics| parse(&format!("topics = {topics}\n[schedule]\ncron = \"@daily\""));
+        assert!(with("[\"a\"]").unwrap().schedule.is_some());
+        assert!(with("[\"a\", \"b\"]").unwrap_err().contains("`topics` names 2"));
+        assert!(parse("[schedule]\ncron = \"@daily\"").unwrap().schedule.is_some());
+        let error = parse("\n[schedule]\ncron = \"0 0 30 2 *\"").unwrap_err();
+        assert!(error.contains("line 3, column 8") && error.contains("never fires"), "{error}");
     }
 
     #[test]

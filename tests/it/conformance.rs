@@ -2,6 +2,7 @@
 //! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
 
 mod flow;
+mod schedule;
 
 use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, text, until};
@@ -9,6 +10,7 @@ use flow::{
     a_list_of_plain_clients_is_drained_again_and_again, a_paused_topic_waits_for_its_resumption,
     copies_are_published_and_run_once, every_priority_is_served, rate_and_total_hold_over_two_workers,
 };
+use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -52,6 +54,7 @@ suite!(
     copies_are_published_and_run_once,
     a_paused_topic_waits_for_its_resumption,
     rate_and_total_hold_over_two_workers,
+    a_schedule_fires_each_time_once_over_two_workers,
 );
 
 // TLS and the ways of finding a server are each other's business in a few

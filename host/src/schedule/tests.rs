@@ -5,15 +5,14 @@ use crate::topic::Topic;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-/// As much of a manifest as is looked at here.
 #[derive(Deserialize)]
-struct Manifest {
+struct Table {
     schedule: Schedule,
 }
 
 fn parse(table: &str) -> Result<Schedule, String> {
-    let manifest: Manifest = toml::from_str(&format!("[schedule]\n{table}")).map_err(|error| error.to_string())?;
-    Ok(manifest.schedule)
+    let table = toml::from_str::<Table>(&format!("[schedule]\n{table}"));
+    table.map(|table| table.schedule).map_err(|error| error.to_string())
 }
 
 fn schedule(cron: &str, zone: &str, catch_up: &str) -> Schedule {
