@@ -3,8 +3,11 @@
 STATE := $(CURDIR)/.gateway-worker
 # Redis persists to disk in the benchmark as it would in production.
 BENCH_MESSAGES ?= 100000
+# A seed of its own each time, unless one is given.
+SECONDS ?= 600
+SEED ?=
 
-.PHONY: help setup tools plugins demo test lint build bench bench-queue clean
+.PHONY: help setup tools plugins demo test chaos lint build bench bench-queue clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -27,6 +30,10 @@ demo: plugins ## a worker with a Redis of its own, sample messages, and their ha
 test: setup plugins ## every test
 	cargo test --locked -p gateway-worker
 	cargo test --locked -p gateway-plugin-sdk
+
+chaos: plugins ## nothing is lost whatever happens, for SECONDS=600, SEED=any
+	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) cargo test --locked -p gateway-worker --test it -- \
+		--exact chaos::nothing_is_lost_whatever_happens_with_another_seed_each_time --nocapture
 
 lint: ## format, clippy, docs
 	cargo fmt --all --check

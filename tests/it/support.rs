@@ -15,6 +15,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -226,6 +227,8 @@ impl Plugins {
 pub(crate) struct Gateway {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
+    /// Ends when the log does.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Gateway {
@@ -243,14 +246,14 @@ impl Gateway {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, written) = (BufReader::new(child.stdout.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 if let Ok(line) = serde_json::from_str(&line) {
                     written.lock().unwrap().push(line);
                 }
             }
         });
-        Self { child, log }
+        Self { child, log, reader: Some(reader) }
     }
 
     /// The log lines with this message.
@@ -337,6 +340,14 @@ impl Gateway {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Ends it at once, if it has not ended yet. Returns all that it had logged.
+    pub(crate) fn last_words(mut self) -> Vec<Value> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        std::mem::take(&mut *self.log.lock().unwrap())
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

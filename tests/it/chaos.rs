@@ -1,0 +1,108 @@
+//! Nothing is lost and nothing is made up, whatever happens: workers and Redis
+//! are killed, frozen, cut off, filled up and made to forget, while publishers
+//! publish. Then it is calm, and every message that Redis ever acknowledged
+//! has to be in exactly one place.
+//!
+//! The disturbances follow from a seed: their order and kind, not their exact
+//! moment. `make chaos SECONDS=600 SEED=7` runs for longer.
+
+mod account;
+mod census;
+mod disturbed;
+mod published;
+
+use account::Account;
+use census::Census;
+use disturbed::{Disturbance, Scene};
+use fastrand::Rng;
+use published::{Ledger, Publishers};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SECONDS: u64 = 15;
+
+/// How long everything may take to be worked off once it is calm. A busy
+/// machine needs some of it; what is stuck would take for ever.
+const CALM: Duration = Duration::from_secs(240);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_whatever_happens() {
+    run(1, SECONDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_whatever_happens_with_another_seed_each_time() {
+    let asked = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seed = asked("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
+    run(seed, asked("CHAOS_SECONDS").unwrap_or(SECONDS)).await;
+}
+
+async fn run(seed: u64, seconds: u64) {
+    let mut rng = Rng::with_seed(seed);
+    // One alone has nobody to find what it lost on the way.
+    let workers = rng.usize(1..=3);
+    println!("{workers} workers; to replay: make chaos SECONDS={seconds} SEED={seed}");
+    let mut scene = Scene::set(workers).await;
+    let ledger = Arc::new(Ledger::default());
+    let url = scene.redis.url();
+
+    let publishers = Publishers::start(&url, &ledger, "wild", seed);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let (disturbance, pause) = (Disturbance::draw(&mut rng, workers), rng.u64(50..1000));
+        println!("{:6.2} s {disturbance:?}", began.elapsed().as_secs_f64());
+        scene.disturb(disturbance).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        scene.undo(false).await;
+    }
+    publishers.end().await;
+    scene.undo(true).await;
+    println!("{:6.2} s calm", began.elapsed().as_secs_f64());
+    let is_drained = drained(&scene).await;
+
+    // What puts off a message makes none run twice.
+    let publishers = Publishers::start(&url, &ledger, account::MILD, seed);
+    for disturbance in [Disturbance::FillUp(700), Disturbance::ForgetScripts, Disturbance::Pause("slow", 700)] {
+        scene.disturb(disturbance).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        scene.undo(false).await;
+    }
+    publishers.end().await;
+    scene.undo(true).await;
+    let is_drained = is_drained && drained(&scene).await;
+
+    // Copies of what has finished find the mark that it left.
+    let before = Census::take(&scene.redis).await;
+    let finished = before.places.iter().filter(|(key, places)| key.starts_with("dedup-") && places.seen > 0);
+    let copies = published::copies(&url, finished.map(|(key, _)| key)).await;
+    let is_drained = is_drained && drained(&scene).await;
+    let standing = census::standing(&scene.redis).await;
+    let census = Census::take(&scene.redis).await;
+    let mut account = Account::of(ledger.read(), census);
+    account.again(&before);
+    let logs: Vec<Value> = scene.end().await.into_iter().flatten().collect();
+    account.check(&logs, &scene.events);
+    println!(
+        "{} ({copies} copies of finished messages dropped); {:.0} s",
+        account.summary(),
+        began.elapsed().as_secs_f64()
+    );
+    let faults = account.faults.join("\n");
+    assert!(
+        is_drained && account.faults.is_empty(),
+        "{faults}\nstill there: {standing:#?}\nto replay: make chaos SECONDS={seconds} SEED={seed}"
+    );
+}
+
+/// Waits until nothing is on its way any more.
+async fn drained(scene: &Scene) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < CALM {
+        if census::standing(&scene.redis).await.is_empty() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    false
+}

@@ -1,0 +1,224 @@
+//! What was published: by publishers that go straight to Redis and write down
+//! what it acknowledged.
+
+use crate::support::topic;
+use fastrand::Rng;
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{Connection, QueueError, RedisTarget, TopicQueue};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The topics that have a publisher of their own; `child` has none.
+pub(super) const TOPICS: [&str; 8] = ["plain", "prio", "dedup", "list", "retries", "parent", "delayed", "slow"];
+pub(super) const CHILD: &str = "child";
+/// As many attempts as a message has.
+pub(super) const ATTEMPTS: u32 = 3;
+
+/// All that is known of the messages of one key.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Published {
+    /// Redis said yes.
+    pub(super) acknowledged: usize,
+    /// The answer was lost: it may be there or not.
+    pub(super) unknown: usize,
+    /// Its every run fails.
+    pub(super) is_doomed: bool,
+    /// A follow-up belongs to it.
+    pub(super) has_child: bool,
+    /// Copies of what has finished are dropped.
+    pub(super) is_deduped: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Acknowledged,
+    Refused,
+    Unknown,
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    published: Mutex<BTreeMap<String, Published>>,
+}
+
+impl Ledger {
+    pub(super) fn read(&self) -> BTreeMap<String, Published> {
+        self.published.lock().unwrap().clone()
+    }
+
+    fn note(&self, key: &str, fate: Fate, about: Published) {
+        let mut published = self.published.lock().unwrap();
+        let one = published.entry(key.to_owned()).or_insert(about);
+        match fate {
+            Fate::Acknowledged => one.acknowledged += 1,
+            Fate::Unknown => one.unknown += 1,
+            Fate::Refused => {}
+        }
+    }
+}
+
+/// The key of the follow-up of a message.
+pub(super) fn child_of(parent: &str) -> String {
+    format!("child-of-{parent}")
+}
+
+/// Publishers that run until they are stopped, one for each topic.
+pub(super) struct Publishers {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Publishers {
+    /// `stage` sets the ids of one set of publishers apart from another's.
+    pub(super) fn start(url: &str, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        for (number, name) in TOPICS.into_iter().enumerate() {
+            let publisher = Publisher {
+                name,
+                stage: stage.to_owned(),
+                queue: queue(url, name),
+                connection: redis::Client::open(url).unwrap(),
+                ledger: ledger.clone(),
+                rng: Rng::with_seed(seed.wrapping_add(1 + number as u64)),
+            };
+            tasks.spawn(publisher.run(stop.clone()));
+        }
+        Self { stop, tasks }
+    }
+
+    pub(super) async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+fn queue(url: &str, name: &str) -> TopicQueue {
+    let connection = Connection::to(&RedisTarget::at(url).unwrap()).unwrap();
+    TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "publisher", &topic(name))
+}
+
+struct Publisher {
+    name: &'static str,
+    stage: String,
+    queue: TopicQueue,
+    connection: redis::Client,
+    ledger: Arc<Ledger>,
+    rng: Rng,
+}
+
+impl Publisher {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut number = 0;
+        while !stop.is_cancelled() {
+            let key = format!("{}-{}-{number}", self.name, self.stage);
+            number += 1;
+            self.publish(&key).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(30..130))).await;
+        }
+    }
+
+    async fn publish(&mut self, key: &str) {
+        let mut about = Published::default();
+        let echo = json!({"do": "echo", "to": "seen"});
+        let act = |of: Vec<Value>| json!({"do": "all", "key": key, "of": of}).to_string();
+        let fate = match self.name {
+            "prio" => {
+                let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.usize(..3)];
+                self.send(key, &act(vec![echo]), Duration::ZERO, priority).await
+            }
+            "dedup" => {
+                about.is_deduped = true;
+                let data = act(vec![json!({"do": "sleep", "ms": self.rng.u64(..100)}), echo]);
+                for _ in 0..self.rng.u32(..3) {
+                    let fate = self.send(key, &data, Duration::ZERO, Priority::Normal).await;
+                    self.ledger.note(key, fate, about.clone());
+                    tokio::time::sleep(Duration::from_millis(self.rng.u64(..300))).await;
+                }
+                self.send(key, &data, Duration::ZERO, Priority::Normal).await
+            }
+            "list" => {
+                let push = if self.rng.bool() { "LPUSH" } else { "RPUSH" };
+                self.command(redis::cmd(push).arg("mq:list").arg(envelope(key, "list", &act(vec![echo])))).await
+            }
+            "retries" => {
+                let times = self.rng.u32(..=ATTEMPTS);
+                about.is_doomed = times >= ATTEMPTS;
+                let data = act(vec![json!({"do": "fail", "times": times}), echo]);
+                self.send(key, &data, Duration::ZERO, Priority::Normal).await
+            }
+            "parent" => {
+                about.has_child = true;
+                let child = json!({"do": "all", "key": child_of(key), "of": [&echo]});
+                let data = act(vec![json!({"do": "send", "to": CHILD, "data": child}), echo]);
+                self.send(key, &data, Duration::ZERO, Priority::Normal).await
+            }
+            "delayed" if self.rng.bool() => {
+                let due = Timestamp::now().as_second() + self.rng.i64(..3);
+                let envelope = envelope(key, "delayed", &act(vec![echo]));
+                self.command(redis::cmd("ZADD").arg("mq:delay:delayed").arg(due).arg(envelope)).await
+            }
+            "delayed" => {
+                let delay = Duration::from_millis(self.rng.u64(1..3000));
+                self.send(key, &act(vec![echo]), delay, Priority::Normal).await
+            }
+            "slow" => {
+                let data = act(vec![json!({"do": "sleep", "ms": self.rng.u64(100..1500)}), echo]);
+                self.send(key, &data, Duration::ZERO, Priority::Normal).await
+            }
+            _ => self.send(key, &act(vec![echo]), Duration::ZERO, Priority::Normal).await,
+        };
+        self.ledger.note(key, fate, about);
+    }
+
+    async fn send(&self, id: &str, data: &str, delay: Duration, priority: Priority) -> Fate {
+        send(&self.queue, self.name, id, data, (delay, priority)).await
+    }
+
+    /// As plain clients do it, with a connection for each.
+    async fn command(&self, command: &redis::Cmd) -> Fate {
+        let publish = async {
+            let mut connection = self.connection.get_multiplexed_async_connection().await?;
+            command.query_async::<i64>(&mut connection).await
+        };
+        publish.await.map_or_else(|error| fate_of(&error.to_string()), |_| Fate::Acknowledged)
+    }
+}
+
+async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> Fate {
+    let topic = topic(name);
+    let draft = Draft { delay: how.0, priority: how.1, ..Draft::new(id.to_owned(), &topic, data) };
+    let sent: Result<(), QueueError> = queue.publish(&draft.seal(Timestamp::now()).unwrap()).await;
+    sent.map_or_else(|error| fate_of(&error.to_string()), |()| Fate::Acknowledged)
+}
+
+/// Redis' own word that it was not done; anything else leaves it open.
+fn fate_of(error: &str) -> Fate {
+    if error.contains("OOM") || error.contains("LOADING") { Fate::Refused } else { Fate::Unknown }
+}
+
+fn envelope(id: &str, topic: &str, data: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","topic":"{topic}","data":{data},"timestamp":"{}","retry":0,"max_retry":3}}"#,
+        Timestamp::now()
+    )
+}
+
+/// Publishes a further copy of each of these, which have finished. Returns how
+/// many Redis took.
+pub(super) async fn copies(url: &str, keys: impl Iterator<Item = &String>) -> usize {
+    let (queue, mut sent) = (queue(url, "dedup"), 0);
+    for key in keys {
+        let data = json!({"do": "all", "key": key, "of": [{"do": "echo", "to": "seen"}]}).to_string();
+        let fate = send(&queue, "dedup", key, &data, (Duration::ZERO, Priority::Normal)).await;
+        assert_eq!(fate, Fate::Acknowledged, "a calm Redis takes {key}");
+        sent += 1;
+    }
+    sent
+}
