@@ -51,7 +51,7 @@ enum Command {
     /// Look at topics
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Look at dead letters
+    /// Look at dead letters, and replay, edit or purge them
     #[command(subcommand)]
     Dead(DeadCommand),
     /// Ask the worker on this machine whether it is alive
@@ -68,6 +68,14 @@ enum TopicsCommand {
 enum DeadCommand {
     /// List dead letters, newest first
     Ls(dead::LsArgs),
+    /// Show all of one dead letter
+    Show(dead::ShowArgs),
+    /// Let dead letters live again, with their attempts counted anew
+    Replay(dead::ReplayArgs),
+    /// Put other data into a dead letter; prints its new entry
+    Edit(dead::EditArgs),
+    /// Delete dead letters for good
+    Purge(dead::PurgeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +154,10 @@ impl Cli {
             Command::Publish(args) => publish::publish(args).await,
             Command::Topics(TopicsCommand::Ls(args)) => topics::ls(args).await,
             Command::Dead(DeadCommand::Ls(args)) => dead::ls(args).await,
+            Command::Dead(DeadCommand::Show(args)) => dead::show(args).await,
+            Command::Dead(DeadCommand::Replay(args)) => dead::replay(args).await,
+            Command::Dead(DeadCommand::Edit(args)) => dead::edit(args).await,
+            Command::Dead(DeadCommand::Purge(args)) => dead::purge(args).await,
             Command::Healthcheck(args) => healthcheck::healthcheck(args).await,
         };
         match result {

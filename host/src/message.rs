@@ -2,6 +2,10 @@
 //! publishers; beside it a CloudEvent, a bare JSON value and an entry of plain
 //! fields are understood. No I/O, no clock.
 
+mod edit;
+
+pub use edit::with_data;
+
 use crate::topic::Topic;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -20,6 +24,9 @@ pub const MESSAGE_FIELD: &str = "message";
 pub const HOST_FIELD_PREFIX: &str = "gw-";
 /// The attempt that this entry is for, where it is not the first.
 pub const ATTEMPT_FIELD: &str = "gw-attempt";
+/// Set where a dead letter was replayed: what the envelope counts as retries
+/// belongs to an earlier life.
+pub const FRESH_FIELD: &str = "gw-fresh";
 /// The message's id, kept over retries where no envelope has it.
 pub const ID_FIELD: &str = "gw-id";
 /// When the message was published, kept likewise; RFC 3339.
@@ -73,6 +80,9 @@ pub fn read(topic: &Topic, entry_id: &str, fields: &Fields) -> Result<Message, U
         Some(body) => read_body(topic, entry_id, body)?,
         None => plain(topic, entry_id, fields_as_object(fields)?),
     };
+    if field(fields, FRESH_FIELD) == Some(b"1") {
+        message.attempt = 1;
+    }
     for (name, value) in fields.iter().filter(|(name, _)| name.starts_with(HOST_FIELD_PREFIX.as_bytes())) {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { continue };
         match name {
@@ -263,8 +273,10 @@ struct Keys<'a> {
     id: Option<&'a RawValue>,
     topic: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
-    has_data: bool,
+    /// Where the data stands, be it null.
+    data_at: Option<&'a RawValue>,
     timestamp: Option<&'a RawValue>,
+    data_base64: Option<&'a RawValue>,
     retry: Option<&'a RawValue>,
     max_retry: Option<&'a RawValue>,
     headers: Option<&'a RawValue>,
@@ -276,7 +288,7 @@ struct Keys<'a> {
 impl Keys<'_> {
     /// An envelope says what it is by two of the keys that make one.
     fn is_envelope(&self) -> bool {
-        let named = [self.id.is_some(), self.topic.is_some(), self.has_data];
+        let named = [self.id.is_some(), self.topic.is_some(), self.data_at.is_some()];
         named.into_iter().filter(|present| *present).count() >= 2
     }
 }
@@ -302,13 +314,12 @@ impl<'de> Visitor<'de> for KeysVisitor {
             if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
                 name = Cow::Owned(name.to_ascii_lowercase());
             }
+            let is_data = name == "data";
             let slot = match name.as_ref() {
                 "id" => &mut keys.id,
                 "topic" => &mut keys.topic,
-                "data" => {
-                    keys.has_data = true;
-                    &mut keys.data
-                }
+                "data" => &mut keys.data,
+                "data_base64" => &mut keys.data_base64,
                 "timestamp" => &mut keys.timestamp,
                 "retry" => &mut keys.retry,
                 "max_retry" => &mut keys.max_retry,
@@ -323,6 +334,9 @@ impl<'de> Visitor<'de> for KeysVisitor {
             };
             let raw: &'de RawValue = map.next_value()?;
             *slot = Some(raw).filter(|raw| raw.get() != "null");
+            if is_data {
+                keys.data_at = Some(raw);
+            }
         }
         Ok(keys)
     }

@@ -67,6 +67,7 @@ pub struct Metrics {
     registry: Registry,
     messages: Family<OutcomeLabels, Counter>,
     dead_letters: Family<ReasonLabels, Counter>,
+    dead_dropped: Family<TopicLabel, Counter>,
     processing: Family<TopicLabel, Histogram>,
     queue_time: Family<TopicLabel, Histogram>,
     in_flight: Family<TopicLabel, Gauge>,
@@ -89,6 +90,8 @@ pub struct TopicMetrics {
     pub in_flight: Gauge,
     pub taken_over: Counter,
     pub leases_lost: Counter,
+    /// Dead letters that were over the caps.
+    pub dead_dropped: Counter,
 }
 
 impl TopicMetrics {
@@ -118,6 +121,7 @@ impl Default for Metrics {
         let metrics = Self {
             messages: Family::default(),
             dead_letters: Family::default(),
+            dead_dropped: Family::default(),
             processing: Family::new_with_constructor(seconds),
             queue_time: Family::new_with_constructor(seconds),
             in_flight: Family::default(),
@@ -130,6 +134,8 @@ impl Default for Metrics {
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("messages", "Runs of messages by outcome", metrics.messages.clone());
         registry.register("dead_letters", "Messages dead-lettered by reason", metrics.dead_letters.clone());
+        let dropped = metrics.dead_dropped.clone();
+        registry.register("dead_letters_dropped", "Dead letters dropped by age or bytes", dropped);
         registry.register_with_unit(
             "message_processing",
             "Time in the handler",
@@ -167,6 +173,7 @@ impl Metrics {
             in_flight: self.in_flight.get_or_create_owned(&label),
             taken_over: self.taken_over.get_or_create_owned(&label),
             leases_lost: self.leases_lost.get_or_create_owned(&label),
+            dead_dropped: self.dead_dropped.get_or_create_owned(&label),
             topic: name,
         }
     }

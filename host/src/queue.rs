@@ -8,6 +8,7 @@
 mod adopt;
 mod connection;
 mod cron;
+pub mod dead;
 pub mod inspect;
 mod keys;
 mod leases;

@@ -43,6 +43,16 @@ pub struct QueueSettings {
     /// A pending message of one of the original's consumers, which renew
     /// nothing, is taken over after this long.
     pub adopt_after: Duration,
+    pub dead_caps: DeadCaps,
+}
+
+/// What a topic's dead letters may come to; what is over it is dropped, oldest
+/// first. Without caps none is ever dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeadCaps {
+    pub age: Option<Duration>,
+    /// As Redis counts its memory.
+    pub bytes: Option<u64>,
 }
 
 /// Where the next message of a list is: publishers that `LPUSH` have it on the
@@ -119,6 +129,12 @@ pub struct TypedQueue {
     /// Where lists of plain clients have their oldest message: left, right or both [default: both]
     #[arg(long, env = "GATEWAY_QUEUE_LIST_HEAD", value_name = "END")]
     pub queue_list_head: Option<String>,
+    /// Dead letters older than this are dropped [default: none are]
+    #[arg(long, env = "GATEWAY_QUEUE_DEAD_MAX_AGE", value_name = "TIME")]
+    pub queue_dead_max_age: Option<String>,
+    /// The oldest dead letters of a topic that has more than this are dropped [default: none are]
+    #[arg(long, env = "GATEWAY_QUEUE_DEAD_MAX_BYTES", value_name = "SIZE")]
+    pub queue_dead_max_bytes: Option<String>,
 }
 
 /// The file. Its tables are the prefixes of the flags.
@@ -143,6 +159,8 @@ struct FileQueue {
     max_message: Option<String>,
     adopt_after: Option<String>,
     list_head: Option<String>,
+    dead_max_age: Option<String>,
+    dead_max_bytes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,6 +193,8 @@ impl Typed {
                 queue_max_message: set(&self.queue.queue_max_message).or(file.queue.max_message),
                 queue_adopt_after: set(&self.queue.queue_adopt_after).or(file.queue.adopt_after),
                 queue_list_head: set(&self.queue.queue_list_head).or(file.queue.list_head),
+                queue_dead_max_age: set(&self.queue.queue_dead_max_age).or(file.queue.dead_max_age),
+                queue_dead_max_bytes: set(&self.queue.queue_dead_max_bytes).or(file.queue.dead_max_bytes),
             },
             log_level: set(&self.log_level).or(file.log.level),
             log_format: set(&self.log_format).or(file.log.format),
@@ -237,7 +257,19 @@ impl TypedQueue {
             message_bytes_max: usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX),
             list_head: parse("queue.list_head", &self.queue_list_head, ListHead::Both, "left, right or both", faults),
             adopt_after: span("queue.adopt_after", &self.queue_adopt_after, 60_000, (500, 86_400_000), faults),
+            dead_caps: self.dead_caps(faults),
         }
+    }
+
+    fn dead_caps(&self, faults: &mut Vec<String>) -> DeadCaps {
+        let (name, typed) = ("queue.dead_max_age", &self.queue_dead_max_age);
+        let age = set(typed).map(|_| span(name, typed, 1000, (1000, 100 * 365 * 86_400_000), faults));
+        let (name, typed, least) = ("queue.dead_max_bytes", &self.queue_dead_max_bytes, bytesize::ByteSize::kib(64));
+        let bytes = set(typed).map(|_| parse(name, typed, least, "a size like 512MiB", faults));
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < least) {
+            faults.push(format!("{name}: {bytes} is too little: at least {least}"));
+        }
+        DeadCaps { age, bytes: bytes.map(|bytes| bytes.as_u64()) }
     }
 }
 
@@ -321,6 +353,7 @@ mod tests {
         assert_eq!((settings.queue.prefix.as_str(), settings.queue.lease), ("mq:", Duration::from_secs(10)));
         assert_eq!(settings.queue.group, "consumer-group-{topic}");
         assert_eq!(settings.queue.message_bytes_max, 16 << 20);
+        assert_eq!(settings.queue.dead_caps, DeadCaps { age: None, bytes: None });
     }
 
     #[test]
@@ -340,11 +373,13 @@ mod tests {
 
     #[test]
     fn the_file_fills_what_is_unset() {
-        let text = "listen = \"127.0.0.1:1\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\n[log]\nformat = \"pretty\"";
+        let text = "listen = \"127.0.0.1:1\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\ndead_max_age = \"30d\"\ndead_max_bytes = \"1GiB\"\n[log]\nformat = \"pretty\"";
         let settings = Typed::default().or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
         assert_eq!((settings.redis.shown().as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
         assert_eq!(settings.log.format, LogFormat::Pretty);
+        let caps = DeadCaps { age: Some(Duration::from_secs(30 * 86_400)), bytes: Some(1 << 30) };
+        assert_eq!(settings.queue.dead_caps, caps);
 
         let flags = typed(|typed| {
             typed.app_port = some("2");
@@ -368,12 +403,14 @@ mod tests {
             typed.queue.queue_lease = some("499ms");
             typed.queue.queue_max_message = some("1GiB");
             typed.queue.queue_list_head = some("top");
+            typed.queue.queue_dead_max_age = some("never");
+            typed.queue.queue_dead_max_bytes = some("1KiB");
             typed.log_format = some("xml");
             typed.drain = some("soon");
             typed.handler_threads = some("0");
         });
         let BadSettings(faults) = faults.check().unwrap_err();
-        assert_eq!(faults.len(), 9, "{faults:#?}");
+        assert_eq!(faults.len(), 11, "{faults:#?}");
         assert!(
             faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
             "{faults:#?}"

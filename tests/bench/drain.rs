@@ -14,7 +14,8 @@ mod rig;
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::{Reader, Source, TopicQueue, inspect};
+use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::queue::{Reader, Source, TopicQueue};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use rig::{Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest};
@@ -146,7 +147,7 @@ async fn latency() -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
-    let (connection, queue) = queue_of(&server, &topic);
+    let (_, queue) = queue_of(&server, &topic);
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
@@ -157,7 +158,11 @@ async fn latency() -> (f64, f64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let dead = inspect::dead_letters(&connection, "mq:", &topic, LATENCY_MESSAGES).await.unwrap();
+    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut dead = Vec::new();
+    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
+        dead.extend(piece.iter().map(|letter| letter.told(&topic)));
+    }
     let started = |error: &str| error.strip_prefix("started: ").and_then(|ns| ns.parse::<f64>().ok());
     let mut ms: Vec<f64> = dead.iter().filter_map(|letter| started(&letter.error)).map(|ns| ns / 1e6).collect();
     assert_eq!(ms.len(), LATENCY_MESSAGES);

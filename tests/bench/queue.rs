@@ -9,7 +9,8 @@ mod rig;
 
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::{Reader, Source, inspect};
+use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::queue::{Reader, Source};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
@@ -115,7 +116,7 @@ async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
-    let (connection, queue) = queue_of(&server, &topic);
+    let (_, queue) = queue_of(&server, &topic);
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     let draft = |number: usize| {
@@ -141,7 +142,11 @@ async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
     while dead.now().await <= sent {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let letters = inspect::dead_letters(&connection, "mq:", &topic, sent).await.unwrap();
+    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut letters = Vec::new();
+    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
+        letters.extend(piece.iter().map(|letter| letter.told(&topic)));
+    }
     let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
     letters.iter().filter_map(|letter| ms(&letter.error)).collect()
 }

@@ -14,6 +14,7 @@ mod clock;
 mod command_line;
 mod conformance;
 mod crash_loop;
+mod dead_letters;
 mod delivery;
 mod flow;
 mod frozen;

@@ -1,7 +1,19 @@
-//! `dead ls`: what ended as a dead letter, and why.
+//! `dead`: what ended as a dead letter, and why; `dead ls`.
+
+mod edit;
+mod purge;
+mod replay;
+mod show;
+
+pub(super) use edit::{EditArgs, edit};
+pub(super) use purge::{PurgeArgs, purge};
+pub(super) use replay::{ReplayArgs, replay};
+pub(super) use show::{ShowArgs, show};
 
 use super::{Failure, RedisArgs, table};
-use crate::queue::inspect::{self, DeadLetter};
+use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
+use crate::queue::{Connection, TopicQueue, inspect};
+use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
 
@@ -12,6 +24,8 @@ pub(super) struct LsArgs {
     /// At most so many of each topic
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
+    #[command(flatten)]
+    filter: Filter,
     /// One JSON array, with the messages
     #[arg(long)]
     json: bool,
@@ -19,11 +33,33 @@ pub(super) struct LsArgs {
     redis: RedisArgs,
 }
 
+/// Which letters.
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only those that died for this reason, like trap or decode
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those that have this text in a field: the message, its error, its id
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+}
+
+impl Filter {
+    fn passes(&self, letter: &Letter, told: &DeadLetter) -> bool {
+        self.reason.as_ref().is_none_or(|reason| *reason == told.reason)
+            && self.search.as_ref().is_none_or(|text| letter.contains(text))
+    }
+}
+
 #[derive(serde::Serialize)]
 struct Listed {
     topic: String,
     #[serde(flatten)]
     letter: DeadLetter,
+}
+
+fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> TopicQueue {
+    TopicQueue::new(connection, &settings.prefix, &settings.group, "", topic)
 }
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
@@ -37,7 +73,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     };
     let mut listed = Vec::new();
     for topic in &topics {
-        let letters = inspect::dead_letters(&connection, &settings.prefix, topic, args.limit as usize).await?;
+        let letters = newest(&queue(&connection, &settings, topic), &args.filter, args.limit as usize).await?;
         listed.extend(letters.into_iter().map(|letter| Listed { topic: topic.to_string(), letter }));
     }
     if args.json {
@@ -54,4 +90,29 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let rows: Vec<_> = listed.iter().map(row).collect();
     table::print(["TOPIC", "ENTRY", "ID", "REASON", "ATTEMPTS", "DIED AT", "ERROR"], &rows);
     Ok(())
+}
+
+/// The newest that pass, ours first.
+async fn newest(queue: &TopicQueue, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
+    let mut found = Vec::new();
+    for origin in Origin::ALL {
+        let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
+        loop {
+            let piece = walk.next().await?;
+            if piece.is_empty() || found.len() == limit {
+                break;
+            }
+            for letter in &piece {
+                let told = letter.told(queue.topic());
+                if found.len() < limit && filter.passes(letter, &told) {
+                    found.push(told);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn unknown(topic: &Topic, id: &str) -> Failure {
+    Failure::Failed(format!("{topic} has no such dead letter: {id}"))
 }

@@ -106,7 +106,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(data: &str) -> Result<String, Failure> {
+pub(super) fn read(data: &str) -> Result<String, Failure> {
     let told = |name: &str, error: std::io::Error| Failure::Usage(format!("--data {name}: {error}"));
     match data {
         "-" => {

@@ -160,3 +160,39 @@ fn a_timestamp_that_is_none_gives_way_to_the_entrys_time() {
     let message = read_message(r#"{"id":"a","topic":"t","data":1,"timestamp":"2026-11-23 07:45:23 o'clock"}"#).unwrap();
     assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.585Z");
 }
+
+#[test]
+fn a_fresh_message_counts_its_own_attempts_and_not_the_envelopes() {
+    let entry = |fields: &[(&str, &str)]| {
+        let mut entry = vec![(b"message".to_vec(), RETRIED.as_bytes().to_vec())];
+        entry.extend(fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        read(&topic(), "1-1", &entry).unwrap()
+    };
+    assert_eq!(entry(&[]).attempt, 3);
+    let fresh = entry(&[("gw-fresh", "1")]);
+    assert_eq!((fresh.attempt, fresh.max_attempts), (1, Some(3)));
+    assert_eq!(entry(&[("gw-attempt", "2"), ("gw-fresh", "1")]).attempt, 2);
+    assert_eq!(entry(&[("gw-fresh", "0")]).attempt, 3);
+}
+
+#[test]
+fn other_data_changes_no_other_byte() {
+    let with = |body: &str| with_data(body.as_bytes(), " [9007199254740993] ").map(|it| String::from_utf8(it).unwrap());
+    for (body, expected) in [
+        (r#"{"id" : "ü","data":{"a": 1.0} ,"topic":"t" }"#, r#"{"id" : "ü","data":[9007199254740993] ,"topic":"t" }"#),
+        (r#"{"id":"a","topic":"t","data":null}"#, r#"{"id":"a","topic":"t","data":[9007199254740993]}"#),
+        // The last one counts, as for readers.
+        (r#"{"id":"a","data":1,"Data":2}"#, r#"{"id":"a","data":1,"Data":[9007199254740993]}"#),
+        ("{\"id\":\"a\",\"topic\":\"t\"\n} ", "{\"id\":\"a\",\"topic\":\"t\",\"data\":[9007199254740993]} "),
+        (r#"{"specversion":"1.0"}"#, r#"{"specversion":"1.0","data":[9007199254740993]}"#),
+        (r#"{"data":1}"#, "[9007199254740993]"),
+        ("7", "[9007199254740993]"),
+        ("{not json", "[9007199254740993]"),
+    ] {
+        assert_eq!(with(body).unwrap(), expected, "{body}");
+    }
+    assert_eq!(with_data(b"\xff", "1").unwrap(), b"1");
+    assert!(with_data(b"1", "{").unwrap_err().to_string().contains("bad JSON"));
+    let binary = with(r#"{"specversion":"1.0","id":"a","data_base64":"AA=="}"#).unwrap_err();
+    assert!(binary.to_string().contains("data_base64"), "{binary}");
+}

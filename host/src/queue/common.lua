@@ -19,6 +19,11 @@ local function add(stream, fields)
   return redis.call('XADD', stream, '*', unpack(fields))
 end
 
+local function unpacked(fields)
+  if #fields == 2 and fields[1] == 'gw-packed' then return cmsgpack.unpack(fields[2]) end
+  return fields
+end
+
 -- KEYS[first..first+6] of a topic.
 local function topic_at(first)
   return {

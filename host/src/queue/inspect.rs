@@ -1,9 +1,8 @@
-//! What lies where, for people: topics with their counts, and dead letters.
+//! What lies where, for people: topics with their counts.
 
+use super::QueueError;
 use super::connection::Connection;
 use super::keys::{self, Keys};
-use super::{QueueError, reply};
-use crate::message::{self, Fields, MESSAGE_FIELD};
 use crate::topic::Topic;
 use redis::Value;
 use serde::Serialize;
@@ -25,22 +24,6 @@ pub struct TopicState {
     pub done: u64,
     /// Whether a worker seen lately has a handler for it.
     pub has_handler: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DeadLetter {
-    /// The id of the dead-letter entry.
-    pub entry: String,
-    /// The message's id, where it could be read.
-    pub id: Option<String>,
-    pub reason: String,
-    pub error: String,
-    pub attempts: Option<u32>,
-    pub died_at: Option<String>,
-    /// The entry's own bytes of `message`; text that is not UTF-8 is replaced.
-    pub message: Option<String>,
-    /// Written by the original, which has no reasons.
-    pub legacy: bool,
 }
 
 /// Every topic that Redis knows of, by name.
@@ -138,66 +121,6 @@ fn backlog(length: u64, groups: &[BTreeMap<String, Value>], group: &str) -> (u64
     match number(ours, "lag") {
         Some(lag) if groups.len() > 1 => (lag, pending),
         _ => (length.saturating_sub(pending), pending),
-    }
-}
-
-/// A topic's dead letters, newest first: ours, then the original's.
-pub async fn dead_letters(
-    connection: &Connection,
-    prefix: &str,
-    topic: &Topic,
-    limit: usize,
-) -> Result<Vec<DeadLetter>, QueueError> {
-    let keys = Keys::new(prefix, topic);
-    let mut letters = Vec::new();
-    for entry in newest(connection, &keys.dead, limit).await? {
-        letters.push(our_letter(topic, entry));
-    }
-    let left = limit.saturating_sub(letters.len());
-    if left > 0 {
-        letters.extend(newest(connection, &keys.legacy_dead, left).await?.into_iter().map(legacy_letter));
-    }
-    Ok(letters)
-}
-
-async fn newest(connection: &Connection, key: &str, limit: usize) -> Result<Vec<(String, Fields)>, QueueError> {
-    let mut command = redis::cmd("XREVRANGE");
-    command.arg(key).arg("+").arg("-").arg("COUNT").arg(limit);
-    let list: Vec<Value> = command.query_async(&mut connection.shared()).await?;
-    list.into_iter().map(reply::entry).collect()
-}
-
-fn our_letter(topic: &Topic, (entry, fields): (String, Fields)) -> DeadLetter {
-    let text = |name| message::field(&fields, name).map(|value| String::from_utf8_lossy(value).into_owned());
-    let source = text("gw-source");
-    let entry_id = source.as_deref().and_then(|source| source.rsplit('/').next()).unwrap_or(&entry);
-    DeadLetter {
-        id: message::read(topic, entry_id, &fields).ok().map(|message| message.id),
-        reason: text("gw-reason").unwrap_or_default(),
-        error: text("gw-error").unwrap_or_default(),
-        attempts: text("gw-attempts").and_then(|text| text.parse().ok()),
-        died_at: text("gw-died-at"),
-        message: text(MESSAGE_FIELD),
-        legacy: false,
-        entry,
-    }
-}
-
-/// `{"error","failed_at","original_message"}` in the field `message`.
-fn legacy_letter((entry, fields): (String, Fields)) -> DeadLetter {
-    let body = message::field(&fields, MESSAGE_FIELD).unwrap_or_default();
-    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let original = &json["original_message"];
-    DeadLetter {
-        id: text(&original["id"]),
-        reason: "retry".to_owned(),
-        error: text(&json["error"]).unwrap_or_default(),
-        attempts: original["retry"].as_u64().and_then(|retry| u32::try_from(retry).ok()),
-        died_at: text(&json["failed_at"]),
-        message: Some(original.to_string()),
-        legacy: true,
-        entry,
     }
 }
 

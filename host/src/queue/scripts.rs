@@ -11,6 +11,10 @@ macro_rules! script {
 }
 
 script!(CRON, "common.lua", "cron.lua");
+script!(DEAD_DROP, "common.lua", "dead_drop.lua");
+script!(DEAD_EDIT, "common.lua", "dead_edit.lua");
+script!(DEAD_READ, "common.lua", "dead_read.lua");
+script!(DEAD_REPLAY, "common.lua", "dead_replay.lua");
 script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
 script!(INGEST, "ingest.lua");

@@ -3,6 +3,7 @@
 
 use super::{BATCH_MAX, Lane};
 use crate::queue::{Clock, Patience, QueueError, Restamp, Source, Taken};
+use crate::settings::DeadCaps;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How often it does, at the most, however much is due.
 const BEAT_MIN: Duration = Duration::from_millis(10);
+/// Pieces of dead letters that are dropped in one look, at the most.
+const CAP_PIECES: usize = 20;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// What the keeper remembers from one look to the next.
@@ -19,6 +22,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 struct Kept {
     beats: u32,
     swept: Option<Instant>,
+    capped: Option<Instant>,
     clock: Option<Clock>,
     looked_at_others: Option<Instant>,
     others_have_some: bool,
@@ -76,6 +80,10 @@ impl Lane {
                 self.sweep().await?;
                 self.restamp(Restamp::Future).await?;
             }
+        }
+        // There may be dead letters where there is no stream to be connected to.
+        if kept.capped.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) && self.cap_dead().await? {
+            kept.capped = Some(Instant::now());
         }
         Ok(if moved > 0 { Some(Duration::ZERO) } else { promoted.next_due })
     }
@@ -181,6 +189,33 @@ impl Lane {
             self.has_outgoing.store(self.queue.outgoing().await? > 0, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// Drops dead letters that are over the caps, and never in silence. Returns
+    /// whether that is all: what else there is to do must not wait for it.
+    async fn cap_dead(&self) -> Result<bool, QueueError> {
+        let caps = self.settings.dead_caps;
+        if caps == DeadCaps::default() {
+            return Ok(true);
+        }
+        let (mut dropped, mut result) = (0, Ok(false));
+        for _ in 0..CAP_PIECES {
+            match self.queue.cap_dead(caps).await {
+                Ok(0) => result = Ok(true),
+                Ok(piece) => {
+                    dropped += piece;
+                    continue;
+                }
+                Err(error) => result = Err(error),
+            }
+            break;
+        }
+        if dropped > 0 {
+            self.metrics.dead_dropped.inc_by(dropped);
+            let (topic, max_age, max_bytes) = (self.topic(), caps.age, caps.bytes);
+            tracing::warn!(%topic, dropped, ?max_age, ?max_bytes, "dead letters dropped: too old or too many");
+        }
+        result
     }
 
     async fn sweep(&self) -> Result<(), QueueError> {

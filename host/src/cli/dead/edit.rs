@@ -1,0 +1,39 @@
+//! `dead edit`: puts other data into a dead letter, to be replayed then.
+
+use super::queue;
+use crate::cli::{Failure, RedisArgs, publish};
+use crate::message;
+use crate::queue::dead::{LetterId, Origin};
+use crate::topic::Topic;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct EditArgs {
+    topic: Topic,
+    /// `dead ls` shows it
+    entry: LetterId,
+    /// The new data; where there is no envelope, the whole message: JSON, or @FILE, or - for stdin
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    data: String,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
+    let data = publish::read(&args.data)?;
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&data);
+    is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
+    let (connection, settings) = args.redis.connect()?;
+    let queue = queue(&connection, &settings, &args.topic);
+    let missing = || super::unknown(&args.topic, &args.entry.to_string());
+    let letter = queue.dead_letter(&args.entry).await?.ok_or_else(missing)?;
+    if letter.origin == Origin::Legacy {
+        let why = "it is the original's, which are not written: replay or purge it";
+        return Err(Failure::Failed(format!("{}: {why}", args.entry)));
+    }
+    let body = message::with_data(letter.body().unwrap_or_default(), &data);
+    let body = body.map_err(|error| Failure::Failed(format!("{}: {error}", args.entry)))?;
+    let id = queue.edit_dead(&args.entry, &body).await?.ok_or_else(missing)?;
+    println!("{id}");
+    Ok(())
+}
