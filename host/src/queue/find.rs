@@ -47,7 +47,7 @@ impl Topics {
 }
 
 /// Told how many more were looked at.
-pub type Progress<'a> = dyn FnMut(u64) + Send + 'a;
+type Progress<'a> = dyn FnMut(u64) + Send + 'a;
 
 impl TopicQueue {
     /// Every copy of a message that is there.

@@ -54,6 +54,7 @@ function look.waiting()
 end
 
 function look.pending()
+  if redis.call('TYPE', key).ok ~= 'stream' then return '', 0 end
   local rows = redis.pcall('XPENDING', key, group, from == '' and '-' or '(' .. from, '+', limit)
   if rows.err then
     -- Without a group nothing is in flight.
