@@ -196,6 +196,23 @@ async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
+    let redis = Redis::start();
+    redis.publish("t", "delivered", "{}").await;
+    redis.publish("t", "waits", "{}").await;
+    publish(&redis, "high", Priority::High, Duration::ZERO).await;
+    let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - + COUNT 1").await;
+    redis.run::<i64>(&format!("HSET {{mq:t}}:state floor {}", entries[0].0)).await;
+    assert_eq!(places(&redis, "delivered"), [""; 0]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "delivered"]).0, 1);
+    assert_eq!(places(&redis, "waits"), ["waiting normal"]);
+    // The other streams have no history.
+    redis.run::<i64>("HSET {mq:t}:state floor 99999999999999-0").await;
+    assert_eq!(places(&redis, "high"), ["waiting high"]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "high"]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_found_in_a_backlog_of_many_pieces() {
     let redis = Redis::start();
     for (id, delay) in [("first", Duration::ZERO), ("first-later", HOUR)] {

@@ -82,7 +82,8 @@ pub(super) async fn set_paused(args: TopicArgs, is_paused: bool) -> Result<(), F
 
 pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     // What was typed comes before the connection.
-    if !args.yes && !(stdin().is_terminal() && stderr().is_terminal()) {
+    let can_ask = stdin().is_terminal() && stderr().is_terminal();
+    if !args.yes && !can_ask {
         return Err(Failure::Usage(format!("this deletes the messages of {}: say so with --yes", args.topic)));
     }
     let (connection, settings) = args.redis.connect()?;
