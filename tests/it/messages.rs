@@ -256,23 +256,22 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
         push(&redis, "mq:t", &format!("n{number}")).await;
     }
     // The look pages to the right while pieces leave at the left.
-    let mut pages = 0;
+    let mut trimmed = false;
     let connection = redis.connection().await;
     let found = queue
         .find("n600", &mut |count| {
-            if count == 500 && pages == 0 {
+            if count == 500 && !trimmed {
                 let mut connection = connection.clone();
-                tokio::task::block_in_place(|| {
-                    let mut trim = redis::cmd("LTRIM");
-                    trim.arg("mq:t").arg(400).arg(-1);
-                    tokio::runtime::Handle::current().block_on(trim.query_async::<()>(&mut connection)).unwrap();
-                });
+                let mut trim = redis::cmd("LTRIM");
+                trim.arg("mq:t").arg(400).arg(-1);
+                meanwhile(trim.query_async::<()>(&mut connection)).unwrap();
             }
-            pages += 1;
+            trimmed |= count == 500;
         })
         .await
         .unwrap();
     assert_eq!(found.len(), 1);
+    assert!(trimmed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,6 +404,45 @@ async fn what_is_typed_wrong_is_a_usage_error() {
         let (code, _, error) = run(&redis, args);
         assert!(code == 2 && error.contains(told), "{args:?}: {error}");
     }
+}
+
+/// Runs this in between, as another process would.
+fn meanwhile<T>(what: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(what))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_run() {
+    let redis = Redis::start();
+    redis.publish("t", "quick", "{}").await;
+    let queue = redis.queue("t", "me");
+    let mut taken = Vec::new();
+    let mut between = |count| {
+        if count == 1 && taken.is_empty() {
+            taken = meanwhile(take(&queue, Source::Normal, 1));
+        }
+    };
+    let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
+    assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), taken.len()), (0, 1, 1));
+    redis.is("it stands", "XLEN mq:t", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it_went() {
+    let redis = Redis::start();
+    publish(&redis, "due", Priority::Low, HOUR).await;
+    let queue = redis.queue("t", "me");
+    let mut moved = 0;
+    let mut between = |count| {
+        if count == 1 && moved == 0 {
+            meanwhile(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
+            moved = meanwhile(queue.promote()).unwrap().moved;
+        }
+    };
+    let cancelled = redis.queue("t", "operator").cancel("due", &mut between).await.unwrap();
+    assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), moved), (1, 0, 1));
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:low").await, 0);
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
