@@ -6,8 +6,10 @@
 mod dead;
 mod dev;
 mod healthcheck;
+mod messages;
 mod publish;
 mod run;
+mod show;
 mod table;
 mod topics;
 
@@ -48,9 +50,12 @@ enum Command {
     Dev(dev::DevArgs),
     /// Publish messages
     Publish(publish::PublishArgs),
-    /// Look at topics
+    /// Look at topics, set them aside, empty them
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Look at messages, find one by its id, cancel one
+    #[command(subcommand)]
+    Messages(MessagesCommand),
     /// Look at dead letters, and replay, edit or purge them
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -62,6 +67,24 @@ enum Command {
 enum TopicsCommand {
     /// List the topics that Redis knows of
     Ls(topics::LsArgs),
+    /// Show one topic in numbers
+    Show(show::ShowArgs),
+    /// Set a topic aside: its messages wait, and what runs ends
+    Pause(topics::TopicArgs),
+    /// Go on with a topic that was set aside
+    Resume(topics::TopicArgs),
+    /// Delete the messages that wait, never those in flight
+    Purge(topics::PurgeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum MessagesCommand {
+    /// Show what waits and is delayed, without taking it
+    Ls(messages::LsArgs),
+    /// Find a message by its id, wherever it is
+    Find(messages::FindArgs),
+    /// Remove a message that waits or is delayed
+    Cancel(messages::CancelArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,7 +175,8 @@ impl Cli {
             Command::Run(args) => run::run(args).await,
             Command::Dev(args) => dev::dev(args).await,
             Command::Publish(args) => publish::publish(args).await,
-            Command::Topics(TopicsCommand::Ls(args)) => topics::ls(args).await,
+            Command::Topics(command) => command.execute().await,
+            Command::Messages(command) => command.execute().await,
             Command::Dead(DeadCommand::Ls(args)) => dead::ls(args).await,
             Command::Dead(DeadCommand::Show(args)) => dead::show(args).await,
             Command::Dead(DeadCommand::Replay(args)) => dead::replay(args).await,
@@ -166,6 +190,28 @@ impl Cli {
                 eprintln!("gateway-worker: {failure}");
                 failure.exit_code()
             }
+        }
+    }
+}
+
+impl TopicsCommand {
+    async fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Ls(args) => topics::ls(args).await,
+            Self::Show(args) => show::show(args).await,
+            Self::Pause(args) => topics::set_paused(args, true).await,
+            Self::Resume(args) => topics::set_paused(args, false).await,
+            Self::Purge(args) => topics::purge(args).await,
+        }
+    }
+}
+
+impl MessagesCommand {
+    async fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Ls(args) => messages::ls(args).await,
+            Self::Find(args) => messages::find(args).await,
+            Self::Cancel(args) => messages::cancel(args).await,
         }
     }
 }

@@ -22,6 +22,7 @@ mod frozen;
 mod guest;
 mod house;
 mod lists;
+mod messages;
 mod model;
 mod operators;
 mod outage;

@@ -3,6 +3,7 @@
 use super::QueueError;
 use super::connection::Connection;
 use super::keys::{self, Keys};
+use super::source::Source;
 use crate::topic::Topic;
 use redis::Value;
 use serde::Serialize;
@@ -22,6 +23,7 @@ pub struct TopicState {
     pub dead: u64,
     /// Settled as done by this successor, in all.
     pub done: u64,
+    pub is_paused: bool,
     /// Whether a worker seen lately has a handler for it.
     pub has_handler: bool,
 }
@@ -38,7 +40,7 @@ pub async fn topics(connection: &Connection, prefix: &str, group: &str) -> Resul
 }
 
 /// The topics that have a key, on whatever server it is.
-async fn names(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
+pub(super) async fn names(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
     let mut found = BTreeSet::new();
     for mut master in connection.masters().await? {
         for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
@@ -82,18 +84,17 @@ async fn topic_state(
     // One pipeline for what lies in one slot; the original's keys lie in others.
     let mut pipe = redis::pipe();
     pipe.cmd("TYPE").arg(&keys.stream).zcard(&keys.later);
-    pipe.cmd("XLEN").arg(&keys.dead).hget(&keys.state, "done");
-    let (kind, later, dead, done): (String, u64, u64, Option<u64>) = pipe.query_async(&mut shared).await?;
+    pipe.cmd("XLEN").arg(&keys.dead).hget(&keys.state, "done").hexists(&keys.state, "paused");
+    let (kind, later, dead, done, is_paused): (String, u64, u64, Option<u64>, bool) =
+        pipe.query_async(&mut shared).await?;
     let legacy_later: u64 = redis::cmd("ZCARD").arg(&keys.legacy_delay).query_async(&mut shared).await?;
     let legacy_dead: u64 = redis::cmd("XLEN").arg(&keys.legacy_dead).query_async(&mut shared).await?;
-    let (mut waiting, mut in_flight) = (0, 0);
-    if kind == "stream" {
-        let length: u64 = redis::cmd("XLEN").arg(&keys.stream).query_async(&mut shared).await?;
-        let groups: Vec<BTreeMap<String, Value>> =
-            redis::cmd("XINFO").arg("GROUPS").arg(&keys.stream).query_async(&mut shared).await?;
-        (waiting, in_flight) = backlog(length, &groups, &super::keys::group(group, topic));
-    } else if kind == "list" {
-        waiting = redis::cmd("LLEN").arg(&keys.stream).query_async(&mut shared).await?;
+    let (mut waiting, mut in_flight) = (listed(connection, &keys, &kind).await?, 0);
+    let group = keys::group(group, topic);
+    for source in Source::ALL.into_iter().filter(|source| *source != Source::Normal || kind == "stream") {
+        let (behind, pending) = stream_backlog(connection, source.key(&keys), &group).await?;
+        waiting += behind;
+        in_flight += pending;
     }
     Ok(TopicState {
         topic: topic.to_string(),
@@ -103,8 +104,32 @@ async fn topic_state(
         delayed: later + legacy_later,
         dead: dead + legacy_dead,
         done: done.unwrap_or(0),
+        is_paused,
         has_handler,
     })
+}
+
+/// How many wait in the list of plain clients, and on their way out of it.
+pub(super) async fn listed(connection: &Connection, keys: &Keys, kind: &str) -> Result<u64, QueueError> {
+    let mut pipe = redis::pipe();
+    pipe.llen(&keys.input);
+    if kind == "list" {
+        pipe.llen(&keys.stream);
+    }
+    let lengths: Vec<u64> = pipe.query_async(&mut connection.shared()).await?;
+    Ok(lengths.iter().sum())
+}
+
+/// What waits in a stream and what of it is in flight; nothing where it is absent.
+pub(super) async fn stream_backlog(connection: &Connection, key: &str, group: &str) -> Result<(u64, u64), QueueError> {
+    let mut shared = connection.shared();
+    let length: u64 = redis::cmd("XLEN").arg(key).query_async(&mut shared).await?;
+    if redis::cmd("EXISTS").arg(key).query_async::<u64>(&mut shared).await? == 0 {
+        return Ok((0, 0));
+    }
+    let groups: Vec<BTreeMap<String, Value>> =
+        redis::cmd("XINFO").arg("GROUPS").arg(key).query_async(&mut shared).await?;
+    Ok(backlog(length, &groups, group))
 }
 
 /// What waits and what is in flight. Where only our group reads, everything

@@ -79,7 +79,7 @@ pub(super) fn number(value: Value) -> Result<i64, QueueError> {
     }
 }
 
-fn bytes(value: Value) -> Result<Vec<u8>, QueueError> {
+pub(super) fn bytes(value: Value) -> Result<Vec<u8>, QueueError> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         other => Err(unexpected(&other)),

@@ -10,6 +10,7 @@ macro_rules! script {
     };
 }
 
+script!(CANCEL, "waiting.lua", "cancel.lua");
 script!(CRON, "common.lua", "cron.lua");
 script!(DEAD_DROP, "common.lua", "dead_drop.lua");
 script!(DEAD_EDIT, "common.lua", "dead_edit.lua");
@@ -19,10 +20,12 @@ script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
 script!(INGEST, "ingest.lua");
 script!(LEAVE, "leave.lua");
+script!(LOOK, "common.lua", "waiting.lua", "look.lua");
 script!(OPEN, "open.lua");
 script!(PROMOTE, "common.lua", "promote.lua");
 script!(PROMOTE_LEGACY, "common.lua", "promote_legacy.lua");
 script!(PUBLISH, "common.lua", "publish.lua");
+script!(PURGE, "waiting.lua", "purge.lua");
 script!(RECONCILE, "reconcile.lua");
 script!(RELAYED, "relayed.lua");
 script!(RENEW, "renew.lua");

@@ -2,10 +2,12 @@
 
 use super::keys::Keys;
 use crate::topic::Topic;
+use serde::Serialize;
 use std::fmt;
 
 /// One of a topic's streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
     /// What asked to be first.
     High,
@@ -44,6 +46,11 @@ impl Source {
             "" => topic.to_string(),
             class => format!("{topic}:{class}"),
         }
+    }
+
+    /// An entry of it, in words.
+    pub fn at(self, entry: &str) -> String {
+        EntryKey { source: self, id: entry.to_owned() }.to_string()
     }
 
     pub(super) fn key(self, keys: &Keys) -> &str {

@@ -1,0 +1,176 @@
+//! `messages`: what waits, where one is, and taking one back.
+
+use super::{Failure, RedisArgs, table};
+use crate::queue::{Found, Place, TopicQueue, Topics};
+use crate::topic::Topic;
+use clap::Args;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(super) struct LsArgs {
+    topic: Topic,
+    /// At most so many of each place
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// One JSON array, with the messages
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FindArgs {
+    /// The message's id
+    #[arg(value_parser = id)]
+    id: String,
+    /// Only in this topic
+    #[arg(long)]
+    topic: Option<Topic>,
+    /// One JSON array, with the messages
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    topic: Topic,
+    /// The message's id
+    #[arg(value_parser = id)]
+    id: String,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+fn id(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("an id is not empty") } else { Ok(text.to_owned()) }
+}
+
+/// Says each second how far long work is.
+pub(super) struct Progress {
+    what: &'static str,
+    count: u64,
+    told: Instant,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, count: 0, told: Instant::now() }
+    }
+
+    pub(super) fn add(&mut self, count: u64) {
+        self.count += count;
+        if self.told.elapsed() > Duration::from_secs(1) {
+            eprintln!("{} messages {}", self.count, self.what);
+            self.told = Instant::now();
+        }
+    }
+}
+
+pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
+    let (connection, settings) = args.redis.connect()?;
+    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let found = queue.peek(args.limit as usize).await?;
+    if args.json {
+        return print_json(&found);
+    }
+    let row = |one: &Found| {
+        let (place, at, detail) = words(&one.place);
+        let id = one.id.clone().unwrap_or_default();
+        let text: String = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
+        let text = text.replace(char::is_control, " ");
+        [place.to_owned(), printable(&id), at, detail, text]
+    };
+    let rows: Vec<_> = found.iter().map(row).collect();
+    table::print(["PLACE", "ID", "AT", "", "MESSAGE"], &rows);
+    Ok(())
+}
+
+pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
+    let (connection, settings) = args.redis.connect()?;
+    let topics = match args.topic {
+        Some(topic) => vec![topic],
+        None => Topics::all(&connection, &settings.prefix).await?,
+    };
+    let (mut found, mut progress) = (Vec::new(), Progress::new("looked at"));
+    for topic in &topics {
+        let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", topic);
+        found.extend(queue.find(&args.id, &mut |count| progress.add(count)).await?);
+    }
+    if args.json {
+        print_json(&found)?;
+    } else if !found.is_empty() {
+        let row = |one: &Found| {
+            let (place, at, detail) = words(&one.place);
+            [one.topic.clone(), place.to_owned(), at, detail]
+        };
+        let rows: Vec<_> = found.iter().map(row).collect();
+        table::print(["TOPIC", "PLACE", "AT", ""], &rows);
+    }
+    if found.is_empty() {
+        return Err(Failure::Failed(format!(
+            "no message {} is anywhere: it has run and is forgotten, was removed, or never came",
+            printable(&args.id)
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
+    let (connection, settings) = args.redis.connect()?;
+    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let mut progress = Progress::new("looked at");
+    let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;
+    for (place, count) in &cancelled.removed {
+        let (place, at, detail) = words(place);
+        let copies = if *count > 1 { format!("{count} copies ") } else { String::new() };
+        println!(
+            "{}",
+            format!("cancelled {copies}{place} {at} {detail}").split_whitespace().collect::<Vec<_>>().join(" ")
+        );
+    }
+    let id = printable(&args.id);
+    for one in &cancelled.in_flight {
+        let (_, at, detail) = words(&one.place);
+        eprintln!("{id} is in flight as {at} ({detail}), which can't be cancelled");
+    }
+    match (cancelled.removed.is_empty(), cancelled.in_flight.is_empty()) {
+        (false, _) => Ok(()),
+        (true, false) => Err(Failure::Failed(format!("{id} is only in flight: nothing is cancelled"))),
+        (true, true) => Err(Failure::Failed(format!(
+            "no message {id} waits in {}: nothing is cancelled (`messages find` looks everywhere)",
+            args.topic
+        ))),
+    }
+}
+
+/// A place in words: what it is, where in it, and what more is known.
+fn words(place: &Place) -> (&'static str, String, String) {
+    let idle = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
+    match place {
+        Place::Waiting { source, entry } => ("waiting", source.at(entry), String::new()),
+        Place::List { position } => ("waiting", format!("list:{position}"), String::new()),
+        Place::ListOut { position } => ("waiting", format!("in:{position}"), String::new()),
+        Place::Delayed { token, due } => ("delayed", token.clone(), format!("due {due}")),
+        Place::LegacyDelayed { due } => ("delayed", "the original's".to_owned(), format!("due {due}")),
+        Place::InFlight { source, entry, consumer, idle_ms, deliveries } => {
+            let detail = format!("{consumer}, idle {}, deliveries {deliveries}", idle(*idle_ms));
+            ("in flight", source.at(entry), detail)
+        }
+        Place::Dead { entry, reason } => ("dead", entry.clone(), reason.clone()),
+        Place::LegacyDead { entry, .. } => ("dead", entry.clone(), "the original's".to_owned()),
+        Place::Finished => ("finished", String::new(), String::new()),
+    }
+}
+
+/// What a terminal may be given.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+fn print_json(found: &[Found]) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(found).map_err(|error| Failure::Failed(error.to_string()))?);
+    Ok(())
+}

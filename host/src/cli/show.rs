@@ -1,0 +1,86 @@
+//! `topics show`: one topic in numbers.
+
+use super::{Failure, RedisArgs};
+use crate::message::rfc3339;
+use crate::queue::{Details, TopicQueue, inspect};
+use crate::topic::Topic;
+use clap::Args;
+use jiff::Timestamp;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    topic: Topic,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
+    let (connection, settings) = args.redis.connect()?;
+    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
+    let details = queue.details(is_handled).await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&details).map_err(|error| Failure::Failed(error.to_string()))?);
+        return Ok(());
+    }
+    let lines = lines(&details, Timestamp::now());
+    let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, text) in lines {
+        println!("{}", format!("{name:<width$}  {text}").trim_end());
+    }
+    Ok(())
+}
+
+fn lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, text: String| lines.push((name.to_owned(), text));
+    let state = match (details.is_paused, details.has_handler) {
+        (true, _) => "paused",
+        (false, true) => "handled",
+        (false, false) => "no handler: waits",
+    };
+    line("topic", details.topic.clone());
+    line("kind", details.kind.clone());
+    line("state", state.to_owned());
+    line("handler", if details.has_handler { "a worker seen lately has one" } else { "none" }.to_owned());
+    line("waiting", details.waiting.values().sum::<u64>().to_string());
+    for (source, count) in details.waiting.iter().filter(|(_, count)| **count > 0) {
+        line(&format!("  {source}"), count.to_string());
+    }
+    if let Some(oldest) = details.oldest_waiting {
+        line("  oldest", format!("{} ago, {}", span(oldest, now), rfc3339(oldest)));
+    }
+    line("delayed", (details.delayed + details.legacy_delayed).to_string());
+    if details.legacy_delayed > 0 {
+        line("  the original's", details.legacy_delayed.to_string());
+    }
+    if let Some(due) = details.next_due {
+        let when = if due > now { format!("in {}", span(now, due)) } else { "overdue".to_owned() };
+        line("  next", format!("{when}, {}", rfc3339(due)));
+    }
+    line("in flight", details.in_flight.iter().map(|one| one.in_flight).sum::<u64>().to_string());
+    for one in &details.in_flight {
+        let idle = humantime::format_duration(Duration::from_millis(one.idle_ms));
+        line(&format!("  {}", one.name), format!("{}, idle for up to {idle}", one.in_flight));
+    }
+    line("dead", (details.dead + details.legacy_dead).to_string());
+    if details.legacy_dead > 0 {
+        line("  the original's", details.legacy_dead.to_string());
+    }
+    line("outbox", details.outbox.to_string());
+    line("in all", String::new());
+    for (name, count) in details.counters.iter().filter(|(_, count)| **count > 0) {
+        line(&format!("  {name}"), count.to_string());
+    }
+    lines
+}
+
+/// In whole seconds.
+fn span(from: Timestamp, to: Timestamp) -> humantime::FormattedDuration {
+    let seconds = u64::try_from(to.as_second() - from.as_second()).unwrap_or(0);
+    humantime::format_duration(Duration::from_secs(seconds))
+}

@@ -1,0 +1,478 @@
+//! Looking at messages as operators do: found wherever they are, cancelled
+//! where they wait, topics shown, set aside and emptied.
+
+use crate::support::{Gateway, OK, Plugins, Redis, command, guest, topic, until};
+use gateway_worker::message::Fields;
+use gateway_worker::publication::{Draft, Priority};
+use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, Taken, TopicQueue};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Exit code, stdout, stderr.
+fn run(redis: &Redis, args: &[&str]) -> (i32, String, String) {
+    let output = command(&[args, &["--redis-url", &redis.url()]].concat());
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn json(redis: &Redis, args: &[&str]) -> Value {
+    let (_, out, error) = run(redis, &[args, &["--json"]].concat());
+    serde_json::from_str(&out).unwrap_or_else(|bad| panic!("{args:?}: {bad}: {out}{error}"))
+}
+
+/// Where the command finds it, each place with its source where it has one.
+fn places(redis: &Redis, id: &str) -> Vec<String> {
+    let place = |one: &Value| {
+        assert!(one["id"] == id, "{one}");
+        let (place, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
+        source.map_or(place.to_owned(), |source| format!("{place} {source}"))
+    };
+    json(redis, &["messages", "find", id]).as_array().unwrap().iter().map(place).collect()
+}
+
+async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
+    let topic = topic("t");
+    let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "{}") };
+    redis.queue("t", "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+}
+
+fn envelope(id: &str) -> String {
+    serde_json::json!({ "id": id, "topic": "t", "data": {} }).to_string()
+}
+
+async fn push(redis: &Redis, key: &str, id: &str) {
+    let mut push = redis::cmd("RPUSH");
+    push.arg(key).arg(envelope(id)).query_async::<i64>(&mut redis.connection().await).await.unwrap();
+}
+
+/// One whose id is its place, in each place, beside others.
+async fn fill(redis: &Redis) {
+    // What is taken by and by: in flight, dead, and back for another run.
+    for id in ["flies", "dies", "again"] {
+        redis.publish("t", id, "{}").await;
+    }
+    let queue = redis.queue("t", "me");
+    let taken = take(&queue, Source::Normal, 3).await;
+    let set = |name: &str, value: &str| -> Fields { vec![(name.into(), value.into())] };
+    queue.settle(&[taken[1].dead(set("gw-reason", "boom"))], HOUR).await.unwrap();
+    queue.settle(&[taken[2].later(HOUR, set("gw-attempt", "2"))], HOUR).await.unwrap();
+    for (id, priority, delay) in [
+        ("stream", Priority::Normal, Duration::ZERO),
+        ("high", Priority::High, Duration::ZERO),
+        ("low", Priority::Low, Duration::ZERO),
+        ("later", Priority::High, HOUR),
+    ] {
+        publish(redis, id, priority, delay).await;
+        publish(redis, &format!("{id}-other"), priority, delay).await;
+    }
+    redis.run::<String>(&format!("XADD {{mq:t}}:work * message {}", envelope("work"))).await;
+    push(redis, "{mq:t}:in", "in").await;
+    redis.run::<i64>(&format!("ZADD mq:delay:t 4102444800 {}", envelope("legacy"))).await;
+    let buried = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
+    redis.run::<String>(&format!("XADD mq:dead-letter:t * message {buried}")).await;
+}
+
+async fn take(queue: &TopicQueue, source: Source, count: usize) -> Vec<Taken> {
+    queue.open().await.unwrap();
+    let mut reader = Reader::connect(queue).await.unwrap();
+    match reader.take(queue, &[source], FlowControl::default(), count).await.unwrap() {
+        Take::Taken(taken) => taken,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_found_wherever_it_is() {
+    let redis = Redis::start();
+    fill(&redis).await;
+    for (id, place) in [
+        ("stream", "waiting normal"),
+        ("high", "waiting high"),
+        ("low", "waiting low"),
+        ("work", "waiting work"),
+        ("in", "list-out"),
+        ("later", "delayed"),
+        ("again", "delayed"),
+        ("legacy", "legacy-delayed"),
+        ("flies", "in-flight normal"),
+        ("dies", "dead"),
+        ("buried", "legacy-dead"),
+    ] {
+        assert_eq!(places(&redis, id), [place], "{id}");
+    }
+    let found = &json(&redis, &["messages", "find", "flies"])[0];
+    assert_eq!((&found["consumer"], &found["deliveries"]), (&"me".into(), &1.into()));
+    let (code, table, _) = run(&redis, &["messages", "find", "dies", "--topic", "t"]);
+    assert!(code == 0 && table.contains("dead") && table.contains("boom"), "{table}");
+    let (code, out, error) = run(&redis, &["messages", "find", "nobody"]);
+    assert!(code == 1 && out.is_empty() && error.contains("no message nobody is anywhere"), "{out}{error}");
+    let (code, _, error) = run(&redis, &["messages", "find", "dies", "--topic", "other"]);
+    assert_eq!(code, 1, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
+    let redis = Redis::start();
+    for id in ["a", "twice", "b", "twice"] {
+        push(&redis, "mq:t", id).await;
+    }
+    let found = json(&redis, &["messages", "find", "twice"]);
+    let positions: Vec<_> = found.as_array().unwrap().iter().map(|one| one["position"].as_u64().unwrap()).collect();
+    assert_eq!(positions, [1, 3]);
+    let (code, out, error) = run(&redis, &["messages", "cancel", "t", "twice"]);
+    assert!(code == 0 && out.contains("2 copies"), "{out}{error}");
+    assert_eq!(redis.run::<i64>("LLEN mq:t").await, 2);
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
+    // The others are untouched, and go on.
+    assert_eq!(redis.queue("t", "me").ingest(End::Left).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere() {
+    let redis = Redis::start();
+    fill(&redis).await;
+    let before = redis.run::<i64>("XLEN mq:t").await;
+    let waiting = ["stream", "high", "low", "work", "in", "later", "again", "legacy"];
+    for id in waiting {
+        let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
+        assert!(code == 0 && out.starts_with("cancelled "), "{id}: {out}{error}");
+        assert_eq!(places(&redis, id), [""; 0], "{id}");
+    }
+    assert_eq!(redis.run::<usize>("HGET {mq:t}:state cancelled").await, waiting.len());
+    // Nothing else went with them.
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, before - 1);
+    for key in ["{mq:t}:high", "{mq:t}:low"] {
+        assert_eq!(redis.run::<i64>(&format!("XLEN {key}")).await, 1, "{key}");
+    }
+    assert_eq!(redis.run::<i64>("ZCARD {mq:t}:later").await, 1);
+    assert_eq!(redis.run::<i64>("HLEN {mq:t}:later:body").await, 1);
+    for (id, told) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")] {
+        let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
+        assert!(code == 1 && out.is_empty() && error.contains(told), "{id}: {out}{error}");
+    }
+    assert_eq!(redis.in_flight("t").await, 1);
+    assert_eq!(places(&redis, "dies"), ["dead"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_found_in_whatever_way_they_are_written_and_only_whole() {
+    let redis = Redis::start();
+    let odd = "say \"hi\" \\ größe/1";
+    // As ours, and as writers do who escape what need not be.
+    redis.publish("t", odd, "{}").await;
+    let escaped = r#"{"id":"say \u0022hi\u0022 \\ gr\u00f6\u00dfe\/1","topic":"t","data":{}}"#;
+    redis.add("t", escaped.as_bytes()).await;
+    publish(&redis, odd, Priority::Normal, HOUR).await;
+    // Others that only mention it.
+    let mention = serde_json::json!({ "text": odd }).to_string();
+    redis.publish("t", "mentions", &mention).await;
+    redis.publish("t", &format!("{odd} more"), "{}").await;
+    assert_eq!(places(&redis, odd), ["delayed", "waiting normal", "waiting normal"]);
+    let (code, out, _) = run(&redis, &["messages", "cancel", "t", odd]);
+    assert_eq!((code, out.lines().count()), (0, 3), "{out}");
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
+    // Without an id of its own, an entry is called by its place.
+    let entry: String = redis.run("XADD mq:t * message 17").await;
+    assert_eq!(places(&redis, &entry), ["waiting normal"]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", &entry]).0, 0);
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
+    let redis = Redis::start();
+    redis.publish("t", "history", "{}").await;
+    let queue = redis.queue("t", "me");
+    let taken = take(&queue, Source::Normal, 1).await;
+    // As the original does it: acknowledged and left standing.
+    redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", taken[0].entry.id)).await;
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "history"]).0, 1);
+    assert_eq!(run(&redis, &["topics", "purge", "t", "--yes"]).1, "0 waiting messages deleted\n");
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
+    let redis = Redis::start();
+    redis.publish("t", "delivered", "{}").await;
+    redis.publish("t", "waits", "{}").await;
+    publish(&redis, "high", Priority::High, Duration::ZERO).await;
+    let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - + COUNT 1").await;
+    redis.run::<i64>(&format!("HSET {{mq:t}}:state floor {}", entries[0].0)).await;
+    assert_eq!(places(&redis, "delivered"), [""; 0]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "delivered"]).0, 1);
+    assert_eq!(places(&redis, "waits"), ["waiting normal"]);
+    // The other streams have no history.
+    redis.run::<i64>("HSET {mq:t}:state floor 99999999999999-0").await;
+    assert_eq!(places(&redis, "high"), ["waiting high"]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "high"]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_found_in_a_backlog_of_many_pieces() {
+    let redis = Redis::start();
+    for (id, delay) in [("first", Duration::ZERO), ("first-later", HOUR)] {
+        publish(&redis, id, Priority::Normal, delay).await;
+    }
+    assert_eq!(run(&redis, &["publish", "t", "--count", "3000"]).0, 0);
+    assert_eq!(run(&redis, &["publish", "t", "--count", "3000", "--delay", "1h"]).0, 0);
+    for number in 0..1200 {
+        push(&redis, "{mq:t}:in", &number.to_string()).await;
+    }
+    for (id, delay) in [("last", Duration::ZERO), ("last-later", HOUR)] {
+        publish(&redis, id, Priority::Normal, delay).await;
+    }
+    for (id, place) in [
+        ("first", "waiting normal"),
+        ("last", "waiting normal"),
+        ("first-later", "delayed"),
+        ("last-later", "delayed"),
+        ("0", "list-out"),
+        ("1199", "list-out"),
+    ] {
+        assert_eq!(places(&redis, id), [place], "{id}");
+    }
+    // All but what is in flight goes, in as many pieces.
+    take(&redis.queue("t", "me"), Source::Normal, 2).await;
+    let (code, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
+    assert_eq!((code, out.as_str()), (0, "4200 waiting and 3002 delayed messages deleted\n"));
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
+    assert_eq!(redis.in_flight("t").await, 2);
+    for key in ["{mq:t}:in", "{mq:t}:later", "{mq:t}:later:body"] {
+        assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
+    }
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state purged").await, 7202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_drained_under_the_look_hides_nothing() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for number in 0..2000 {
+        push(&redis, "mq:t", &format!("n{number}")).await;
+    }
+    // The look pages to the right while pieces leave at the left.
+    let mut trimmed = false;
+    let connection = redis.connection().await;
+    let found = queue
+        .find("n600", &mut |count| {
+            if count == 500 && !trimmed {
+                let mut connection = connection.clone();
+                let mut trim = redis::cmd("LTRIM");
+                trim.arg("mq:t").arg(400).arg(-1);
+                meanwhile(trim.query_async::<()>(&mut connection)).unwrap();
+            }
+            trimmed |= count == 500;
+        })
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(trimmed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told() {
+    let redis = Redis::start();
+    let (code, _, error) = run(&redis, &["topics", "purge", "t"]);
+    assert!(code == 2 && error.contains("--yes"), "{error}");
+    fill(&redis).await;
+    let (code, out, error) = run(&redis, &["topics", "purge", "t", "--yes"]);
+    assert_eq!((code, out.as_str(), error.as_str()), (0, "8 waiting messages deleted\n", ""));
+    for (id, place) in [
+        ("later", "delayed"),
+        ("again", "delayed"),
+        ("legacy", "legacy-delayed"),
+        ("flies", "in-flight normal"),
+        ("dies", "dead"),
+    ] {
+        assert_eq!(places(&redis, id), [place], "{id}");
+    }
+    let (_, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
+    assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
+    // Others that read the stream are named before they lose something.
+    redis.run::<String>("XGROUP CREATE mq:t audit 0").await;
+    assert!(run(&redis, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_set_aside_and_goes_on_by_command() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "before", "{}").await;
+    gateway.until_outcome("t", "before", "done").await;
+    let (code, out, _) = run(&redis, &["topics", "pause", "t"]);
+    assert!(code == 0 && out.contains("t is paused"), "{out}");
+    assert!(run(&redis, &["topics", "pause", "t"]).1.contains("already"));
+    redis.publish("t", "aside", "{}").await;
+    until("the worker obeys", async || gateway.logged("paused").into_iter().next()).await;
+    let (_, table, _) = run(&redis, &["topics", "ls"]);
+    assert!(table.contains("paused"), "{table}");
+    assert_eq!(json(&redis, &["topics", "show", "t"])["is_paused"], true);
+    assert!(!gateway.outcomes("t").iter().any(|(id, _)| id == "aside"));
+    let (code, out, _) = run(&redis, &["topics", "resume", "t"]);
+    assert!(code == 0 && out.contains("goes on"), "{out}");
+    gateway.until_outcome("t", "aside", "done").await;
+    // A purge of a topic that workers take from says so.
+    until("the worker is known", async || {
+        run(&redis, &["topics", "purge", "t", "--yes"]).2.contains("workers take").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_shown_in_true_numbers() {
+    let redis = Redis::start();
+    fill(&redis).await;
+    run(&redis, &["messages", "cancel", "t", "stream"]);
+    let shown = json(&redis, &["topics", "show", "t"]);
+    let waiting = serde_json::json!({ "normal": 1, "high": 2, "low": 2, "work": 1, "list": 1 });
+    assert_eq!(shown["waiting"], waiting);
+    let numbers =
+        ["delayed", "legacy_delayed", "dead", "legacy_dead", "outbox"].map(|key| shown[key].as_u64().unwrap());
+    assert_eq!(numbers, [3, 1, 1, 1, 0]);
+    let counter = |name: &str| shown["counters"][name].as_u64().unwrap();
+    assert_eq!(["retried", "dead", "cancelled", "done"].map(counter), [1, 1, 1, 0]);
+    assert_eq!((&shown["in_flight"][0]["name"], &shown["in_flight"][0]["in_flight"]), (&"me".into(), &1.into()));
+    assert_eq!(
+        (&shown["kind"], &shown["has_handler"], &shown["is_paused"]),
+        (&"stream".into(), &false.into(), &false.into())
+    );
+    let due: Timestamp = shown["next_due"].as_str().unwrap().parse().unwrap();
+    assert!(due > Timestamp::now() && due < "2099-01-01T00:00:00Z".parse().unwrap(), "{due}");
+    let oldest: Timestamp = shown["oldest_waiting"].as_str().unwrap().parse().unwrap();
+    assert!(oldest <= Timestamp::now());
+    let (_, text, _) = run(&redis, &["topics", "show", "t"]);
+    assert!(text.contains("no handler: waits") && text.contains("cancelled"), "{text}");
+    // What counts all of a topic agrees.
+    let listed = &json(&redis, &["topics", "ls"])[0];
+    let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
+    assert_eq!(counts, [7, 1, 4, 2]);
+    // One that nobody has heard of is empty, and one of a foreign kind says so.
+    assert_eq!(json(&redis, &["topics", "show", "nobody"])["kind"], "none");
+    redis.run::<()>("SET mq:foreign text").await;
+    assert_eq!(json(&redis, &["topics", "show", "foreign"])["kind"], "string");
+    assert_eq!(run(&redis, &["messages", "find", "nobody"]).0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peek_shows_what_waits_and_takes_nothing() {
+    let redis = Redis::start();
+    fill(&redis).await;
+    let peek = |limit: &str| json(&redis, &["messages", "ls", "t", "--limit", limit]);
+    let ids = |found: &Value| -> Vec<String> {
+        found.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&peek("1")), ["in", "high", "stream", "work", "low", "again", "legacy"]);
+    let all = peek("20");
+    assert_eq!(ids(&all).len(), 12);
+    assert_eq!(ids(&peek("20")), ids(&all));
+    let due: Vec<&str> = all.as_array().unwrap().iter().filter_map(|one| one["due"].as_str()).collect();
+    assert!(due.is_sorted(), "{due:?}");
+    assert_eq!(redis.in_flight("t").await, 1);
+    let (code, table, _) = run(&redis, &["messages", "ls", "t"]);
+    assert!(code == 0 && table.contains("stream-other"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_has_run_is_known_for_a_while() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "[dedup]\nwindow = \"1h\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "ran", "{}").await;
+    gateway.until_outcome("t", "ran", "done").await;
+    redis.is("settled", "HGET {mq:t}:state done", 1).await;
+    assert_eq!(places(&redis, "ran"), ["finished"]);
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "ran"]).0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_wrong_is_a_usage_error() {
+    let redis = Redis::start();
+    for (args, told) in [
+        (&["messages", "find", ""][..], "not empty"),
+        (&["messages", "find", "x", "--topic", "a b"], "illegal topic name"),
+        (&["messages", "cancel", "t"], "<ID>"),
+        (&["messages", "ls", "t", "--limit", "0"], "--limit"),
+        (&["topics", "show", "delay:x"], "illegal topic name"),
+        (&["topics", "pause"], "<TOPIC>"),
+    ] {
+        let (code, _, error) = run(&redis, args);
+        assert!(code == 2 && error.contains(told), "{args:?}: {error}");
+    }
+}
+
+/// Runs this in between, as another process would.
+fn meanwhile<T>(what: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(what))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_run() {
+    let redis = Redis::start();
+    redis.publish("t", "quick", "{}").await;
+    let queue = redis.queue("t", "me");
+    let mut taken = Vec::new();
+    let mut between = |count| {
+        if count == 1 && taken.is_empty() {
+            taken = meanwhile(take(&queue, Source::Normal, 1));
+        }
+    };
+    let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
+    assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), taken.len()), (0, 1, 1));
+    redis.is("it stands", "XLEN mq:t", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it_went() {
+    let redis = Redis::start();
+    publish(&redis, "due", Priority::Low, HOUR).await;
+    let queue = redis.queue("t", "me");
+    let mut moved = 0;
+    let mut between = |count| {
+        if count == 1 && moved == 0 {
+            meanwhile(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
+            moved = meanwhile(queue.promote()).unwrap().moved;
+        }
+    };
+    let cancelled = redis.queue("t", "operator").cancel("due", &mut between).await.unwrap();
+    assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), moved), (1, 0, 1));
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:low").await, 0);
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_message_never_runs_and_another_always_does() {
+    const COUNT: u64 = 300;
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "first", "{}").await;
+    gateway.until_outcome("t", "first", "done").await;
+    let queue = redis.queue("t", "operator");
+    let mut cancelled = BTreeSet::new();
+    for number in 0..COUNT {
+        let id = format!("m{number}");
+        publish(&redis, &id, Priority::Normal, Duration::from_millis(fastrand::u64(1..20))).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..25))).await;
+        let done = queue.cancel(&id, &mut |_| ()).await.unwrap();
+        if !done.removed.is_empty() {
+            assert_eq!(done.removed.iter().map(|(_, count)| count).sum::<u64>(), 1);
+            cancelled.insert(id);
+        }
+    }
+    redis.is("nothing waits", "ZCARD {mq:t}:later", 0).await;
+    redis.is("and nothing runs", "XLEN mq:t", 0).await;
+    let expected = i64::try_from(COUNT).unwrap() + 1 - i64::try_from(cancelled.len()).unwrap();
+    redis.is("each other one is done", "HGET {mq:t}:state done", expected).await;
+    until("and told", async || (gateway.outcomes("t").len() as i64 == expected).then_some(())).await;
+    let ran: BTreeSet<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
+    assert!(ran.is_disjoint(&cancelled), "{:?}", ran.intersection(&cancelled).collect::<Vec<_>>());
+    assert_eq!(ran.len() + cancelled.len(), usize::try_from(COUNT).unwrap() + 1);
+    // Else the race was none.
+    assert!(!cancelled.is_empty() && ran.len() > 1, "{} cancelled, {} ran", cancelled.len(), ran.len());
+}
