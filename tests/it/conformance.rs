@@ -8,7 +8,8 @@ use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, text, until};
 use flow::{
     a_list_of_plain_clients_is_drained_again_and_again, a_paused_topic_waits_for_its_resumption,
-    copies_are_published_and_run_once, every_priority_is_served, rate_and_total_hold_over_two_workers,
+    copies_are_published_and_run_once, every_priority_is_served, messages_are_found_cancelled_and_replayed,
+    rate_and_total_hold_over_two_workers,
 };
 use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
@@ -54,6 +55,7 @@ suite!(
     copies_are_published_and_run_once,
     a_paused_topic_waits_for_its_resumption,
     rate_and_total_hold_over_two_workers,
+    messages_are_found_cancelled_and_replayed,
     a_schedule_fires_each_time_once_over_two_workers,
 );
 

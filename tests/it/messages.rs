@@ -476,3 +476,27 @@ async fn a_cancelled_message_never_runs_and_another_always_does() {
     // Else the race was none.
     assert!(!cancelled.is_empty() && ran.len() > 1, "{} cancelled, {} ran", cancelled.len(), ran.len());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_back_at_a_pause_can_be_cancelled() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "before", "{}").await;
+    gateway.until_outcome("t", "before", "done").await;
+    run(&redis, &["topics", "pause", "t"]);
+    // A read that was under way takes it and gives it back.
+    redis.publish("t", "meanwhile", "{}").await;
+    redis.publish("t", "other", "{}").await;
+    gateway.until_logged("paused", |_| true).await;
+    until("it is cancelled", async || {
+        let (code, _, _) = run(&redis, &["messages", "cancel", "t", "meanwhile"]);
+        (code == 0).then_some(())
+    })
+    .await;
+    run(&redis, &["topics", "resume", "t"]);
+    gateway.until_outcome("t", "other", "done").await;
+    redis.is("nothing is left", "XLEN mq:t", 0).await;
+    let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ran, ["before", "other"]);
+}

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::hit::{Hit, Place};
+use super::leases::GIVEN_BACK;
 use super::look::{Part, Wanted};
 use super::topic_queue::TopicQueue;
 use super::{QueueError, inspect, scripts};
@@ -86,8 +87,13 @@ impl TopicQueue {
             }
             cancelled.in_flight.clear();
             for part in Part::TAKEN.into_iter().filter(|part| matches!(part, Part::InFlight(_))) {
-                let hits = self.copies_in(part, id, progress).await?;
-                cancelled.in_flight.extend(hits.iter().map(|hit| self.found(hit)));
+                for hit in self.copies_in(part, id, progress).await? {
+                    // What was given back, as at a pause, is in nobody's hands.
+                    match self.remove(part, &hit).await? {
+                        0 => cancelled.in_flight.push(self.found(&hit)),
+                        count => cancelled.removed.push((hit.place, count)),
+                    }
+                }
             }
             if self.retried().await? == retried {
                 break;
@@ -165,7 +171,8 @@ impl TopicQueue {
             Part::List => ("list", keys.stream.as_str(), ""),
             Part::Input => ("list", keys.input.as_str(), ""),
             Part::Waiting(source) => ("waiting", source.key(keys), self.group()),
-            Part::InFlight(_) | Part::Dead | Part::LegacyDead => return Ok(0),
+            Part::InFlight(source) => ("given", source.key(keys), self.group()),
+            Part::Dead | Part::LegacyDead => return Ok(0),
         };
         let mut script = scripts::CANCEL.key(key);
         if shares {
@@ -174,7 +181,8 @@ impl TopicQueue {
         if part == Part::Later {
             script.key(&keys.later);
         }
-        let removed: u64 = script.arg(how).arg(&hit.handle).arg(by).invoke_async(&mut self.shared()).await?;
+        script.arg(how).arg(&hit.handle).arg(by).arg(GIVEN_BACK.as_millis());
+        let removed: u64 = script.invoke_async(&mut self.shared()).await?;
         if !shares && removed > 0 {
             let mut command = redis::cmd("HINCRBY");
             command.arg(&keys.state).arg("cancelled").arg(removed).query_async::<()>(&mut self.shared()).await?;

@@ -79,8 +79,9 @@ pub(super) fn hit(part: Part, value: Value) -> Result<Hit, QueueError> {
             let [entry, fields, consumer, idle, deliveries] = reply::array(value)?;
             let (entry, consumer) = (reply::text(entry)?, reply::text(consumer)?);
             let (idle_ms, deliveries) = (whole(idle)?, whole(deliveries)?);
+            let handle = entry.clone().into_bytes();
             let place = Place::InFlight { source, entry, consumer, idle_ms, deliveries };
-            of(place, reply::fields(fields)?, Vec::new())
+            of(place, reply::fields(fields)?, handle)
         }
         Part::Dead | Part::LegacyDead => {
             let (entry, fields) = reply::entry(value)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The idle time that marks an entry as given back: no owner that lives lets
 /// one lie for a day, so such entries may be taken over without waiting.
-const GIVEN_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const GIVEN_BACK: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is remembered of losses while alone, in case nobody removes it.
 const SUSPECT_SECONDS: u32 = 7 * 24 * 60 * 60;

@@ -90,3 +90,35 @@ pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
     assert!(most <= 2, "{most}");
     assert!(server.run::<i64>("HEXISTS {mq:puppet}:state rate").await == 1);
 }
+
+/// What people do about messages, by command.
+pub(super) async fn messages_are_found_cancelled_and_replayed(server: &Server) {
+    let run = |args: &[&str]| {
+        let output = command(&[args, &["--redis-url", &server.url], &server.flags()].concat());
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(output.stderr));
+        text(output.stdout)
+    };
+    publish(server, &["quiet", "--id", "waits"]);
+    publish(server, &["quiet", "--id", "delayed", "--delay", "1h", "--priority", "high"]);
+    server.run::<i64>(r#"ZADD mq:delay:quiet 99999999999 {"id":"legacy","topic":"quiet","data":1}"#).await;
+    for id in ["waits", "delayed", "legacy"] {
+        assert!(run(&["messages", "find", id]).contains("quiet"), "{id}");
+        run(&["messages", "cancel", "quiet", id]);
+    }
+    for command in ["XLEN mq:quiet", "ZCARD {mq:quiet}:later", "HLEN {mq:quiet}:later:body", "ZCARD mq:delay:quiet"] {
+        assert_eq!(server.run::<i64>(command).await, 0, "{command}");
+    }
+    let envelope = r#"{"id":"dead","topic":"quiet","data":1,"retry":3,"max_retry":3}"#;
+    server
+        .run::<String>(&format!("XADD {{mq:quiet}}:dead * message {envelope} gw-reason retry gw-source quiet/1-1"))
+        .await;
+    let legacy = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{envelope}}}"#);
+    server.run::<String>(&format!("XADD mq:dead-letter:quiet * message {legacy}")).await;
+    run(&["dead", "replay", "quiet", "--all"]);
+    assert_eq!(server.run::<i64>("XLEN mq:quiet").await, 2);
+    let plugins = Plugins::with("quiet", &guest(OK), "");
+    let gateway = start(server, &plugins, &[]);
+    until("both are run", async || (gateway.outcomes("quiet").len() == 2).then_some(())).await;
+    run(&["topics", "show", "quiet"]);
+}
