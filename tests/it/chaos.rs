@@ -15,6 +15,7 @@ use account::Account;
 use census::Census;
 use disturbed::{Disturbance, Scene};
 use fastrand::Rng;
+use jiff::Timestamp;
 use published::{Ledger, Publishers};
 use serde_json::Value;
 use std::sync::Arc;
@@ -62,10 +63,12 @@ async fn run(seed: u64, seconds: u64) {
     let is_drained = drained(&scene).await;
 
     // What puts off a message makes none run twice.
+    let mild_since = Timestamp::now();
     let publishers = Publishers::start(&url, &ledger, account::MILD, seed);
-    for disturbance in [Disturbance::FillUp(700), Disturbance::ForgetScripts, Disturbance::Pause("slow", 700)] {
+    // The memory is full when there is much in hand.
+    for disturbance in [Disturbance::Pause("plain", 1000), Disturbance::ForgetScripts, Disturbance::FillUp(1500)] {
         scene.disturb(disturbance).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(Duration::from_millis(1000)).await;
         scene.undo(false).await;
     }
     publishers.end().await;
@@ -82,7 +85,7 @@ async fn run(seed: u64, seconds: u64) {
     let mut account = Account::of(ledger.read(), census);
     account.again(&before);
     let logs: Vec<Value> = scene.end().await.into_iter().flatten().collect();
-    account.check(&logs, &scene.events);
+    account.check(&logs, &scene.events, mild_since);
     println!(
         "{} ({copies} copies of finished messages dropped); {:.0} s",
         account.summary(),

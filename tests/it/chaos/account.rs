@@ -42,7 +42,7 @@ impl Account {
         }
     }
 
-    pub(super) fn check(&mut self, logs: &[Value], events: &[Event]) {
+    pub(super) fn check(&mut self, logs: &[Value], events: &[Event], mild_since: Timestamp) {
         let mut expected = BTreeSet::new();
         let places = |key: &str| self.census.places.get(key).cloned().unwrap_or_default();
         let mut faults = Vec::new();
@@ -64,11 +64,11 @@ impl Account {
         faults.extend(strangers.map(|(key, places)| format!("{key} was never published: {places:?}")));
         faults.extend(self.census.nameless.iter().map(|what| format!("without a name: {what}")));
         self.faults.append(&mut faults);
-        self.check_runs(logs, events);
+        self.check_runs(logs, events, mild_since);
     }
 
     /// No run was one too many without a reason.
-    fn check_runs(&mut self, logs: &[Value], events: &[Event]) {
+    fn check_runs(&mut self, logs: &[Value], events: &[Event], mild_since: Timestamp) {
         let mut runs: BTreeMap<(&str, &str, u64), Vec<Timestamp>> = BTreeMap::new();
         let wild = events.iter().filter(|event| event.what.is_excuse());
         let mut excuses: Vec<(Timestamp, Timestamp)> = wild.map(|event| (event.began, event.ended + AFTER)).collect();
@@ -93,6 +93,7 @@ impl Account {
             }
         }
         excuses.extend(&lost);
+        lost.retain(|(at, _)| *at >= mild_since);
         for ((topic, id, attempt), mut ends) in runs {
             self.runs += ends.len();
             let published = self.published.get(id).cloned().unwrap_or_default();
