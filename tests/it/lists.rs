@@ -168,3 +168,17 @@ async fn a_move_that_is_refused_loses_nothing() {
     assert_eq!(queue.ingest(End::Left).await.unwrap(), 1);
     until("it is there", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
 }
+
+#[tokio::test]
+async fn an_empty_work_stream_is_read_no_more_once_the_key_is_a_stream() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    push(&redis, "LPUSH", "list").await;
+    queue.ingest(End::Left).await.unwrap();
+    redis.add("t", envelope("stream").as_bytes()).await;
+    assert_eq!(queue.open().await.unwrap().sources, [Source::Normal, Source::Work]);
+    let entries: Vec<(String, redis::Value)> = redis.run("XRANGE {mq:t}:work - +").await;
+    redis.run::<i64>(&format!("XDEL {{mq:t}}:work {}", entries[0].0)).await;
+    // The plain read, which costs least, is for one stream.
+    assert_eq!(queue.open().await.unwrap().sources, [Source::Normal]);
+}
