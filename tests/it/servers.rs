@@ -161,7 +161,7 @@ impl Server {
     }
 
     pub(crate) async fn is(&self, what: &str, command: &str, expected: i64) {
-        until(what, async || (self.run::<i64>(command).await == expected).then_some(())).await;
+        until(what, async || (self.run::<Option<i64>>(command).await == Some(expected)).then_some(())).await;
     }
 
     pub(crate) async fn in_flight(&self, topic: &str) -> i64 {

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -97,7 +98,7 @@ impl Redis {
     }
 
     pub(crate) async fn is(&self, what: &str, command: &str, expected: i64) {
-        until(what, async || (self.run::<i64>(command).await == expected).then_some(())).await;
+        until(what, async || (self.run::<Option<i64>>(command).await == Some(expected)).then_some(())).await;
     }
 
     /// How many of a topic's messages are taken and not settled.
@@ -229,6 +230,8 @@ pub(crate) struct Gateway {
     log: Arc<Mutex<Vec<Value>>>,
     /// Ends when the log does.
     reader: Option<JoinHandle<()>>,
+    /// Where the log comes from.
+    pipe: OwnedFd,
 }
 
 impl Gateway {
@@ -245,7 +248,9 @@ impl Gateway {
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, written) = (BufReader::new(child.stdout.take().unwrap()), log.clone());
+        let stdout = child.stdout.take().unwrap();
+        let pipe = stdout.as_fd().try_clone_to_owned().unwrap();
+        let (lines, written) = (BufReader::new(stdout), log.clone());
         let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 if let Ok(line) = serde_json::from_str(&line) {
@@ -253,11 +258,27 @@ impl Gateway {
                 }
             }
         });
-        Self { child, log, reader: Some(reader) }
+        Self { child, log, reader: Some(reader), pipe }
+    }
+
+    /// Waits for the thread that reads the log, which a busy machine may keep
+    /// from it: what Redis shows, the worker has logged before.
+    fn catch_up(&self) {
+        let lines = || self.log.lock().unwrap().len();
+        let mut known = lines();
+        for _ in 0..500 {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = lines();
+            if now == known && rustix::io::ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0) {
+                return;
+            }
+            known = now;
+        }
     }
 
     /// The log lines with this message.
     pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
+        self.catch_up();
         let log = self.log.lock().unwrap();
         log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
     }
