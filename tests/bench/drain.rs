@@ -13,13 +13,13 @@ mod rig;
 
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
-use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Reader, Source, TopicQueue};
 use gateway_worker::topic::Topic;
-use jiff::Timestamp;
-use rig::{Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use rig::{
+    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, started_after,
+};
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
 const LATENCY_MESSAGES: usize = 500;
@@ -151,21 +151,12 @@ async fn latency() -> (f64, f64) {
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
-        let draft = Draft::new(number.to_string(), &topic, &now);
-        queue.publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+        queue.publish(&stamped(&topic, number)).await.unwrap();
         while dead.now().await <= number {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
-    let mut dead = Vec::new();
-    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
-        dead.extend(piece.iter().map(|letter| letter.told(&topic)));
-    }
-    let started = |error: &str| error.strip_prefix("started: ").and_then(|ns| ns.parse::<f64>().ok());
-    let mut ms: Vec<f64> = dead.iter().filter_map(|letter| started(&letter.error)).map(|ns| ns / 1e6).collect();
+    let ms = started_after(&queue, &topic).await;
     assert_eq!(ms.len(), LATENCY_MESSAGES);
-    ms.sort_by(f64::total_cmp);
     (ms[ms.len() / 2], ms[ms.len() * 99 / 100])
 }

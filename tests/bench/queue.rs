@@ -8,14 +8,12 @@ mod guest;
 mod rig;
 
 use gateway_worker::private_redis::PrivateRedis;
-use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Reader, Source};
 use gateway_worker::topic::Topic;
-use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
-use rig::{Length, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use rig::{Length, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest, stamped, started_after};
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
 const LEASE: Duration = Duration::from_secs(2);
@@ -105,25 +103,20 @@ async fn drained(name: &str, manifest: &str, count: usize) -> (f64, f64, f64) {
 async fn latency_under_load() {
     println!("\nenqueue to handler start      p50        p99      p99.9");
     for rate in [1_000, 10_000] {
-        let mut ms = started_after(rate, 5).await;
-        ms.sort_by(f64::total_cmp);
+        let ms = started_at_a_rate(rate, 5).await;
         let at = |share: f64| ms[((ms.len() - 1) as f64 * share) as usize];
         println!("at {rate:>6} messages/s   {:>7.2} ms {:>7.2} ms {:>7.2} ms", at(0.5), at(0.99), at(0.999));
     }
 }
 
-async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
+async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
     let (_, queue) = queue_of(&server, &topic);
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
-    let draft = |number: usize| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
-        Draft::new(number.to_string(), &topic, &now).seal(Timestamp::now()).unwrap()
-    };
-    queue.publish(&draft(0)).await.unwrap();
+    queue.publish(&stamped(&topic, 0)).await.unwrap();
     while dead.now().await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -134,7 +127,7 @@ async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
         beat.tick().await;
         let due = ((started.elapsed().as_secs_f64() * rate as f64) as usize).min(rate * seconds);
         if due > sent {
-            let batch: Vec<_> = (sent..due).map(|number| draft(number + 1)).collect();
+            let batch: Vec<_> = (sent..due).map(|number| stamped(&topic, number + 1)).collect();
             queue.publish_all(&batch).await.unwrap();
             sent = due;
         }
@@ -142,13 +135,7 @@ async fn started_after(rate: usize, seconds: usize) -> Vec<f64> {
     while dead.now().await <= sent {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
-    let mut letters = Vec::new();
-    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
-        letters.extend(piece.iter().map(|letter| letter.told(&topic)));
-    }
-    let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
-    letters.iter().filter_map(|letter| ms(&letter.error)).collect()
+    started_after(&queue, &topic).await
 }
 
 /// What a take costs with little and with much waiting.

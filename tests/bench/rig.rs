@@ -3,11 +3,13 @@
 
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority, Publication};
+use gateway_worker::queue::dead::{Order, Origin};
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const STATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.gateway-worker");
 const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-guests");
@@ -104,4 +106,24 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     // The name in parentheses may contain anything, so count from its end.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / CLOCK_TICKS
+}
+
+/// A message for the guest `clock`, which tells when it began by its own: it
+/// carries the moment of its publication.
+pub(crate) fn stamped(topic: &Topic, number: usize) -> Publication {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
+    Draft::new(number.to_string(), topic, &now).seal(Timestamp::now()).unwrap()
+}
+
+/// Milliseconds from publication to start of all that `clock` has told of,
+/// the shortest first.
+pub(crate) async fn started_after(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
+    let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
+    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
+        found.extend(piece.iter().filter_map(|letter| ms(&letter.told(topic).error)));
+    }
+    found.sort_by(f64::total_cmp);
+    found
 }

@@ -394,6 +394,8 @@ async fn wrong_words_are_told_clearly() {
     for (args, told) in [
         (&["replay", "t"][..], "--all"),
         (&["replay", "t", "1-1", "--all"], "--all"),
+        (&["replay", "t", "--search", ""], "--search"),
+        (&["replay", "t", "--reason", ""], "--reason"),
         (&["replay", "t", "x"], "dead ls"),
         (&["replay", "t", "1-99999999999999999999999"], "dead ls"),
         (&["purge", "t", "--yes"], "--older-than"),

@@ -16,6 +16,7 @@ use crate::queue::{Connection, TopicQueue, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
@@ -37,10 +38,10 @@ pub(super) struct LsArgs {
 #[derive(Debug, Args)]
 struct Filter {
     /// Only those that died for this reason, like trap or decode
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: Option<String>,
     /// Only those that have this text in a field: the message, its error, its id
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     search: Option<String>,
 }
 

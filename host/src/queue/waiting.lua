@@ -32,8 +32,3 @@ local function waits_behind(stream, state, group)
   if not string.find(last, '-', 1, true) then last = last .. '-0' end
   return last, others
 end
-
-local function unpacked(fields)
-  if fields[1] == 'gw-packed' and #fields == 2 then return cmsgpack.unpack(fields[2]) end
-  return fields
-end
