@@ -117,19 +117,29 @@ async fn a_stop_waits_for_no_more_messages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_to_run_alone_joins_no_batch() {
-    let redis = Redis::start();
-    publish(&redis, &["count"; 3]).await;
-    // Two workers were lost with the first of them, as far as Redis knows.
-    redis.run::<()>("XGROUP CREATE mq:crew consumer-group-crew 0").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-crew lost COUNT 1 STREAMS mq:crew >").await;
-    let pending: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:crew consumer-group-crew - + 1").await;
-    let claim = format!("XCLAIM mq:crew consumer-group-crew lost 0 {} IDLE 100000 RETRYCOUNT 2 JUSTID", pending[0].0);
-    redis.run::<redis::Value>(&claim).await;
-    let plugins = crew(3, "4s");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
-    redis.is("all are done", "XLEN mq:crew", 0).await;
-    let mut told = told(&redis).await;
-    told.sort_unstable();
-    assert_eq!(told, [1, 2, 2]);
-    assert_eq!(gateway.logged("runs alone").len(), 1);
+    for is_first in [true, false] {
+        let redis = Redis::start();
+        publish(&redis, &["count"]).await;
+        // Two workers were lost with it, as far as Redis knows.
+        redis.run::<()>("XGROUP CREATE mq:crew consumer-group-crew 0").await;
+        redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-crew lost COUNT 1 STREAMS mq:crew >").await;
+        let pending: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:crew consumer-group-crew - + 1").await;
+        let claim = format!("XCLAIM mq:crew consumer-group-crew lost 0 {} IDLE 100000 RETRYCOUNT 2", pending[0].0);
+        redis.run::<redis::Value>(&format!("{claim} JUSTID")).await;
+        let others = ["count"; 2];
+        if !is_first {
+            publish(&redis, &others).await;
+        }
+        let plugins = crew(3, "4s");
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
+        if is_first {
+            gateway.until_logged("taken over", |_| true).await;
+            publish(&redis, &others).await;
+        }
+        redis.is("all are done", "XLEN mq:crew", 0).await;
+        let mut told = told(&redis).await;
+        told.sort_unstable();
+        assert_eq!(told, [1, 2, 2], "first: {is_first}");
+        assert_eq!(gateway.logged("runs alone").len(), 1);
+    }
 }
