@@ -109,14 +109,11 @@ impl Status {
             })
         };
         let plugin = |plugin: &Arc<crate::plugin::Plugin>| {
-            let names = |topics: &mut dyn Iterator<Item = &crate::topic::Topic>| {
-                topics.map(ToString::to_string).collect::<Vec<_>>()
-            };
             json!({
                 "plugin": plugin.name(),
                 "digest": short(plugin.digest()),
-                "topics": names(&mut plugin.topics().iter()),
-                "grants": { "publish": names(&mut plugin.manifest().grants.publish.iter()) },
+                "topics": plugin.topics().iter().map(crate::topic::Topic::as_str).collect::<Vec<_>>(),
+                "grants": plugin.manifest().grants.by_kind(),
             })
         };
         json!({

@@ -2,6 +2,7 @@
 //! everything in a written order.
 
 use crate::admin::{self, Status};
+use crate::capability::Capabilities;
 use crate::health::HealthLoop;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -88,7 +89,7 @@ impl App {
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
-        let engine = Engine::new()?;
+        let engine = Engine::new(Capabilities::default())?;
         // Guests burn CPU here; leases are renewed and health is told elsewhere.
         let handlers = Builder::new_multi_thread()
             .worker_threads(settings.handler_threads)

@@ -26,6 +26,7 @@ pub mod message;
 pub mod publication;
 pub mod verdict;
 pub mod schedule;
+pub mod capability;
 pub mod manifest;
 pub mod settings;
 pub mod metrics;

@@ -4,16 +4,21 @@
 //! from the WIT stay in here.
 
 mod bindings;
+mod call;
 mod component;
 mod engine;
+mod export;
 mod folder;
+mod guest;
 mod imports;
 mod limits;
 mod output;
 mod registry;
 mod watcher;
+mod words;
 
-pub use component::{Call, LoadError, Plugin};
+pub use call::Call;
+pub use component::{LoadError, Plugin};
 pub use engine::{Engine, EngineError};
 pub use folder::{Folder, FolderError};
 pub use registry::{Change, Refusal, Registry, Routes};

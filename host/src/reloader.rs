@@ -4,6 +4,7 @@
 
 use crate::metrics::Metrics;
 use crate::plugin::{Change, Registry, Watcher};
+use crate::topic::Topic;
 use crate::worker::short;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,20 +64,9 @@ impl Reloader {
                 let replaced = replaced.as_deref().map(short);
                 let routes = self.registry.routes().borrow().clone();
                 let manifest = routes.plugins.get(name).map(|plugin| plugin.manifest());
-                let words = |topics: Vec<&str>| topics.join(", ");
-                let topics =
-                    manifest.map(|manifest| words(manifest.topics.iter().map(|topic| topic.as_str()).collect()));
-                let publish = manifest
-                    .map(|manifest| words(manifest.grants.publish.iter().map(|topic| topic.as_str()).collect()));
-                tracing::info!(
-                    plugin = name,
-                    digest = short(digest),
-                    replaced,
-                    topics,
-                    publish,
-                    ?took,
-                    "plugin loaded"
-                );
+                let topics = manifest.map(|manifest| shown(&manifest.topics));
+                let grants = manifest.map(|manifest| manifest.grants.to_string());
+                tracing::info!(plugin = name, digest = short(digest), replaced, topics, grants, ?took, "plugin loaded");
             }
             Change::Refused { name, reason, keeps } => {
                 self.metrics.reload("refused");
@@ -89,4 +79,11 @@ impl Reloader {
             }
         }
     }
+}
+
+fn shown(topics: &[Topic]) -> String {
+    if topics.is_empty() {
+        return "*".to_owned();
+    }
+    topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -33,8 +33,7 @@ pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
 /// How many fire times at most are sent late at once.
 pub const CATCH_UP_MAX: usize = 1000;
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "Raw")]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     cron: Cron,
     zone: TimeZone,
@@ -62,6 +61,13 @@ pub struct Due {
 }
 
 impl Schedule {
+    pub fn new(expression: Expression, zone: Option<Zone>, data: Option<Data>, catch_up: CatchUp) -> Self {
+        let zone = zone.map_or(TimeZone::UTC, |zone| zone.0);
+        let name = format!("{} {}", expression.text, zone.iana_name().unwrap_or("UTC"));
+        let data = data.map_or_else(|| "{}".to_owned(), |data| data.0);
+        Self { cron: expression.cron, zone, name, data, catch_up }
+    }
+
     /// What tells it from others of its topic: the expression and the zone.
     pub fn name(&self) -> &str {
         &self.name
@@ -140,43 +146,25 @@ impl Schedule {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    cron: RawCron,
-    timezone: Option<RawZone>,
-    data: Option<RawData>,
-    #[serde(default)]
-    catch_up: CatchUp,
-}
-
-// Checked while it is read, so that the error has its line and column.
+/// A cron that can be read and fires.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-struct RawCron {
+pub struct Expression {
     cron: Cron,
     text: String,
 }
 
+/// A name of the IANA database.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-struct RawZone(TimeZone);
+pub struct Zone(TimeZone);
 
 /// JSON text.
 #[derive(Deserialize)]
 #[serde(try_from = "toml::Value")]
-struct RawData(String);
+pub struct Data(String);
 
-impl From<Raw> for Schedule {
-    fn from(raw: Raw) -> Self {
-        let zone = raw.timezone.map_or(TimeZone::UTC, |zone| zone.0);
-        let name = format!("{} {}", raw.cron.text, zone.iana_name().unwrap_or("UTC"));
-        let data = raw.data.map_or_else(|| "{}".to_owned(), |data| data.0);
-        Self { cron: raw.cron.cron, zone, name, data, catch_up: raw.catch_up }
-    }
-}
-
-impl TryFrom<String> for RawCron {
+impl TryFrom<String> for Expression {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -198,7 +186,7 @@ impl TryFrom<String> for RawCron {
     }
 }
 
-impl TryFrom<String> for RawZone {
+impl TryFrom<String> for Zone {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
@@ -211,7 +199,7 @@ impl TryFrom<String> for RawZone {
     }
 }
 
-impl TryFrom<toml::Value> for RawData {
+impl TryFrom<toml::Value> for Data {
     type Error = String;
 
     fn try_from(value: toml::Value) -> Result<Self, String> {

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// Who may name a crate.
-const OWNERS: [(&str, &[&str]); 5] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("redis", &["queue"]),
     ("wasmtime", &["plugin"]),
     ("wasmtime_wasi", &["plugin"]),
+    ("wasmtime_wasi_http", &["plugin"]),
+    ("hyper_rustls", &["plugin"]),
+    ("lettre", &["mail"]),
     ("notify", &["plugin"]),
     ("axum", &["admin", "app"]),
 ];

@@ -1,9 +1,17 @@
-//! What is generated from `wit/gateway.wit`. Both worlds share their imports.
+//! What is generated from `wit/gateway.wit`. All worlds share their imports.
 
 mod one {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "message-handler",
+        world: "full-handler",
+        imports: {
+            "gateway:worker/key-value.get": async,
+            "gateway:worker/key-value.set": async,
+            "gateway:worker/key-value.add": async,
+            "gateway:worker/key-value.swap": async,
+            "gateway:worker/key-value.delete": async,
+            "gateway:worker/mail.send": async,
+        },
         exports: { default: async },
     });
 }
@@ -22,7 +30,16 @@ mod many {
     });
 }
 
+mod test {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "self-tested",
+        exports: { default: async },
+    });
+}
+
 pub(super) use many::BatchMessageHandlerIndices;
 pub(super) use one::gateway::worker::types::{Failure, Fault, Message as WitMessage};
-pub(super) use one::gateway::worker::{config, logging, publisher, types};
-pub(super) use one::{MessageHandler, MessageHandlerIndices};
+pub(super) use one::gateway::worker::{config, key_value, logging, mail, publisher, secrets, types};
+pub(super) use one::{FullHandler, FullHandlerIndices};
+pub(super) use test::SelfTestedIndices;

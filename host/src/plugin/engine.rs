@@ -1,7 +1,8 @@
 //! Wasmtime's engine, one per process, with what guests are linked to and the
 //! clock that interrupts them.
 
-use super::imports::{self, Guest};
+use super::guest::{self, Guest};
+use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -28,9 +29,6 @@ const CORE_INSTANCES_PER_CALL: u32 = 8;
 /// the kernel: giving it back is what costs most of a fresh instance.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
-/// What a guest may pass to the host in one call.
-pub(super) const HOST_CALL_BYTES_MAX: usize = 32 << 20;
-
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("the WebAssembly engine can't be made: {0}")]
@@ -52,6 +50,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
+    capabilities: Arc<Capabilities>,
     slots: Semaphore,
     /// How many there have been.
     calls: AtomicU64,
@@ -60,12 +59,13 @@ struct Inner {
 }
 
 impl Engine {
-    pub fn new() -> Result<Self, EngineError> {
+    pub fn new(capabilities: Capabilities) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(&config())?;
-        let linker = imports::linker(&engine)?;
+        let linker = guest::linker(&engine)?;
         let inner = Arc::new(Inner {
             engine,
             linker,
+            capabilities: Arc::new(capabilities),
             slots: Semaphore::new(CALLS_MAX as usize),
             calls: AtomicU64::new(0),
             ticker: OnceLock::new(),
@@ -81,6 +81,10 @@ impl Engine {
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.engine
+    }
+
+    pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
+        &self.0.capabilities
     }
 
     /// Compiles; takes from milliseconds to many seconds of CPU.

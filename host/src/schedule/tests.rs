@@ -1,18 +1,23 @@
 //! The rule of schedules, at each of its edges.
 
-use super::{CATCH_UP_MAX, Schedule};
+use super::{CATCH_UP_MAX, CatchUp, Data, Expression, Schedule, Zone};
 use crate::topic::Topic;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Table {
-    schedule: Schedule,
+    cron: Expression,
+    timezone: Option<Zone>,
+    data: Option<Data>,
+    #[serde(default)]
+    catch_up: CatchUp,
 }
 
 fn parse(table: &str) -> Result<Schedule, String> {
-    let table = toml::from_str::<Table>(&format!("[schedule]\n{table}"));
-    table.map(|table| table.schedule).map_err(|error| error.to_string())
+    let table = toml::from_str::<Table>(&format!("\n{table}")).map_err(|error| error.to_string())?;
+    Ok(Schedule::new(table.cron, table.timezone, table.data, table.catch_up))
 }
 
 fn schedule(cron: &str, zone: &str, catch_up: &str) -> Schedule {

@@ -1,0 +1,197 @@
+//! What a manifest may say, and every way to say it wrong.
+
+use super::*;
+use crate::verdict::Backoff;
+
+fn parse(text: &str) -> Result<Manifest, String> {
+    Manifest::parse(text, "order.reminder").map_err(|error| error.to_string())
+}
+
+#[test]
+fn everything_has_a_default() {
+    let topic = Topic::parse("order.reminder").unwrap();
+    assert_eq!(parse("").unwrap(), Manifest::default_for(topic));
+}
+
+#[test]
+fn everything_can_be_said() {
+    let manifest = parse(
+        r#"
+        topics = ["a.b", "c"]
+        concurrency = 2
+        concurrency_total = 5
+        [rate]
+        limit = 100
+        per = "1s"
+        [batch]
+        size = 2
+        wait = "50ms"
+        [dedup]
+        window = "24h"
+        [limits]
+        timeout = "5s"
+        cpu = "200ms"
+        memory = "1MiB"
+        log = "1KiB/s"
+        [retry]
+        attempts = 7
+        backoff = "linear"
+        base = "2s"
+        cap = "1m"
+        [grants]
+        publish = ["email.send"]
+        [config]
+        key = "value"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(manifest.topics.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a.b", "c"]);
+    assert_eq!((manifest.concurrency, manifest.limits.cpu), (2, Duration::from_millis(200)));
+    assert_eq!(manifest.concurrency_total, Some(5));
+    assert_eq!(manifest.rate, Some(Rate { limit: 100, per: Duration::from_secs(1) }));
+    assert_eq!(manifest.batch, Some(Batch { size: 2, wait: Duration::from_millis(50) }));
+    assert_eq!(manifest.dedup, Some(Duration::from_secs(86_400)));
+    assert_eq!(
+        (manifest.limits.timeout, manifest.limits.memory, manifest.limits.log),
+        (Duration::from_secs(5), MIB, 1024)
+    );
+    assert_eq!((manifest.retry.attempts, manifest.retry.backoff), (Some(7), Backoff::Linear));
+    assert_eq!((manifest.retry.base, manifest.retry.cap), (Duration::from_secs(2), Duration::from_secs(60)));
+    assert!(manifest.grants.publish.contains(&Topic::parse("email.send").unwrap()));
+    assert_eq!(manifest.config["key"], "value");
+}
+
+#[test]
+fn a_fault_is_told_with_its_place_and_what_is_allowed() {
+    for (text, told) in [
+        ("[limits]\ncpuu = \"1s\"", &["line 2, column 1", "unknown key `cpuu` in [limits]", "`cpu`"][..]),
+        ("topics = [\"a b\"]", &["line 1, column 10", "illegal topic name"]),
+        ("concurrency = 0", &["line 1, column 15", "1 to 10000"]),
+        ("concurrency = 10001", &["1 to 10000"]),
+        ("[limits]\n\ncpu = \"1x\"", &["line 3, column 7", "500ms"]),
+        ("[limits]\ncpu = \"0s\"", &["1ms to 1h"]),
+        ("[limits]\ntimeout = \"61m\"", &["1ms to 1h"]),
+        ("[rate]\nlimit = 5", &["line 1, column 2", "[rate] misses `per`"]),
+        ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
+        ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
+        ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
+        ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
+        ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
+        ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
+        ("concurrency_total = 0", &["1 to 1000000"]),
+        ("[limits]\nmemory = \"64KB\"", &["65536 to"]),
+        ("[limits]\nmemory = 64", &["line 2, column 10", "a string"]),
+        ("[limits]\nlog = \"64KiB\"", &["64KiB/s"]),
+        ("[retry]\nbackoff = \"random\"", &["`exponential`, `linear`", "line 2"]),
+        ("[config]\nn = 5", &["line 2, column 5", "a string"]),
+        ("topics = []", &["at least one"]),
+        ("topics = [", &["line 1"]),
+        ("topics = 5", &["line 1, column 10", "a list, not integer"]),
+        ("topics = [\"a\", \"*\"]", &["line 1, column 10", "stands alone"]),
+        ("topics = [\"a\", \"b\", \"a\"]", &["line 1, column 21", "a is named twice"]),
+        ("instances = \"shared\"", &["line 1, column 13", "\"per-message\"", "reuse = 1000"]),
+        ("instances = { idle = \"1s\" }", &["[instances] misses `reuse`"]),
+        ("instances = { reuse = 0 }", &["line 1, column 23", "1 to 1000000"]),
+        ("args = [\"a\\u0000\"]", &["zero byte"]),
+        ("args = [1]", &["line 1, column 9", "a string"]),
+        ("[grants]\nhttp = [\"api.example.com\"]", &["line 2, column 9", "https://api.example.com"]),
+        ("[grants]\nhttp = \"https://a.example\"", &["line 2, column 8", "a list, not string"]),
+        ("[grants]\nnetworks = [\"10.0.0.0\"]", &["line 2, column 13", "10.0.0.0/8"]),
+        ("[grants]\nmail = \"yes\"", &["line 2, column 8", "a boolean"]),
+        ("[grants]\nsecrets = [\"a/b\"]", &["line 2, column 12", "no name of a secret"]),
+        ("[grants]\npublish = [\"*\"]", &["line 2, column 12", "illegal topic name"]),
+        ("[grants]\nread = { in = \"/data\" }", &["line 2, column 10", "absolute path"]),
+        ("[grants]\nwrite = { \"/in\" = \"/data/../etc\" }", &["line 2, column 19", "absolute path"]),
+        ("[grants]\nread = [\"/in\"]", &["`read` is a table, not array"]),
+        ("[http_headers.\"https://a.example\"]\nx = \"y\"", &["line 1, column 15", "grants.http"]),
+        (&header("Host", "a"), &["`host` is set by the host itself"]),
+        (&header("a b", "a"), &["no name of a header"]),
+        (&header("A", "a\\nb"), &["printable ASCII"]),
+        (&header("A", "${env:HOME}"), &["line 4, column 5", "only ${secret:NAME}"]),
+        (&header("A", "${secret:KEY"), &["without `}`"]),
+        (&header("A", "${secret:a b}"), &["no name of a secret"]),
+        ("[limits]\ntable_elements = 100001", &["1 to 100000"]),
+        ("[limits]\nhost_call = \"1023B\"", &["1024 to"]),
+        ("wat = 1", &["line 1, column 1", "unknown key `wat` in the manifest", "`http_headers`"]),
+    ] {
+        let error = parse(text).unwrap_err();
+        for part in told {
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+}
+
+/// A manifest with one header for a granted origin.
+fn header(name: &str, value: &str) -> String {
+    format!("[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\n\"{name}\"=\"{value}\"")
+}
+
+#[test]
+fn every_fault_is_told_at_once_in_the_order_of_the_text() {
+    let text = "concurrency = 0\nnope = 1\n[limits]\ncpu = \"1x\"\nmem = 1\n[grants]\nhttp = [\"a\", \"https://b.example\", \"c\"]\n\
+        [schedule]\ncron = \"60 * * * *\"\ntimezone = \"Mars\"\n[rate]\n";
+    let BadManifest(faults) = Manifest::parse(text, "a b").unwrap_err();
+    let places: Vec<_> = faults.iter().map(|fault| (fault.line, fault.column)).collect();
+    assert_eq!(places, [(1, 1), (1, 15), (2, 1), (4, 7), (5, 1), (7, 9), (7, 35), (9, 8), (10, 12), (11, 2), (11, 2)]);
+}
+
+#[test]
+fn what_is_granted_is_shown_in_words() {
+    assert_eq!(parse("").unwrap().grants.to_string(), "nothing");
+    let manifest = parse(
+        r#"
+        topics = ["*"]
+        instances = { reuse = 10, idle = "1m" }
+        args = ["--fast"]
+        [grants]
+        http = ["https://API.example.com:443", "http://10.0.0.5:81"]
+        networks = ["10.0.0.0/8"]
+        publish = ["b", "a"]
+        mail = true
+        keyvalue = false
+        secrets = ["API_KEY"]
+        read = { "/in" = "/data/in" }
+        [http_headers."https://api.example.com"]
+        Authorization = "Bearer ${secret:API_KEY}!"
+        "#,
+    )
+    .unwrap();
+    assert!(manifest.takes_unclaimed());
+    assert_eq!(manifest.instances, Instances::Reused { calls: 10, idle: Duration::from_secs(60) });
+    assert_eq!(manifest.args, ["--fast"]);
+    assert_eq!(
+        manifest.grants.to_string(),
+        "http http://10.0.0.5:81, https://api.example.com; mail; networks 10.0.0.0/8; publish a, b; \
+         read /in = /data/in; secrets API_KEY"
+    );
+    let origin = Origin::parse("https://api.example.com").unwrap();
+    let secret = SecretName::parse("API_KEY").unwrap();
+    let value = vec![Piece::Text("Bearer ".to_owned()), Piece::Secret(secret), Piece::Text("!".to_owned())];
+    assert_eq!(manifest.http_headers[&origin], [Header { name: "authorization".to_owned(), value }]);
+}
+
+#[test]
+fn a_schedule_wants_one_topic() {
+    let with = |topics| parse(&format!("topics = {topics}\n[schedule]\ncron = \"@daily\""));
+    assert!(with("[\"a\"]").unwrap().schedule.is_some());
+    assert!(with("[\"a\", \"b\"]").unwrap_err().contains("`topics` names 2"));
+    assert!(parse("[schedule]\ncron = \"@daily\"").unwrap().schedule.is_some());
+    let error = parse("\n[schedule]\ncron = \"0 0 30 2 *\"").unwrap_err();
+    assert!(error.contains("line 3, column 8") && error.contains("never fires"), "{error}");
+}
+
+#[test]
+fn limits_hold_from_both_sides() {
+    for (text, is_legal) in [
+        ("[limits]\nmemory = \"64KiB\"", true),
+        ("[limits]\nmemory = \"65535B\"", false),
+        ("[limits]\nmemory = \"4GiB\"", true),
+        ("[limits]\nmemory = \"4097MiB\"", false),
+        ("[limits]\ntimeout = \"1h\"", true),
+        ("[retry]\nattempts = 1000", true),
+        ("[retry]\nattempts = 1001", false),
+        ("[retry]\nattempts = -1", false),
+    ] {
+        assert_eq!(parse(text).is_ok(), is_legal, "{text}: {:?}", parse(text));
+    }
+}

@@ -1,0 +1,148 @@
+//! One run of a plugin: with one message or a batch of them, in an instance of
+//! its own, within limits. Every ending is an [`Outcome`].
+
+use super::bindings::{Failure, WitMessage};
+use super::component::Plugin;
+use super::export::Export;
+use super::guest::Guest;
+use super::limits::{Metered, OutOfCpu};
+use super::words::{cut, panic_text, shown, with_output};
+use crate::message::{self, Message};
+use crate::verdict::Outcome;
+use std::pin::pin;
+use std::time::Duration;
+use wasmtime::component::Instance;
+use wasmtime::{Store, Trap};
+
+/// A message to be handled.
+pub struct Call {
+    pub message: Message,
+    /// What the ids of its follow-ups are made from.
+    pub entry: String,
+    pub max_attempts: u32,
+}
+
+impl Plugin {
+    /// Runs the handler once, with one message or, where it takes several at
+    /// once, a batch; the outcomes are in their order.
+    pub async fn call(&self, calls: &mut [Call]) -> Vec<Outcome> {
+        let messages: Vec<WitMessage> = calls.iter_mut().map(wit_message).collect();
+        let handled = self.run(calls, async |store, instance| self.handle(store, instance, &messages).await);
+        match handled.await {
+            Ok(outcomes) if outcomes.len() == calls.len() => outcomes,
+            Ok(outcomes) => {
+                let told = format!("{} replies to a batch of {}", outcomes.len(), calls.len());
+                vec![Outcome::BadReply(told); calls.len()]
+            }
+            Err(outcome) => vec![outcome; calls.len()],
+        }
+    }
+
+    async fn handle(
+        &self,
+        store: &mut Store<Guest>,
+        instance: &Instance,
+        messages: &[WitMessage],
+    ) -> wasmtime::Result<Vec<Outcome>> {
+        let replies = match &self.export {
+            Export::Handler(indices) => {
+                let handler = indices.load(&mut *store, instance)?;
+                let mut replies = Vec::new();
+                // One, since only a batch handler is ever given more.
+                for message in messages {
+                    replies.push(handler.gateway_worker_handler().call_handle(&mut *store, message).await?);
+                }
+                replies
+            }
+            Export::BatchHandler(indices) => {
+                let handler = indices.load(&mut *store, instance)?;
+                handler.gateway_worker_batch_handler().call_handle_batch(&mut *store, messages).await?
+            }
+        };
+        let guest = store.data_mut();
+        Ok(replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect())
+    }
+
+    /// Makes an instance, does something with it, and drops it, within limits.
+    pub(super) async fn run<T, F>(&self, calls: &[Call], work: F) -> Result<T, Outcome>
+    where
+        F: AsyncFnOnce(&mut Store<Guest>, &Instance) -> wasmtime::Result<T>,
+    {
+        let Some(_slot) = self.engine.slot().await else {
+            return Err(Outcome::PluginUnavailable("the engine is shutting down".to_owned()));
+        };
+        let limits = &self.facts.manifest.limits;
+        let mut store = Store::new(self.engine.wasmtime(), Guest::new(&self.facts, self.engine.capabilities(), calls));
+        store.limiter(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(limits.host_call as usize);
+        store.set_max_component_handles(limits.handles as usize);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|context| {
+            let cpu = &context.data().cpu;
+            cpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tick()
+        });
+        let budget = store.data().cpu.clone();
+        let ended = {
+            let call = pin!(async {
+                let instance = self.instance.instantiate_async(&mut store).await?;
+                work(&mut store, &instance).await
+            });
+            tokio::time::timeout(limits.timeout, Metered::new(call, &budget)).await
+        };
+        let printed = store.data().log_output();
+        match ended {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, store.data(), &printed)),
+            Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
+            Err(_) => Err(Outcome::Timeout(limits.timeout)),
+        }
+    }
+
+    fn failed_outcome(&self, error: &wasmtime::Error, guest: &Guest, printed: &str) -> Outcome {
+        let limits = &self.facts.manifest.limits;
+        if error.downcast_ref::<OutOfCpu>().is_some() {
+            Outcome::CpuLimit(limits.cpu)
+        } else if guest.memory.was_reached {
+            Outcome::MemoryLimit(limits.memory)
+        } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+            Outcome::PluginUnavailable(format!("too many instances at once: {error}"))
+        } else if error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some() {
+            Outcome::Trap(with_output(&shown(error), printed))
+        } else {
+            Outcome::BadReply(with_output(&shown(error), printed))
+        }
+    }
+}
+
+fn wit_message(call: &mut Call) -> WitMessage {
+    let message = &mut call.message;
+    WitMessage {
+        id: message.id.clone(),
+        topic: message.topic.to_string(),
+        data: std::mem::take(&mut message.data),
+        headers: std::mem::take(&mut message.headers),
+        published_at: message::rfc3339(message.published_at),
+        attempt: message.attempt,
+        max_attempts: call.max_attempts,
+    }
+}
+
+fn reply_outcome(reply: Result<(), Failure>, guest: &mut Guest, place: usize) -> Outcome {
+    let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
+    match reply {
+        Ok(()) => Outcome::Done(guest.publications_of(place)),
+        Err(Failure::Retry(again)) => Outcome::Retry { reason: cut(again.reason), after: after(again.after_ms) },
+        Err(Failure::Postpone(again)) => Outcome::Postpone { reason: cut(again.reason), after: after(again.after_ms) },
+        Err(Failure::Reject(fault)) if is_code(&fault.code) => {
+            Outcome::Reject { code: fault.code, reason: cut(fault.reason) }
+        }
+        Err(Failure::Reject(fault)) => {
+            let shown: String = fault.code.escape_debug().take(80).collect();
+            Outcome::BadReply(format!("reject with code \"{shown}\"; a code matches [a-z0-9-]{{1,64}}"))
+        }
+    }
+}
+
+fn is_code(code: &str) -> bool {
+    (1..=64).contains(&code.len()) && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}

@@ -1,0 +1,82 @@
+//! Follow-up messages. They are kept back until the run has ended well.
+
+use super::fault;
+use crate::plugin::bindings::Fault;
+use crate::plugin::bindings::publisher::{self, Options, Priority as WitPriority};
+use crate::plugin::guest::{Guest, Member};
+use crate::publication::{Draft, Priority};
+use crate::topic::Topic;
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// What one run may publish.
+const PUBLICATIONS_MAX: usize = 1000;
+const PUBLISHED_BYTES_MAX: usize = 16 << 20;
+
+/// How much a run has published.
+#[derive(Default)]
+pub(in crate::plugin) struct Buffer {
+    messages: usize,
+    bytes: usize,
+}
+
+impl publisher::Host for Guest {
+    fn publish(&mut self, topic: String, data: Vec<u8>) -> Result<String, Fault> {
+        let options =
+            Options { id: None, parent: None, delay_seconds: 0, priority: WitPriority::Normal, headers: Vec::new() };
+        self.publish_with(topic, data, options)
+    }
+
+    fn publish_with(&mut self, topic: String, data: Vec<u8>, options: Options) -> Result<String, Fault> {
+        let topic = Topic::parse(&topic).map_err(|error| fault("invalid", error))?;
+        if !self.facts.manifest.grants.publish.contains(&topic) {
+            let mend =
+                format!("{}.toml does not grant it: under [grants], write publish = [\"{topic}\"]", self.facts.name);
+            tracing::warn!(plugin = self.facts.name, %topic, "publish denied: {mend}");
+            return Err(fault("denied", format!("publishing to {topic}: {mend}")));
+        }
+        if self.buffer.messages >= PUBLICATIONS_MAX {
+            return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
+        }
+        if self.buffer.bytes + data.len() > PUBLISHED_BYTES_MAX {
+            return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
+        }
+        let data =
+            std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
+        let priority = match options.priority {
+            WitPriority::High => Priority::High,
+            WitPriority::Normal => Priority::Normal,
+            WitPriority::Low => Priority::Low,
+        };
+        let delay = Duration::from_secs(options.delay_seconds.into());
+        let from = self.topic.as_ref().map(Topic::to_string).unwrap_or_default();
+        let parent = self.parent(options.parent.as_deref())?;
+        // The same run of the same entry makes the same ids again.
+        let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
+        let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
+        let draft = Draft { headers: &options.headers, priority, delay, ..draft };
+        let publication = draft.seal(Timestamp::now()).map_err(|error| fault("invalid", error))?;
+        let (id, bytes) = (publication.id.clone(), publication.body.len());
+        parent.publications.push(publication);
+        self.buffer.messages += 1;
+        self.buffer.bytes += bytes;
+        Ok(id)
+    }
+}
+
+impl Guest {
+    /// The message that a publish follows. One alone need not be named.
+    fn parent(&mut self, named: Option<&str>) -> Result<&mut Member, Fault> {
+        let told = if self.members.len() > 1 {
+            "name the parent: one of the messages of this batch"
+        } else {
+            "parent is not the id of the message at hand"
+        };
+        let parent = match (named, self.members.as_mut_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(named), members) => members.iter_mut().find(|member| member.id == named),
+        };
+        parent.ok_or_else(|| fault("invalid", told))
+    }
+}
