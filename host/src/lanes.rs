@@ -1,5 +1,8 @@
 //! Keeps one lane for every topic that has a live plugin: starts them, hands
-//! them new versions, and drains those whose topic has lost its plugin.
+//! them new versions, and drains those whose topic has lost its plugin. Where
+//! a plugin takes the topics that nobody names, they are looked for in Redis.
+
+mod discovery;
 
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, Routes};
@@ -7,7 +10,8 @@ use crate::queue::{Connection, TopicQueue};
 use crate::settings::Settings;
 use crate::topic::Topic;
 use crate::worker::{Alone, Lane, LaneParts};
-use std::collections::BTreeMap;
+use discovery::Discovery;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,14 +39,28 @@ impl Lanes {
     }
 
     /// Follows the routes until stopped; then drains everything.
-    pub async fn run(&self, mut routes: watch::Receiver<Arc<Routes>>, stop: CancellationToken) {
+    pub async fn run(&self, routes: watch::Receiver<Arc<Routes>>, stop: CancellationToken) {
+        let (found, discovered) = watch::channel(BTreeSet::new());
+        let (connection, prefix) = (self.connection.clone(), self.settings.queue.prefix.clone());
+        let discovery = Discovery { connection, prefix, routes: routes.clone(), found };
+        tokio::join!(self.run_lanes(routes, discovered, &stop), discovery.run(&stop));
+    }
+
+    async fn run_lanes(
+        &self,
+        mut routes: watch::Receiver<Arc<Routes>>,
+        mut discovered: watch::Receiver<BTreeSet<Topic>>,
+        stop: &CancellationToken,
+    ) {
         let mut tasks = JoinSet::new();
         loop {
             let current = routes.borrow_and_update().clone();
-            self.follow(&current, &stop, &mut tasks);
+            let rest = discovered.borrow_and_update().clone();
+            self.follow(&current, &rest, stop, &mut tasks);
             while tasks.try_join_next().is_some() {}
             tokio::select! {
                 changed = routes.changed() => if changed.is_err() { break },
+                Ok(()) = discovered.changed() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -54,21 +72,22 @@ impl Lanes {
         }
     }
 
-    fn follow(&self, routes: &Routes, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+    fn follow(&self, routes: &Routes, rest: &BTreeSet<Topic>, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let handlers = routes.handlers(rest);
         running.retain(|topic, lane| {
-            let stays = routes.by_topic.contains_key(topic);
+            let stays = handlers.contains_key(topic);
             if !stays {
                 lane.stop();
             }
             stays
         });
-        for (topic, plugin) in &routes.by_topic {
-            match running.get(topic) {
-                Some(lane) => lane.swap_plugin(plugin.clone()),
+        for (topic, plugin) in handlers {
+            match running.get(&topic) {
+                Some(lane) => lane.swap_plugin(plugin),
                 None => {
-                    let lane = self.start(topic, plugin, stop, tasks);
-                    running.insert(topic.clone(), lane);
+                    let lane = self.start(&topic, &plugin, stop, tasks);
+                    running.insert(topic, lane);
                 }
             }
         }

@@ -36,6 +36,10 @@ pub const POSTPONED_FIELD: &str = "gw-postponed";
 /// When it was first postponed, in Unix milliseconds.
 pub const POSTPONED_SINCE_FIELD: &str = "gw-postponed-since";
 
+/// How long the chain is that a message is the end of, where each was published
+/// at once by the handler of the one before. The host's own.
+pub const HOPS_HEADER: &str = "worker-hops";
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     pub id: String,
@@ -50,6 +54,8 @@ pub struct Message {
     /// What copies of it are known by, if not by its id.
     pub dedup_key: Option<String>,
     pub postponed: Postponed,
+    /// What its [`HOPS_HEADER`] says.
+    pub hops: u32,
     /// False where the entry itself has no id of its own to be found again by.
     pub has_own_id: bool,
 }
@@ -82,6 +88,10 @@ pub fn read(topic: &Topic, entry_id: &str, fields: &Fields) -> Result<Message, U
     };
     if field(fields, FRESH_FIELD) == Some(b"1") {
         message.attempt = 1;
+        message.hops = 0;
+    }
+    if message.hops > 0 {
+        message.headers.push((HOPS_HEADER.to_owned(), message.hops.to_string()));
     }
     for (name, value) in fields.iter().filter(|(name, _)| name.starts_with(HOST_FIELD_PREFIX.as_bytes())) {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { continue };
@@ -149,6 +159,7 @@ fn plain(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
         expires_at: None,
         dedup_key: None,
         postponed: Postponed::default(),
+        hops: 0,
         has_own_id: false,
     }
 }
@@ -176,9 +187,11 @@ fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, U
     let retry = whole("retry", keys.retry)?.unwrap_or(0).clamp(0, i64::from(u32::MAX) - 1);
     let max_retry = whole("max_retry", keys.max_retry)?.map(|max| max.clamp(1, i64::from(u32::MAX)));
     let data = keys.data.map_or("null", RawValue::get);
+    let (headers, hops) = headers(keys.headers)?;
     Ok(Message {
         data: data.as_bytes().to_vec(),
-        headers: headers(keys.headers)?,
+        headers,
+        hops,
         published_at: published_at.unwrap_or_else(|| entry_time(entry_id)),
         attempt: as_u32(retry) + 1,
         max_attempts: max_retry.map(as_u32),
@@ -206,13 +219,14 @@ fn expiry(raw: &RawValue) -> Option<Timestamp> {
 }
 
 /// Header names are lower-case and unique; the host's own are not to be forged.
-fn headers(raw: Option<&RawValue>) -> Result<Vec<(String, String)>, Undecodable> {
-    let Some(raw) = raw else { return Ok(Vec::new()) };
+fn headers(raw: Option<&RawValue>) -> Result<(Vec<(String, String)>, u32), Undecodable> {
+    let Some(raw) = raw else { return Ok((Vec::new(), 0)) };
     let headers: BTreeMap<String, String> =
         serde_json::from_str(raw.get()).map_err(|_| wrong("headers", raw, "an object of strings"))?;
     let lower: BTreeMap<String, String> =
         headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-    Ok(lower.into_iter().filter(|(name, _)| !name.starts_with("worker-")).collect())
+    let hops = lower.get(HOPS_HEADER).and_then(|hops| hops.parse().ok()).unwrap_or(0);
+    Ok((lower.into_iter().filter(|(name, _)| !name.starts_with("worker-")).collect(), hops))
 }
 
 /// A structured CloudEvent: `id`, `time` and `data` have their places, every

@@ -10,9 +10,13 @@ mod rig;
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Reader, Source};
+use gateway_worker::settings::DeadCaps;
 use gateway_worker::topic::Topic;
 use redis::aio::MultiplexedConnection;
-use rig::{Length, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest, stamped, started_after};
+use rig::{
+    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest, stamped,
+    started_after,
+};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
@@ -27,6 +31,7 @@ async fn main() {
     memory().await;
     idle().await;
     takeover().await;
+    looking().await;
 }
 
 /// What each option costs on top, where it is on.
@@ -217,6 +222,62 @@ async fn idle() {
         cpu * 100.0,
         commands / names.len() as f64
     );
+}
+
+/// What is done with a million of them by command, and for how long Redis
+/// serves nobody else in between.
+async fn looking() {
+    const COUNT: usize = 1_000_000;
+    let data = tempfile::tempdir().unwrap();
+    let server = redis_server(data.path());
+    let topic = Topic::parse("t").unwrap();
+    let (_, queue) = queue_of(&server, &topic);
+    let mut connection = connect(&server).await;
+    println!("\n{COUNT} of {MESSAGE_BYTES} bytes               took   longest stop of Redis");
+    fill(&queue, &topic, COUNT, Priority::Normal).await;
+    watch_stops(&mut connection).await;
+    let started = Instant::now();
+    assert!(queue.find("nobody", &mut |_| ()).await.unwrap().is_empty());
+    tell("find an id that nobody has", started, &mut connection).await;
+
+    let mut rename = redis::cmd("RENAME");
+    rename.arg("mq:t").arg("{mq:t}:dead").query_async::<()>(&mut connection).await.unwrap();
+    let mut usage = redis::cmd("MEMORY");
+    usage.arg("USAGE").arg("{mq:t}:dead").arg("SAMPLES").arg(0);
+    let bytes: u64 = usage.query_async(&mut connection).await.unwrap();
+    watch_stops(&mut connection).await;
+    let started = Instant::now();
+    let within = DeadCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
+    assert_eq!(queue.cap_dead(within).await.unwrap(), 0);
+    tell("dead letters within their caps", started, &mut connection).await;
+    watch_stops(&mut connection).await;
+    let (started, mut dropped) = (Instant::now(), 0);
+    let half = DeadCaps { age: None, bytes: Some(bytes / 2) };
+    loop {
+        match queue.cap_dead(half).await.unwrap() {
+            0 => break,
+            piece => dropped += piece,
+        }
+    }
+    tell(&format!("{dropped} dropped, over a cap"), started, &mut connection).await;
+}
+
+/// From now on each command counts.
+async fn watch_stops(connection: &mut MultiplexedConnection) {
+    for (name, value) in [("slowlog-log-slower-than", "100"), ("slowlog-max-len", "100000")] {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async::<()>(connection).await.unwrap();
+    }
+    redis::cmd("SLOWLOG").arg("RESET").query_async::<()>(connection).await.unwrap();
+}
+
+async fn tell(what: &str, started: Instant, connection: &mut MultiplexedConnection) {
+    let took = started.elapsed().as_secs_f64();
+    let log: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query_async(connection).await.unwrap();
+    let spans = log.iter().filter_map(|entry| match entry.get(2) {
+        Some(redis::Value::Int(us)) => Some(*us as f64 / 1000.0),
+        _ => None,
+    });
+    println!("{what:<32}{took:>9.2} s{:>15.1} ms", spans.fold(0.0, f64::max));
 }
 
 /// How soon a killed worker's messages run again where another lives.

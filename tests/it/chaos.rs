@@ -4,12 +4,14 @@
 //! has to be in exactly one place.
 //!
 //! The disturbances follow from a seed: their order and kind, not their exact
-//! moment. `make chaos SECONDS=600 SEED=7` runs for longer.
+//! moment. `make chaos SECONDS=600 SEED=7` runs for longer, and with `SENTINEL=1`
+//! masters die and hand over.
 
 mod account;
 mod census;
 mod disturbed;
 mod published;
+mod site;
 
 use account::Account;
 use census::Census;
@@ -18,6 +20,7 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use published::{Ledger, Publishers};
 use serde_json::Value;
+use site::Kind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,29 +32,49 @@ const CALM: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_whatever_happens() {
-    run(1, SECONDS).await;
+    run(1, SECONDS, Kind::Alone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_whatever_happens_with_another_seed_each_time() {
-    let asked = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seed = asked("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    run(seed, asked("CHAOS_SECONDS").unwrap_or(SECONDS)).await;
+    run(seed(), asked("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Alone).await;
 }
 
-async fn run(seed: u64, seconds: u64) {
+/// What a replica had when Redis acknowledged it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_where_masters_die_and_hand_over() {
+    run(seed(), asked("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Watched).await;
+}
+
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn seed() -> u64 {
+    asked("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000))
+}
+
+async fn run(seed: u64, seconds: u64, kind: Kind) {
     let mut rng = Rng::with_seed(seed);
     // One alone has nobody to find what it lost on the way.
     let workers = rng.usize(1..=3);
-    println!("{workers} workers; to replay: make chaos SECONDS={seconds} SEED={seed}");
-    let mut scene = Scene::set(workers).await;
+    let sentinel = if kind == Kind::Watched { " SENTINEL=1" } else { "" };
+    let replay = format!("make chaos SECONDS={seconds} SEED={seed}{sentinel}");
+    println!("{workers} workers; to replay: {replay}");
+    let mut scene = Scene::set(workers, kind).await;
     let ledger = Arc::new(Ledger::default());
-    let url = scene.redis.url();
+    let door = scene.site.door();
 
-    let publishers = Publishers::start(&url, &ledger, "wild", seed);
+    let publishers = Publishers::start(&door, &ledger, "wild", seed);
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(seconds) {
-        let (disturbance, pause) = (Disturbance::draw(&mut rng, workers), rng.u64(50..1000));
+    // However few there is time for, these are among them.
+    let mut first = match kind {
+        Kind::Alone => Vec::new(),
+        Kind::Watched => vec![Disturbance::KillRedis(500), Disturbance::HandOver],
+    };
+    while began.elapsed() < Duration::from_secs(seconds) || !first.is_empty() {
+        let drawn = Disturbance::draw(&mut rng, workers, kind);
+        let (disturbance, pause) = (first.pop().unwrap_or(drawn), rng.u64(50..1000));
         println!("{:6.2} s {disturbance:?}", began.elapsed().as_secs_f64());
         scene.disturb(disturbance).await;
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -64,7 +87,7 @@ async fn run(seed: u64, seconds: u64) {
 
     // What puts off a message makes none run twice.
     let mild_since = Timestamp::now();
-    let publishers = Publishers::start(&url, &ledger, account::MILD, seed);
+    let publishers = Publishers::start(&door, &ledger, account::MILD, seed);
     // The memory is full when there is much in hand.
     for disturbance in [Disturbance::Pause("plain", 1000), Disturbance::ForgetScripts, Disturbance::FillUp(1500)] {
         scene.disturb(disturbance).await;
@@ -76,12 +99,12 @@ async fn run(seed: u64, seconds: u64) {
     let is_drained = is_drained && drained(&scene).await;
 
     // Copies of what has finished find the mark that it left.
-    let before = Census::take(&scene.redis).await;
+    let before = Census::take(&scene.site).await;
     let finished = before.places.iter().filter(|(key, places)| key.starts_with("dedup-") && places.seen > 0);
-    let copies = published::copies(&url, finished.map(|(key, _)| key)).await;
+    let copies = published::copies(&door, finished.map(|(key, _)| key)).await;
     let is_drained = is_drained && drained(&scene).await;
-    let standing = census::standing(&scene.redis).await;
-    let census = Census::take(&scene.redis).await;
+    let standing = census::standing(&scene.site).await;
+    let census = Census::take(&scene.site).await;
     let mut account = Account::of(ledger.read(), census);
     account.again(&before);
     let logs: Vec<Value> = scene.end().await.into_iter().flatten().collect();
@@ -92,17 +115,14 @@ async fn run(seed: u64, seconds: u64) {
         began.elapsed().as_secs_f64()
     );
     let faults = account.faults.join("\n");
-    assert!(
-        is_drained && account.faults.is_empty(),
-        "{faults}\nstill there: {standing:#?}\nto replay: make chaos SECONDS={seconds} SEED={seed}"
-    );
+    assert!(is_drained && account.faults.is_empty(), "{faults}\nstill there: {standing:#?}\nto replay: {replay}");
 }
 
 /// Waits until nothing is on its way any more.
 async fn drained(scene: &Scene) -> bool {
     let began = Instant::now();
     while began.elapsed() < CALM {
-        if census::standing(&scene.redis).await.is_empty() {
+        if census::standing(&scene.site).await.is_empty() {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -3,6 +3,7 @@
 
 mod flow;
 mod schedule;
+mod store;
 
 use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, built, command, guest, text, until};
@@ -15,6 +16,7 @@ use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use store::plugins_keep_values_over_two_workers;
 
 macro_rules! suite {
     ($($scenario:ident),+ $(,)?) => {
@@ -57,6 +59,7 @@ suite!(
     rate_and_total_hold_over_two_workers,
     messages_are_found_cancelled_and_replayed,
     a_schedule_fires_each_time_once_over_two_workers,
+    plugins_keep_values_over_two_workers,
 );
 
 // TLS and the ways of finding a server are each other's business in a few

@@ -1,6 +1,8 @@
 //! Messages that workers are lost with, again and again.
 
-use crate::support::{Gateway, Plugins, Redis, built, text, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text, until};
+use redis::Value;
+use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
@@ -42,4 +44,56 @@ async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_i
         assert_eq!(text(&letter, "gw-reason"), "timeout");
     }
     redis.is("and nobody is suspected any more", "EXISTS {mq:puppet}:suspects {mq:other}:suspects", 0).await;
+}
+
+/// A message that two workers were lost with.
+async fn publish_suspect(redis: &Redis, topic: &str) {
+    redis.publish(topic, "suspect", "{}").await;
+    redis.run::<()>(&format!("XGROUP CREATE mq:{topic} consumer-group-{topic} 0")).await;
+    let take = format!("XREADGROUP GROUP consumer-group-{topic} lost COUNT 1 STREAMS mq:{topic} >");
+    redis.run::<Value>(&take).await;
+    let entries: Vec<(String, Vec<String>)> = redis.run(&format!("XRANGE mq:{topic} - +")).await;
+    let claim = format!("XCLAIM mq:{topic} consumer-group-{topic} lost 0 {} IDLE 60000 RETRYCOUNT 2", entries[0].0);
+    redis.run::<Value>(&claim).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_runs_where_memory_is_full() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    publish_suspect(&redis, "t").await;
+    // This can't be moved to where it would run, which must hold up nothing else.
+    redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    gateway.until_outcome("t", "suspect", "done").await;
+    assert_eq!(gateway.logged("runs alone").len(), 1);
+    redis.is("settled", "XLEN mq:t", 0).await;
+    redis.is("and no longer suspected", "EXISTS {mq:t}:suspects", 0).await;
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    gateway.until_outcome("t", "due", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
+    publish_suspect(&redis, "t").await;
+    redis.run::<()>("SET {mq:t}:suspects text").await;
+    let options = [&OPTIONS[..], &["--drain", "1h"]].concat();
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
+    gateway.until_logged("waits to run alone", |line| line["topic"] == "t").await;
+    for id in ["a", "b", "c"] {
+        redis.publish("t", id, "{}").await;
+        redis.publish("other", id, "{}").await;
+        gateway.until_outcome("t", id, "done").await;
+        gateway.until_outcome("other", id, "done").await;
+    }
+    // Nobody had follow-ups, so there is no outbox, and none is missed.
+    assert!(gateway.logged("not kept").is_empty());
+    assert!(gateway.stop().await.success());
+    // It was given back: with such a lease nobody takes it over otherwise.
+    redis.run::<()>("DEL {mq:t}:suspects").await;
+    let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
+    second.until_outcome("t", "suspect", "done").await;
 }

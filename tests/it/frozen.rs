@@ -5,7 +5,7 @@ use crate::proxy::{Lost, Proxy, Way};
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use rustix::process::Signal;
 
-const LEASE: [&str; 2] = ["--queue-lease", "1s"];
+const LEASE: [&str; 2] = ["--queue-lease", "2s"];
 
 fn puppet(version: &str) -> Plugins {
     let manifest = format!(

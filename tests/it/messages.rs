@@ -183,6 +183,63 @@ async fn ids_are_found_in_whatever_way_they_are_written_and_only_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_emptied_by_command_stays_a_list() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for args in [&["messages", "cancel", "t", "only"][..], &["topics", "purge", "t", "--yes"]] {
+        redis.run::<()>("FLUSHALL").await;
+        push(&redis, "mq:t", "only").await;
+        // Where memory is full, one empties.
+        redis.run::<()>("CONFIG SET maxmemory 1").await;
+        let (code, _, error) = run(&redis, args);
+        redis.run::<()>("CONFIG SET maxmemory 0").await;
+        assert_eq!(code, 0, "{args:?}: {error}");
+        redis.publish("t", "ours", "{}").await;
+        push(&redis, "mq:t", "theirs").await;
+        assert_eq!(queue.ingest(End::Left).await.unwrap(), 1, "{args:?}");
+        assert_eq!(redis.run::<i64>("XLEN {mq:t}:work").await, 2, "{args:?}");
+    }
+    // What is on its way out of a list says nothing of the key.
+    redis.run::<()>("FLUSHALL").await;
+    push(&redis, "{mq:t}:in", "only").await;
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "only"]).0, 0);
+    assert_eq!(redis.run::<Option<String>>("HGET {mq:t}:state kind").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_groups_have_still_to_read_is_not_cancelled() {
+    let redis = Redis::start();
+    redis.publish("t", "read", "{}").await;
+    redis.publish("t", "unread", "{}").await;
+    redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
+    let read = "XREADGROUP GROUP audit auditor COUNT 1 STREAMS mq:t >";
+    redis.run::<redis::Value>(read).await;
+    let stays = async |id: &str| {
+        let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
+        assert!(code == 1 && out.is_empty() && error.contains("other groups have still to read"), "{id}: {out}{error}");
+        assert_eq!(places(&redis, id), ["waiting normal"]);
+    };
+    // Delivered to the other group and not acknowledged; not even delivered.
+    stays("read").await;
+    stays("unread").await;
+    assert_eq!(redis.run::<Option<i64>>("HGET {mq:t}:state cancelled").await, None);
+    let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
+    redis.run::<i64>(&format!("XACK mq:t audit {}", entries[0].0)).await;
+    assert_eq!(run(&redis, &["messages", "cancel", "t", "read"]).0, 0);
+    stays("unread").await;
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
+    // What our own group was given and has given back is only acknowledged.
+    let queue = redis.queue("t", "me");
+    take(&queue, Source::Normal, 1).await;
+    queue.give_back(Source::Normal, &[]).await.unwrap();
+    let (code, out, error) = run(&redis, &["messages", "cancel", "t", "unread"]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
+    assert!(redis.run::<Vec<redis::Value>>("XPENDING mq:t consumer-group-t - + 10").await.is_empty());
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
     let redis = Redis::start();
     redis.publish("t", "history", "{}").await;
@@ -293,6 +350,9 @@ async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told() {
     }
     let (_, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
+    let (_, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--dead"]);
+    assert_eq!(out, "0 waiting messages deleted\n2 dead letters deleted\n");
+    assert_eq!(places(&redis, "flies"), ["in-flight normal"]);
     // Others that read the stream are named before they lose something.
     redis.run::<String>("XGROUP CREATE mq:t audit 0").await;
     assert!(run(&redis, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
@@ -388,6 +448,56 @@ async fn a_message_that_has_run_is_known_for_a_while() {
     redis.is("settled", "HGET {mq:t}:state done", 1).await;
     assert_eq!(places(&redis, "ran"), ["finished"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "ran"]).0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_nobody_knows_is_rather_a_slip() {
+    let redis = Redis::start();
+    redis.publish("order.reminder", "a", "{}").await;
+    for args in [
+        &["topics", "pause", "order.remidner"][..],
+        &["topics", "resume", "order.remidner"],
+        &["topics", "purge", "order.remidner", "--yes"],
+        &["messages", "ls", "order.remidner"],
+        &["messages", "find", "a", "--topic", "order.remidner"],
+        &["messages", "cancel", "order.remidner", "a"],
+        &["dead", "ls", "order.remidner"],
+        &["dead", "show", "order.remidner", "1-1"],
+        &["dead", "edit", "order.remidner", "1-1", "--data", "1"],
+        &["dead", "replay", "order.remidner", "--all"],
+        &["dead", "purge", "order.remidner", "--all", "--yes"],
+    ] {
+        let (code, out, error) = run(&redis, args);
+        let told = "no topic order.remidner: Redis has no key of it and no worker handles it; \
+                    did you mean order.reminder? `topics ls` lists all";
+        assert!(code == 1 && out.is_empty() && error.contains(told), "{args:?}: {out}{error}");
+    }
+    let (_, _, error) = run(&redis, &["topics", "pause", "payments"]);
+    assert!(error.contains("; `topics ls` lists those that there are"), "{error}");
+    assert_eq!(redis.run::<Vec<String>>("KEYS *remidner*").await, [""; 0]);
+    // One that is only remembered is one, and so is one that a worker handles.
+    redis.run::<()>("SET {mq:seldom}:done:0 1").await;
+    assert_eq!(run(&redis, &["messages", "ls", "seldom"]).0, 0);
+    let now = Timestamp::now().as_second();
+    redis.run::<i64>(&format!(r#"ZADD mq::workers {now} {{"topics":["handled"]}}"#)).await;
+    let (code, _, error) = run(&redis, &["topics", "pause", "handled"]);
+    assert_eq!(code, 0, "{error}");
+    // Who means it says so.
+    assert_eq!(run(&redis, &["topics", "pause", "future", "--force"]).0, 0);
+    assert_eq!(run(&redis, &["topics", "resume", "future"]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_on_its_way_to_another_slot_is_found() {
+    let redis = Redis::start();
+    let out = format!("XADD {{mq:t}}:out * topic other due 0 priority high message {}", envelope("child"));
+    let entry: String = redis.run(&out).await;
+    let found = &json(&redis, &["messages", "find", "child"])[0];
+    assert_eq!((&found["place"], &found["to"]), (&"outgoing".into(), &"other".into()));
+    assert_eq!((&found["topic"], &found["entry"]), (&"t".into(), &entry.into()));
+    assert_eq!(found["message"].as_str(), Some(envelope("child").as_str()));
+    let (_, table, _) = run(&redis, &["messages", "find", "child"]);
+    assert!(table.contains("outgoing") && table.contains("to other"), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,9 +54,9 @@ impl Server {
             Mode::Redis => Self::single(mode, plain(&redis_server())),
             Mode::Valkey => Self::single(mode, plain(&valkey())),
             Mode::Tls => tls(),
-            Mode::Sentinel => watched(60_000, None),
+            Mode::Sentinel => watched(60_000, FLEETING, None),
             Mode::Cluster => cluster(None).await,
-            Mode::TlsSentinel => watched(60_000, Some(Certificates::new("authority"))),
+            Mode::TlsSentinel => watched(60_000, FLEETING, Some(Certificates::new("authority"))),
             Mode::TlsCluster => cluster(Some(Certificates::new("authority"))).await,
         };
         server._permit = permit;
@@ -66,7 +66,7 @@ impl Server {
     /// A master whose death is noticed within a second.
     pub(crate) async fn start_watched_closely() -> Self {
         let permit = LARGE.acquire().await.unwrap();
-        let mut server = watched(1000, None);
+        let mut server = watched(1000, DURABLE, None);
         server._permit = Some(permit);
         let know_each_other = async || {
             for sentinel in &server.sentinels {
@@ -207,6 +207,7 @@ impl Server {
             priority: Priority::Normal,
             delay,
             dedup_key: None,
+            hops: 0,
             expires_at: None,
         };
         let publication = draft.seal(Timestamp::now()).unwrap();
@@ -262,9 +263,9 @@ fn scheme(tls: Option<&Certificates>) -> &'static str {
 // ------------------------------------------------------------------- Sentinel
 
 /// A master, its replica, and three sentinels.
-fn watched(down_after_ms: u32, certificates: Option<Certificates>) -> Server {
+fn watched(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -> Server {
     let tls = certificates.as_ref();
-    let quick = || format!("{FLEETING}repl-diskless-sync-delay 0\n{}", lines(tls));
+    let quick = || format!("{disk}repl-diskless-sync-delay 0\n{}", lines(tls));
     let master = Process::start(&redis_server(), &[], "", |_, _| quick());
     let at = door(&master, tls);
     let replica = Process::start(&redis_server(), &[], "", |_, _| format!("{}replicaof 127.0.0.1 {at}\n", quick()));

@@ -6,10 +6,11 @@ mod replay;
 mod show;
 
 pub(super) use edit::{EditArgs, edit};
-pub(super) use purge::{PurgeArgs, purge};
+pub(super) use purge::{PurgeArgs, purge, purge_pieces};
 pub(super) use replay::{ReplayArgs, replay};
 pub(super) use show::{ShowArgs, show};
 
+use super::known::known;
 use super::{Failure, RedisArgs, table};
 use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
 use crate::queue::{Connection, TopicQueue, inspect};
@@ -66,7 +67,10 @@ fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> To
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
-        Some(topic) => vec![topic],
+        Some(topic) => {
+            known(&connection, &settings, &topic).await?;
+            vec![topic]
+        }
         None => {
             let all = inspect::topics(&connection, &settings.prefix, &settings.group).await?;
             all.iter().filter(|state| state.dead > 0).filter_map(|state| Topic::parse(&state.topic).ok()).collect()

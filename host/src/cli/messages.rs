@@ -1,5 +1,6 @@
 //! `messages`: what waits, where one is, and taking one back.
 
+use super::known::known;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Found, Place, TopicQueue, Topics};
 use crate::topic::Topic;
@@ -71,6 +72,7 @@ impl Progress {
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let found = queue.peek(args.limit as usize).await?;
     if args.json {
@@ -91,7 +93,10 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
 pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
-        Some(topic) => vec![topic],
+        Some(topic) => {
+            known(&connection, &settings, &topic).await?;
+            vec![topic]
+        }
         None => Topics::all(&connection, &settings.prefix).await?,
     };
     let (mut found, mut progress) = (Vec::new(), Progress::new("looked at"));
@@ -120,6 +125,7 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
 
 pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let mut progress = Progress::new("looked at");
     let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;
@@ -135,6 +141,14 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     for one in &cancelled.in_flight {
         let (_, at, detail) = words(&one.place);
         eprintln!("{id} is in flight as {at} ({detail}), which can't be cancelled");
+    }
+    if let Some(one) = cancelled.wanted.first() {
+        let (_, at, _) = words(&one.place);
+        return Err(Failure::Failed(format!(
+            "{id} waits as {at} in a stream that other groups have still to read there: it stays and will run \
+             (`topics pause {}` keeps it waiting)",
+            args.topic
+        )));
     }
     match (cancelled.removed.is_empty(), cancelled.in_flight.is_empty()) {
         (false, _) => Ok(()),
@@ -161,6 +175,7 @@ fn words(place: &Place) -> (&'static str, String, String) {
         }
         Place::Dead { entry, reason } => ("dead", entry.clone(), reason.clone()),
         Place::LegacyDead { entry, .. } => ("dead", entry.clone(), "the original's".to_owned()),
+        Place::Outgoing { entry, to } => ("outgoing", entry.clone(), format!("to {to}")),
         Place::Finished => ("finished", String::new(), String::new()),
     }
 }

@@ -1,6 +1,8 @@
 //! `topics`: what lies where, whether anybody handles it, and setting a topic
 //! aside or emptying it.
 
+use super::dead::purge_pieces;
+use super::known::known;
 use super::messages::Progress;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Connection, TopicQueue, inspect};
@@ -26,6 +28,15 @@ pub(super) struct TopicArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    topic: TopicArgs,
+    /// Also a topic that has no messages yet and that no worker handles
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PurgeArgs {
     topic: Topic,
     /// Do not ask
@@ -34,6 +45,9 @@ pub(super) struct PurgeArgs {
     /// The delayed messages too, and those that wait for another run
     #[arg(long)]
     delayed: bool,
+    /// The dead letters too
+    #[arg(long)]
+    dead: bool,
     #[command(flatten)]
     redis: RedisArgs,
 }
@@ -67,8 +81,19 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     Ok(())
 }
 
-pub(super) async fn set_paused(args: TopicArgs, is_paused: bool) -> Result<(), Failure> {
+pub(super) async fn pause(args: PauseArgs) -> Result<(), Failure> {
+    set_paused(args.topic, true, args.force).await
+}
+
+pub(super) async fn resume(args: TopicArgs) -> Result<(), Failure> {
+    set_paused(args, false, false).await
+}
+
+async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
+    if !force {
+        known(&connection, &settings, &args.topic).await?;
+    }
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_new = queue.set_paused(is_paused).await?;
     match (is_paused, is_new) {
@@ -86,7 +111,9 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     if !args.yes && !can_ask {
         return Err(Failure::Usage(format!("this deletes the messages of {}: say so with --yes", args.topic)));
     }
+    let question = question(&args);
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
     if is_handled && !queue.flags().await?.is_paused {
@@ -96,7 +123,7 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     if others > 0 {
         eprintln!("other groups read {} too ({others}): what is deleted, they lose", args.topic);
     }
-    if !args.yes && !is_confirmed(&args.topic, args.delayed)? {
+    if !args.yes && !is_confirmed(&question)? {
         return Err(Failure::Failed("nothing is deleted".to_owned()));
     }
     let mut progress = Progress::new("deleted");
@@ -106,13 +133,24 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     } else {
         println!("{} waiting messages deleted", purged.waiting);
     }
+    if args.dead {
+        let mut letters = 0;
+        let result = purge_pieces(&queue, None, &mut letters).await;
+        println!("{letters} dead letters deleted");
+        result?;
+    }
     Ok(())
 }
 
-fn is_confirmed(topic: &Topic, delayed: bool) -> Result<bool, Failure> {
+fn question(args: &PurgeArgs) -> String {
+    let messages = if args.delayed { "waiting and delayed messages" } else { "waiting messages" };
+    let letters = if args.dead { " and the dead letters" } else { "" };
+    format!("Delete the {messages}{letters} of {}? [y/N] ", args.topic)
+}
+
+fn is_confirmed(question: &str) -> Result<bool, Failure> {
     let told = |error: std::io::Error| Failure::Failed(error.to_string());
-    let what = if delayed { "waiting and delayed" } else { "waiting" };
-    eprint!("Delete the {what} messages of {topic}? [y/N] ");
+    eprint!("{question}");
     stderr().flush().map_err(told)?;
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(told)?;

@@ -196,3 +196,18 @@ fn other_data_changes_no_other_byte() {
     let binary = with(r#"{"specversion":"1.0","id":"a","data_base64":"AA=="}"#).unwrap_err();
     assert!(binary.to_string().contains("data_base64"), "{binary}");
 }
+
+#[test]
+fn a_chain_is_known_by_the_hosts_header_and_begins_anew_with_a_replay() {
+    let body = r#"{"id":"a","topic":"t","data":1,"headers":{"worker-hops":"7","worker-other":"x","a":"b"}}"#;
+    let entry = |fresh: &str| {
+        let fields = [("message", body), (FRESH_FIELD, fresh)];
+        let fields = fields.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        let message = read(&topic(), "1-1", &fields.to_vec()).unwrap();
+        (message.hops, message.headers.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+    };
+    assert_eq!(entry("0"), (7, vec!["a".to_owned(), "worker-hops".to_owned()]));
+    assert_eq!(entry("1"), (0, vec!["a".to_owned()]));
+    let odd = body.replace("\"7\"", "\"-7\"");
+    assert_eq!(read_message(&odd).unwrap().hops, 0);
+}

@@ -7,6 +7,7 @@
 //! This must be finished before the first message is taken: a copy that has
 //! been run and deleted is no evidence any more.
 
+use super::scripts::PIECE_BYTES;
 use super::topic_queue::TopicQueue;
 use super::{QueueError, reply, scripts};
 use crate::message::{self, MESSAGE_FIELD};
@@ -95,32 +96,36 @@ impl TopicQueue {
             let highest = copies.entry(evidence.id).or_insert(evidence.retry);
             *highest = evidence.retry.max(*highest);
         };
-        let mut from = first.to_owned();
+        self.walk(&self.keys().stream, first, |body| parse(body).into_iter().for_each(&mut note)).await?;
+        let legacy_dead = |body: &[u8]| {
+            let dead = parse::<LegacyDead>(body).map(|dead| dead.original_message);
+            dead.into_iter().for_each(|dead| note(Evidence { retry: i64::MAX, ..dead }));
+        };
+        self.walk(&self.keys().legacy_dead, "-", legacy_dead).await?;
+        Ok(copies)
+    }
+
+    /// Shows each body from here to where the stream ends now: to chase what
+    /// comes meanwhile would have no end.
+    async fn walk(&self, key: &str, from: &str, mut show: impl FnMut(&[u8])) -> Result<(), QueueError> {
+        let mut newest = redis::cmd("XREVRANGE");
+        newest.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: Vec<(String, Value)> = newest.query_async(&mut self.shared()).await?;
+        let Some((to, _)) = newest.first() else { return Ok(()) };
+        let mut from = from.to_owned();
         loop {
-            let page = self.page(&self.keys().stream, &from, "+").await?;
-            page.iter().filter_map(|(_, body)| parse::<Evidence>(body)).for_each(&mut note);
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => from = format!("({last}"),
-                _ => break,
-            }
-        }
-        let mut from = "-".to_owned();
-        loop {
-            let page = self.page(&self.keys().legacy_dead, &from, "+").await?;
-            let dead = page.iter().filter_map(|(_, body)| parse::<LegacyDead>(body));
-            dead.for_each(|dead| note(Evidence { retry: i64::MAX, ..dead.original_message }));
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => from = format!("({last}"),
-                _ => return Ok(copies),
-            }
+            let page = self.page(key, &from, to).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            from = format!("({last}");
+            page.iter().for_each(|(_, body)| show(body));
         }
     }
 
-    /// Entries of a stream: id and the field `message`.
+    /// Some entries of a stream, none at the end: id and the field `message`.
     async fn page(&self, key: &str, from: &str, to: &str) -> Result<Vec<(String, Vec<u8>)>, QueueError> {
-        let mut command = redis::cmd("XRANGE");
-        let list: Vec<Value> =
-            command.arg(key).arg(from).arg(to).arg("COUNT").arg(PAGE).query_async(&mut self.shared()).await?;
+        let mut script = scripts::READ.key(key);
+        script.arg("XRANGE").arg(from).arg(to).arg(PAGE).arg(PIECE_BYTES);
+        let list: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
         let entry = |value| {
             let (id, fields) = reply::entry(value)?;
             Ok((id, message::field(&fields, MESSAGE_FIELD).unwrap_or_default().to_vec()))

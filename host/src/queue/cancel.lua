@@ -5,14 +5,30 @@
 --   worker that had taken it), list, body, scored   2: the entry's id, the item,
 --   the token or the member   3: group, or for body the body's hash, or for given
 --   the group and 4: the idle ms that mark what was given back
--- Returns how many were removed; 0 where it is no longer there or was taken.
--- Afterwards it is nowhere here, and `cancelled` in the state has counted it.
+-- Returns how many were removed; 0 where it is no longer there or was taken,
+-- -1 where it stays because other groups have still to read it. Else it is
+-- nowhere here afterwards, and `cancelled` in the state has counted it.
 local key, what = KEYS[1], ARGV[2]
 local remove = {}
+
+-- Whether a group other than ours has not read and acknowledged it.
+local function is_wanted_by_others()
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    local fields = {}
+    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    if fields.name ~= ARGV[3] then
+      if is_behind(what, fields['last-delivered-id']) then return true end
+      if #redis.call('XPENDING', key, fields.name, what, what, 1) > 0 then return true end
+    end
+  end
+  return false
+end
 
 function remove.waiting()
   local behind = waits_behind(key, KEYS[2], ARGV[3])
   if not behind or not is_behind(what, behind) then return 0 end
+  if #redis.call('XRANGE', key, what, what) == 0 then return 0 end
+  if is_wanted_by_others() then return -1 end
   return redis.call('XDEL', key, what)
 end
 
@@ -20,12 +36,16 @@ function remove.given()
   local row = redis.pcall('XPENDING', key, ARGV[3], what, what, 1)[1]
   if not row or row[3] < tonumber(ARGV[4]) then return 0 end
   redis.call('XACK', key, ARGV[3], what)
+  -- Acknowledged, it is none of ours any more.
+  if is_wanted_by_others() then return 1 end
   return redis.call('XDEL', key, what)
 end
 
 function remove.list()
   if redis.call('TYPE', key).ok ~= 'list' then return 0 end
-  return redis.call('LREM', key, 0, what)
+  local removed = redis.call('LREM', key, 0, what)
+  if removed > 0 then remember_list(key, KEYS[2]) end
+  return removed
 end
 
 function remove.body()

@@ -9,6 +9,15 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- What a pcall for one message of many has to say of it. That the server is no
+-- master any more is no message's matter: the whole reply says so, and who
+-- asked looks for the new one. Nothing can have been written there.
+local function told(fine, result)
+  local text = type(result) == 'table' and result.err or tostring(result)
+  if not fine and string.find(text, '^%-?READONLY') then error({ err = text }) end
+  return text
+end
+
 -- More fields than this overflow the stack of unpack, so they travel packed.
 local UNPACKED_MAX = 7000
 

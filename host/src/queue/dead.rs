@@ -9,14 +9,13 @@ mod replay;
 pub use letter::{DeadLetter, Letter, LetterId};
 pub use replay::Replayed;
 
+use super::scripts::PIECE_BYTES;
 use super::topic_queue::TopicQueue;
 use super::{QueueError, reply, scripts};
 use redis::Value;
 
 /// How many one script reads or moves, which nothing else runs beside.
 const PIECE: usize = 100;
-/// No more are read at once when they have so many bytes.
-const PIECE_BYTES: usize = 16 << 20;
 
 /// Who wrote it, which is where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +52,7 @@ impl Walk {
             Order::OldestFirst => "XRANGE",
             Order::NewestFirst => "XREVRANGE",
         };
-        let mut script = scripts::DEAD_READ.key(self.queue.dead_key(self.origin));
+        let mut script = scripts::READ.key(self.queue.dead_key(self.origin));
         script.arg(command).arg(from).arg(to).arg(PIECE).arg(PIECE_BYTES);
         let list: Vec<Value> = script.invoke_async(&mut self.queue.shared()).await?;
         let letters: Vec<Letter> = list

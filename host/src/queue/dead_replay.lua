@@ -38,9 +38,7 @@ local results, at = {}, 1
 while at < #ARGV do
   local set, count = {}, tonumber(ARGV[at + 2])
   for i = 1, count do set[i] = ARGV[at + 2 + i] end
-  local fine, result = pcall(replay, ARGV[at], ARGV[at + 1], set)
-  if not fine and type(result) == 'table' then result = result.err end
-  results[#results + 1] = tostring(result)
+  results[#results + 1] = told(pcall(replay, ARGV[at], ARGV[at + 1], set))
   at = at + 3 + count
 end
 return results

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::hit::{Hit, Place};
+use super::keys::Keys;
 use super::leases::GIVEN_BACK;
 use super::look::{Part, Wanted};
 use super::topic_queue::TopicQueue;
@@ -36,6 +37,17 @@ pub struct Cancelled {
     pub removed: Vec<(Place, u64)>,
     /// Copies that can't be cancelled, because they run.
     pub in_flight: Vec<Found>,
+    /// Copies that stay, because other groups have still to read them.
+    pub wanted: Vec<Found>,
+}
+
+/// What became of one copy.
+enum Removal {
+    Removed(u64),
+    /// It was no longer there, or has been taken.
+    None,
+    /// Other groups have still to read it.
+    Wanted,
 }
 
 /// The topics that Redis knows of.
@@ -44,6 +56,26 @@ pub struct Topics;
 impl Topics {
     pub async fn all(connection: &Connection, prefix: &str) -> Result<Vec<Topic>, QueueError> {
         Ok(inspect::names(connection, prefix).await?.into_iter().collect())
+    }
+
+    /// Nothing where Redis has a key of this topic or a worker seen lately
+    /// handles it; else all other topics, be it the one or the other.
+    pub async fn unless_known(
+        connection: &Connection,
+        prefix: &str,
+        topic: &Topic,
+    ) -> Result<Option<Vec<Topic>>, QueueError> {
+        // To ask for its keys is cheap, and nearly always enough.
+        for key in Keys::new(prefix, topic).lasting() {
+            if redis::cmd("EXISTS").arg(key).query_async(&mut connection.shared()).await? {
+                return Ok(None);
+            }
+        }
+        let mut all = inspect::handled(connection, prefix).await?;
+        if !all.contains(topic) {
+            all.extend(inspect::names(connection, prefix).await?);
+        }
+        Ok((!all.contains(topic)).then(|| all.into_iter().collect()))
     }
 }
 
@@ -77,21 +109,23 @@ impl TopicQueue {
         let mut cancelled = Cancelled::default();
         for _ in 0..ROUNDS {
             let retried = self.retried().await?;
+            cancelled.in_flight.clear();
+            cancelled.wanted.clear();
             for part in Part::WAITING {
                 for hit in self.copies_in(part, id, progress).await? {
-                    let count = self.remove(part, &hit).await?;
-                    if count > 0 {
-                        cancelled.removed.push((hit.place, count));
+                    match self.remove(part, &hit).await? {
+                        Removal::Removed(count) => cancelled.removed.push((hit.place, count)),
+                        Removal::None => {}
+                        Removal::Wanted => cancelled.wanted.push(self.found(&hit)),
                     }
                 }
             }
-            cancelled.in_flight.clear();
             for part in Part::TAKEN.into_iter().filter(|part| matches!(part, Part::InFlight(_))) {
                 for hit in self.copies_in(part, id, progress).await? {
                     // What was given back, as at a pause, is in nobody's hands.
                     match self.remove(part, &hit).await? {
-                        0 => cancelled.in_flight.push(self.found(&hit)),
-                        count => cancelled.removed.push((hit.place, count)),
+                        Removal::Removed(count) => cancelled.removed.push((hit.place, count)),
+                        _ => cancelled.in_flight.push(self.found(&hit)),
                     }
                 }
             }
@@ -162,7 +196,7 @@ impl TopicQueue {
         }
     }
 
-    async fn remove(&self, part: Part, hit: &Hit) -> Result<u64, QueueError> {
+    async fn remove(&self, part: Part, hit: &Hit) -> Result<Removal, QueueError> {
         let keys = self.keys();
         let shares = part != Part::LegacyLater || self.connection().share_slot(&keys.stream, &keys.legacy_delay);
         let (how, key, by) = match part {
@@ -172,7 +206,7 @@ impl TopicQueue {
             Part::Input => ("list", keys.input.as_str(), ""),
             Part::Waiting(source) => ("waiting", source.key(keys), self.group()),
             Part::InFlight(source) => ("given", source.key(keys), self.group()),
-            Part::Dead | Part::LegacyDead => return Ok(0),
+            Part::Outgoing | Part::Dead | Part::LegacyDead => return Ok(Removal::None),
         };
         let mut script = scripts::CANCEL.key(key);
         if shares {
@@ -182,12 +216,16 @@ impl TopicQueue {
             script.key(&keys.later);
         }
         script.arg(how).arg(&hit.handle).arg(by).arg(GIVEN_BACK.as_millis());
-        let removed: u64 = script.invoke_async(&mut self.shared()).await?;
+        let removed: i64 = script.invoke_async(&mut self.shared()).await?;
         if !shares && removed > 0 {
             let mut command = redis::cmd("HINCRBY");
             command.arg(&keys.state).arg("cancelled").arg(removed).query_async::<()>(&mut self.shared()).await?;
         }
-        Ok(removed)
+        Ok(match u64::try_from(removed) {
+            Ok(0) => Removal::None,
+            Ok(count) => Removal::Removed(count),
+            Err(_) => Removal::Wanted,
+        })
     }
 
     /// How often messages went back from in flight to where they wait.

@@ -52,6 +52,11 @@ pub enum Place {
         entry: String,
         reason: String,
     },
+    /// A follow-up on its way to a topic in another slot.
+    Outgoing {
+        entry: String,
+        to: String,
+    },
     /// It has run, within the time that its topic remembers that.
     Finished,
 }
@@ -91,6 +96,11 @@ pub(super) fn hit(part: Part, value: Value) -> Result<Hit, QueueError> {
                 _ => Place::LegacyDead { entry, reason: "retry".to_owned() },
             };
             of(place, fields, Vec::new())
+        }
+        Part::Outgoing => {
+            let (entry, fields) = reply::entry(value)?;
+            let to = message::field(&fields, "topic").map(|to| String::from_utf8_lossy(to).into_owned());
+            of(Place::Outgoing { entry, to: to.unwrap_or_default() }, fields, Vec::new())
         }
         Part::List | Part::Input => {
             let [item] = reply::array(value)?;

@@ -7,15 +7,29 @@
 -- insert leaves them where they were.
 local limit, bytes_left = tonumber(ARGV[1]), tonumber(ARGV[2])
 
+-- Large ones are found out by reading them: one at first, and then a few.
+local AT_ONCE_MAX = 16
+
+-- The next behind so many, in the order of the end.
+local function read(list, from_left, behind)
+  local count = behind == 0 and 1 or math.min(AT_ONCE_MAX, limit - behind)
+  if from_left then return redis.call('LRANGE', list, behind, behind + count - 1) end
+  local items, turned = redis.call('LRANGE', list, -behind - count, -behind - 1), {}
+  for n = #items, 1, -1 do turned[#turned + 1] = items[n] end
+  return turned
+end
+
 local function move(list, from_left)
   local moved = 0
-  local items = from_left and redis.call('LRANGE', list, 0, limit - 1) or redis.call('LRANGE', list, -limit, -1)
-  for n = 1, #items do
-    local item = items[from_left and n or #items + 1 - n]
-    bytes_left = bytes_left - #item
-    if moved > 0 and bytes_left < 0 then break end
-    redis.call('XADD', KEYS[3], '*', 'message', item)
-    moved = moved + 1
+  while moved < limit and bytes_left > 0 do
+    local items = read(list, from_left, moved)
+    if #items == 0 then break end
+    for _, item in ipairs(items) do
+      bytes_left = bytes_left - #item
+      if moved > 0 and bytes_left < 0 then break end
+      redis.call('XADD', KEYS[3], '*', 'message', item)
+      moved = moved + 1
+    end
   end
   if moved > 0 then
     if from_left then redis.call('LTRIM', list, moved, -1) else redis.call('LTRIM', list, 0, -moved - 1) end

@@ -58,6 +58,26 @@ impl Keys {
         [&self.stream, &self.state, &self.work, &self.later, &self.later_body, &self.high, &self.low]
     }
 
+    /// All but the markers, which have a time to live.
+    pub(crate) fn lasting(&self) -> [&str; 14] {
+        [
+            &self.stream,
+            &self.state,
+            &self.input,
+            &self.work,
+            &self.high,
+            &self.low,
+            &self.later,
+            &self.later_body,
+            &self.out,
+            &self.dead,
+            &self.cron,
+            &self.suspects,
+            &self.legacy_delay,
+            &self.legacy_dead,
+        ]
+    }
+
     /// `{mq:<topic>}:done:<hash>`: this message has finished.
     pub(crate) fn done(&self, key: &str) -> String {
         format!("{{{}}}:done:{}", self.stream, digest(key))
@@ -74,6 +94,31 @@ impl Keys {
         let name = braced.unwrap_or(key).strip_prefix(prefix)?;
         let legacy = name.strip_prefix("delay:").or_else(|| name.strip_prefix("dead-letter:"));
         Topic::parse(legacy.unwrap_or(name)).ok()
+    }
+}
+
+/// The keys of a plugin's key-value store. Whatever the plugin is called, no
+/// key of it is another's, and none of its values is its account.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreKeys {
+    tag: String,
+    /// The bytes of each value.
+    pub(crate) sizes: String,
+    /// When values expire.
+    pub(crate) ends: String,
+}
+
+impl StoreKeys {
+    pub(crate) fn new(prefix: &str, plugin: &str) -> Self {
+        // A brace in a file's name would end the hash tag.
+        let plugin = plugin.replace('%', "%25").replace('{', "%7B").replace('}', "%7D");
+        let tag = format!("{{{prefix}:kv:{plugin}}}");
+        Self { sizes: format!("{tag}-sizes"), ends: format!("{tag}-ends"), tag }
+    }
+
+    /// `{mq::kv:<plugin>}:<key>`
+    pub(crate) fn value(&self, key: &str) -> String {
+        format!("{}:{key}", self.tag)
     }
 }
 
@@ -112,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_has_keys_of_its_own() {
+        let keys = StoreKeys::new("mq:", "email.send");
+        assert_eq!(keys.value("a:b"), "{mq::kv:email.send}:a:b");
+        assert_eq!((&*keys.sizes, &*keys.ends), ("{mq::kv:email.send}-sizes", "{mq::kv:email.send}-ends"));
+        assert_ne!(StoreKeys::new("mq:", "a}:b").value("k"), StoreKeys::new("mq:", "a").value("b}:k"));
+    }
+
+    #[test]
     fn a_key_tells_its_topic() {
         for (key, topic) in [
             ("mq:a.b", Some("a.b")),
@@ -121,6 +174,7 @@ mod tests {
             ("mq:delay", Some("delay")),
             ("mq::workers", None),
             ("{mq::kv:x}:k", None),
+            ("{mq::kv:x}-sizes", None),
             ("cache:x", None),
         ] {
             let found = Keys::topic_of("mq:", key);

@@ -130,10 +130,10 @@ impl TopicQueue {
     /// Writes down that a message is about to run alone. Returns how often it
     /// was lost so before.
     pub async fn suspect(&self, entry: &EntryKey) -> Result<u32, QueueError> {
-        let key = &self.keys().suspects;
-        let mut pipe = redis::pipe();
-        pipe.atomic().hincr(key, entry.to_string(), 1).expire(key, i64::from(SUSPECT_SECONDS)).ignore();
-        let (runs,): (u32,) = pipe.query_async(&mut self.shared()).await?;
+        let mut script = scripts::SUSPECT.key(entry.source.key(self.keys()));
+        script.key(&self.keys().suspects).arg(self.group()).arg(self.me()).arg(&entry.id);
+        script.arg(entry.to_string()).arg(SUSPECT_SECONDS);
+        let runs: u32 = script.invoke_async(&mut self.shared()).await?;
         Ok(runs.saturating_sub(1))
     }
 

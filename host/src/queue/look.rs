@@ -1,16 +1,14 @@
 //! Looks through a topic's keys, a piece at a time and without taking anything.
 
 use super::hit::{Hit, hit};
+use super::scripts::PIECE_BYTES;
 use super::source::Source;
 use super::topic_queue::TopicQueue;
 use super::{QueueError, scripts};
 use redis::Value;
-use std::time::{Duration, Instant};
 
 /// How many are looked at by one script, which nothing else runs beside.
 pub(super) const PIECE: usize = 500;
-/// A script that took so long is too much at once.
-const LONG: Duration = Duration::from_millis(50);
 
 /// Where messages of a topic can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +20,8 @@ pub(super) enum Part {
     Input,
     Waiting(Source),
     InFlight(Source),
+    /// Follow-ups of what has run.
+    Outgoing,
     Dead,
     LegacyDead,
 }
@@ -39,11 +39,12 @@ impl Part {
         Self::Waiting(Source::Work),
         Self::Waiting(Source::Low),
     ];
-    pub(super) const TAKEN: [Self; 6] = [
+    pub(super) const TAKEN: [Self; 7] = [
         Self::InFlight(Source::High),
         Self::InFlight(Source::Normal),
         Self::InFlight(Source::Work),
         Self::InFlight(Source::Low),
+        Self::Outgoing,
         Self::Dead,
         Self::LegacyDead,
     ];
@@ -80,14 +81,14 @@ impl TopicQueue {
         looked_at: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Vec<Hit>, QueueError> {
         let (how, key, second) = self.way(part, wanted.id.is_empty());
-        let (mut from, mut hits, mut piece) = (Vec::new(), Vec::new(), PIECE.min(wanted.limit));
+        let (mut from, mut hits) = (Vec::new(), Vec::new());
         loop {
-            let started = Instant::now();
             let mut script = scripts::LOOK.key(key);
             if let Some(second) = second {
                 script.key(second);
             }
-            script.arg(how).arg(&from).arg(piece).arg(self.group()).arg(wanted.id).arg(wanted.plain);
+            script.arg(how).arg(&from).arg(PIECE.min(wanted.limit)).arg(PIECE_BYTES);
+            script.arg(self.group()).arg(wanted.id).arg(wanted.plain);
             let (next, count, found): (Vec<u8>, u64, Vec<Value>) = script.invoke_async(&mut self.shared()).await?;
             for one in found {
                 hits.push(hit(part, one)?);
@@ -98,7 +99,6 @@ impl TopicQueue {
                 return Ok(hits);
             }
             from = next;
-            piece = if started.elapsed() > LONG { piece.div_ceil(2) } else { (piece * 2).min(PIECE) };
         }
     }
 
@@ -113,6 +113,7 @@ impl TopicQueue {
             Part::Input => ("list", &keys.input, state),
             Part::Waiting(source) => ("waiting", source.key(keys), state),
             Part::InFlight(source) => ("pending", source.key(keys), state),
+            Part::Outgoing => ("entries", &keys.out, state),
             Part::Dead => ("entries", &keys.dead, state),
             Part::LegacyDead => ("entries", &keys.legacy_dead, None),
         }

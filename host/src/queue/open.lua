@@ -25,7 +25,9 @@ end
 
 local kind = redis.call('TYPE', stream).ok
 if (kind == 'list' or kind == 'stream') and known ~= kind then
-  redis.call('HSET', state, 'kind', kind)
+  -- Refused at maxmemory, which must keep nobody from taking: who empties the
+  -- list writes it down anyway.
+  redis.pcall('HSET', state, 'kind', kind)
 elseif kind == 'none' and known == 'list' then
   kind = 'list'
 end

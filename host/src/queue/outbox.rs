@@ -23,6 +23,9 @@ impl TopicQueue {
     /// What another took and did not bring within `lease` is brought again.
     pub async fn relay(&self, lease: Duration) -> Result<usize, QueueError> {
         let mut entries = match self.abandoned(lease).await {
+            // Without an outbox there is nothing to relay, and none is made for
+            // that: at maxmemory it would be refused.
+            Err(QueueError::GroupLost) if self.outgoing().await? == 0 => return Ok(0),
             Err(QueueError::GroupLost) => {
                 self.make_relay_group().await?;
                 Vec::new()
@@ -77,7 +80,7 @@ impl TopicQueue {
 
     async fn make_relay_group(&self) -> Result<(), QueueError> {
         let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&self.keys().out).arg(GROUP).arg("0").arg("MKSTREAM");
+        command.arg("CREATE").arg(&self.keys().out).arg(GROUP).arg("0");
         match command.query_async::<()>(&mut self.shared()).await {
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
             made => Ok(made?),

@@ -23,6 +23,7 @@ function purge.list()
   if redis.call('TYPE', key).ok ~= 'list' then return 0, 0 end
   local length = redis.call('LLEN', key)
   redis.call('LTRIM', key, limit, -1)
+  remember_list(key, KEYS[2])
   return math.min(length, limit), 0
 end
 

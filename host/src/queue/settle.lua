@@ -12,7 +12,8 @@
 --   'dead'  id, deliveries, fields to set
 -- Returns for each: 'ok', 'gone' (settled before, or no longer mine), or an
 -- error. May be sent twice. Each message checks, then inserts, then deletes,
--- so that a refused insert leaves it where it was; one's error is no other's.
+-- so that a refused insert leaves it where it was; one's error is no other's,
+-- unless it is the server's.
 local stream, state, later, body, dead, out = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, me, deletes, class, window = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5]
 local at = 5
@@ -126,8 +127,6 @@ local results = {}
 while at < #ARGV do
   -- Read whole before it is run: an error must not lose the place.
   local run = settle[word()]()
-  local fine, result = pcall(run)
-  if not fine and type(result) == 'table' then result = result.err end
-  results[#results + 1] = tostring(result)
+  results[#results + 1] = told(pcall(run))
 end
 return results

@@ -1,5 +1,6 @@
 //! What time brings: what is due goes to its stream, history is swept.
 
+use super::scripts::PIECE_BYTES;
 use super::source::Source;
 use super::topic_queue::TopicQueue;
 use super::{QueueError, scripts};
@@ -25,7 +26,7 @@ impl TopicQueue {
     /// Moves a piece of what is due into its stream.
     pub async fn promote(&self) -> Result<Promoted, QueueError> {
         let mut script = scripts::PROMOTE.prepare_invoke();
-        script.key(&self.keys().for_publish()[..]).key(&self.keys().dead).arg(PIECE);
+        script.key(&self.keys().for_publish()[..]).key(&self.keys().dead).arg(PIECE).arg(PIECE_BYTES);
         let (moved, next_ms): (usize, i64) = script.invoke_async(&mut self.shared()).await?;
         Ok(Promoted { moved, next_due: u64::try_from(next_ms).ok().map(Duration::from_millis) })
     }
@@ -45,7 +46,7 @@ impl TopicQueue {
         }
         if self.connection().share_slot(&keys.stream, &keys.legacy_delay) {
             let mut script = scripts::PROMOTE_LEGACY.prepare_invoke();
-            script.key(&keys.for_publish()[..]).key(&keys.legacy_delay).arg(PIECE);
+            script.key(&keys.for_publish()[..]).key(&keys.legacy_delay).arg(PIECE).arg(PIECE_BYTES);
             return Ok(script.invoke_async(&mut self.shared()).await?);
         }
         self.promote_legacy_across(now).await
@@ -71,7 +72,7 @@ impl TopicQueue {
     pub async fn sweep(&self, from: Option<&SweptTo>) -> Result<Option<SweptTo>, QueueError> {
         let (from, goal) = from.map_or(("-", ""), |swept| (&swept.at, &swept.goal));
         let mut script = scripts::SWEEP.key(Source::Normal.key(self.keys()));
-        script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE);
+        script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE).arg(PIECE_BYTES);
         let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
         if self.set_deletes(others == 0) && others > 0 {
             let topic = self.topic();

@@ -1,5 +1,5 @@
--- Stands before the scripts that look at a topic for people: what an entry
--- says, and which of a stream's entries nobody has taken.
+-- Stands before the scripts that look at a topic for people, and those that
+-- empty one: which of a stream's entries nobody has taken, and what a list was.
 -- KEYS, ARGV: none of its own. Returns nothing.
 
 local function less(one, other)
@@ -31,4 +31,13 @@ local function waits_behind(stream, state, group)
   last = last or '0-0'
   if not string.find(last, '-', 1, true) then last = last .. '-0' end
   return last, others
+end
+
+-- To be called after a list was made shorter: an empty one is no key, and what
+-- is published next would make it a stream for ever. The topic's own key is
+-- the only list that plain clients write to. Behind a deletion this is not
+-- refused at maxmemory.
+local function remember_list(list, state)
+  if state ~= '{' .. list .. '}:state' then return end
+  if redis.call('HGET', state, 'kind') ~= 'list' then redis.call('HSET', state, 'kind', 'list') end
 end

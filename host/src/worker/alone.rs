@@ -42,27 +42,33 @@ impl Alone {
 }
 
 impl Lane {
-    /// Waits until the message may run; or says what becomes of it instead.
-    pub(super) async fn turn_of(&self, taken: &Taken) -> Result<Turn<'_>, Settlement> {
+    /// Waits until the message may run; or says what becomes of it instead:
+    /// nothing, where it is left to others.
+    pub(super) async fn turn_of(&self, taken: &Taken) -> Result<Turn<'_>, Option<Settlement>> {
         if taken.losses < SUSPECT {
             return Ok(self.alone.beside().await);
         }
-        let guard = self.alone.gate.write().await;
         let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.losses);
-        let lost = loop {
+        let (guard, lost) = loop {
+            let guard = self.alone.gate.write().await;
             // It has to be known before it begins.
             match self.queue.suspect(entry).await {
-                Ok(lost) => break lost,
+                Ok(lost) => break (guard, lost),
                 Err(error) => tracing::warn!(topic, %entry, %error, "waits to run alone"),
             }
-            tokio::time::sleep(PAUSE_MAX).await;
+            // The others need not wait for that.
+            drop(guard);
+            if tokio::time::timeout(PAUSE_MAX, self.stop.cancelled()).await.is_ok() {
+                self.release([entry]);
+                return Err(None);
+            }
         };
         if lost >= CONVICTED {
             let error = format!("{lost} workers were lost while it ran alone");
             self.metrics.outcome("crash-loop").inc();
             tracing::error!(topic, %entry, outcome = "crash-loop", error, "settled");
             let _ = self.queue.acquit(entry).await;
-            return Err(self.dead(taken, "crash-loop", &error, None));
+            return Err(Some(self.dead(taken, "crash-loop", &error, None)));
         }
         tracing::warn!(topic, %entry, losses, lost, "runs alone: workers were lost with it");
         *self.alone.now() = Some((self.topic().clone(), entry.clone()));

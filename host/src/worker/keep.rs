@@ -28,6 +28,14 @@ struct Kept {
     others_have_some: bool,
 }
 
+impl Kept {
+    /// What is not urgent is looked at every other time: an idle topic is to
+    /// cost next to nothing.
+    fn is_every_other(&self) -> bool {
+        self.beats.is_multiple_of(2)
+    }
+}
+
 impl Lane {
     /// Renews leases, and nothing else, so that nothing holds it up.
     pub(super) async fn renew_until(&self, drained: &CancellationToken) {
@@ -60,16 +68,14 @@ impl Lane {
     /// One look at everything that time brings. Returns when the next message
     /// is due.
     async fn beat(self: &Arc<Self>, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
-        self.relay().await?;
+        let relayed = self.relay().await;
         if self.stop.is_cancelled() {
-            return Ok(None);
+            return relayed.map(|()| None);
         }
-        let promoted = self.queue.promote().await?;
-        let mut moved = promoted.moved;
-        // What is not urgent is looked at every other time: an idle topic is to
-        // cost next to nothing.
-        if kept.beats.is_multiple_of(2) {
-            moved += self.queue.promote_legacy().await?;
+        let next_due = self.promote(kept).await;
+        // These two are refused while memory is full, and all the rest is not:
+        // it must not wait for them, since some of it frees memory.
+        if kept.is_every_other() {
             self.look_at_flags().await?;
         }
         let connected_at = *self.connected_at();
@@ -85,7 +91,14 @@ impl Lane {
         if kept.capped.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) && self.cap_dead().await? {
             kept.capped = Some(Instant::now());
         }
-        Ok(if moved > 0 { Some(Duration::ZERO) } else { promoted.next_due })
+        relayed.and(next_due)
+    }
+
+    /// Moves a piece of what is due. Returns when the next one is.
+    async fn promote(&self, kept: &Kept) -> Result<Option<Duration>, QueueError> {
+        let promoted = self.queue.promote().await?;
+        let legacy = if kept.is_every_other() { self.queue.promote_legacy().await? } else { 0 };
+        Ok(if promoted.moved + legacy > 0 { Some(Duration::ZERO) } else { promoted.next_due })
     }
 
     /// Paused, or written to with a priority that was not used before: a read

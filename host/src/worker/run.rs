@@ -19,7 +19,7 @@ impl Lane {
         let Some(first) = taken.first() else { return Vec::new() };
         let turn = match self.turn_of(first).await {
             Ok(turn) => turn,
-            Err(settlement) => return vec![settlement],
+            Err(settlement) => return settlement.into_iter().collect(),
         };
         let plugin = self.plugin.load_full();
         let settlements = match self.call(&plugin, taken).await {
@@ -62,7 +62,7 @@ impl Lane {
         let started = Instant::now();
         let outcomes = plugin.call(&mut calls).await;
         let took = started.elapsed();
-        if calls.len() > 1 && outcomes.iter().all(ended_whole) {
+        if calls.len() > 1 && outcomes.iter().all(Outcome::ended_instance) {
             tracing::warn!(topic = %self.topic(), size = calls.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);
         }
@@ -95,6 +95,7 @@ impl Lane {
         let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
         self.metrics.processing.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
+        plugin.probation().ended(&run.id, &outcome);
         let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.standing.attempt);
         if matches!(outcome, Outcome::Done(_)) {
             tracing::debug!(topic, id, attempt, outcome = name, ?took, digest, "settled");
@@ -167,11 +168,6 @@ impl Lane {
             ("gw-digest", ran.map_or("", |(_, digest)| digest)),
         ]))
     }
-}
-
-/// A run that ended for a reason of the instance's, which its messages share.
-fn ended_whole(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Trap(_) | Outcome::Timeout(_) | Outcome::CpuLimit(_) | Outcome::MemoryLimit(_))
 }
 
 /// What is needed of a message after the handler has got it.

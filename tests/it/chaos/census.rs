@@ -1,6 +1,7 @@
 //! Where every message is, found by looking at every key there is.
 
-use crate::support::{Entry, Redis};
+use super::site::Site;
+use crate::support::Entry;
 use redis::FromRedisValue;
 use std::collections::BTreeMap;
 
@@ -26,8 +27,8 @@ const STANDING: &str = r"
     return standing";
 
 /// Keys, their types and sizes, of what is neither done nor dead.
-pub(super) async fn standing(redis: &Redis) -> Vec<String> {
-    redis::cmd("EVAL").arg(STANDING).arg(0).query_async(&mut redis.connection().await).await.unwrap()
+pub(super) async fn standing(site: &Site) -> Vec<String> {
+    redis::cmd("EVAL").arg(STANDING).arg(0).query_async(&mut site.connection().await).await.unwrap()
 }
 
 /// Where the messages of one key are.
@@ -49,13 +50,13 @@ pub(super) struct Census {
 }
 
 impl Census {
-    pub(super) async fn take(redis: &Redis) -> Self {
+    pub(super) async fn take(site: &Site) -> Self {
         let mut census = Self::default();
-        for bytes in messages(redis, "mq:seen", "stream").await {
+        for bytes in messages(site, "mq:seen", "stream").await {
             census.note(&bytes, "mq:seen", |places| places.seen += 1);
         }
-        for key in redis.run::<Vec<String>>("KEYS {mq:*}:dead").await {
-            for fields in redis.entries(&key).await {
+        for key in site.run::<Vec<String>>("KEYS {mq:*}:dead").await {
+            for fields in site.entries(&key).await {
                 let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
                 let reason = String::from_utf8(field("gw-reason").unwrap_or_default()).unwrap();
                 census.note(&field("message").unwrap_or_default(), &format!("{key} {reason}"), |places| {
@@ -63,13 +64,13 @@ impl Census {
                 });
             }
         }
-        for line in standing(redis).await {
+        for line in standing(site).await {
             let [key, kind, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             // What is in `later` is in its bodies.
             if key.ends_with("}:later") {
                 continue;
             }
-            for bytes in messages(redis, key, kind).await {
+            for bytes in messages(site, key, kind).await {
                 census.note(&bytes, &line, |places| places.elsewhere.push(line.clone()));
             }
         }
@@ -86,15 +87,15 @@ impl Census {
 
 /// The messages in a key of this type: whole values, or what entries have in
 /// their field `message`.
-async fn messages(redis: &Redis, key: &str, kind: &str) -> Vec<Vec<u8>> {
+async fn messages(site: &Site, key: &str, kind: &str) -> Vec<Vec<u8>> {
     let values: redis::Value = match kind {
         "stream" => {
             let message = |fields: Entry| fields.into_iter().find(|(name, _)| name == "message").unwrap_or_default().1;
-            return redis.entries(key).await.into_iter().map(message).collect();
+            return site.entries(key).await.into_iter().map(message).collect();
         }
-        "list" => redis.run(&format!("LRANGE {key} 0 -1")).await,
-        "hash" => redis.run(&format!("HVALS {key}")).await,
-        _ => redis.run(&format!("ZRANGE {key} 0 -1")).await,
+        "list" => site.run(&format!("LRANGE {key} 0 -1")).await,
+        "hash" => site.run(&format!("HVALS {key}")).await,
+        _ => site.run(&format!("ZRANGE {key} 0 -1")).await,
     };
     Vec::<Vec<u8>>::from_redis_value(values).unwrap()
 }

@@ -1,8 +1,9 @@
 //! What happens to workers, Redis and the way between them.
 
 use super::published::{ATTEMPTS, CHILD, TOPICS};
-use crate::proxy::{Lost, Proxy, Way};
-use crate::support::{Gateway, Plugins, Redis, built, until};
+use super::site::{Kind, Site};
+use crate::proxy::{Lost, Way};
+use crate::support::{Gateway, Plugins, built, until};
 use fastrand::Rng;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -19,6 +20,7 @@ pub(super) enum Disturbance {
     StopWorker(usize),
     FreezeWorker(usize, u64),
     KillRedis(u64),
+    HandOver,
     Cut,
     Stall(Way, u64),
     LoseReply(usize),
@@ -31,7 +33,29 @@ pub(super) enum Disturbance {
 }
 
 impl Disturbance {
-    pub(super) fn draw(rng: &mut Rng, workers: usize) -> Self {
+    pub(super) fn draw(rng: &mut Rng, workers: usize, kind: Kind) -> Self {
+        match kind {
+            Kind::Alone => Self::draw_alone(rng, workers),
+            Kind::Watched => Self::draw_watched(rng, workers),
+        }
+    }
+
+    /// Without a proxy, since sentinels name the servers themselves.
+    fn draw_watched(rng: &mut Rng, workers: usize) -> Self {
+        match rng.u32(..13) {
+            0 | 1 => Self::KillWorker(rng.usize(..workers)),
+            2 => Self::StopWorker(rng.usize(..workers)),
+            3 => Self::FreezeWorker(rng.usize(..workers), rng.u64(1200..4000)),
+            4..=6 => Self::KillRedis(rng.u64(..2500)),
+            7..=8 => Self::HandOver,
+            9 => Self::ForgetScripts,
+            10 => Self::DestroyGroup(group(rng)),
+            11 => Self::KillClients,
+            _ => Self::Pause(TOPICS[rng.usize(..TOPICS.len())], rng.u64(200..3000)),
+        }
+    }
+
+    fn draw_alone(rng: &mut Rng, workers: usize) -> Self {
         let span = |rng: &mut Rng| rng.u64(200..3000);
         let way = |rng: &mut Rng| if rng.bool() { Way::ToRedis } else { Way::ToWorker };
         match rng.u32(..16) {
@@ -95,8 +119,7 @@ struct Worker {
 }
 
 pub(super) struct Scene {
-    pub(super) redis: Redis,
-    proxy: Proxy,
+    pub(super) site: Site,
     plugins: Plugins,
     workers: Vec<Worker>,
     /// Asked to stop, and perhaps still at it.
@@ -110,9 +133,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) async fn set(count: usize) -> Self {
-        let redis = Redis::start();
-        let proxy = Proxy::start(&redis).await;
+    pub(super) async fn set(count: usize, kind: Kind) -> Self {
+        let site = Site::start(kind).await;
         let plugins = Plugins::empty();
         let retry = format!("[retry]\nattempts = {ATTEMPTS}\nbase = \"20ms\"\ncap = \"200ms\"\n");
         let grants = format!("[grants]\npublish = [\"seen\", \"{CHILD}\"]\n");
@@ -121,14 +143,14 @@ impl Scene {
         plugins.put("puppet", &built("puppet"), &format!("topics = [{}]\n{retry}{grants}", names.join(", ")));
         plugins.put("dedup", &built("puppet"), &format!("{retry}{grants}[dedup]\nwindow = \"1h\"\n"));
         let (workers, leaving, to_undo, logs, events) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut scene = Self { redis, proxy, plugins, workers, leaving, started: 0, to_undo, logs, events };
+        let mut scene = Self { site, plugins, workers, leaving, started: 0, to_undo, logs, events };
         (0..count).for_each(|at| scene.start_worker(at));
         scene
     }
 
     fn start_worker(&mut self, at: usize) {
         let options = ["--queue-lease", LEASE, "--drain", "3s"];
-        let gateway = Gateway::start_with(&self.proxy.url(), &self.plugins, &options);
+        let gateway = Gateway::start_with(&self.site.url(), &self.plugins, &options);
         self.workers.insert(at, Worker { number: self.started, gateway, is_frozen: false });
         self.started += 1;
     }
@@ -156,22 +178,21 @@ impl Scene {
                 number = worker.number;
             }
             Disturbance::KillRedis(ms) => {
-                self.redis.kill();
-                tokio::time::sleep(Duration::from_millis(*ms)).await;
-                self.redis.start_again();
+                self.site.kill_redis(Duration::from_millis(*ms)).await;
             }
-            Disturbance::Cut => self.proxy.cut(),
-            Disturbance::Stall(way, _) => self.proxy.stall(*way, true),
-            Disturbance::LoseReply(after) => self.proxy.lose(Lost::After(*after)),
+            Disturbance::HandOver => self.site.hand_over().await,
+            Disturbance::Cut => self.site.proxy().cut(),
+            Disturbance::Stall(way, _) => self.site.proxy().stall(*way, true),
+            Disturbance::LoseReply(after) => self.site.proxy().lose(Lost::After(*after)),
             Disturbance::Refuse(_) => {
-                self.proxy.refuse(true);
-                self.proxy.cut();
+                self.site.proxy().refuse(true);
+                self.site.proxy().cut();
             }
-            Disturbance::ForgetScripts => self.tell("SCRIPT FLUSH").await,
-            Disturbance::DestroyGroup(group) => self.tell(&format!("XGROUP DESTROY {group}")).await,
-            Disturbance::FillUp(_) => self.tell("CONFIG SET maxmemory 1").await,
-            Disturbance::KillClients => self.tell("CLIENT KILL TYPE normal").await,
-            Disturbance::Pause(topic, _) => self.tell(&format!("HSET {{mq:{topic}}}:state paused 1")).await,
+            Disturbance::ForgetScripts => self.site.tell("SCRIPT FLUSH").await,
+            Disturbance::DestroyGroup(group) => self.site.tell(&format!("XGROUP DESTROY {group}")).await,
+            Disturbance::FillUp(_) => self.site.tell("CONFIG SET maxmemory 1").await,
+            Disturbance::KillClients => self.site.tell("CLIENT KILL TYPE normal").await,
+            Disturbance::Pause(topic, _) => self.site.tell(&format!("HSET {{mq:{topic}}}:state paused 1")).await,
         }
         self.to_undo.push((Instant::now() + what.span(), what.clone(), number));
         let span = jiff::SignedDuration::try_from(what.span()).unwrap();
@@ -186,10 +207,10 @@ impl Scene {
         for (_, what, number) in over {
             match what {
                 Disturbance::FreezeWorker(..) => self.wake(number),
-                Disturbance::Stall(way, _) => self.proxy.stall(way, false),
-                Disturbance::Refuse(_) => self.proxy.refuse(false),
-                Disturbance::FillUp(_) => self.tell("CONFIG SET maxmemory 0").await,
-                Disturbance::Pause(topic, _) => self.tell(&format!("HDEL {{mq:{topic}}}:state paused")).await,
+                Disturbance::Stall(way, _) => self.site.proxy().stall(way, false),
+                Disturbance::Refuse(_) => self.site.proxy().refuse(false),
+                Disturbance::FillUp(_) => self.site.tell("CONFIG SET maxmemory 0").await,
+                Disturbance::Pause(topic, _) => self.site.tell(&format!("HDEL {{mq:{topic}}}:state paused")).await,
                 _ => {}
             }
         }
@@ -200,16 +221,6 @@ impl Scene {
             worker.gateway.signal(Signal::CONT);
             worker.is_frozen = false;
         }
-    }
-
-    /// A command that may be refused: then nothing happens.
-    async fn tell(&self, command: &str) {
-        let mut words = command.split_whitespace();
-        let mut built = redis::cmd(words.next().unwrap());
-        words.for_each(|word| {
-            built.arg(word);
-        });
-        let _ = built.query_async::<redis::Value>(&mut self.redis.connection().await).await;
     }
 
     /// Ends every worker as an operator does, and returns what all have logged.

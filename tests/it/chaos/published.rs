@@ -1,7 +1,8 @@
 //! What was published: by publishers that go straight to Redis and write down
 //! what it acknowledged.
 
-use crate::support::topic;
+use super::site::{ANSWER, Door};
+use crate::support::{topic, try_connection};
 use fastrand::Rng;
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{Connection, QueueError, RedisTarget, TopicQueue};
@@ -75,14 +76,14 @@ pub(super) struct Publishers {
 
 impl Publishers {
     /// `stage` sets the ids of one set of publishers apart from another's.
-    pub(super) fn start(url: &str, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
+    pub(super) fn start(door: &Door, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for (number, name) in TOPICS.into_iter().enumerate() {
             let publisher = Publisher {
                 name,
                 stage: stage.to_owned(),
-                queue: queue(url, name),
-                connection: redis::Client::open(url).unwrap(),
+                queue: queue(&door.url, name),
+                door: door.clone(),
                 ledger: ledger.clone(),
                 rng: Rng::with_seed(seed.wrapping_add(1 + number as u64)),
             };
@@ -108,7 +109,7 @@ struct Publisher {
     name: &'static str,
     stage: String,
     queue: TopicQueue,
-    connection: redis::Client,
+    door: Door,
     ledger: Arc<Ledger>,
     rng: Rng,
 }
@@ -178,16 +179,53 @@ impl Publisher {
     }
 
     async fn send(&self, id: &str, data: &str, delay: Duration, priority: Priority) -> Fate {
-        send(&self.queue, self.name, id, data, (delay, priority)).await
+        if self.door.nodes.is_empty() {
+            return send(&self.queue, self.name, id, data, (delay, priority)).await;
+        }
+        // The library does not wait for replicas, so here it is done by hand.
+        let (name, message) = (self.name, envelope(id, self.name, data));
+        let class = match priority {
+            Priority::High => "high",
+            Priority::Normal => "",
+            Priority::Low => "low",
+        };
+        let mut pipe = redis::pipe();
+        if delay > Duration::ZERO {
+            let due = Timestamp::now().as_second() + 1;
+            pipe.cmd("ZADD").arg(format!("mq:delay:{name}")).arg(due).arg(message);
+        } else if class.is_empty() {
+            pipe.cmd("XADD").arg(format!("mq:{name}")).arg("*").arg("message").arg(message);
+        } else {
+            pipe.cmd("HSETNX").arg(format!("{{mq:{name}}}:state")).arg(class).arg(1).ignore();
+            pipe.cmd("XADD").arg(format!("{{mq:{name}}}:{class}")).arg("*").arg("message").arg(message);
+        }
+        self.send_plainly(pipe).await
     }
 
     /// As plain clients do it, with a connection for each.
     async fn command(&self, command: &redis::Cmd) -> Fate {
-        let publish = async {
-            let mut connection = self.connection.get_multiplexed_async_connection().await?;
-            command.query_async::<i64>(&mut connection).await
-        };
-        publish.await.map_or_else(|error| fate_of(&error.to_string()), |_| Fate::Acknowledged)
+        let mut pipe = redis::pipe();
+        self.send_plainly(pipe.add_command(command.clone()).to_owned()).await
+    }
+
+    /// Where there is a replica, only what it has is acknowledged.
+    async fn send_plainly(&self, mut pipe: redis::Pipeline) -> Fate {
+        let (door, is_watched) = (&self.door, !self.door.nodes.is_empty());
+        pipe.ignore();
+        pipe.cmd("WAIT").arg(u8::from(is_watched)).arg(300);
+        let urls = if is_watched { &door.nodes[..] } else { std::slice::from_ref(&door.url) };
+        for url in urls {
+            // Nothing was sent to who is not there.
+            let Ok(Ok(mut connection)) = tokio::time::timeout(ANSWER, try_connection(url)).await else { continue };
+            match tokio::time::timeout(ANSWER, pipe.query_async::<(u32,)>(&mut connection)).await {
+                Ok(Ok((replicas,))) if replicas > 0 || !is_watched => return Fate::Acknowledged,
+                // A replica, which takes none.
+                Ok(Err(error)) if error.to_string().contains("read only replica") => {}
+                Ok(Err(error)) => return fate_of(&error.to_string()),
+                _ => return Fate::Unknown,
+            }
+        }
+        Fate::Refused
     }
 }
 
@@ -212,8 +250,8 @@ fn envelope(id: &str, topic: &str, data: &str) -> String {
 
 /// Publishes a further copy of each of these, which have finished. Returns how
 /// many Redis took.
-pub(super) async fn copies(url: &str, keys: impl Iterator<Item = &String>) -> usize {
-    let (queue, mut sent) = (queue(url, "dedup"), 0);
+pub(super) async fn copies(door: &Door, keys: impl Iterator<Item = &String>) -> usize {
+    let (queue, mut sent) = (queue(&door.url, "dedup"), 0);
     for key in keys {
         let data = json!({"do": "all", "key": key, "of": [{"do": "echo", "to": "seen"}]}).to_string();
         let fate = send(&queue, "dedup", key, &data, (Duration::ZERO, Priority::Normal)).await;

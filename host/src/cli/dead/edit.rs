@@ -1,6 +1,7 @@
 //! `dead edit`: puts other data into a dead letter, to be replayed then.
 
 use super::queue;
+use crate::cli::known::known;
 use crate::cli::{Failure, RedisArgs, publish};
 use crate::message;
 use crate::queue::dead::{LetterId, Origin};
@@ -24,12 +25,17 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&data);
     is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     let missing = || super::unknown(&args.topic, &args.entry.to_string());
     let letter = queue.dead_letter(&args.entry).await?.ok_or_else(missing)?;
     if letter.origin == Origin::Legacy {
-        let why = "it is the original's, which are not written: replay or purge it";
-        return Err(Failure::Failed(format!("{}: {why}", args.entry)));
+        let (topic, entry) = (&args.topic, &args.entry);
+        return Err(Failure::Failed(format!(
+            "{entry} was written by the original, whose dead letters are read and deleted but never changed; \
+             for other data `publish {topic} --id ID --data JSON` and then `dead purge {topic} {entry}`, \
+             as it is `dead replay {topic} {entry}`"
+        )));
     }
     let body = message::with_data(letter.body().unwrap_or_default(), &data);
     let body = body.map_err(|error| Failure::Failed(format!("{}: {error}", args.entry)))?;

@@ -1,6 +1,7 @@
 //! `dead purge`: deletes dead letters for good.
 
 use super::queue;
+use crate::cli::known::known;
 use crate::cli::{Failure, RedisArgs};
 use crate::queue::TopicQueue;
 use crate::queue::dead::{LetterId, Origin};
@@ -34,6 +35,7 @@ pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
         return Err(Failure::Usage("what is purged is gone for good: say --yes".to_owned()));
     }
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     if !args.yes && !agreed(&queue, &args.entries, args.older_than).await? {
         return Err(Failure::Failed("nothing is purged".to_owned()));
@@ -77,7 +79,11 @@ async fn purge_these(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64)
     if missing.is_empty() { Ok(()) } else { Err(super::unknown(queue.topic(), &missing.join(", "))) }
 }
 
-async fn purge_pieces(queue: &TopicQueue, age: Option<Duration>, purged: &mut u64) -> Result<(), Failure> {
+pub(in crate::cli) async fn purge_pieces(
+    queue: &TopicQueue,
+    age: Option<Duration>,
+    purged: &mut u64,
+) -> Result<(), Failure> {
     let mut told = Instant::now();
     for origin in Origin::ALL {
         let mut newest = None;

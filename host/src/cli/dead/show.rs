@@ -1,6 +1,7 @@
 //! `dead show`: all of one dead letter.
 
 use super::queue;
+use crate::cli::known::known;
 use crate::cli::{Failure, RedisArgs};
 use crate::message;
 use crate::queue::TopicQueue;
@@ -36,6 +37,7 @@ struct Shown {
 
 pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
+    known(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     let letter = find(&queue, &args.id).await?.ok_or_else(|| super::unknown(&args.topic, &args.id))?;
     let shown = Shown {

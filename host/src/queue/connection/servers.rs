@@ -2,8 +2,9 @@
 
 use super::shared::{Live, Shared};
 use super::slots;
+use crate::capability::Secret;
 use crate::queue::QueueError;
-use crate::settings::{Login, RedisMode, RedisTarget, Secret};
+use crate::settings::{Login, RedisMode, RedisTarget};
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::io::tcp::TcpSettings;

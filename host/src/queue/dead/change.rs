@@ -2,6 +2,7 @@
 //! many.
 
 use super::{LetterId, Origin, PIECE};
+use crate::queue::scripts::PIECE_BYTES;
 use crate::queue::topic_queue::TopicQueue;
 use crate::queue::{QueueError, scripts};
 use crate::settings::DeadCaps;
@@ -51,12 +52,12 @@ impl TopicQueue {
     pub async fn cap_dead(&self, caps: DeadCaps) -> Result<u64, QueueError> {
         let mut script = scripts::DEAD_DROP.key(self.dead_key(Origin::Ours));
         script.key(&self.keys().state).arg("").arg(millis(caps.age)).arg(caps.bytes.unwrap_or(0));
-        Ok(script.arg(CAP_PIECE).invoke_async(&mut self.shared()).await?)
+        Ok(script.arg(CAP_PIECE).arg(PIECE_BYTES).invoke_async(&mut self.shared()).await?)
     }
 
     async fn drop_piece(&self, origin: Origin, newest: &str, caps: DeadCaps) -> Result<u64, QueueError> {
         let mut script = scripts::DEAD_DROP.key(self.dead_key(origin));
-        script.arg(newest).arg(millis(caps.age)).arg(caps.bytes.unwrap_or(0)).arg(PIECE);
+        script.arg(newest).arg(millis(caps.age)).arg(caps.bytes.unwrap_or(0)).arg(PIECE).arg(PIECE_BYTES);
         Ok(script.invoke_async(&mut self.shared()).await?)
     }
 }

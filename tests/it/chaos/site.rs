@@ -1,0 +1,190 @@
+//! The Redis that everything happens to: one server behind a proxy, or a master
+//! and its replica that sentinels watch.
+
+use crate::proxy::Proxy;
+use crate::servers::{Server, words};
+use crate::support::{Entry, Redis, patient_connection, try_connection, until};
+use redis::FromRedisValue;
+use redis::aio::MultiplexedConnection;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Longer than this nobody here waits for an answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+/// Sentinels that were asked to hand over have done so by then, or given it up.
+const HANDED_OVER: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Alone,
+    Watched,
+}
+
+pub(super) enum Site {
+    Alone(Box<Redis>, Box<Proxy>),
+    Watched(Box<Server>),
+}
+
+/// Where publishers go: past the proxy; and where there are several nodes, to
+/// whichever takes writes.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) url: String,
+    pub(super) nodes: Vec<String>,
+}
+
+impl Site {
+    pub(super) async fn start(kind: Kind) -> Self {
+        match kind {
+            Kind::Alone => {
+                let redis = Redis::start();
+                let proxy = Proxy::start(&redis).await;
+                Self::Alone(Box::new(redis), Box::new(proxy))
+            }
+            Kind::Watched => Self::Watched(Box::new(Server::start_watched_closely().await)),
+        }
+    }
+
+    /// Where workers go.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Alone(_, proxy) => proxy.url(),
+            Self::Watched(server) => server.url.clone(),
+        }
+    }
+
+    pub(super) fn door(&self) -> Door {
+        match self {
+            Self::Alone(redis, _) => Door { url: redis.url(), nodes: Vec::new() },
+            Self::Watched(server) => {
+                let nodes = server.nodes.iter().map(|node| node.url()).collect();
+                Door { url: server.url.clone(), nodes }
+            }
+        }
+    }
+
+    pub(super) fn proxy(&self) -> &Proxy {
+        match self {
+            Self::Alone(_, proxy) => proxy,
+            Self::Watched(_) => panic!("nobody draws this where there is no proxy"),
+        }
+    }
+
+    /// To the one that has all there is. To be called in the calm.
+    pub(super) async fn connection(&self) -> MultiplexedConnection {
+        match self {
+            Self::Alone(redis, _) => redis.connection().await,
+            Self::Watched(server) => {
+                let master = until("a master", async || agreed_master(server).await).await;
+                patient_connection(&server.nodes[master].url()).await
+            }
+        }
+    }
+
+    pub(super) async fn run<T: FromRedisValue>(&self, command: &str) -> T {
+        let answer = words(command).query_async(&mut self.connection().await).await;
+        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// The fields of a stream's entries.
+    pub(super) async fn entries(&self, key: &str) -> Vec<Entry> {
+        let entries: Vec<(String, Entry)> = self.run(&format!("XRANGE {key} - +")).await;
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// A command to every node, which may refuse it: then nothing happens.
+    pub(super) async fn tell(&self, command: &str) {
+        let door = self.door();
+        let all = if door.nodes.is_empty() { vec![door.url] } else { door.nodes };
+        for url in all {
+            let _: Option<redis::Value> = ask(&url, command).await;
+        }
+    }
+
+    /// A crash, and a start again with what is on the disk. Where a replica
+    /// succeeds, that is waited for, and until all is as it should be.
+    pub(super) async fn kill_redis(&mut self, away: Duration) {
+        match self {
+            Self::Alone(redis, _) => {
+                redis.kill();
+                tokio::time::sleep(away).await;
+                redis.start_again();
+            }
+            Self::Watched(server) => {
+                let old = until("a master", async || agreed_master(server).await).await;
+                server.nodes[old].kill();
+                until("its replica is the master", async || (agreed_master(server).await? == 1 - old).then_some(()))
+                    .await;
+                tokio::time::sleep(away).await;
+                server.nodes[old].start_again();
+                until_settled(server).await;
+            }
+        }
+    }
+
+    /// The master becomes the replica of its replica. The sentinels are asked
+    /// once and waited for: asked again in the midst of it they would promote
+    /// one that is not yet up to date.
+    pub(super) async fn hand_over(&self) {
+        let Self::Watched(server) = self else { panic!("there is nobody to hand over to") };
+        until("it hands over", async || {
+            let old = agreed_master(server).await?;
+            // Refused while they have not heard of the replica for a moment.
+            ask::<redis::Value>(&server.sentinels[0].url(), "SENTINEL FAILOVER mymaster").await?;
+            let asked = Instant::now();
+            while asked.elapsed() < HANDED_OVER {
+                if agreed_master(server).await == Some(1 - old) {
+                    return Some(());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            until_settled(server).await;
+            None
+        })
+        .await;
+        until_settled(server).await;
+    }
+}
+
+/// The answer, if one comes.
+async fn ask<T: FromRedisValue>(url: &str, command: &str) -> Option<T> {
+    let answer = async {
+        let mut connection = try_connection(url).await?;
+        words(command).query_async(&mut connection).await
+    };
+    tokio::time::timeout(ANSWER, answer).await.ok()?.ok()
+}
+
+/// The node that every sentinel calls the master and that calls itself so.
+async fn agreed_master(server: &Server) -> Option<usize> {
+    let mut ports = Vec::new();
+    for sentinel in &server.sentinels {
+        let (_, port): (String, u16) = ask(&sentinel.url(), "SENTINEL GET-MASTER-ADDR-BY-NAME mymaster").await?;
+        ports.push(port);
+    }
+    let at = server.nodes.iter().position(|node| ports.iter().all(|port| *port == node.port))?;
+    let role: Vec<redis::Value> = ask(&server.nodes[at].url(), "ROLE").await?;
+    (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(at)
+}
+
+/// One master, a replica that has all it had just now, and sentinels that see
+/// both and are at rest: then the next one may die.
+async fn until_settled(server: &Server) {
+    until("the replica follows and the sentinels know", async || {
+        let at = agreed_master(server).await?;
+        let master: String = ask(&server.nodes[at].url(), "INFO replication").await?;
+        let replica: String = ask(&server.nodes[1 - at].url(), "INFO replication").await?;
+        let number = |info: &str, name: &str| -> Option<u64> {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.trim().parse().ok()
+        };
+        replica.contains("master_link_status:up").then_some(())?;
+        (number(&replica, "slave_repl_offset")? >= number(&master, "master_repl_offset")?).then_some(())?;
+        for sentinel in &server.sentinels {
+            let told: BTreeMap<String, String> = ask(&sentinel.url(), "SENTINEL MASTER mymaster").await?;
+            let replicas: Vec<BTreeMap<String, String>> = ask(&sentinel.url(), "SENTINEL REPLICAS mymaster").await?;
+            (told["flags"] == "master" && replicas.len() == 1 && replicas[0]["flags"] == "slave").then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+}

@@ -1,0 +1,44 @@
+//! Masters that hand over and die, and what was theirs goes on elsewhere.
+
+use crate::support::{Redis, topic};
+use gateway_worker::message::Fields;
+use gateway_worker::publication::Draft;
+use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::queue::{FlowControl, QueueError, Reader, Settled, Source, Take};
+use jiff::Timestamp;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_demoted_master_refuses_is_refused_as_a_whole_and_done_when_there_is_one() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "me");
+    for id in ["dies", "again", "sends"] {
+        redis.publish("t", id, "{}").await;
+    }
+    redis.run::<String>("XADD {mq:t}:dead * message {}").await;
+    queue.open().await.unwrap();
+    let mut reader = Reader::connect(&queue).await.unwrap();
+    let take = reader.take(&queue, &[Source::Normal], FlowControl::default(), 3).await.unwrap();
+    let Take::Taken(taken) = take else { panic!("{take:?}") };
+    let topic = topic("child");
+    let child = Draft::new("c".to_owned(), &topic, "{}").seal(Timestamp::now()).unwrap();
+    let batch = [
+        taken[0].dead(Fields::new()),
+        taken[1].later(HOUR, Fields::new()),
+        taken[2].done(None, vec![child], Fields::new()),
+    ];
+    let letters = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap();
+    redis.run::<()>("REPLICAOF 127.0.0.1 1").await;
+    for refused in [
+        queue.settle(&batch, HOUR).await.map(drop),
+        queue.settle(&[taken[0].done(None, Vec::new(), Fields::new())], HOUR).await.map(drop),
+        queue.replay(&letters).await.map(drop),
+    ] {
+        assert!(matches!(&refused, Err(QueueError::Away(why)) if why.contains("read only replica")), "{refused:?}");
+    }
+    redis.run::<()>("REPLICAOF NO ONE").await;
+    assert_eq!(queue.settle(&batch, HOUR).await.unwrap(), [Settled::Ok, Settled::Ok, Settled::Ok]);
+    assert_eq!(redis.run::<i64>("XLEN mq:t").await, 0);
+}

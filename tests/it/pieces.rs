@@ -1,0 +1,242 @@
+//! Who goes through much does it in small pieces, so that Redis serves others
+//! in between, however large the messages are.
+
+use crate::support::{Redis, topic};
+use gateway_worker::publication::Draft;
+use gateway_worker::queue::dead::{Order, Origin};
+use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, TopicQueue};
+use jiff::Timestamp;
+use redis::aio::MultiplexedConnection;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const LARGE: usize = 1 << 20;
+const COUNT: usize = 64;
+
+fn envelope(id: usize, bytes: usize) -> String {
+    format!(r#"{{"id":"m{id}","topic":"t","data":"{}"}}"#, "x".repeat(bytes))
+}
+
+async fn publish_later(queue: &TopicQueue, number: usize, bytes: usize) {
+    let (topic, data) = (topic("t"), format!("\"{}\"", "x".repeat(bytes)));
+    let draft = Draft { delay: HOUR, ..Draft::new(format!("m{number}"), &topic, &data) };
+    queue.publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+}
+
+async fn send(connection: &mut MultiplexedConnection, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async::<redis::Value>(connection).await.unwrap();
+}
+
+/// So many messages of this size by this command, whose last word is the body.
+async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
+    let mut connection = redis.connection().await;
+    for number in 0..COUNT {
+        let body = envelope(number, bytes);
+        send(&mut connection, &[words, &[&body]].concat()).await;
+    }
+}
+
+/// How many messages each script has looked at.
+async fn looks(queue: &TopicQueue, id: &str) -> Vec<u64> {
+    let mut counts = Vec::new();
+    let found = queue.find(id, &mut |count| counts.push(count)).await.unwrap();
+    assert_eq!(found.len(), 1, "{id}");
+    counts.retain(|count| *count > 0);
+    counts
+}
+
+async fn take_all(queue: &TopicQueue) {
+    queue.open().await.unwrap();
+    let mut reader = Reader::connect(queue).await.unwrap();
+    let take = reader.take(queue, &[Source::Normal], FlowControl::default(), COUNT).await.unwrap();
+    assert!(matches!(take, Take::Taken(taken) if taken.len() == COUNT));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for (bytes, scripts, at_once) in [(LARGE, COUNT, 1), (1000, 1, COUNT as u64)] {
+        for words in [
+            &["XADD", "mq:t", "*", "message"][..],
+            &["XADD", "{mq:t}:work", "*", "message"],
+            &["RPUSH", "mq:t"],
+            &["RPUSH", "{mq:t}:in"],
+            &["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"],
+        ] {
+            fill(&redis, words, bytes).await;
+            let counts = looks(&queue, "m63").await;
+            assert_eq!(counts, vec![at_once; scripts], "{words:?}");
+            redis.run::<()>("FLUSHALL").await;
+        }
+        fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
+        take_all(&queue).await;
+        let counts = looks(&queue, "m63").await;
+        assert_eq!(counts, vec![at_once; scripts], "in flight");
+        redis.run::<()>("FLUSHALL").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for number in 0..COUNT {
+        publish_later(&queue, number, LARGE).await;
+    }
+    // By a scan, which brings all that lies in one place of the table.
+    let counts = looks(&queue, "m63").await;
+    assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
+    assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
+    redis.run::<()>("FLUSHALL").await;
+
+    let mut connection = redis.connection().await;
+    for number in 0..COUNT {
+        send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
+    }
+    let counts = looks(&queue, "m63").await;
+    assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
+    assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_message_behind_small_ones_ends_the_piece() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
+    fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
+    redis.publish("t", "last", "{}").await;
+    let counts = looks(&queue, "last").await;
+    // The small ones, and as many of the large as were read with the last of them.
+    assert!(counts[0] >= COUNT as u64 && counts[0] <= COUNT as u64 + 16, "{counts:?}");
+    assert!(counts[1..].iter().all(|count| *count <= 1), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_read_and_dropped_in_pieces_of_few_bytes() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    let bury = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
+    for (bytes, at_once) in [(LARGE, 1), (1000, COUNT)] {
+        fill(&redis, &bury, bytes).await;
+        let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+        assert_eq!(walk.next().await.unwrap().len(), at_once);
+        let mut newest = None;
+        let mut dropped = 0;
+        while dropped < COUNT as u64 {
+            let piece = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
+            assert_eq!(piece, at_once as u64);
+            dropped += piece;
+        }
+        assert_eq!(queue.dead_count().await.unwrap(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_is_moved_in_pieces_of_few_bytes() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    let mut connection = redis.connection().await;
+    for (bytes, at_once) in [(LARGE, 1), (1000, COUNT)] {
+        for number in 0..COUNT {
+            publish_later(&queue, number, bytes).await;
+            let token = format!("p:{}", number + 1);
+            send(&mut connection, &["ZADD", "{mq:t}:later", "1", &token]).await;
+            send(&mut connection, &["ZADD", "mq:delay:t", "1", &envelope(number, bytes)]).await;
+        }
+        assert_eq!(queue.promote().await.unwrap().moved, at_once);
+        assert_eq!(queue.promote_legacy().await.unwrap(), at_once);
+        redis.run::<()>("FLUSHALL").await;
+    }
+}
+
+async fn read_all_as_the_original(redis: &Redis) -> Vec<String> {
+    redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1 STREAMS mq:t >").await;
+    let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
+    entries.into_iter().map(|(id, _)| id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for (bytes, left) in [(LARGE, COUNT - 1), (1000, 0)] {
+        fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
+        for id in read_all_as_the_original(&redis).await {
+            redis.run::<i64>(&format!("XACK mq:t consumer-group-t {id}")).await;
+        }
+        redis.run::<()>("CONFIG SET maxmemory 1").await;
+        assert!(queue.sweep(None).await.unwrap().is_some());
+        redis.run::<()>("CONFIG SET maxmemory 0").await;
+        assert_eq!(redis.run::<usize>("XLEN mq:t").await, left);
+        assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:state floor").await, 1);
+        redis.run::<()>("FLUSHALL").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for _ in 0..5 {
+        fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
+    }
+    let ids = read_all_as_the_original(&redis).await;
+    // The first is history, and all behind it but the last two are pending and
+    // gone: more than a piece has entries.
+    redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", ids[0])).await;
+    let (gone, pending) = ids[1..].split_at(ids.len() - 3);
+    let mut connection = redis.connection().await;
+    redis::cmd("XDEL").arg("mq:t").arg(gone).query_async::<i64>(&mut connection).await.unwrap();
+    let mut from = None;
+    loop {
+        from = queue.sweep(from.as_ref()).await.unwrap();
+        if from.is_none() {
+            break;
+        }
+    }
+    let left: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
+    assert_eq!(left.iter().map(|(id, _)| id).collect::<Vec<_>>(), pending.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
+    for (end, bytes, at_once) in
+        [(End::Left, LARGE, 1), (End::Right, LARGE, 1), (End::Left, 10, COUNT), (End::Right, 10, COUNT)]
+    {
+        let redis = Redis::start_with(&[]);
+        let queue = redis.queue("t", "me");
+        fill(&redis, &["RPUSH", "mq:t"], bytes).await;
+        assert_eq!(queue.ingest(end).await.unwrap(), at_once);
+        let memory: String = redis.run("INFO memory").await;
+        let lua = memory.lines().find_map(|line| line.strip_prefix("used_memory_lua:")).unwrap();
+        // What a script has read stays there for a while.
+        assert!(lua.trim().parse::<usize>().unwrap() < 16 * LARGE, "{lua}");
+        while queue.ingest(end).await.unwrap() > 0 {}
+        let mut ids: Vec<String> =
+            redis.envelopes("{mq:t}:work").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+        if end == End::Right {
+            ids.reverse();
+        }
+        assert_eq!(ids, (0..COUNT).map(|number| format!("m{number}")).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_originals_is_found_behind_large_messages() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":0}"#).await;
+    assert_eq!(read_all_as_the_original(&redis).await.len(), 1);
+    fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
+    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
+    redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":1}"#).await;
+    redis.run::<()>("CONFIG RESETSTAT").await;
+    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 1);
+    // One large message fills a piece.
+    let calls: String = redis.run("INFO commandstats").await;
+    let scripts = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+    assert!(scripts.split(',').next().unwrap().parse::<usize>().unwrap() > COUNT, "{calls}");
+}
