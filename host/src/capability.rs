@@ -66,6 +66,8 @@ pub enum Only<'a> {
 /// A mail as a guest wants it sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
+    /// What its `Message-ID` is made from: the same where it is sent again.
+    pub id: String,
     pub to: Vec<String>,
     pub headers: Vec<(String, String)>,
     pub parts: Vec<Part>,
@@ -84,7 +86,7 @@ pub trait Mailer: Send + Sync {
     async fn send(&self, plugin: &str, letter: Letter) -> Result<(), Fault>;
 }
 
-/// Never shown, nor written to a log.
+/// Never shown, nor written to a log: a handler's or one of the host's own.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -106,6 +108,9 @@ impl fmt::Debug for Secret {
 
 pub trait Secrets: Send + Sync {
     fn get(&self, name: &str) -> Result<Secret, Fault>;
+
+    /// The same for a plugin's handler, which is counted.
+    fn read(&self, plugin: &str, name: &str) -> Result<Secret, Fault>;
 }
 
 /// Everything of this kind that a host has; what it lacks answers

@@ -2,7 +2,7 @@
 //! and the envelope that goes over the wire. The original's consumers read it
 //! too, so it always has their six keys.
 
-use crate::message::rfc3339;
+use crate::message::{HOPS_HEADER, rfc3339};
 use crate::topic::Topic;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -39,6 +39,9 @@ pub struct Draft<'a> {
     /// What copies of it are known by where its topic drops them, if not by
     /// its id.
     pub dedup_key: Option<&'a str>,
+    /// How many came before it in a chain of which each was published at once,
+    /// by the handler of the one before.
+    pub hops: u32,
     /// Not to be run from then on.
     pub expires_at: Option<Timestamp>,
 }
@@ -47,7 +50,7 @@ impl<'a> Draft<'a> {
     /// A message with nothing but its data.
     pub fn new(id: String, topic: &'a Topic, data: &'a str) -> Self {
         let (priority, delay) = (Priority::Normal, Duration::ZERO);
-        Self { id, topic, data, headers: &[], priority, delay, dedup_key: None, expires_at: None }
+        Self { id, topic, data, headers: &[], priority, delay, dedup_key: None, hops: 0, expires_at: None }
     }
 }
 
@@ -111,6 +114,10 @@ impl Draft<'_> {
             if !is_legal || headers.insert(name.as_str(), value.as_str()).is_some() {
                 return Err(BadDraft::Header(name.clone()));
             }
+        }
+        let hops = self.hops.to_string();
+        if self.hops > 0 {
+            headers.insert(HOPS_HEADER, hops.as_str());
         }
         let due = now.checked_add(self.delay).map_err(|_| BadDraft::Delay)?;
         let envelope = Envelope {

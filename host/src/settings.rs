@@ -3,11 +3,19 @@
 //! restart, not five. Flags win over the environment, that over the file
 //! `gateway-worker.toml`, that over the defaults.
 
+mod admin;
+mod mail;
+mod plugins;
 mod redis_target;
 mod redis_url;
+mod secrets;
 
-pub use redis_target::{ClientPem, Login, RedisTarget, Secret, TypedRedis};
+pub use admin::{AdminSettings, TypedAdmin};
+pub use mail::{MailSettings, Outlet, Relay, Security, TypedMail};
+pub use plugins::{FileCheck, TypedPlugins};
+pub use redis_target::{ClientPem, Login, RedisTarget, TypedRedis};
 pub use redis_url::{RedisMode, RedisPlace};
+pub use secrets::{SecretsSettings, TypedSecrets};
 
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -21,8 +29,14 @@ const DEFAULT_PORT: u16 = 8084;
 pub struct Settings {
     pub listen: SocketAddr,
     pub plugins: PathBuf,
+    /// Where compiled plugins are kept.
+    pub cache: Option<PathBuf>,
+    pub check_files: FileCheck,
+    pub admin: AdminSettings,
     pub redis: RedisTarget,
     pub queue: QueueSettings,
+    pub secrets: SecretsSettings,
+    pub mail: MailSettings,
     pub log: LogSettings,
     /// How long a stop waits for messages in flight.
     pub drain: Duration,
@@ -84,6 +98,8 @@ pub struct Typed {
     /// Where the plugins are [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     pub plugins: Option<String>,
+    #[command(flatten)]
+    pub plugin_files: TypedPlugins,
     /// Where health and metrics are served [default: 0.0.0.0:8084]
     #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<String>,
@@ -91,9 +107,15 @@ pub struct Typed {
     #[arg(long, env = "APP_PORT", value_name = "PORT", hide = true)]
     pub app_port: Option<String>,
     #[command(flatten)]
+    pub admin: TypedAdmin,
+    #[command(flatten)]
     pub redis: TypedRedis,
     #[command(flatten)]
     pub queue: TypedQueue,
+    #[command(flatten)]
+    pub secrets: TypedSecrets,
+    #[command(flatten)]
+    pub mail: TypedMail,
     /// error, warn, info, debug, trace, or a filter like info,handler=debug [default: info]
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -141,12 +163,15 @@ pub struct TypedQueue {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    plugins: Option<String>,
+    plugins: plugins::FilePlugins,
     listen: Option<String>,
     drain: Option<String>,
     handler_threads: Option<usize>,
+    admin: admin::FileAdmin,
     redis: redis_target::FileRedis,
     queue: FileQueue,
+    secrets: secrets::FileSecrets,
+    mail: mail::FileMail,
     log: FileLog,
 }
 
@@ -179,12 +204,15 @@ impl Typed {
     /// Fills what is unset from the text of the file, whose name is for errors.
     pub fn or_file(self, text: &str, name: &str) -> Result<Self, BadSettings> {
         let file: File = toml::from_str(text).map_err(|error| BadSettings(vec![format!("{name}: {error}")]))?;
+        let admin = self.admin.or_file(file.admin);
         let redis = self.redis.or_file(file.redis);
         let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
         Ok(Self {
-            plugins: set(&self.plugins).or(file.plugins),
+            plugins: set(&self.plugins).or_else(|| file.plugins.dir.clone()),
+            plugin_files: self.plugin_files.or_file(file.plugins),
             listen,
             app_port: self.app_port,
+            admin,
             redis,
             queue: TypedQueue {
                 queue_prefix: set(&self.queue.queue_prefix).or(file.queue.prefix),
@@ -196,6 +224,8 @@ impl Typed {
                 queue_dead_max_age: set(&self.queue.queue_dead_max_age).or(file.queue.dead_max_age),
                 queue_dead_max_bytes: set(&self.queue.queue_dead_max_bytes).or(file.queue.dead_max_bytes),
             },
+            secrets: self.secrets.or_file(file.secrets),
+            mail: self.mail.or_file(file.mail),
             log_level: set(&self.log_level).or(file.log.level),
             log_format: set(&self.log_format).or(file.log.format),
             drain: set(&self.drain).or(file.drain),
@@ -221,8 +251,13 @@ impl Typed {
         let settings = Settings {
             listen,
             plugins: set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into(),
+            cache: self.plugin_files.cache(),
+            check_files: self.plugin_files.check_files(&mut faults),
+            admin: self.admin.check(&mut faults),
             redis: self.redis.check(&mut faults),
             queue: self.queue.check(&mut faults),
+            secrets: self.secrets.check(&mut faults),
+            mail: self.mail.check(&mut faults),
             log: LogSettings {
                 level: set(&self.log_level).unwrap_or_else(|| "info".to_owned()),
                 format: parse("log.format", &self.log_format, LogFormat::Json, "json or pretty", &mut faults),
@@ -334,6 +369,7 @@ fn span(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capability::Secret;
 
     fn typed(change: impl FnOnce(&mut Typed)) -> Typed {
         let mut typed = Typed::default();
@@ -395,6 +431,17 @@ mod tests {
     }
 
     #[test]
+    fn the_files_plugins_are_a_directory_or_a_table() {
+        let settings = |text| Typed::default().or_file(text, "f").map(|typed| typed.check().unwrap());
+        assert_eq!(settings("plugins = \"p\"").unwrap().plugins, PathBuf::from("p"));
+        let table = settings("[plugins]\ndir = \"p\"\ncache = \"/c\"\ncheck_files = \"refuse\"").unwrap();
+        assert_eq!((table.plugins, table.cache), (PathBuf::from("p"), Some(PathBuf::from("/c"))));
+        assert_eq!(table.check_files, FileCheck::Refuse);
+        let error = settings("[plugins]\ncash = \"/c\"").unwrap_err().to_string();
+        assert!(error.contains("cash") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
     fn every_fault_is_told_at_once_with_what_is_allowed() {
         let faults = typed(|typed| {
             typed.listen = some("here");
@@ -405,12 +452,13 @@ mod tests {
             typed.queue.queue_list_head = some("top");
             typed.queue.queue_dead_max_age = some("never");
             typed.queue.queue_dead_max_bytes = some("1KiB");
+            typed.plugin_files.plugins_check_files = some("maybe");
             typed.log_format = some("xml");
             typed.drain = some("soon");
             typed.handler_threads = some("0");
         });
         let BadSettings(faults) = faults.check().unwrap_err();
-        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert_eq!(faults.len(), 12, "{faults:#?}");
         assert!(
             faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
             "{faults:#?}"

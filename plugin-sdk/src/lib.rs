@@ -25,6 +25,10 @@
 #![deny(missing_docs)]
 
 mod data;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod kv;
+pub mod mail;
 
 pub use data::Object;
 
@@ -71,6 +75,21 @@ pub mod batch_bindings {
     });
 }
 
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from wit/gateway.wit; the boundary of a component is made of raw pointers"
+)]
+mod bindings_more {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "capabilities",
+        with: { "gateway:worker/types@1.0.0": super::bindings::gateway::worker::types },
+    });
+}
+
 pub use bindings::gateway::worker::publisher::{Options, Priority};
 pub use bindings::gateway::worker::types::{Again, Failure, Fault, Message};
 
@@ -79,13 +98,27 @@ pub fn config(key: &str) -> Option<String> {
     bindings::gateway::worker::config::get(key)
 }
 
+/// The secret of this name, which the operator gave to the worker. The manifest
+/// grants it by name: `secrets = ["API_KEY"]` under `[grants]`. The worker
+/// strikes its value out of the log and of what it tells about failures, as
+/// long as it has at least 4 bytes and is written as it is.
+///
+/// # Errors
+///
+/// `denied` where the manifest does not grant it, `unavailable` where the
+/// worker does not have it.
+pub fn secret(name: &str) -> Result<String, Fault> {
+    bindings_more::gateway::worker::secrets::get(name)
+}
+
 /// Publishes `data` to `topic` when this run returns ok, and returns the new
 /// message's id.
 ///
 /// # Errors
 ///
-/// `denied` where the manifest does not grant the topic, `too-large` and
-/// `too-many` beyond the host's limits.
+/// `denied` where the manifest does not grant the topic; `too-large` and
+/// `too-many` beyond the host's limits, and `too-many` for the 101st message of
+/// a chain in which each followed the one before at once.
 pub fn publish(topic: &str, data: &impl Serialize) -> Result<String, Fault> {
     bindings::gateway::worker::publisher::publish(topic, &json(data)?)
 }
@@ -142,11 +175,11 @@ pub fn bad_data(reason: impl Into<String>) -> Failure {
     Failure::reject("bad-data", reason)
 }
 
-/// A publish that was refused will be refused again, so `?` on one rejects
-/// the message with the host's code.
+/// What was refused will be refused again, so `?` on it rejects the message
+/// with the host's code; what is only `unavailable` is tried again.
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self::Reject(fault)
+        if fault.code == "unavailable" { Self::retry(fault.reason) } else { Self::Reject(fault) }
     }
 }
 

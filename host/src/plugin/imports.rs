@@ -5,7 +5,7 @@ mod key_value;
 mod logging;
 mod mail;
 pub(super) mod publisher;
-mod secrets;
+pub(super) mod secrets;
 
 use super::bindings::{Fault, types};
 use super::guest::Guest;
@@ -25,6 +25,13 @@ impl From<capability::Fault> for Fault {
 }
 
 impl Guest {
+    /// A line about the guest, which is not to flood the log with those either.
+    fn warn(&self, text: &str) {
+        if self.facts.may_log(text.len()) {
+            tracing::warn!(plugin = self.facts.name, "{text}");
+        }
+    }
+
     /// Refuses what the manifest does not grant, with the line to write.
     fn need(&self, is_granted: bool, what: &str, line: &str) -> Result<(), Fault> {
         if self.topic.is_none() {
@@ -34,7 +41,7 @@ impl Guest {
             return Ok(());
         }
         let mend = format!("{}.toml does not grant it: under [grants], write {line}", self.facts.name);
-        tracing::warn!(plugin = self.facts.name, "{what} denied: {mend}");
+        self.warn(&format!("{what} denied: {mend}"));
         Err(fault("denied", format!("{what}: {mend}")))
     }
 }

@@ -4,8 +4,8 @@
 
 use super::redis_url::{RedisMode, RedisPlace};
 use super::{parse, set};
+use crate::capability::Secret;
 use serde::Deserialize;
-use std::fmt;
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -31,26 +31,6 @@ pub struct Login {
 pub struct ClientPem {
     pub cert: Vec<u8>,
     pub key: Secret,
-}
-
-/// Never printed by accident.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
 }
 
 impl RedisTarget {
@@ -210,7 +190,7 @@ impl TypedRedis {
 }
 
 /// The content of a file that is to hold a part of this kind.
-fn pem(name: &str, path: &Option<String>, kind: &str, faults: &mut Vec<String>) -> Option<Vec<u8>> {
+pub(super) fn pem(name: &str, path: &Option<String>, kind: &str, faults: &mut Vec<String>) -> Option<Vec<u8>> {
     let path = set(path)?;
     let told = match std::fs::read(&path) {
         Ok(bytes) if bytes.windows(kind.len()).any(|part| part == kind.as_bytes()) => return Some(bytes),

@@ -1,7 +1,8 @@
 //! The address of Redis, as a URL says it: one server, the sentinels that know
 //! who is master, or some nodes of a cluster.
 
-use super::redis_target::{Login, Secret};
+use super::redis_target::Login;
+use crate::capability::Secret;
 use std::fmt;
 
 const PORT: u16 = 6379;

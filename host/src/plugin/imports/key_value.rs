@@ -25,6 +25,10 @@ impl Guest {
             let told = format!("a value has at most {VALUE_BYTES_MAX} bytes, not {}", value.len());
             return Err(fault("too-large", told));
         }
+        if matches!(only, Only::If(expected) if expected.len() > VALUE_BYTES_MAX) {
+            // No value is like that, and it need not travel.
+            return Ok(false);
+        }
         let limits = &self.facts.manifest.limits;
         let quota = Quota { keys: limits.keyvalue_keys, bytes: limits.keyvalue };
         let ttl = (ttl_seconds > 0).then(|| Duration::from_secs(ttl_seconds.into()));

@@ -2,6 +2,14 @@
 
 use crate::plugin::bindings::logging;
 use crate::plugin::guest::Guest;
+use crate::plugin::plain::plain;
+use crate::plugin::words::cut_to;
+
+/// What a line may have; more is cut.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+const FIELDS_MAX: usize = 32;
+const FIELD_NAME_BYTES_MAX: usize = 64;
+const FIELD_VALUE_BYTES_MAX: usize = 1 << 10;
 
 impl logging::Host for Guest {
     fn log(&mut self, level: logging::Level, text: String) {
@@ -15,22 +23,18 @@ impl logging::Host for Guest {
 
 impl Guest {
     pub(in crate::plugin) fn log_line(&self, level: logging::Level, text: &str, fields: &[(String, String)]) {
-        let length = text.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let Some(dropped) = self.facts.log.admit(length) else { return };
+        let length = |(name, value): &(String, String)| {
+            name.len().min(FIELD_NAME_BYTES_MAX) + value.len().min(FIELD_VALUE_BYTES_MAX)
+        };
+        let bytes = text.len().min(TEXT_BYTES_MAX) + fields.iter().take(FIELDS_MAX).map(length).sum::<usize>();
+        if !self.facts.may_log(bytes) {
+            return;
+        }
         // Of a batch, the line may be any one's.
         let id = if let [only] = self.members.as_slice() { only.id.as_str() } else { "" };
         let (plugin, topic) = (self.facts.name.as_str(), self.topic.as_ref().map_or("", |topic| topic.as_str()));
-        if dropped > 0 {
-            tracing::warn!(plugin, dropped, "log lines dropped: more than limits.log");
-        }
-        let text = printable(text);
-        let fields: Option<String> = (!fields.is_empty()).then(|| {
-            fields
-                .iter()
-                .map(|(name, value)| format!("{}={}", printable(name), printable(value)))
-                .collect::<Vec<_>>()
-                .join(" ")
-        });
+        let text = self.safe(text, TEXT_BYTES_MAX);
+        let fields = (!fields.is_empty()).then(|| self.shown_fields(fields));
         match level {
             logging::Level::Debug => tracing::debug!(target: "handler", plugin, topic, id, fields, "{text}"),
             logging::Level::Info => tracing::info!(target: "handler", plugin, topic, id, fields, "{text}"),
@@ -38,9 +42,24 @@ impl Guest {
             logging::Level::Error => tracing::error!(target: "handler", plugin, topic, id, fields, "{text}"),
         }
     }
-}
 
-/// Text that can't draw on a terminal or forge a line.
-fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() && char != '\t' { '\u{fffd}' } else { char }).collect()
+    /// All in one field of ours, so that they can't pass for others.
+    fn shown_fields(&self, fields: &[(String, String)]) -> String {
+        let shown = |(name, value): &(String, String)| {
+            let name = self.safe(name, FIELD_NAME_BYTES_MAX);
+            let value = self.safe(value, FIELD_VALUE_BYTES_MAX);
+            let is_word = !value.is_empty() && !value.contains([' ', '\t', '"', '=']);
+            if is_word { format!("{name}={value}") } else { format!("{name}={value:?}") }
+        };
+        let mut all: Vec<String> = fields.iter().take(FIELDS_MAX).map(shown).collect();
+        if fields.len() > FIELDS_MAX {
+            all.push(format!("and {} more", fields.len() - FIELDS_MAX));
+        }
+        all.join(" ")
+    }
+
+    /// Without secrets, first of all: what is cut or taken out could hide one.
+    fn safe(&self, text: &str, bytes_max: usize) -> String {
+        plain(&cut_to(&self.facts.struck.strike(text), bytes_max)).into_owned()
+    }
 }

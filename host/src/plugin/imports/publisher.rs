@@ -12,6 +12,9 @@ use std::time::Duration;
 /// What one run may publish.
 const PUBLICATIONS_MAX: usize = 1000;
 const PUBLISHED_BYTES_MAX: usize = 16 << 20;
+/// How long a chain of messages may be of which each was published at once by
+/// the handler of the one before: a longer one is a loop that never rests.
+const HOPS_MAX: u32 = 100;
 
 /// How much a run has published.
 #[derive(Default)]
@@ -32,15 +35,13 @@ impl publisher::Host for Guest {
         if !self.facts.manifest.grants.publish.contains(&topic) {
             let mend =
                 format!("{}.toml does not grant it: under [grants], write publish = [\"{topic}\"]", self.facts.name);
-            tracing::warn!(plugin = self.facts.name, %topic, "publish denied: {mend}");
+            self.warn(&format!("publish denied: {topic}: {mend}"));
             return Err(fault("denied", format!("publishing to {topic}: {mend}")));
         }
         if self.buffer.messages >= PUBLICATIONS_MAX {
             return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
         }
-        if self.buffer.bytes + data.len() > PUBLISHED_BYTES_MAX {
-            return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
-        }
+        let used = self.buffer.bytes;
         let data =
             std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
         let priority = match options.priority {
@@ -51,12 +52,24 @@ impl publisher::Host for Guest {
         let delay = Duration::from_secs(options.delay_seconds.into());
         let from = self.topic.as_ref().map(Topic::to_string).unwrap_or_default();
         let parent = self.parent(options.parent.as_deref())?;
+        // What leaves later is no loop that never rests.
+        let hops = if delay.is_zero() { parent.hops.saturating_add(1) } else { 0 };
+        if hops > HOPS_MAX {
+            let told = format!(
+                "{HOPS_MAX} messages before this one were each published at once by the one before: a loop? Publish with a delay, or end it"
+            );
+            return Err(fault("too-many", told));
+        }
         // The same run of the same entry makes the same ids again.
         let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
         let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
-        let draft = Draft { headers: &options.headers, priority, delay, ..draft };
+        let draft = Draft { headers: &options.headers, priority, delay, hops, ..draft };
         let publication = draft.seal(Timestamp::now()).map_err(|error| fault("invalid", error))?;
         let (id, bytes) = (publication.id.clone(), publication.body.len());
+        // Envelopes and headers included.
+        if used + bytes > PUBLISHED_BYTES_MAX {
+            return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
+        }
         parent.publications.push(publication);
         self.buffer.messages += 1;
         self.buffer.bytes += bytes;

@@ -1,0 +1,292 @@
+//! Writes a mail as it goes over the wire. Whatever a handler puts into it, it
+//! stays the text of one header or one part, and goes to whom it names.
+
+use crate::capability::{Fault, Letter, Part};
+use lettre::address::{Address, Envelope};
+use lettre::message::header::{
+    Cc, ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, ReplyTo,
+};
+use lettre::message::{Attachment, Body, Mailbox, Mailboxes, MessageBuilder, MultiPart, SinglePart};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+
+const RECIPIENTS_MAX: usize = 100;
+/// Of headers, bodies and attachments, before they are encoded.
+const BYTES_MAX: usize = 10 << 20;
+const HEADERS_MAX: usize = 100;
+const PARTS_MAX: usize = 100;
+/// Lines are folded at spaces, and a line has 998 bytes at most.
+const WORD_BYTES_MAX: usize = 900;
+
+/// What a handler can't say, since the host or the relay does.
+const RESERVED: [&str; 12] = [
+    "sender",
+    "return-path",
+    "received",
+    "message-id",
+    "mime-version",
+    "delivered-to",
+    "bounces-to",
+    "errors-to",
+    "authentication-results",
+    "received-spf",
+    "dkim-signature",
+    "domainkey-signature",
+];
+const RESERVED_BEGINNINGS: [&str; 4] = ["content-", "resent-", "arc-", "x-gateway-"];
+
+/// Whom mails come from.
+pub(super) struct Senders {
+    default: Mailbox,
+    allowed: Vec<String>,
+}
+
+pub(super) struct Mail {
+    pub(super) envelope: Envelope,
+    /// `<this>` in the header.
+    pub(super) id: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Senders {
+    pub(super) fn new(default: &str, allowed: &[String]) -> Result<Self, String> {
+        let default = mailbox(default).map_err(|told| format!("mail.from: {told}"))?;
+        Ok(Self { default, allowed: allowed.to_vec() })
+    }
+
+    /// The operator's own sender may always be named.
+    fn allow(&self, sender: &Address) -> bool {
+        let address = sender.to_string().to_lowercase();
+        let is_allowed = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(domain) => address.ends_with(domain),
+            None => address == *pattern,
+        };
+        *sender == self.default.email || self.allowed.iter().any(is_allowed)
+    }
+}
+
+pub(super) fn compose(letter: Letter, senders: &Senders) -> Result<Mail, Fault> {
+    check_sizes(&letter)?;
+    let mut recipients = Vec::new();
+    let mut builder = MessageBuilder::new();
+    for address in &letter.to {
+        let to = mailbox(address).map_err(|told| Fault::new("invalid", format!("to: {told}")))?;
+        recipients.push(to.email.clone());
+        builder = builder.to(to);
+    }
+    let mut from = senders.default.clone();
+    let mut seen = BTreeSet::new();
+    for (name, value) in letter.headers {
+        let name = header_name(&name, &value)?;
+        if !seen.insert(name.to_ascii_lowercase()) {
+            return Err(Fault::new("invalid", format!("the header {name} stands there twice")));
+        }
+        let list = || mailboxes(&value).map_err(|told| Fault::new("invalid", format!("{name}: {told}")));
+        match name.to_ascii_lowercase().as_str() {
+            "from" => {
+                from = mailbox(&value).map_err(|told| Fault::new("invalid", format!("from: {told}")))?;
+                if !senders.allow(&from.email) {
+                    let told =
+                        format!("the sender {}: the operator allows none but those of mail.allow_from", from.email);
+                    return Err(Fault::new("denied", told));
+                }
+            }
+            "to" => return Err(Fault::new("invalid", "recipients are given apart from headers")),
+            "cc" => {
+                let list = list()?;
+                recipients.extend(list.iter().map(|one| one.email.clone()));
+                builder = builder.header(Cc::from(list));
+            }
+            "bcc" => recipients.extend(list()?.iter().map(|one| one.email.clone())),
+            "reply-to" => builder = builder.header(ReplyTo::from(list()?)),
+            "date" if jiff::fmt::rfc2822::parse(&value).is_err() => {
+                return Err(Fault::new("invalid", "date: it is written like Tue, 24 Nov 2026 03:53:14 +0000"));
+            }
+            _ => builder = builder.raw_header(HeaderValue::new(raw_name(&name)?, value)),
+        }
+    }
+    if recipients.is_empty() {
+        return Err(Fault::new("invalid", "a mail goes to somebody"));
+    }
+    if recipients.len() > RECIPIENTS_MAX {
+        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", recipients.len());
+        return Err(Fault::new("too-many", told));
+    }
+    let id = format!("{}@{}", digest(&letter.id), from.email.domain());
+    let envelope = Envelope::new(Some(from.email.clone()), recipients).map_err(invalid)?;
+    let builder = builder.from(from).message_id(Some(format!("<{id}>"))).envelope(envelope.clone());
+    let message = match content(letter.parts)? {
+        Content::One(part) => builder.singlepart(part),
+        Content::Many(parts) => builder.multipart(parts),
+    };
+    Ok(Mail { envelope, id, bytes: message.map_err(invalid)?.formatted() })
+}
+
+fn invalid(error: impl std::fmt::Display) -> Fault {
+    Fault::new("invalid", error)
+}
+
+fn check_sizes(letter: &Letter) -> Result<(), Fault> {
+    for (what, count, most) in
+        [("headers", letter.headers.len(), HEADERS_MAX), ("parts", letter.parts.len(), PARTS_MAX)]
+    {
+        if count > most {
+            return Err(Fault::new("too-many", format!("a mail has at most {most} {what}, not {count}")));
+        }
+    }
+    if letter.to.len() > RECIPIENTS_MAX {
+        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", letter.to.len());
+        return Err(Fault::new("too-many", told));
+    }
+    let headers = letter.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let part = |part: &Part| part.data.len() + part.content_type.len() + part.name.as_ref().map_or(0, String::len);
+    let bytes =
+        headers + letter.to.iter().map(String::len).sum::<usize>() + letter.parts.iter().map(part).sum::<usize>();
+    if bytes > BYTES_MAX {
+        return Err(Fault::new("too-large", format!("a mail has at most {BYTES_MAX} bytes, not {bytes}")));
+    }
+    Ok(())
+}
+
+/// A name that a handler may use, with a value that ends with it.
+fn header_name(name: &str, value: &str) -> Result<String, Fault> {
+    let shown: String = name.escape_debug().take(80).collect();
+    let is_name = (1..=76).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    if !is_name {
+        return Err(Fault::new("invalid", format!("\"{shown}\" is no name of a header")));
+    }
+    let lower = name.to_ascii_lowercase();
+    if RESERVED.contains(&lower.as_str()) || RESERVED_BEGINNINGS.iter().any(|begin| lower.starts_with(begin)) {
+        return Err(Fault::new("invalid", format!("the header {shown} is not a handler's to set")));
+    }
+    if value.contains(|char: char| char.is_control() && char != '\t') {
+        return Err(Fault::new("invalid", format!("the header {shown} has a line break or another control character")));
+    }
+    if value.split([' ', '\t']).any(|word| word.len() > WORD_BYTES_MAX) {
+        let told = format!("the header {shown} has more than {WORD_BYTES_MAX} bytes without a space");
+        return Err(Fault::new("invalid", told));
+    }
+    Ok(name.to_owned())
+}
+
+/// As mail programs write it.
+fn raw_name(name: &str) -> Result<HeaderName, Fault> {
+    let mut is_first = true;
+    let capital = |char: char| {
+        let written = if is_first { char.to_ascii_uppercase() } else { char };
+        is_first = char == '-';
+        written
+    };
+    HeaderName::new_from_ascii(name.chars().map(capital).collect()).map_err(invalid)
+}
+
+/// `ada@example.com`, or `Ada <ada@example.com>`.
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    let mut list = mailboxes(text)?.into_iter();
+    match (list.next(), list.next()) {
+        (Some(only), None) => Ok(only),
+        _ => Err(format!("\"{}\" is not one address", shown(text))),
+    }
+}
+
+fn mailboxes(text: &str) -> Result<Mailboxes, String> {
+    if text.contains(char::is_control) {
+        return Err(format!("\"{}\" has a line break or another control character", shown(text)));
+    }
+    if text.split([' ', ',']).any(|word| word.len() > WORD_BYTES_MAX) {
+        return Err(format!("\"{}\" is too long", shown(text)));
+    }
+    text.parse().map_err(|error| format!("\"{}\": {error}", shown(text)))
+}
+
+fn shown(text: &str) -> String {
+    text.escape_debug().take(200).collect()
+}
+
+/// The same for the same mail of the same message, so that a receiver who gets
+/// it twice can tell.
+fn digest(seed: &str) -> String {
+    Sha256::digest(seed).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+enum Content {
+    One(SinglePart),
+    Many(MultiPart),
+}
+
+/// Bodies are the same thing in several forms, best last; attachments follow.
+fn content(parts: Vec<Part>) -> Result<Content, Fault> {
+    let (files, bodies): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.name.is_some());
+    let mut bodies: Vec<SinglePart> = bodies.into_iter().map(body).collect::<Result<_, _>>()?;
+    let files: Vec<SinglePart> = files.into_iter().map(attachment).collect::<Result<_, _>>()?;
+    let bodies = match (bodies.pop(), bodies.is_empty()) {
+        (None, _) if files.is_empty() => return Err(Fault::new("invalid", "a mail has a body or an attachment")),
+        (None, _) => None,
+        (Some(only), true) => Some(Content::One(only)),
+        (Some(last), false) => {
+            let several = bodies.into_iter().fold(MultiPart::alternative().build(), MultiPart::singlepart);
+            Some(Content::Many(several.singlepart(last)))
+        }
+    };
+    if files.is_empty()
+        && let Some(bodies) = bodies
+    {
+        return Ok(bodies);
+    }
+    let mixed = match bodies {
+        None => MultiPart::mixed().build(),
+        Some(Content::One(body)) => MultiPart::mixed().singlepart(body),
+        Some(Content::Many(bodies)) => MultiPart::mixed().multipart(bodies),
+    };
+    Ok(Content::Many(files.into_iter().fold(mixed, MultiPart::singlepart)))
+}
+
+fn body(part: Part) -> Result<SinglePart, Fault> {
+    let is_text = part.content_type.trim_start().to_ascii_lowercase().starts_with("text/");
+    let names_charset = part.content_type.to_ascii_lowercase().contains("charset");
+    let kind = if is_text && !names_charset {
+        content_type(&format!("{}; charset=utf-8", part.content_type))?
+    } else {
+        content_type(&part.content_type)?
+    };
+    let builder = SinglePart::builder().header(kind);
+    match String::from_utf8(part.data) {
+        Ok(text) if is_text => Ok(builder.body(text)),
+        Err(_) if is_text && !names_charset => Err(Fault::new("invalid", "a body of text is not UTF-8")),
+        Ok(text) => encoded(builder.header(ContentDisposition::inline()), text.into_bytes()),
+        Err(error) => encoded(builder, error.into_bytes()),
+    }
+}
+
+fn encoded(builder: lettre::message::SinglePartBuilder, data: Vec<u8>) -> Result<SinglePart, Fault> {
+    let kind = ContentTransferEncoding::Base64;
+    let body = Body::new_with_encoding(data, kind).map_err(|_| Fault::new("invalid", "a body can't be encoded"))?;
+    Ok(builder.body(body))
+}
+
+fn attachment(part: Part) -> Result<SinglePart, Fault> {
+    let name = part.name.unwrap_or_default();
+    if !(1..=255).contains(&name.len()) || name.contains(char::is_control) {
+        let told =
+            format!("\"{}\" is no name of an attachment: 1 to 255 bytes without control characters", shown(&name));
+        return Err(Fault::new("invalid", told));
+    }
+    let kind = content_type(&part.content_type)?;
+    let data = Body::new_with_encoding(part.data, ContentTransferEncoding::Base64)
+        .map_err(|_| Fault::new("invalid", format!("{} can't be encoded", shown(&name))))?;
+    Ok(Attachment::new(name).body(data, kind))
+}
+
+fn content_type(text: &str) -> Result<ContentType, Fault> {
+    let refusal = |why: &str| Fault::new("invalid", format!("content-type \"{}\": {why}", shown(text)));
+    if text.len() > WORD_BYTES_MAX || !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Err(refusal("it is short and of printable ASCII"));
+    }
+    if text.trim_start().to_ascii_lowercase().starts_with("multipart/") {
+        return Err(refusal("a part has no parts of its own"));
+    }
+    ContentType::parse(text).map_err(|error| refusal(&error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Mails as handlers ask for them, and what is written then.
+
+use super::*;
+
+fn letter(headers: &[(&str, &str)]) -> Letter {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Letter { id: "t/m-1".to_owned(), to: vec!["ada@a.example".to_owned()], headers, parts: vec![text("hello")] }
+}
+
+fn text(body: &str) -> Part {
+    Part { content_type: "text/plain".to_owned(), name: None, data: body.as_bytes().to_vec() }
+}
+
+fn file(name: &str, data: &[u8]) -> Part {
+    Part { content_type: "application/pdf".to_owned(), name: Some(name.to_owned()), data: data.to_vec() }
+}
+
+fn senders() -> Senders {
+    let allowed = ["*@shop.example".to_owned(), "one@other.example".to_owned()];
+    Senders::new("Shop <noreply@shop.example>", &allowed).unwrap()
+}
+
+fn written(letter: Letter) -> Result<String, Fault> {
+    compose(letter, &senders()).map(|mail| String::from_utf8(mail.bytes).unwrap())
+}
+
+fn code(letter: Letter) -> &'static str {
+    match compose(letter, &senders()) {
+        Ok(mail) => panic!("{}", String::from_utf8_lossy(&mail.bytes)),
+        Err(fault) => fault.code,
+    }
+}
+
+#[test]
+fn a_mail_has_what_it_needs() {
+    let mail = compose(letter(&[("Subject", "Grüße"), ("X-Mine", "a b")]), &senders()).unwrap();
+    let text = String::from_utf8(mail.bytes).unwrap();
+    for line in [
+        "From: Shop <noreply@shop.example>\r\n".to_owned(),
+        "To: ada@a.example\r\n".to_owned(),
+        "Subject: =?utf-8?b?R3LDvMOfZQ==?=\r\n".to_owned(),
+        "X-Mine: a b\r\n".to_owned(),
+        format!("Message-ID: <{}>\r\n", mail.id),
+        "Date: ".to_owned(),
+        "MIME-Version: 1.0\r\n".to_owned(),
+        "Content-Type: text/plain; charset=utf-8\r\n".to_owned(),
+        "\r\n\r\nhello".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line:?}: {text}");
+    }
+    assert!(mail.id.ends_with("@shop.example") && mail.id.len() == 32 + 13, "{}", mail.id);
+    assert_eq!(mail.envelope.from().unwrap().to_string(), "noreply@shop.example");
+    let again = compose(letter(&[]), &senders()).unwrap();
+    assert_eq!(again.id, mail.id);
+    let other = Letter { id: "t/m-2".to_owned(), ..letter(&[]) };
+    assert_ne!(compose(other, &senders()).unwrap().id, mail.id);
+}
+
+#[test]
+fn no_header_holds_another() {
+    for (name, value) in [
+        ("subject", "hello\r\nBcc: eve@e.example"),
+        ("subject", "hello\nBcc: eve@e.example"),
+        ("subject", "hello\rBcc: eve@e.example"),
+        ("subject", "hello\0"),
+        ("cc", "b@b.example\r\nBcc: eve@e.example"),
+        ("reply-to", "Bob\r\nX: y <b@b.example>"),
+        ("from", "one@other.example\r\nX: y"),
+        ("x\r\ny", "z"),
+        ("x: y", "z"),
+        ("x y", "z"),
+        ("", "z"),
+        ("ä", "z"),
+    ] {
+        assert_eq!(code(letter(&[(name, value)])), "invalid", "{name:?}: {value:?}");
+    }
+    for to in [
+        "a@a.example\r\nRCPT TO:<eve@e.example>",
+        "a@a.example>\r\n",
+        "a@a.example, b@b.example",
+        "a",
+        "",
+        "a@a.example junk",
+    ] {
+        assert_eq!(code(Letter { to: vec![to.to_owned()], ..letter(&[]) }), "invalid", "{to:?}");
+    }
+    for name in ["a\r\nb.pdf", ""] {
+        assert_eq!(code(Letter { parts: vec![file(name, b"x")], ..letter(&[]) }), "invalid", "{name:?}");
+    }
+    for kind in ["text/plain\r\nX: y", "nothing", "multipart/mixed; boundary=x", ""] {
+        let part = Part { content_type: kind.to_owned(), ..text("hello") };
+        assert_eq!(code(Letter { parts: vec![part], ..letter(&[]) }), "invalid", "{kind:?}");
+    }
+    let odd = written(Letter { parts: vec![file("a\"; x=\"y.pdf", b"x")], ..letter(&[]) }).unwrap();
+    assert!(!odd.contains("; x=\"y"), "{odd}");
+}
+
+#[test]
+fn what_the_host_says_is_not_a_handlers_to_say() {
+    for name in
+        ["Message-ID", "sender", "Return-Path", "content-type", "MIME-Version", "Resent-To", "DKIM-Signature", "to"]
+    {
+        assert_eq!(code(letter(&[(name, "x@shop.example")])), "invalid", "{name}");
+    }
+    assert_eq!(code(letter(&[("subject", "a"), ("Subject", "b")])), "invalid");
+    assert_eq!(code(letter(&[("date", "tomorrow")])), "invalid");
+    let date = "Tue, 24 Nov 2026 03:53:14 +0000";
+    assert_eq!(written(letter(&[("date", date)])).unwrap().matches("Date: ").count(), 1);
+}
+
+#[test]
+fn a_sender_is_one_that_the_operator_allows() {
+    for from in ["Sales <sales@shop.example>", "SALES@SHOP.example", "one@other.example", "noreply@shop.example"] {
+        assert!(written(letter(&[("from", from)])).is_ok(), "{from}");
+    }
+    for from in ["two@other.example", "a@evilshop.example", "a@shop.example.evil.example"] {
+        assert_eq!(code(letter(&[("from", from)])), "denied", "{from}");
+    }
+    let strict = Senders::new("noreply@shop.example", &[]).unwrap();
+    let fault = compose(letter(&[("from", "sales@shop.example")]), &strict).err().unwrap();
+    assert!(fault.reason.contains("mail.allow_from"), "{fault}");
+    assert!(Senders::new("nobody", &[]).err().unwrap().starts_with("mail.from: "));
+}
+
+#[test]
+fn copies_go_to_those_who_are_named_and_blind_ones_are_not_told() {
+    let headers = [("cc", "Bob <b@b.example>, c@c.example"), ("bcc", "d@d.example"), ("reply-to", "r@r.example")];
+    let mail = compose(letter(&headers), &senders()).unwrap();
+    let to: Vec<String> = mail.envelope.to().iter().map(ToString::to_string).collect();
+    assert_eq!(to, ["ada@a.example", "b@b.example", "c@c.example", "d@d.example"]);
+    let text = String::from_utf8(mail.bytes).unwrap();
+    assert!(text.contains("Cc: Bob <b@b.example>, c@c.example") && text.contains("Reply-To: r@r.example"), "{text}");
+    assert!(!text.contains("d@d.example") && !text.to_lowercase().contains("bcc"), "{text}");
+    assert_eq!(code(Letter { to: Vec::new(), ..letter(&[]) }), "invalid");
+    assert!(written(Letter { to: Vec::new(), ..letter(&[("bcc", "d@d.example")]) }).is_ok());
+}
+
+#[test]
+fn bodies_are_alternatives_and_files_are_attached() {
+    let html = Part { content_type: "text/html".to_owned(), ..text("<p>hello</p>") };
+    let several = |parts: Vec<Part>| written(Letter { parts, ..letter(&[]) });
+    let both = several(vec![text("hello"), html.clone()]).unwrap();
+    assert!(both.contains("multipart/alternative") && !both.contains("multipart/mixed"), "{both}");
+    assert!(both.find("text/plain").unwrap() < both.find("text/html").unwrap());
+    let all = several(vec![text("hello"), html, file("rechnung-ä.pdf", b"%PDF\x00\xff")]).unwrap();
+    assert!(all.find("multipart/mixed").unwrap() < all.find("multipart/alternative").unwrap(), "{all}");
+    assert!(all.contains("Content-Disposition: attachment;") && all.contains("JVBERgD/"), "{all}");
+    assert!(several(vec![file("a.pdf", b"x")]).unwrap().contains("multipart/mixed"));
+    assert_eq!(code(Letter { parts: Vec::new(), ..letter(&[]) }), "invalid");
+    let latin = |kind: &str| Part { content_type: kind.to_owned(), name: None, data: b"gr\xfc\xdfe".to_vec() };
+    assert_eq!(code(Letter { parts: vec![latin("text/plain")], ..letter(&[]) }), "invalid");
+    assert!(several(vec![latin("text/plain; charset=iso-8859-1")]).is_ok());
+}
+
+#[test]
+fn a_mail_has_its_sizes() {
+    let many =
+        |count: usize| Letter { to: vec!["ada@a.example".to_owned(); count], ..letter(&[("cc", "b@b.example")]) };
+    assert!(written(many(99)).is_ok());
+    assert_eq!(code(many(100)), "too-many");
+    assert_eq!(code(many(101)), "too-many");
+    let rest = "ada@a.example".len() + "a.pdf".len() + "application/pdf".len();
+    let large = |bytes: usize| Letter { parts: vec![file("a.pdf", &vec![b'x'; bytes])], ..letter(&[]) };
+    assert!(written(large((10 << 20) - rest)).is_ok());
+    assert_eq!(code(large((10 << 20) - rest + 1)), "too-large");
+    let word = |bytes: usize| letter(&[]).with("subject", &"x".repeat(bytes));
+    assert!(written(word(900)).unwrap().lines().all(|line| line.len() <= 998));
+    assert_eq!(code(word(901)), "invalid");
+}
+
+impl Letter {
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}

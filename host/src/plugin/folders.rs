@@ -1,0 +1,51 @@
+//! Folders of the host that a guest may read or write. Nothing else of the
+//! file system is there for it, and a link cannot lead it out of them.
+
+use crate::manifest::Grants;
+use std::fs;
+use std::path::Path;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+/// What is wrong with the folders of a manifest, and how to mend it.
+pub(super) fn check(grants: &Grants, name: &str) -> Result<(), String> {
+    for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
+        for (guest, host) in folders {
+            let told = |what: &str| {
+                format!(
+                    "grants.{key}: {} (for {}) {what}; make that folder, or take it out of {name}.toml",
+                    host.display(),
+                    guest.display()
+                )
+            };
+            match fs::metadata(host) {
+                Ok(found) if found.is_dir() => {
+                    fs::read_dir(host).map(drop).map_err(|error| told(&error.to_string()))?
+                }
+                Ok(_) => return Err(told("is no folder")),
+                Err(error) => return Err(told(&format!("is not there: {error}"))),
+            }
+        }
+    }
+    match grants.read.keys().find(|guest| grants.write.contains_key(*guest)) {
+        Some(twice) => Err(format!(
+            "{} stands in grants.read and in grants.write: what may be written may be read, so leave it only in grants.write of {name}.toml",
+            twice.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Opens them for one run. They were there when the plugin was loaded.
+pub(super) fn open(wasi: &mut WasiCtxBuilder, grants: &Grants) -> Result<(), String> {
+    for (folders, perms) in [(&grants.read, FsPerms::ReadOnly), (&grants.write, FsPerms::ReadWrite)] {
+        for (guest, host) in folders {
+            preopen(wasi, guest, host, perms)
+                .map_err(|error| format!("the folder {} can't be opened: {error:#}", host.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn preopen(wasi: &mut WasiCtxBuilder, guest: &Path, host: &Path, perms: FsPerms) -> wasmtime::Result<()> {
+    wasi.preopened_dir(host, guest.to_string_lossy(), perms).map(drop)
+}

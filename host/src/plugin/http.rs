@@ -1,0 +1,262 @@
+//! Requests of guests to the outside, through `wasi:http`. It is always
+//! linked; what the manifest does not grant is denied at the call. The order
+//! of things: one spelling of the URL, the allow-list, room among the run's
+//! requests, the host's headers, the addresses behind the name, and only then
+//! a connection, to an address that was checked.
+
+mod address;
+mod body;
+mod client;
+mod headers;
+mod resolve;
+mod target;
+mod words;
+
+use super::component::Facts;
+use super::guest::Guest;
+use crate::capability::Capabilities;
+use body::{Outgoing, Reply};
+use client::{Client, HEADERS_BYTES_MAX};
+use http_body_util::BodyExt;
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::client::legacy::connect::capture_connection;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use target::Target;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{
+    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+use words::{Refusal, Told};
+
+/// A piece of a body that a guest hands over at once; two of them wait.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// What a version of a plugin keeps between runs.
+pub(super) struct Outbound {
+    client: OnceCell<Client>,
+    told: Told,
+}
+
+impl Outbound {
+    pub(super) fn new() -> Self {
+        Self { client: OnceCell::new(), told: Told::new() }
+    }
+
+    /// Connections are first made when there is a request.
+    async fn client(&self, facts: &Arc<Facts>) -> Result<&Client, Refusal> {
+        let made = self.client.get_or_try_init(async || {
+            let facts = facts.clone();
+            // Reading the system's certificates takes a while.
+            let made = tokio::task::spawn_blocking(move || client::connect(&facts.name, &facts.manifest));
+            made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        });
+        made.await.map_err(|error| Refusal::new(Error::ConfigurationError, "client", error))
+    }
+}
+
+/// One run's way out.
+pub(super) struct Http {
+    context: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+struct Hooks {
+    facts: Arc<Facts>,
+    capabilities: Arc<Capabilities>,
+    /// It is not run but tried out, without a network.
+    is_trial: bool,
+    started: Instant,
+    /// Room for requests; made by the first.
+    room: Option<Arc<Semaphore>>,
+}
+
+/// Tells bodies that are still on their way that the run is over.
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        if let Some(room) = &self.room {
+            room.close();
+        }
+    }
+}
+
+impl Http {
+    pub(super) fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, is_trial: bool) -> Self {
+        let mut context = WasiHttpCtx::new();
+        context.set_field_size_limit(HEADERS_BYTES_MAX);
+        let (facts, capabilities) = (facts.clone(), capabilities.clone());
+        Self { context, hooks: Hooks { facts, capabilities, is_trial, started: Instant::now(), room: None } }
+    }
+
+    pub(super) fn view<'a>(&'a mut self, table: &'a mut wasmtime::component::ResourceTable) -> WasiHttpCtxView<'a> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table, ctx: &mut self.context }
+    }
+}
+
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    // The crate's own knows none of the errors that a body ends with.
+    linker.allow_shadowing(true);
+    linker.instance("wasi:http/types@0.2.12")?.func_wrap("http-error-code", error_code)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn error_code(
+    store: StoreContextMut<'_, Guest>,
+    (error,): (Resource<wasmtime::Error>,),
+) -> wasmtime::Result<(Option<ErrorCode>,)> {
+    let error = store.data().table.get(&error)?;
+    let code = error.downcast_ref::<ErrorCode>().cloned();
+    Ok((code.or_else(|| error.downcast_ref::<Error>().and_then(words::body_code)),))
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http.view(&mut self.table)
+    }
+}
+
+type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        headers::is_forbidden(name)
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(headers::is_forbidden)
+    }
+
+    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Io) -> Sending {
+        let facts = self.facts.clone();
+        let (target, admitted) = match Target::of(request.uri()) {
+            Ok(target) => (target.origin.clone(), self.admit(request, target)),
+            Err(told) => (String::new(), Err(Refusal::new(Error::HttpRequestUriInvalid, "url", told))),
+        };
+        let times = Times::new(options.unwrap_or_default(), facts.manifest.limits.timeout, self.started);
+        Box::new(async move {
+            let sent = match admitted {
+                Ok((request, permit)) => send(&facts, request, permit, times).await,
+                Err(refusal) => Err(refusal),
+            };
+            sent.map_err(|refusal| {
+                facts.http.told.tell(&facts.name, &target, &refusal);
+                refusal.code
+            })
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE_BYTES_MAX
+    }
+}
+
+impl Hooks {
+    /// The request as it is sent, with its place among those under way.
+    fn admit(
+        &mut self,
+        request: Request<WasiBody>,
+        target: Target,
+    ) -> Result<(Request<WasiBody>, OwnedSemaphorePermit), Refusal> {
+        let (limits, grants) = (&self.facts.manifest.limits, &self.facts.manifest.grants);
+        if self.is_trial {
+            let told = "not while a version is only tried out";
+            return Err(Refusal::new(Error::HttpRequestDenied, "trial", told));
+        }
+        if !grants.http.iter().any(|origin| origin.allows(&target.url)) {
+            let mend = format!(
+                "{}.toml does not grant it: under [grants], write http = [\"{}\"]",
+                self.facts.name, target.origin
+            );
+            return Err(Refusal::new(Error::HttpRequestDenied, "origin", mend));
+        }
+        // A tunnel leads past every check; a trace gives back what the host added.
+        if [Method::CONNECT, Method::TRACE].iter().any(|no| no.as_str().eq_ignore_ascii_case(request.method().as_str()))
+        {
+            let told = format!("the method {} is not sent", request.method());
+            return Err(Refusal::new(Error::HttpRequestMethodInvalid, "method", told));
+        }
+        let room = self.room.get_or_insert_with(|| Arc::new(Semaphore::new(limits.http_requests as usize)));
+        // Waiting for room, a guest that holds it itself would wait for ever.
+        let permit = room.clone().try_acquire_owned().map_err(|_| {
+            let told =
+                format!("{} requests of the run are under way, the most by limits.http_requests", limits.http_requests);
+            Refusal::new(Error::ConnectionLimitReached, "room", told)
+        })?;
+
+        let (mut head, body) = request.into_parts();
+        let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limits.http_body) {
+            return Err(Refusal::new(Error::HttpRequestBodySize(Some(limits.http_body)), "", ""));
+        }
+        headers::add(&mut head.headers, &self.facts.manifest, &target.url, self.capabilities.secrets.as_deref())?;
+        let host = HeaderValue::try_from(target.host)
+            .map_err(|error| Refusal::new(Error::HttpRequestUriInvalid, "url", error.to_string()))?;
+        head.headers.insert(HOST, host);
+        head.uri = target.uri;
+        let body = Outgoing::new(body, limits.http_body, room.clone()).boxed_unsync();
+        Ok((Request::from_parts(head, body), permit))
+    }
+}
+
+/// How long each part of a request may take: what the guest says, and never
+/// longer than its run.
+struct Times {
+    connect: Duration,
+    first_byte: Duration,
+    between_bytes: Option<Duration>,
+}
+
+impl Times {
+    fn new(options: RequestOptions, run: Duration, started: Instant) -> Self {
+        let left = run.saturating_sub(started.elapsed());
+        Self {
+            connect: options.connect_timeout.unwrap_or(left).min(left),
+            first_byte: options.first_byte_timeout.unwrap_or(left).min(left),
+            between_bytes: options.between_bytes_timeout.map(|pause| pause.min(left)),
+        }
+    }
+}
+
+async fn send(
+    facts: &Arc<Facts>,
+    mut request: Request<WasiBody>,
+    permit: OwnedSemaphorePermit,
+    times: Times,
+) -> Result<(Response<WasiBody>, Io), Refusal> {
+    let client = facts.http.client(facts).await?;
+    let mut connection = capture_connection(&mut request);
+    let mut replying = pin!(client.request(request));
+    let connected = async {
+        connection.wait_for_connection_metadata().await;
+    };
+    let early = tokio::select! {
+        biased;
+        replied = &mut replying => Some(replied),
+        connected = timeout(times.connect, connected) => match connected {
+            Ok(()) => None,
+            Err(_) => return Err(Refusal::new(Error::ConnectionTimeout, "", "")),
+        },
+    };
+    let replied = match early {
+        Some(replied) => replied,
+        None => {
+            timeout(times.first_byte, replying).await.map_err(|_| Refusal::new(Error::HttpResponseTimeout, "", ""))?
+        }
+    };
+    let (head, body) = replied.map_err(|error| Refusal::of(&error, &facts.name))?.into_parts();
+    let body = Reply::new(body, facts.manifest.limits.http_body, times.between_bytes, permit)
+        .map_err(|code| Refusal::new(code, "", ""))?;
+    // The pool keeps the connection going, not the guest's own task.
+    let io: Io = Box::new(async { Ok(()) });
+    Ok((Response::from_parts(head, body.boxed_unsync()), io))
+}

@@ -1,0 +1,90 @@
+//! From a name to the addresses that may be connected to. The check stands
+//! between resolving and connecting, so a name that answers differently the
+//! second time gains nothing.
+
+use super::address::is_permitted;
+use hyper_util::client::legacy::connect::dns::Name;
+use ipnet::IpNet;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::vec;
+use tokio::sync::Semaphore;
+use tower_service::Service;
+
+/// Names of one plugin that are looked up at once. The system's resolver can't
+/// be interrupted, and one that hangs keeps its thread.
+const LOOKUPS_MAX: usize = 8;
+
+#[derive(Clone)]
+pub(super) struct Resolver {
+    networks: Arc<[IpNet]>,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolveError {
+    #[error("the name can't be looked up: {0}")]
+    Lookup(io::Error),
+    #[error("the name leads to {0}, which is not public")]
+    Prohibited(IpAddr),
+}
+
+impl Resolver {
+    pub(super) fn new(networks: &[IpNet]) -> Self {
+        Self { networks: networks.into(), room: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+
+    async fn resolve(self, name: Name) -> Result<vec::IntoIter<SocketAddr>, ResolveError> {
+        let room = self.room.acquire_owned().await.map_err(|error| ResolveError::Lookup(io::Error::other(error)))?;
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let _room = room;
+            (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
+        });
+        let found = looked_up.await.map_err(io::Error::other).flatten().map_err(ResolveError::Lookup)?;
+        permitted(found, &self.networks).map(Vec::into_iter)
+    }
+}
+
+/// Those that may be connected to; an error where none is.
+fn permitted(mut found: Vec<SocketAddr>, networks: &[IpNet]) -> Result<Vec<SocketAddr>, ResolveError> {
+    let Some(first) = found.first().map(SocketAddr::ip) else {
+        return Err(ResolveError::Lookup(io::Error::other("it has no address")));
+    };
+    found.retain(|address| is_permitted(address.ip(), networks));
+    if found.is_empty() { Err(ResolveError::Prohibited(first)) } else { Ok(found) }
+}
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = ResolveError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(self.clone().resolve(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_addresses_only_the_permitted_remain() {
+        let found = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let mixed = found(&["127.0.0.1:0", "1.1.1.1:0", "[::1]:0", "10.0.0.1:0"]);
+        assert_eq!(permitted(mixed.clone(), &[]).unwrap(), found(&["1.1.1.1:0"]));
+        let networks = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(permitted(mixed, &networks).unwrap(), found(&["1.1.1.1:0", "10.0.0.1:0"]));
+        let told = permitted(found(&["169.254.169.254:0"]), &[]).unwrap_err().to_string();
+        assert_eq!(told, "the name leads to 169.254.169.254, which is not public");
+        assert!(matches!(permitted(Vec::new(), &[]), Err(ResolveError::Lookup(_))));
+    }
+}

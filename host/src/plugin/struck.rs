@@ -1,0 +1,109 @@
+//! Strikes the secrets that a plugin has read out of what is told about it.
+
+use crate::capability::Secret;
+use arc_swap::ArcSwap;
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+/// A shorter value stands in too many texts by chance.
+pub(super) const BYTES_MIN: usize = 4;
+/// A line of a longer value, such as a key in PEM, is struck out by itself.
+const LINE_BYTES_MIN: usize = 16;
+/// One that was replaced may still be about.
+const KNOWN_MAX: usize = 1000;
+
+/// What the runs of a plugin have read so far.
+#[derive(Default)]
+pub(super) struct Struck(ArcSwap<Vec<Known>>);
+
+#[derive(Clone)]
+struct Known {
+    name: String,
+    value: Secret,
+}
+
+impl Struck {
+    /// What a run has read is struck out from now on, of the others' too.
+    pub(super) fn learn(&self, name: &str, secret: &Secret) {
+        let value = secret.reveal();
+        if value.len() < BYTES_MIN || self.0.load().iter().any(|known| known.value == *secret) {
+            return;
+        }
+        let lines = value.lines().filter(|line| line.len() >= LINE_BYTES_MIN && line.len() < value.len());
+        let new = std::iter::once(value).chain(lines);
+        let new: Vec<Known> =
+            new.map(|text| Known { name: name.to_owned(), value: Secret::new(text.to_owned()) }).collect();
+        self.0.rcu(|known| {
+            let mut all: Vec<Known> = new.iter().chain(known.iter()).take(KNOWN_MAX).cloned().collect();
+            // One may be a part of another.
+            all.sort_by_key(|known| Reverse(known.value.reveal().len()));
+            Arc::new(all)
+        });
+    }
+
+    pub(super) fn strike<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        for known in self.0.load().iter() {
+            if text.contains(known.value.reveal()) {
+                text = Cow::Owned(text.replace(known.value.reveal(), &format!("[secret:{}]", known.name)));
+            }
+        }
+        text
+    }
+
+    /// The same for a text that was cut, maybe within a secret.
+    pub(super) fn strike_cut(&self, text: &str) -> String {
+        let mut text = self.strike(text).into_owned();
+        for known in self.0.load().iter() {
+            let value = known.value.reveal();
+            let begun = (BYTES_MIN..value.len())
+                .rev()
+                .find(|length| value.get(..*length).is_some_and(|begin| text.ends_with(begin)));
+            if let Some(length) = begun {
+                text.truncate(text.len() - length);
+                text.push_str(&format!("[secret:{}]", known.name));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knowing(secrets: &[(&str, &str)]) -> Struck {
+        let struck = Struck::default();
+        secrets.iter().for_each(|(name, value)| struck.learn(name, &Secret::new((*value).to_owned())));
+        struck
+    }
+
+    #[test]
+    fn what_was_read_is_struck_out_wherever_it_stands() {
+        let struck = knowing(&[("A", "abcd"), ("B", "abcdef"), ("A", "abcd"), ("SHORT", "xyz")]);
+        assert_eq!(struck.strike("abcd abcdef xabcdx xyz"), "[secret:A] [secret:B] x[secret:A]x xyz");
+        // Also what it was before it was replaced.
+        struck.learn("A", &Secret::new("new-value".to_owned()));
+        assert_eq!(struck.strike("new-value, once abcd"), "[secret:A], once [secret:A]");
+        // The longer one first, in whatever order they were read.
+        assert_eq!(knowing(&[("B", "abcdef"), ("A", "abcd")]).strike("abcdef"), "[secret:B]");
+        assert!(matches!(struck.strike("nothing"), Cow::Borrowed(_)));
+        assert!(matches!(Struck::default().strike("abcd"), Cow::Borrowed("abcd")));
+    }
+
+    #[test]
+    fn a_key_of_many_lines_is_struck_out_line_by_line() {
+        let struck = knowing(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nshort\n")]);
+        assert_eq!(struck.strike("line MIIEvQIBADANBgkqhkiG, short"), "line [secret:KEY], short");
+    }
+
+    #[test]
+    fn a_text_may_be_cut_within_a_secret() {
+        let struck = knowing(&[("A", "äabcdefgh")]);
+        assert_eq!(struck.strike_cut("it is äabcdefg"), "it is [secret:A]");
+        assert_eq!(struck.strike_cut("it is äab"), "it is [secret:A]");
+        assert_eq!(struck.strike_cut("it is äa"), "it is äa");
+        assert_eq!(struck.strike_cut("äabcdefgh."), "[secret:A].");
+    }
+}

@@ -1,0 +1,138 @@
+//! Goes outside as its message's data says, and publishes what came of it.
+
+mod raw;
+
+use gateway_plugin_sdk::http::{self, Error, Pending, Request, Response};
+use gateway_plugin_sdk::{Failure, Message, config, handler, publish};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fs;
+use std::time::Duration;
+
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+enum Act {
+    Send(Send),
+    /// All of them at once, the first of which are waited for last.
+    Together {
+        of: Vec<Send>,
+    },
+    /// A body of a length that is not said before, ended or not.
+    Upload {
+        authority: String,
+        path: String,
+        bytes: usize,
+        is_ended: bool,
+    },
+    Read {
+        path: String,
+    },
+    Write {
+        path: String,
+        text: String,
+    },
+    List {
+        path: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Send {
+    #[serde(default = "get")]
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    /// A body of so many bytes.
+    bytes: Option<usize>,
+    timeout_ms: Option<u64>,
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+impl Send {
+    fn start(self) -> Result<Pending, Error> {
+        let mut request = Request::new(&self.method, &self.url);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        if let Some(body) = self.body.map(String::into_bytes).or_else(|| self.bytes.map(|bytes| vec![b'x'; bytes])) {
+            request = request.body(body);
+        }
+        if let Some(timeout) = self.timeout_ms {
+            request = request.timeout(Duration::from_millis(timeout));
+        }
+        request.start()
+    }
+}
+
+fn act(message: Message) -> Result<(), Failure> {
+    let told = match message.json::<Act>()? {
+        Act::Send(send) => told(send.start().and_then(Pending::wait)),
+        Act::Together { of } => {
+            let started: Vec<_> = of.into_iter().map(Send::start).collect();
+            let mut told: Vec<Value> =
+                started.into_iter().rev().map(|pending| told(pending.and_then(Pending::wait))).collect();
+            told.reverse();
+            told.into()
+        }
+        Act::Upload { authority, path, bytes, is_ended } => raw::upload(&authority, &path, bytes, is_ended).into(),
+        Act::Read { path } => told_file(fs::read_to_string(path)),
+        Act::Write { path, text } => told_file(fs::write(path, text).map(|()| String::new())),
+        Act::List { path } => told_file(fs::read_dir(path).map(|found| {
+            let mut names: Vec<_> =
+                found.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names.join(",")
+        })),
+    };
+    publish("told", &json!({ "of": message.id, "told": told }))?;
+    Ok(())
+}
+
+fn told(reply: Result<Response, Error>) -> Value {
+    match reply {
+        Ok(reply) => {
+            let headers: Vec<_> =
+                reply.headers.iter().map(|(name, value)| json!([name, String::from_utf8_lossy(value)])).collect();
+            let shown: String = reply.text().chars().take(1000).collect();
+            json!({ "status": reply.status, "headers": headers, "length": reply.body.len(), "body": shown })
+        }
+        Err(error) => json!({ "error": error.code(), "reason": error.reason() }),
+    }
+}
+
+fn told_file(done: std::io::Result<String>) -> Value {
+    match done {
+        Ok(text) => json!({ "text": text }),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}
+
+handler!(act);
+
+#[allow(unreachable_pub, unsafe_code, clippy::allow_attributes_without_reason, reason = "generated from the WIT")]
+mod tested {
+    wit_bindgen::generate!({ path: "../../../wit", world: "self-tested" });
+
+    struct Test;
+
+    impl exports::gateway::worker::self_test::Guest for Test {
+        fn check() -> Result<(), String> {
+            super::check()
+        }
+    }
+
+    export!(Test);
+}
+
+/// Says what came of a request, where the config asks for one.
+fn check() -> Result<(), String> {
+    match config("check") {
+        Some(url) => Err(http::get(&url).map_or_else(|error| error.to_string(), |reply| reply.status.to_string())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! A handler sees the folders that its manifest grants, as they are granted,
+//! and nothing beside them.
+
+use crate::http_rig::{Rig, manifest};
+use crate::support::{Gateway, Plugins, Redis, built};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+
+fn read(path: &str) -> Value {
+    json!({ "do": "read", "path": path })
+}
+
+fn write(path: &str) -> Value {
+    json!({ "do": "write", "path": path, "text": "new" })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_granted_is_read_and_written_and_nothing_else() {
+    let outer = tempfile::tempdir().unwrap();
+    let (input, output) = (outer.path().join("in"), outer.path().join("out"));
+    fs::create_dir(&input).unwrap();
+    fs::create_dir(&output).unwrap();
+    fs::write(input.join("a.csv"), "a,b").unwrap();
+    fs::write(outer.path().join("secret"), "secret").unwrap();
+    symlink("../secret", input.join("up")).unwrap();
+    symlink(outer.path().join("secret"), input.join("absolute")).unwrap();
+    symlink("a.csv", input.join("inside")).unwrap();
+    symlink("..", output.join("parent")).unwrap();
+    let (shown_in, shown_out) = (input.display(), output.display());
+    let rig =
+        Rig::new(&format!("read = {{ \"/in\" = \"{shown_in}\" }}\nwrite = {{ \"/out\" = \"{shown_out}\" }}")).await;
+
+    let listed = rig.told(json!({ "do": "list", "path": "/in" })).await;
+    assert_eq!(listed["text"], "a.csv,absolute,inside,up");
+    assert_eq!(rig.told(read("/in/a.csv")).await["text"], "a,b");
+    assert_eq!(rig.told(read("/in/inside")).await["text"], "a,b");
+    assert_eq!(rig.told(write("/out/b")).await["text"], "");
+    assert_eq!(rig.told(read("/out/b")).await["text"], "new");
+    assert_eq!(fs::read_to_string(output.join("b")).unwrap(), "new");
+
+    for act in [
+        write("/in/a.csv"),
+        write("/in/new"),
+        read("/in/up"),
+        read("/in/absolute"),
+        read("/in/../secret"),
+        read("/out/parent/secret"),
+        write("/out/parent/secret"),
+        write("/out/../secret"),
+        read("/etc/passwd"),
+        read(&format!("{}/secret", outer.path().display())),
+        json!({ "do": "list", "path": "/" }),
+    ] {
+        let told = rig.told(act.clone()).await;
+        assert!(told["error"].is_string(), "{act}: {told}");
+    }
+    assert_eq!(fs::read_to_string(input.join("a.csv")).unwrap(), "a,b");
+    assert_eq!(fs::read_to_string(outer.path().join("secret")).unwrap(), "secret");
+    assert!(!input.join("new").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
+    let outer = tempfile::tempdir().unwrap();
+    let shown = outer.path().display();
+    fs::write(outer.path().join("file"), "").unwrap();
+    let redis = Redis::start();
+    for (grants, told) in [
+        (format!("read = {{ \"/in\" = \"{shown}/none\" }}"), "grants.read: "),
+        (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is no folder"),
+        (
+            format!("read = {{ \"/a\" = \"{shown}\" }}\nwrite = {{ \"/a\" = \"{shown}\" }}"),
+            "leave it only in grants.write",
+        ),
+    ] {
+        let plugins = Plugins::with("fetch", &built("fetch"), &manifest(&grants));
+        let gateway = Gateway::start(&redis, &plugins);
+        let reason = gateway.until_refused("fetch").await;
+        assert!(reason.contains(told) && reason.contains("fetch.toml"), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_goes_away_costs_no_attempt() {
+    let outer = tempfile::tempdir().unwrap();
+    let input = outer.path().join("in");
+    fs::create_dir(&input).unwrap();
+    fs::write(input.join("a"), "here").unwrap();
+    let rig = Rig::new(&format!("read = {{ \"/in\" = \"{}\" }}", input.display())).await;
+    fs::rename(&input, outer.path().join("away")).unwrap();
+    let id = rig.publish(&read("/in/a")).await;
+    rig.gateway.until_outcome("fetch", &id, "plugin-unavailable").await;
+    fs::rename(outer.path().join("away"), &input).unwrap();
+    rig.gateway.until_outcome("fetch", &id, "done").await;
+}

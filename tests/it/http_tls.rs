@@ -1,0 +1,73 @@
+//! A server is who its certificate says, or it is not spoken to.
+
+use crate::certificates::Certificates;
+use crate::http_rig::Rig;
+use crate::http_server::Server;
+use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A server at all addresses of this host, whose certificate names 127.0.0.1
+/// and localhost.
+async fn server(certificates: &Certificates) -> Server {
+    let chain = CertificateDer::pem_file_iter(certificates.path("server.crt")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    Server::start_at("0.0.0.0", Some(TlsAcceptor::from(Arc::new(config)))).await
+}
+
+fn grants(port: u16) -> String {
+    format!(
+        "http = [\"https://127.0.0.1:{port}\", \"https://127.0.0.2:{port}\", \"https://localhost:{port}\"]\n\
+         networks = [\"127.0.0.0/8\"]"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_is_not() {
+    let certificates = Certificates::new("ours");
+    let server = server(&certificates).await;
+    let authorities = certificates.path("ca.crt");
+    let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
+    for host in ["127.0.0.1", "localhost", "localhost."] {
+        assert_eq!(rig.get(&format!("https://{host}:{}/hello", server.port)).await, "200", "{host}");
+    }
+    assert_eq!(rig.get(&format!("https://127.0.0.1:{}/hello", server.port)).await, "200");
+    let connections: Vec<usize> = server.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 1, 1, 0], "one for each name");
+
+    assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
+    assert_eq!(server.seen().len(), 4);
+    let told = rig.not_made();
+    assert!(told[0].contains("the server's TLS is not accepted") && told[0].contains("not valid for name"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
+    let (certificates, others) = (Certificates::new("ours"), Certificates::new("theirs"));
+    let server = server(&certificates).await;
+    let authorities = others.path("ca.crt");
+    let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
+    assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
+    assert!(rig.not_made()[0].contains("the server's TLS is not accepted"), "{:?}", rig.not_made());
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_authorities_says_so() {
+    let certificates = Certificates::new("ours");
+    let server = server(&certificates).await;
+    let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", "/nonexistent")]).await;
+    assert!(rig.gateway.logged("no https server can be trusted").is_empty());
+    assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
+    assert_eq!(rig.gateway.logged("no https server can be trusted").len(), 1);
+    assert!(server.seen().is_empty());
+}

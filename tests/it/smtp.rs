@@ -1,0 +1,175 @@
+//! A small SMTP server of one's own, which keeps what it is given: with TLS
+//! from the start, on request, or never, and with a login where there is one.
+
+use crate::certificates::Certificates;
+use base64::Engine as _;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// What it has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) is_encrypted: bool,
+    pub(crate) user: String,
+    pub(crate) from: String,
+    pub(crate) to: Vec<String>,
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tls {
+    OnRequest,
+    FromTheStart,
+    Never,
+}
+
+pub(crate) struct Smtp {
+    pub(crate) port: u16,
+    pub(crate) taken: Arc<Mutex<Vec<Taken>>>,
+    /// How many connections there have been.
+    pub(crate) connections: Arc<AtomicUsize>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Smtp {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// What all connections share.
+#[derive(Clone)]
+struct Shared {
+    tls: Tls,
+    acceptor: TlsAcceptor,
+    login: Option<&'static str>,
+    taken: Arc<Mutex<Vec<Taken>>>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Smtp {
+    /// `login` is `user:password`, without which nobody may send.
+    pub(crate) async fn start(tls: Tls, certificates: &Certificates, login: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (taken, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let shared = Shared { tls, acceptor: acceptor(certificates), login, taken: Arc::clone(&taken) };
+        let count = connections.clone();
+        let server = tokio::spawn(async move {
+            // They end with the server.
+            let mut open = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let shared = shared.clone();
+                open.spawn(async move { serve(Box::new(stream), &shared).await });
+            }
+        });
+        Self { port, taken, connections, server }
+    }
+
+    pub(crate) fn taken(&self) -> Vec<Taken> {
+        self.taken.lock().unwrap().clone()
+    }
+}
+
+fn acceptor(certificates: &Certificates) -> TlsAcceptor {
+    let cert = CertificateDer::from_pem_file(certificates.path("server.crt")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
+    if shared.tls == Tls::FromTheStart {
+        let stream = shared.acceptor.accept(stream).await?;
+        return talk(Box::new(stream), shared, true).await.map(drop);
+    }
+    // Who has asked for TLS begins anew with it, without another greeting.
+    if let Some(stream) = talk(Box::new(stream), shared, false).await? {
+        let stream = shared.acceptor.accept(stream).await?;
+        talk(Box::new(stream), shared, true).await?;
+    }
+    Ok(())
+}
+
+/// Returns the stream that is to be encrypted.
+async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> io::Result<Option<Box<dyn Stream>>> {
+    let mut stream = BufReader::new(stream);
+    if !is_encrypted || shared.tls == Tls::FromTheStart {
+        stream.write_all(b"220 test ESMTP\r\n").await?;
+    }
+    let empty = Taken { is_encrypted, user: String::new(), from: String::new(), to: Vec::new(), text: String::new() };
+    let (mut mail, mut user) = (empty.clone(), String::new());
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).await? == 0 {
+            return Ok(None);
+        }
+        let words = line.trim_end().to_owned();
+        let address = || words.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+        let reply = match words.split([' ', ':']).next().unwrap_or_default().to_uppercase().as_str() {
+            "EHLO" if shared.tls == Tls::OnRequest && !is_encrypted => "250-test\r\n250 STARTTLS".to_owned(),
+            "EHLO" => "250-test\r\n250-8BITMIME\r\n250 AUTH PLAIN".to_owned(),
+            "STARTTLS" => {
+                stream.write_all(b"220 go on\r\n").await?;
+                return Ok(Some(stream.into_inner()));
+            }
+            "AUTH" => {
+                let given =
+                    base64::engine::general_purpose::STANDARD.decode(words.rsplit(' ').next().unwrap()).unwrap();
+                let given = String::from_utf8(given).unwrap().trim_start_matches('\0').replace('\0', ":");
+                if Some(given.as_str()) == shared.login {
+                    user = given.split(':').next().unwrap_or_default().to_owned();
+                    "235 welcome".to_owned()
+                } else {
+                    "535 5.7.8 who are you".to_owned()
+                }
+            }
+            "MAIL" if shared.login.is_some() && user.is_empty() => "530 5.7.0 say who you are".to_owned(),
+            "MAIL" => {
+                mail = Taken { user: user.clone(), from: address(), ..empty.clone() };
+                "250 ok".to_owned()
+            }
+            "RCPT" => match address().split('@').next() {
+                Some("unknown") => "550 5.1.1 nobody of this name".to_owned(),
+                Some("busy") => "451 4.3.0 come again".to_owned(),
+                Some("silent") => std::future::pending().await,
+                _ => {
+                    mail.to.push(address());
+                    "250 ok".to_owned()
+                }
+            },
+            "DATA" => {
+                stream.write_all(b"354 go on\r\n").await?;
+                loop {
+                    line.clear();
+                    stream.read_line(&mut line).await?;
+                    if line == ".\r\n" || line.is_empty() {
+                        break;
+                    }
+                    mail.text.push_str(&line);
+                }
+                shared.taken.lock().unwrap().push(mail.clone());
+                "250 taken".to_owned()
+            }
+            "QUIT" => {
+                stream.write_all(b"221 bye\r\n").await?;
+                return Ok(None);
+            }
+            _ => "250 ok".to_owned(),
+        };
+        stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+    }
+}
