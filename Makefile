@@ -7,7 +7,7 @@ BENCH_MESSAGES ?= 100000
 SECONDS ?= 600
 SEED ?=
 
-.PHONY: help setup tools plugins demo test chaos lint build bench bench-queue clean
+.PHONY: help setup tools plugins demo test chaos lint build bench bench-queue bench-reload clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -29,11 +29,11 @@ demo: plugins ## a worker with a Redis of its own, sample messages, and their ha
 
 test: setup plugins ## every test
 	cargo test --locked -p gateway-worker
-	cargo test --locked -p gateway-plugin-sdk
+	cargo test --locked -p gateway-plugin-sdk --all-features
 
-chaos: plugins ## nothing is lost whatever happens, for SECONDS=600, SEED=any
+chaos: plugins ## nothing is lost whatever happens, for SECONDS=600, SEED=any, SENTINEL=1
 	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) cargo test --locked -p gateway-worker --test it -- \
-		--exact chaos::nothing_is_lost_whatever_happens_with_another_seed_each_time --nocapture
+		--exact chaos::$(if $(SENTINEL),nothing_is_lost_where_masters_die_and_hand_over,nothing_is_lost_whatever_happens_with_another_seed_each_time) --nocapture
 
 lint: ## format, clippy, docs
 	cargo fmt --all --check
@@ -48,6 +48,9 @@ bench: plugins ## messages a second, CPU and latency, beside bare primitives
 
 bench-queue: plugins ## what the queue's options and promises cost
 	cargo bench --locked -p gateway-worker --bench queue -- $(BENCH_MESSAGES)
+
+bench-reload: ## what a thousand reloads cost and leave behind
+	cargo bench --locked -p gateway-worker --bench reload
 
 clean: ## what was built; the state folder stays
 	cargo clean

@@ -9,8 +9,26 @@ pub(crate) fn guest(body: &str) -> Vec<u8> {
 
 /// The same with more in the module, such as a start function.
 pub(crate) fn guest_with(more: &str, body: &str) -> Vec<u8> {
-    let module = format!(
+    guest_in("message-handler", "", "", more, body)
+}
+
+/// The same in a world of one's own, which `wit` adds to the contract, with
+/// what the module imports from it.
+pub(crate) fn guest_in(world: &str, wit: &str, imports: &str, more: &str, body: &str) -> Vec<u8> {
+    let module = module_with(imports, more, body);
+    encode_in(&module, "gateway.wit", &format!("{}\n{wit}", contract()), world)
+}
+
+/// Its core module alone.
+#[allow(dead_code, reason = "not for benchmarks")]
+pub(crate) fn module(more: &str, body: &str) -> String {
+    module_with("", more, body)
+}
+
+fn module_with(imports: &str, more: &str, body: &str) -> String {
+    format!(
         r#"(module
+            {imports}
             (memory (export "memory") 1)
             (data (i32.const 512) "busy")
             (global $heap (mut i32) (i32.const 1024))
@@ -26,19 +44,37 @@ pub(crate) fn guest_with(more: &str, body: &str) -> Vec<u8> {
             (func (export "gateway:worker/handler@1.0.0#handle")
                 (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
                 {body}))"#
-    );
-    encode(&module, "gateway.wit", None)
+    )
 }
 
 /// A component of a core module in the world `message-handler` of a WIT.
+#[allow(dead_code, reason = "not for benchmarks")]
 pub(crate) fn encode(module: &str, wit_name: &str, wit: Option<&str>) -> Vec<u8> {
+    encode_in(module, wit_name, wit.unwrap_or(&contract()), "message-handler")
+}
+
+fn contract() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/gateway.wit")).unwrap()
+}
+
+fn encode_in(module: &str, wit_name: &str, wit: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
     let mut resolve = wit_parser::Resolve::default();
-    let ours = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/gateway.wit")).unwrap();
-    let package = resolve.push_str(wit_name, wit.unwrap_or(&ours)).unwrap();
-    let world = resolve.select_world(&[package], Some("message-handler")).unwrap();
+    let package = resolve.push_str(wit_name, wit).unwrap_or_else(|error| panic!("{error:?}"));
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
     wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
 pub(crate) const OK: &str = "(i32.const 16)";
+
+/// The same component with so many more core instances, all of them empty. It
+/// must have one core module, as one without imports has.
+#[allow(dead_code, reason = "not for benchmarks")]
+pub(crate) fn crowded(component: &[u8], instances: u8) -> Vec<u8> {
+    assert!(instances <= 42, "one byte says how long");
+    let module = [1, 8, 0, b'a', b's', b'm', 1, 0, 0, 0];
+    let each = [0, 1, 0].repeat(instances.into());
+    let section = [2, u8::try_from(each.len() + 1).expect("short"), instances];
+    [component, &module, &section, &each].concat()
+}

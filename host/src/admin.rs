@@ -1,24 +1,40 @@
 //! What the worker says about itself over HTTP. Everything here may be read by
 //! strangers: counts and states, never a payload.
 
+mod guard;
+mod plugins;
+mod problem;
+mod server;
+
+pub use server::serve;
+
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::plugin::Routes;
 use crate::queue::Health;
+use crate::reloader::Request;
+use crate::settings::AdminSettings;
+use crate::topic::Topic;
 use crate::worker::short;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use jiff::Timestamp;
+use problem::Problem;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 const SERVICE: &str = "gateway-worker";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What may be sent to the API.
+const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// What the pages are made from.
 pub struct Status {
@@ -29,10 +45,19 @@ pub struct Status {
     pub routes: watch::Receiver<Arc<Routes>>,
     pub lanes: Arc<Lanes>,
     pub metrics: Arc<Metrics>,
+    pub admin: AdminSettings,
+    /// What is wanted of the plugins.
+    pub requests: mpsc::Sender<Request>,
 }
 
 pub fn router(status: Arc<Status>) -> Router {
+    let api = plugins::router()
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
+        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can't be done here"))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(map_response(with_care));
     Router::new()
+        .nest("/api/v1", api)
         .route("/healthz", get(live))
         .route("/livez", get(live))
         .route("/ready", get(ready))
@@ -40,6 +65,14 @@ pub fn router(status: Arc<Status>) -> Router {
         .route("/metrics", get(metrics))
         .route("/metrics/prometheus", get(prometheus))
         .with_state(status)
+}
+
+/// What is told here is for whoever asked, and is what it says it is.
+async fn with_care(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Never depends on Redis: its absence is no reason to restart anybody.
@@ -98,7 +131,8 @@ impl Status {
         let routes = self.routes.borrow().clone();
         let lanes = self.lanes.running();
         let (state, reasons) = self.readiness();
-        let topics: Vec<&str> = routes.by_topic.keys().map(|topic| topic.as_str()).collect();
+        let topics: BTreeSet<&Topic> = routes.by_topic.keys().chain(lanes.keys()).collect();
+        let topics: Vec<&str> = topics.into_iter().map(Topic::as_str).collect();
         let active = lanes.values().filter(|lane| lane.is_consuming()).count();
         let per_topic = |lane: &Arc<crate::worker::Lane>| {
             json!({
@@ -112,7 +146,7 @@ impl Status {
             json!({
                 "plugin": plugin.name(),
                 "digest": short(plugin.digest()),
-                "topics": plugin.topics().iter().map(crate::topic::Topic::as_str).collect::<Vec<_>>(),
+                "topics": plugin.topics().iter().map(Topic::as_str).collect::<Vec<_>>(),
                 "grants": plugin.manifest().grants.by_kind(),
             })
         };
@@ -124,7 +158,7 @@ impl Status {
             "consumers": { "active": active, "topics": topics },
             "topics": lanes.values().map(per_topic).collect::<Vec<_>>(),
             "plugins": routes.plugins.values().map(plugin).collect::<Vec<_>>(),
-            "refused": routes.refused.iter().map(|(name, refusal)| json!({ "plugin": name, "reason": refusal.reason })).collect::<Vec<_>>(),
+            "refused": routes.refused().map(|(name, refusal)| json!({ "plugin": name, "reason": refusal.reason })).collect::<Vec<_>>(),
         })
     }
 }

@@ -1,14 +1,16 @@
 //! The worker as a whole: builds everything, starts everything, and stops
 //! everything in a written order.
 
-use crate::admin::{self, Status};
-use crate::capability::Capabilities;
+use crate::admin::{Status, router, serve};
+use crate::capability::{Capabilities, Mailer};
 use crate::health::HealthLoop;
 use crate::lanes::Lanes;
+use crate::mail::Post;
 use crate::metrics::Metrics;
-use crate::plugin::{Engine, EngineError, Folder, Registry};
-use crate::queue::{Connection, QueueError};
-use crate::reloader::Reloader;
+use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Registry};
+use crate::queue::{Connection, QueueError, Store};
+use crate::reloader::{Reloader, Request};
+use crate::secrets::GivenSecrets;
 use crate::settings::Settings;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +31,8 @@ pub enum StartError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("redis: {0}")]
     Redis(QueueError),
+    #[error("{0}")]
+    Mail(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("threads for handlers can't be started: {0}")]
@@ -39,7 +43,7 @@ pub struct App {
     pub address: SocketAddr,
     pub lanes: Arc<Lanes>,
     pub has_scanned: watch::Receiver<bool>,
-    reload: mpsc::Sender<()>,
+    requests: mpsc::Sender<Request>,
     is_draining: watch::Sender<bool>,
     handlers: Handlers,
     lanes_task: Stage,
@@ -88,8 +92,10 @@ impl App {
         let address = settings.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
+        let metrics = Arc::new(Metrics::default());
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
-        let engine = Engine::new(Capabilities::default())?;
+        let compiler = Compiler::new(cache(&settings));
+        let engine = Engine::new(capabilities(&settings, &metrics)?, compiler, settings.handler_threads)?;
         // Guests burn CPU here; leases are renewed and health is told elsewhere.
         let handlers = Builder::new_multi_thread()
             .worker_threads(settings.handler_threads)
@@ -99,13 +105,13 @@ impl App {
             .map_err(StartError::Threads)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
-        let metrics = Arc::new(Metrics::default());
-        let prefix = settings.queue.prefix.clone();
-        let registry = Registry::new(engine, Folder::new(&settings.plugins));
+        let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
+        let archive = Archive::open(settings.cache.as_deref(), &settings.plugins);
+        let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.check_files), archive);
         let routes = registry.routes();
         let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), handlers.handle().clone()));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
-        let (reload, requests) = mpsc::channel(1);
+        let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
         let health = watch::Sender::new(None);
 
@@ -117,6 +123,8 @@ impl App {
             routes: routes.clone(),
             lanes: lanes.clone(),
             metrics: metrics.clone(),
+            admin,
+            requests: requests.clone(),
         });
         let health = HealthLoop {
             connection,
@@ -124,27 +132,28 @@ impl App {
             worker_id: Uuid::new_v4().to_string(),
             metrics: metrics.clone(),
             routes: routes.clone(),
+            lanes: lanes.clone(),
             health,
         };
-        let reloader = Reloader { registry, metrics, requests, has_scanned };
+        let reloader = Reloader::new(registry, metrics, received, has_scanned);
         let consumed = lanes.clone();
         Ok(Self {
             address,
             lanes,
             has_scanned: has_scanned_receiver,
-            reload,
+            requests,
             is_draining,
             handlers: Handlers(Some(handlers)),
             lanes_task: Stage::start(|stop| async move { consumed.run(routes, stop).await }),
             reloader_task: Stage::start(|stop| reloader.run(stop)),
             health_task: Stage::start(|stop| health.run(stop)),
-            admin_task: Stage::start(|stop| serve(listener, status, stop)),
+            admin_task: Stage::start(|stop| serve(listener, router(status), stop)),
         })
     }
 
     /// Looks at the plugins directory now.
     pub fn reload(&self) {
-        let _ = self.reload.try_send(());
+        let _ = self.requests.try_send(Request::Scan(None));
     }
 
     /// Stops, in this order: say so first, that nobody counts on us; load no
@@ -163,15 +172,24 @@ impl App {
     }
 }
 
-async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
-    let server = axum::serve(listener, admin::router(status)).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let forced = async {
-        stop.cancelled().await;
-        // A client that keeps its connection open keeps nobody from stopping.
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+/// Without one every start compiles all plugins again.
+fn cache(settings: &Settings) -> Option<Cache> {
+    let Some(path) = &settings.cache else {
+        tracing::warn!("compiled plugins are not kept: nothing says where; set GATEWAY_PLUGINS_CACHE");
+        return None;
     };
-    tokio::select! {
-        ended = server.into_future() => if let Err(error) = ended { tracing::error!(%error, "the HTTP server failed") },
-        () = forced => {}
-    }
+    Cache::open(path)
+        .inspect_err(
+            |error| tracing::warn!(%error, "compiled plugins are not kept; GATEWAY_PLUGINS_CACHE names another place"),
+        )
+        .ok()
+}
+
+/// What guests reach beyond their sandbox, where their manifests grant it.
+fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
+    let store = Store::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
+    let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
+    let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
+    let secrets = GivenSecrets::new(&settings.secrets, metrics);
+    Ok(Capabilities { key_value: Some(Arc::new(store)), mailer, secrets: Some(Arc::new(secrets)) })
 }

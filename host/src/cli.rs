@@ -3,10 +3,15 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output goes to the terminal")]
 
+mod compile;
 mod dead;
 mod dev;
 mod healthcheck;
+mod http;
+mod known;
 mod messages;
+mod plugin;
+mod plugins;
 mod publish;
 mod run;
 mod show;
@@ -14,6 +19,7 @@ mod table;
 mod topics;
 
 use crate::app::StartError;
+use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
 use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
 use clap::{Args, Parser, Subcommand};
@@ -59,6 +65,14 @@ enum Command {
     /// Look at dead letters, and replay, edit or purge them
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Look at a worker's plugins, reload them, go back to an earlier version
+    #[command(subcommand)]
+    Plugins(PluginsCommand),
+    /// Look at a plugin, and see whether the worker would load it; no Redis needed
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    #[command(hide = true)]
+    CompileComponent(CompileLimits),
     /// Ask the worker on this machine whether it is alive
     Healthcheck(RunArgs),
 }
@@ -70,7 +84,7 @@ enum TopicsCommand {
     /// Show one topic in numbers
     Show(show::ShowArgs),
     /// Set a topic aside: its messages wait, and what runs ends
-    Pause(topics::TopicArgs),
+    Pause(topics::PauseArgs),
     /// Go on with a topic that was set aside
     Resume(topics::TopicArgs),
     /// Delete the messages that wait, never those in flight
@@ -99,6 +113,26 @@ enum DeadCommand {
     Edit(dead::EditArgs),
     /// Delete dead letters for good
     Purge(dead::PurgeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Show what a plugin exports, imports and may, and whether it would load
+    Inspect(plugin::InspectArgs),
+    /// Load plugins as the worker does, self-test and all; 1 where one is refused
+    Check(plugin::CheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginsCommand {
+    /// List the plugins, with what runs and why another version does not
+    Ls(plugins::LsArgs),
+    /// Look at the plugins directory now, and tell what became of it
+    Reload(plugins::ReloadArgs),
+    /// Go back to the version before, and keep this one out
+    Rollback(plugins::NameArgs),
+    /// Let versions that are kept out load again, and a topic that its plugin left fall to "*"
+    Release(plugins::NameArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +166,9 @@ enum Failure {
     RedisUnavailable(String),
     #[error("{0}")]
     BadConfiguration(String),
+    /// With a meaning that only its caller knows.
+    #[error("{1}")]
+    Ended(ExitCode, String),
 }
 
 impl From<BadSettings> for Failure {
@@ -152,7 +189,7 @@ impl From<QueueError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Redis(_) => Self::BadConfiguration(error.to_string()),
+            StartError::Redis(_) | StartError::Mail(_) => Self::BadConfiguration(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -161,6 +198,7 @@ impl From<StartError> for Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Ended(code, _) => return *code,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::RedisUnavailable(_) => 69,
@@ -182,10 +220,18 @@ impl Cli {
             Command::Dead(DeadCommand::Replay(args)) => dead::replay(args).await,
             Command::Dead(DeadCommand::Edit(args)) => dead::edit(args).await,
             Command::Dead(DeadCommand::Purge(args)) => dead::purge(args).await,
+            Command::Plugin(PluginCommand::Inspect(args)) => plugin::inspect(args).await,
+            Command::Plugin(PluginCommand::Check(args)) => plugin::check(args).await,
+            Command::Plugins(command) => command.execute().await,
+            Command::CompileComponent(limits) => compile::compile(&limits),
             Command::Healthcheck(args) => healthcheck::healthcheck(args).await,
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Ended(code, told)) => {
+                eprintln!("{told}");
+                code
+            }
             Err(failure) => {
                 eprintln!("gateway-worker: {failure}");
                 failure.exit_code()
@@ -199,9 +245,20 @@ impl TopicsCommand {
         match self {
             Self::Ls(args) => topics::ls(args).await,
             Self::Show(args) => show::show(args).await,
-            Self::Pause(args) => topics::set_paused(args, true).await,
-            Self::Resume(args) => topics::set_paused(args, false).await,
+            Self::Pause(args) => topics::pause(args).await,
+            Self::Resume(args) => topics::resume(args).await,
             Self::Purge(args) => topics::purge(args).await,
+        }
+    }
+}
+
+impl PluginsCommand {
+    async fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Ls(args) => plugins::ls(args).await,
+            Self::Reload(args) => plugins::reload(args).await,
+            Self::Rollback(args) => plugins::roll_back(args).await,
+            Self::Release(args) => plugins::release(args).await,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Asks Redis how it is, and tells Redis that we live.
 
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::plugin::Routes;
-use crate::queue::{Connection, Health, announce, check_policy};
+use crate::queue::{Connection, Health, QueueError, announce, check_policy, inspect};
+use crate::topic::Topic;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -18,12 +21,13 @@ pub struct HealthLoop {
     pub worker_id: String,
     pub metrics: Arc<Metrics>,
     pub routes: watch::Receiver<Arc<Routes>>,
+    pub lanes: Arc<Lanes>,
     pub health: watch::Sender<Option<Health>>,
 }
 
 impl HealthLoop {
     pub async fn run(mut self, stop: CancellationToken) {
-        let (mut pings, mut announced) = (0_u32, None::<String>);
+        let (mut pings, mut announced, mut twins) = (0_u32, None::<String>, BTreeSet::new());
         while !stop.is_cancelled() {
             let health = self.connection.ping().await;
             let is_connected = health == Health::Connected;
@@ -45,6 +49,7 @@ impl HealthLoop {
                 let stale = announced.take().filter(|stale| *stale != member);
                 let _ = announce(&self.connection, &self.prefix, Some(&member), stale.as_deref()).await;
                 announced = Some(member);
+                let _ = self.warn_of_twins(&mut twins).await;
             }
             pings = pings.wrapping_add(1);
             tokio::select! {
@@ -59,9 +64,30 @@ impl HealthLoop {
         }
     }
 
+    /// Cargo names the file of a crate `inventory-alert` `inventory_alert.wasm`,
+    /// and so it would wait for ever for messages of `inventory.alert`.
+    async fn warn_of_twins(&self, known: &mut BTreeSet<Topic>) -> Result<(), QueueError> {
+        let routes = self.routes.borrow().clone();
+        for (topic, plugin) in routes.by_topic.iter().filter(|(topic, _)| topic.as_str().contains('_')) {
+            let Ok(twin) = Topic::parse(&topic.as_str().replace('_', ".")) else { continue };
+            if known.contains(topic) || routes.by_topic.contains_key(&twin) {
+                continue;
+            }
+            if inspect::has_keys(&self.connection, &self.prefix, topic).await? {
+                known.insert(topic.clone());
+            } else if inspect::has_keys(&self.connection, &self.prefix, &twin).await? {
+                known.insert(topic.clone());
+                let plugin = plugin.name();
+                tracing::warn!(plugin, %topic, %twin, "nothing was ever published to this topic, but to its twin with dots, which has no handler here: is {twin}.wasm meant, or topics = [\"{twin}\"] in {plugin}.toml?");
+            }
+        }
+        Ok(())
+    }
+
     /// What `mq::workers` says of us.
     fn member(&self) -> String {
-        let topics: Vec<String> = self.routes.borrow().by_topic.keys().map(ToString::to_string).collect();
+        let mut topics: BTreeSet<String> = self.routes.borrow().by_topic.keys().map(ToString::to_string).collect();
+        topics.extend(self.lanes.running().keys().map(ToString::to_string));
         serde_json::json!({ "id": self.worker_id, "pid": std::process::id(), "topics": topics }).to_string()
     }
 }

@@ -9,7 +9,8 @@
 //! Invariants, mostly about what is absent:
 //!
 //! 1. Rules (up to [`metrics`]) never touch the network, the disk or a clock;
-//!    only the settings read the certificates that they name.
+//!    only the settings read the certificates that they name, and the
+//!    environment.
 //! 2. Only [`queue`] knows that there is a Redis, only [`plugin`] that there
 //!    is a Wasmtime; they do not know each other.
 //! 3. `judge` is the only place where the fate of a message that ran is
@@ -34,6 +35,8 @@ pub mod metrics;
 // edges
 pub mod queue;
 pub mod plugin;
+pub mod secrets;
+pub mod mail;
 
 // loops
 pub mod backlog;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// The outcomes of a run, in the words of logs and dead letters.
-pub const OUTCOMES: [&str; 11] = [
+pub const OUTCOMES: [&str; 14] = [
     "done",
     "retry",
     "postpone",
@@ -24,6 +24,9 @@ pub const OUTCOMES: [&str; 11] = [
     "timeout",
     "cpu-limit",
     "memory-limit",
+    "table-limit",
+    "handle-limit",
+    "host-call-limit",
     "bad-reply",
     "plugin-unavailable",
     "worker-lost",
@@ -54,6 +57,18 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    plugin: String,
+    digest: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SecretLabels {
+    plugin: String,
+    secret: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TopicName(Topic);
 
@@ -74,6 +89,10 @@ pub struct Metrics {
     taken_over: Family<TopicLabel, Counter>,
     leases_lost: Family<TopicLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
+    plugins: Family<PluginLabels, Gauge>,
+    /// Plugins of which a version is in quarantine.
+    pub plugins_quarantined: Gauge,
+    secret_reads: Family<SecretLabels, Counter>,
     pub redis_connected: Gauge,
 }
 
@@ -128,6 +147,9 @@ impl Default for Metrics {
             taken_over: Family::default(),
             leases_lost: Family::default(),
             reloads: Family::default(),
+            plugins: Family::default(),
+            plugins_quarantined: Gauge::default(),
+            secret_reads: Family::default(),
             redis_connected: Gauge::default(),
             registry: Registry::default(),
         };
@@ -151,7 +173,11 @@ impl Default for Metrics {
         registry.register("messages_in_flight", "Messages taken and not settled", metrics.in_flight.clone());
         registry.register("messages_taken_over", "Messages taken over from lost workers", metrics.taken_over.clone());
         registry.register("leases_lost", "Messages whose lease was lost while they ran", metrics.leases_lost.clone());
-        registry.register("plugin_reloads", "Plugins loaded, refused and removed", metrics.reloads.clone());
+        registry.register("plugin_reloads", "What became of versions of plugins, by result", metrics.reloads.clone());
+        registry.register("plugin_info", "1 for each version that is live", metrics.plugins.clone());
+        let quarantined = metrics.plugins_quarantined.clone();
+        registry.register("plugins_quarantined", "Plugins of which a version is in quarantine", quarantined);
+        registry.register("secret_reads", "Secrets read by handlers", metrics.secret_reads.clone());
         registry.register("redis_connected", "1 while Redis answers", metrics.redis_connected.clone());
         Self { registry, ..metrics }
     }
@@ -178,9 +204,25 @@ impl Metrics {
         }
     }
 
-    /// `result` is `loaded`, `refused` or `removed`.
+    /// `result` is `loaded`, `refused`, `removed`, `quarantined`,
+    /// `rolled-back`, `restored` or `not-restored`.
     pub fn reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Shows a version as live, or no longer.
+    pub fn plugin(&self, plugin: &str, digest: &str, is_live: bool) {
+        let labels = PluginLabels { plugin: plugin.to_owned(), digest: digest.to_owned() };
+        if is_live {
+            self.plugins.get_or_create(&labels).set(1);
+        } else {
+            self.plugins.remove(&labels);
+        }
+    }
+
+    pub fn secret_read(&self, plugin: &str, secret: &str) {
+        let labels = SecretLabels { plugin: plugin.to_owned(), secret: secret.to_owned() };
+        self.secret_reads.get_or_create(&labels).inc();
     }
 
     /// All of it as OpenMetrics text.

@@ -3,23 +3,46 @@
 //! does wrong is such a value, never an error of ours. The types generated
 //! from the WIT stay in here.
 
+mod archive;
+mod beneath;
 mod bindings;
+mod cache;
 mod call;
+mod compile;
 mod component;
+mod cpu;
+mod deployment;
 mod engine;
 mod export;
 mod folder;
+mod folders;
 mod guest;
+mod http;
 mod imports;
+mod inspect;
 mod limits;
+mod offer;
 mod output;
+mod plain;
+mod probation;
 mod registry;
+mod routes;
+mod struck;
+mod version;
 mod watcher;
 mod words;
 
+pub use archive::Archive;
+pub use cache::{Cache, CacheError};
 pub use call::Call;
+pub use compile::{CompileError, CompileLimits, Compiler, compile_here};
 pub use component::{LoadError, Plugin};
 pub use engine::{Engine, EngineError};
 pub use folder::{Folder, FolderError};
-pub use registry::{Change, Refusal, Registry, Routes};
+pub use inspect::Inspection;
+pub use offer::{Access, Import};
+pub use probation::Standing;
+pub use registry::Registry;
+pub use routes::{Change, Past, Routes, Status};
+pub use version::{Denied, Held, Refusal, RefusalKind};
 pub use watcher::Watcher;

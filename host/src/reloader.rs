@@ -1,89 +1,171 @@
 //! Keeps the registry up to what lies in the plugins directory: a hint, a
 //! moment of quiet, a scan. The slow poll is always on, since events are only
-//! hints and some file systems send none.
+//! hints and some file systems send none. Operators' wishes about versions
+//! arrive here too, so that one loop changes what is live.
+
+mod report;
 
 use crate::metrics::Metrics;
-use crate::plugin::{Change, Registry, Watcher};
-use crate::topic::Topic;
-use crate::worker::short;
+use crate::plugin::{Change, Denied, Registry, Watcher};
+use report::Report;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// A version is loaded when nothing has changed for this long.
-const QUIET: Duration = Duration::from_millis(150);
+/// Scans are as far apart, however many hints there are.
+const PACE: Duration = Duration::from_millis(150);
 const POLL: Duration = Duration::from_secs(2);
 
+/// What somebody wants of the plugins.
+pub enum Request {
+    /// Look at the directory now, as `SIGHUP` does; the answer is what has
+    /// changed until all was loaded or refused.
+    Scan(Option<oneshot::Sender<Result<Vec<Change>, String>>>),
+    RollBack(String, oneshot::Sender<Result<Change, Denied>>),
+    Release(String, oneshot::Sender<Result<(), Denied>>),
+}
+
 pub struct Reloader {
-    pub registry: Registry,
-    pub metrics: Arc<Metrics>,
-    /// Somebody asks for a scan now, as `SIGHUP` does.
-    pub requests: mpsc::Receiver<()>,
-    /// Becomes true after the first scan.
-    pub has_scanned: watch::Sender<bool>,
+    registry: Registry,
+    requests: mpsc::Receiver<Request>,
+    /// Becomes true after the first scan, when all of it is loaded or refused.
+    has_scanned: watch::Sender<bool>,
+    report: Report,
+    is_readable: bool,
+    /// Who wants to know what a scan changes.
+    asking: Vec<Asking>,
+    /// Who waits for a version from before.
+    going_back: Vec<(String, oneshot::Sender<Result<Change, Denied>>)>,
+}
+
+struct Asking {
+    asker: oneshot::Sender<Result<Vec<Change>, String>>,
+    seen: Vec<Change>,
 }
 
 impl Reloader {
+    pub fn new(
+        registry: Registry,
+        metrics: Arc<Metrics>,
+        requests: mpsc::Receiver<Request>,
+        has_scanned: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            report: Report::new(metrics, registry.routes()),
+            registry,
+            requests,
+            has_scanned,
+            is_readable: true,
+            asking: Vec::new(),
+            going_back: Vec::new(),
+        }
+    }
+
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut watcher, mut hints) = Watcher::new(self.registry.folder().path());
-        let mut is_readable = true;
-        while !stop.is_cancelled() {
-            watcher.ensure();
-            let is_moving = match self.registry.rescan().await {
-                Ok((changes, is_moving)) => {
-                    changes.iter().for_each(|change| self.report(change));
-                    is_readable = true;
-                    is_moving
-                }
-                Err(error) => {
-                    // Once, not at every poll. What is live stays live.
-                    if std::mem::replace(&mut is_readable, false) {
-                        tracing::error!(%error, "the plugins directory can't be read; live plugins stay as they are");
-                    }
-                    false
-                }
-            };
-            if !is_moving {
-                self.has_scanned.send_replace(true);
-            }
-            let pause = if is_moving { QUIET } else { POLL };
+        let (mut last, mut next, mut has_looked) = (Instant::now(), Instant::now(), false);
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Some(()) = hints.recv() => tokio::time::sleep(QUIET).await,
-                Some(()) = self.requests.recv() => {}
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => return,
+                () = sleep_until(next) => {
+                    watcher.ensure();
+                    self.registry.tell_dropped_lines();
+                    self.scan();
+                    has_looked = true;
+                    last = Instant::now();
+                    next = last + POLL;
+                }
+                changes = self.registry.next() => self.tell(&changes),
+                Some(()) = hints.recv() => next = next.min(last + PACE),
+                Some(request) = self.requests.recv() => {
+                    if self.answer(request) {
+                        last = Instant::now();
+                    }
+                }
+            }
+            if self.registry.is_moving() {
+                next = next.min(last + PACE);
+            } else if has_looked && !self.registry.is_loading() {
+                self.settle();
             }
         }
     }
 
-    fn report(&self, change: &Change) {
-        match change {
-            Change::Loaded { name, digest, replaced, took } => {
-                self.metrics.reload("loaded");
-                let replaced = replaced.as_deref().map(short);
-                let routes = self.registry.routes().borrow().clone();
-                let manifest = routes.plugins.get(name).map(|plugin| plugin.manifest());
-                let topics = manifest.map(|manifest| shown(&manifest.topics));
-                let grants = manifest.map(|manifest| manifest.grants.to_string());
-                tracing::info!(plugin = name, digest = short(digest), replaced, topics, grants, ?took, "plugin loaded");
+    fn scan(&mut self) {
+        match self.registry.scan() {
+            Ok(changes) => {
+                self.tell(&changes);
+                self.is_readable = true;
             }
-            Change::Refused { name, reason, keeps } => {
-                self.metrics.reload("refused");
-                let keeps = keeps.as_deref().map(short);
-                tracing::error!(plugin = name, reason, keeps, "plugin refused");
-            }
-            Change::Removed { name } => {
-                self.metrics.reload("removed");
-                tracing::info!(plugin = name, "plugin removed; messages of its topics wait");
+            Err(error) => {
+                // Once, not at every poll. What is live stays live.
+                if mem::replace(&mut self.is_readable, false) {
+                    tracing::error!(%error, "the plugins directory can't be read; live plugins stay as they are");
+                }
+                for Asking { asker, .. } in self.asking.drain(..) {
+                    let _ = asker.send(Err(format!("the plugins directory can't be read: {error}")));
+                }
             }
         }
     }
-}
 
-fn shown(topics: &[Topic]) -> String {
-    if topics.is_empty() {
-        return "*".to_owned();
+    /// Whether that was a scan.
+    fn answer(&mut self, request: Request) -> bool {
+        match request {
+            Request::Scan(asker) => {
+                self.asking.extend(asker.map(|asker| Asking { asker, seen: Vec::new() }));
+                self.scan();
+                return true;
+            }
+            Request::RollBack(name, asker) => match self.registry.roll_back(&name) {
+                Ok(change) => {
+                    self.going_back.push((name, asker));
+                    self.tell(change.as_slice());
+                }
+                Err(reason) => drop(asker.send(Err(reason))),
+            },
+            Request::Release(name, asker) => {
+                let released = self.registry.release(&name);
+                if released.is_ok() {
+                    self.report.released(&name);
+                }
+                let _ = asker.send(released);
+            }
+        }
+        false
     }
-    topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ")
+
+    fn tell(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.report.change(change);
+            for asking in &mut self.asking {
+                asking.seen.push(change.clone());
+            }
+            let answer = match change {
+                Change::Withdrawn { .. } => Ok(change.clone()),
+                Change::NotRestored { reason, .. } => Err(Denied::Impossible(reason.clone())),
+                _ => continue,
+            };
+            for (_, asker) in self.going_back.extract_if(.., |(name, _)| name == change.name()) {
+                let _ = asker.send(answer.clone());
+            }
+        }
+        self.report.live();
+    }
+
+    /// Nothing moves and nothing loads.
+    fn settle(&mut self) {
+        self.registry.settle();
+        self.has_scanned.send_if_modified(|has_scanned| !mem::replace(has_scanned, true));
+        for Asking { asker, seen } in self.asking.drain(..) {
+            let _ = asker.send(Ok(seen));
+        }
+        // Whoever still waits was overtaken: its plugin has been removed.
+        for (name, asker) in self.going_back.drain(..) {
+            let _ = asker.send(Err(Denied::Unknown(name)));
+        }
+    }
 }

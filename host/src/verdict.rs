@@ -30,6 +30,10 @@ pub enum Outcome {
     Timeout(Duration),
     CpuLimit(Duration),
     MemoryLimit(u64),
+    TableLimit(u32),
+    HandleLimit(u32),
+    /// Too many bytes in one call to the host, or in the reply.
+    HostCallLimit(u64),
     BadReply(String),
     /// Nothing is wrong with the message: costs no attempt.
     PluginUnavailable(String),
@@ -47,6 +51,9 @@ impl Outcome {
             Self::Timeout(_) => "timeout",
             Self::CpuLimit(_) => "cpu-limit",
             Self::MemoryLimit(_) => "memory-limit",
+            Self::TableLimit(_) => "table-limit",
+            Self::HandleLimit(_) => "handle-limit",
+            Self::HostCallLimit(_) => "host-call-limit",
             Self::BadReply(_) => "bad-reply",
             Self::PluginUnavailable(_) => "plugin-unavailable",
         }
@@ -65,6 +72,31 @@ impl Outcome {
             Self::Timeout(limit) => format!("ran longer than limits.timeout = {limit:?}"),
             Self::CpuLimit(limit) => format!("used more than limits.cpu = {limit:?}"),
             Self::MemoryLimit(limit) => format!("asked for more than limits.memory = {limit} bytes"),
+            Self::TableLimit(limit) => format!("asked for more than limits.table_elements = {limit}"),
+            Self::HandleLimit(limit) => format!("held more than limits.handles = {limit}"),
+            Self::HostCallLimit(limit) => {
+                format!("passed more than limits.host_call = {limit} bytes to the host in one call")
+            }
+        }
+    }
+
+    /// Whether the instance did not come back with a reply: what it was given
+    /// shares that ending.
+    pub fn ended_instance(&self) -> bool {
+        match self {
+            Self::Trap(_)
+            | Self::Timeout(_)
+            | Self::CpuLimit(_)
+            | Self::MemoryLimit(_)
+            | Self::TableLimit(_)
+            | Self::HandleLimit(_)
+            | Self::HostCallLimit(_) => true,
+            Self::Done(_)
+            | Self::Retry { .. }
+            | Self::Postpone { .. }
+            | Self::Reject { .. }
+            | Self::BadReply(_)
+            | Self::PluginUnavailable(_) => false,
         }
     }
 }
@@ -156,6 +188,9 @@ pub fn judge(outcome: Outcome, standing: Standing, policy: &RetryPolicy, chance:
         | Outcome::Timeout(_)
         | Outcome::CpuLimit(_)
         | Outcome::MemoryLimit(_)
+        | Outcome::TableLimit(_)
+        | Outcome::HandleLimit(_)
+        | Outcome::HostCallLimit(_)
         | Outcome::BadReply(_) => None,
     };
     if attempt >= max_attempts {
@@ -205,6 +240,9 @@ mod tests {
             Outcome::Timeout(Duration::from_secs(1)),
             Outcome::CpuLimit(Duration::from_secs(1)),
             Outcome::MemoryLimit(1),
+            Outcome::TableLimit(1),
+            Outcome::HandleLimit(1),
+            Outcome::HostCallLimit(1),
             Outcome::BadReply("b".to_owned()),
         ];
         for outcome in costly {

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what a failed test has to tell")]
 #![recursion_limit = "256"]
 
+mod admin;
 mod adoption;
 mod batch;
 mod business;
@@ -12,27 +13,48 @@ mod certificates;
 mod chaos;
 mod clock;
 mod command_line;
+mod compile;
 mod conformance;
 mod crash_loop;
 mod dead_letters;
 mod delivery;
+mod failover;
 mod flow;
+mod folder;
+mod folders;
 mod frozen;
+mod golden;
 #[path = "../guest.rs"]
 mod guest;
 mod house;
+mod http;
+mod http_limits;
+mod http_rig;
+mod http_server;
+mod http_tls;
+mod inspect;
+mod key_value;
+mod limits;
 mod lists;
+mod load;
+mod mail;
 mod messages;
 mod model;
 mod operators;
 mod outage;
 mod outbox;
+mod pieces;
 mod plugins;
 mod process;
 mod proxy;
 mod queue;
+mod reload;
 mod sandbox;
 mod schedule;
+mod secrets;
 mod servers;
 mod service;
+mod smtp;
 mod support;
+mod unclaimed;
+mod versions;

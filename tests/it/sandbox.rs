@@ -1,8 +1,9 @@
 //! A handler can hurt nobody and reach nothing: each way of misbehaving has
 //! its named outcome, and the next message is handled.
 
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text};
-use serde_json::Value;
+use crate::key_value::{acts, manifest};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text, until};
+use serde_json::{Value, json};
 
 /// A topic of a hostile guest beside a well-behaved one: how the hostile ends.
 async fn ends(wasm: &[u8], manifest: &str) -> (String, String) {
@@ -185,6 +186,66 @@ async fn what_a_handler_prints_is_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_from_the_log_is_told_though_no_line_follows() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1KiB/s\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let flood = r#"{"do":"log","text":"0123456789","times":1000}"#;
+    redis.publish("puppet", "first", flood).await;
+    redis.publish("puppet", "second", flood).await;
+    let counted = async || {
+        let (written, told) = (gateway.logged("0123456789").len() as u64, gateway.logged("log lines dropped"));
+        let dropped: u64 = told.iter().map(|line| line["dropped"].as_u64().unwrap()).sum();
+        (written + dropped == 2000).then_some(())
+    };
+    until("every line is written or counted", counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_and_fields_have_their_sizes_and_stay_what_they_are() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nlog = \"1MiB/s\""));
+    let gateway = Gateway::start(&redis, &plugins);
+    let fields: Vec<(String, String)> = (0..33).map(|number| (format!("f{number}"), "v".to_owned())).collect();
+    let log = |text: &str, fields: Value| json!({ "do": "log", "text": text, "fields": fields });
+    let (largest, value) = (format!("large {}", "x".repeat((16 << 10) - 6)), "y".repeat(1 << 10));
+    let told = json!([
+        log(&largest, json!([["at", value]])),
+        log(&format!("{largest}x"), json!([["above", format!("{value}y")]])),
+        log("many", json!(fields)),
+        log("exact", json!(fields[..32])),
+        log("a\u{1b}[31mred\u{202e}", json!([["level", "error id=7"], ["b\nc", ""], ["n".repeat(65), "v"]])),
+    ]);
+    acts(&redis, "store", "s", told).await;
+    let lines = gateway.logged("large ");
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["message"], &lines[0]["fields"]), (&json!(largest), &json!(format!("at={value}"))));
+    assert_eq!(lines[1]["message"], json!(format!("{largest}...")));
+    assert_eq!(lines[1]["fields"], json!(format!("above={value}...")));
+    let many = gateway.until_logged("many", |_| true).await;
+    assert!(many["fields"].as_str().unwrap().ends_with("f31=v and 1 more"), "{many}");
+    let exact = gateway.until_logged("exact", |_| true).await;
+    assert!(exact["fields"].as_str().unwrap().ends_with("f31=v"), "{exact}");
+    let odd = gateway.until_logged("ared\u{fffd}", |_| true).await;
+    assert_eq!((&odd["level"], &odd["id"]), (&json!("INFO"), &json!("s")));
+    let name = "n".repeat(64);
+    assert_eq!(odd["fields"], json!(format!("level=\"error id=7\" b\\nc=\"\" {name}...=v")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_do_not_flood_the_log_either() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nlog = \"1KiB/s\""));
+    let gateway = Gateway::start(&redis, &plugins);
+    let refused = vec![json!({ "do": "secret", "name": "x".repeat(10_000) }); 500];
+    let answers = acts(&redis, "store", "s", json!(refused)).await;
+    assert!(answers.iter().all(|answer| answer["fault"] == "denied"));
+    let lines = gateway.logged("denied");
+    assert!((1..50).contains(&lines.len()), "{}", lines.len());
+    assert!(lines[0].to_string().len() < 1000, "{}", lines[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_publish_flood_is_cut() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"other\"]\n");
@@ -196,4 +257,67 @@ async fn a_publish_flood_is_cut() {
     let dead = redis.dead("puppet").await;
     assert!(text(&dead, "gw-error").starts_with("too-many: "), "{dead:?}");
     redis.is("and not one more", "XLEN mq:other", 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_publishes_has_its_bytes() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nmemory = \"256MiB\""));
+    let gateway = Gateway::start(&redis, &plugins);
+    let large = |bytes: usize| json!([{ "do": "large", "to": "other", "bytes": bytes }]);
+    assert!(acts(&redis, "store", "a", large(1000)).await[0]["ok"].is_string());
+    let envelope = crate::support::field(&redis.entries("mq:other").await[0], "message").len() - 1000;
+    let second = (16 << 20) - (1000 + envelope) - envelope;
+    let acts = |second: usize| json!({ "acts": [large(1000)[0], large(second)[0]], "end": "fault" }).to_string();
+    redis.publish("store", "at", &acts(second)).await;
+    gateway.until_outcome("store", "at", "done").await;
+    redis.is("both", "XLEN mq:other", 3).await;
+    redis.publish("store", "above", &acts(second + 1)).await;
+    let dead = redis.dead("store").await;
+    assert!(text(&dead, "gw-error").starts_with("too-large: a run publishes at most 16777216 bytes"), "{dead:?}");
+    redis.is("and not one more", "XLEN mq:other", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_that_never_rests_ends() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("ring", &built("store"), &manifest("", "")).and(
+        "later",
+        &built("store"),
+        &manifest("", "").replace("\"ring\"", "\"later\""),
+    );
+    let _gateway = Gateway::start(&redis, &plugins);
+    // Each run tells `seen` as well, at once, so that the last can't either.
+    redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
+    let dead = redis.dead("ring").await;
+    assert!(text(&dead, "gw-error").starts_with("too-many: 100 messages before this one"), "{dead:?}");
+    let envelope: Value = serde_json::from_str(&text(&dead, "message")).unwrap();
+    assert_eq!(envelope["headers"], json!({ "worker-hops": "100" }));
+    assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);
+
+    // What rests in between begins a chain of its own.
+    redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
+    let delayed = until("delayed", async || {
+        let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:later:body").await;
+        bodies.into_iter().next()
+    })
+    .await;
+    assert!(!String::from_utf8_lossy(&delayed).contains("worker-hops"));
+
+    // It is told to the handler, and nobody else sets it.
+    redis.run::<i64>("DEL mq:seen").await;
+    let envelope = |hops: &str| {
+        format!(
+            r#"{{"id":"{hops}","topic":"ring","data":{{"acts":[{{"do":"publish","to":"other","headers":[["worker-hops","1"]]}}]}},"headers":{{"worker-hops":"{hops}","Worker-Other":"x"}}}}"#
+        )
+    };
+    for (hops, told) in [("7", json!([["worker-hops", "7"]])), ("many", json!([]))] {
+        redis.add("ring", envelope(hops).as_bytes()).await;
+        let seen = until("it has told", async || {
+            redis.envelopes("mq:seen").await.into_iter().find(|envelope| envelope["data"]["of"] == hops)
+        })
+        .await;
+        assert_eq!(seen["data"]["headers"], told);
+        assert_eq!(seen["data"]["results"][0]["fault"], "invalid");
+    }
 }

@@ -222,7 +222,15 @@ impl Plugins {
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
+
+    /// A name with a dot, which is no plugin.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.path().join(".cache")
+    }
 }
+
+/// What an operator is known by.
+pub(crate) const TOKEN: &str = "a-token-for-tests";
 
 /// The running binary, and what it has logged.
 pub(crate) struct Gateway {
@@ -242,7 +250,13 @@ impl Gateway {
     pub(crate) fn start_with(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", redis_url, "--plugins"]);
-        Self::spawn(command.arg(plugins.path()).args(options))
+        command.env("GATEWAY_ADMIN_TOKEN", TOKEN);
+        command.arg(plugins.path());
+        if !options.contains(&"--plugins-cache") {
+            // What is kept of plugins is the test's own, and lives as long as its directory.
+            command.arg("--plugins-cache").arg(plugins.cache());
+        }
+        Self::spawn(command.args(options))
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -344,8 +358,30 @@ impl Gateway {
         (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
     }
 
+    /// What is asked of the API by who knows the token.
+    pub(crate) async fn post(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.request("POST", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
+    /// What the API says of one plugin; null where it knows none.
+    pub(crate) async fn plugin(&self, name: &str) -> Value {
+        let (_, body) = self.json("/api/v1/plugins").await;
+        let plugins = body["plugins"].as_array().unwrap();
+        plugins.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
+    }
+
+    /// Waits until the API says so of a plugin, and tells all that it says.
+    pub(crate) async fn until_plugin(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("{name} {what}"), async || Some(self.plugin(name).await).filter(&check)).await
+    }
+
     pub(crate) async fn until_ready(&self) {
         until("ready", async || (self.get("/ready").await.0 == 200).then_some(())).await;
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -37,8 +37,11 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     // What is meant for a real Redis is not for `dev`, which has its own.
     typed.redis = crate::settings::TypedRedis::default();
     typed.plugins.get_or_insert_with(|| "target/plugins".to_owned());
+    typed.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
     typed.log_format.get_or_insert_with(|| "pretty".to_owned());
     typed.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
+    // Nothing is sent from here unless somebody asks for it.
+    typed.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
     let mut settings = typed.check()?;
     start_log(&settings.log)?;
     let mut signals = Signals::new()?;
@@ -46,6 +49,7 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     let state = Path::new(STATE);
     let redis = DevRedis::start(state).await?;
     settings.redis = redis.target()?;
+    settings.admin.trusts_this_machine = true;
     let app = App::start(settings.clone()).await?;
     banner(&app, &redis, &settings);
 

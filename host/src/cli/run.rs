@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-const QUIET: &str = "wasmtime=warn,cranelift_codegen=warn,regalloc2=warn";
+const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=warn,regalloc2=warn";
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.typed, args.config.as_deref())?.check()?;
@@ -59,7 +59,8 @@ pub(super) async fn end(app: App, mut signals: Signals) {
 }
 
 pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
-    // What the compiler says to itself is asked for by name or not at all.
+    // What the compiler says to itself is asked for by name or not at all, and so
+    // is what a guest could say a thousand times.
     let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))
         .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());

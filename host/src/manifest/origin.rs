@@ -19,6 +19,7 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum HostPattern {
     Name(String),
+    /// Naming it grants it, wherever it leads.
     Address(IpAddr),
     /// `*.example.com`: every name below it, and not itself.
     Below(String),
@@ -74,12 +75,8 @@ impl Origin {
             && url.port_or_known_default() == Some(self.port)
     }
 
-    /// The address, where it is one: naming it grants it, wherever it leads.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self.host {
-            HostPattern::Address(address) => Some(address),
-            _ => None,
-        }
+    pub fn is_https(&self) -> bool {
+        self.is_https
     }
 }
 

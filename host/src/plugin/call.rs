@@ -3,16 +3,17 @@
 
 use super::bindings::{Failure, WitMessage};
 use super::component::Plugin;
+use super::cpu::{Metered, OutOfCpu};
 use super::export::Export;
 use super::guest::Guest;
-use super::limits::{Metered, OutOfCpu};
 use super::words::{cut, panic_text, shown, with_output};
 use crate::message::{self, Message};
 use crate::verdict::Outcome;
+use std::borrow::Cow;
 use std::pin::pin;
 use std::time::Duration;
 use wasmtime::component::Instance;
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 /// A message to be handled.
 pub struct Call {
@@ -72,8 +73,9 @@ impl Plugin {
             return Err(Outcome::PluginUnavailable("the engine is shutting down".to_owned()));
         };
         let limits = &self.facts.manifest.limits;
-        let mut store = Store::new(self.engine.wasmtime(), Guest::new(&self.facts, self.engine.capabilities(), calls));
-        store.limiter(|guest| &mut guest.memory);
+        let guest = Guest::new(&self.facts, self.engine.capabilities(), calls).map_err(Outcome::PluginUnavailable)?;
+        let mut store = Store::new(self.engine.wasmtime(), guest);
+        store.limiter(|guest| &mut guest.limit);
         store.set_hostcall_fuel(limits.host_call as usize);
         store.set_max_component_handles(limits.handles as usize);
         store.set_epoch_deadline(1);
@@ -87,7 +89,7 @@ impl Plugin {
                 let instance = self.instance.instantiate_async(&mut store).await?;
                 work(&mut store, &instance).await
             });
-            tokio::time::timeout(limits.timeout, Metered::new(call, &budget)).await
+            tokio::time::timeout(limits.timeout, Metered::new(call, &budget, self.engine.turns())).await
         };
         let printed = store.data().log_output();
         match ended {
@@ -102,16 +104,22 @@ impl Plugin {
         let limits = &self.facts.manifest.limits;
         if error.downcast_ref::<OutOfCpu>().is_some() {
             Outcome::CpuLimit(limits.cpu)
-        } else if guest.memory.was_reached {
-            Outcome::MemoryLimit(limits.memory)
+        } else if let Some(outcome) = guest.limit.outcome(error, limits) {
+            outcome
         } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
             Outcome::PluginUnavailable(format!("too many instances at once: {error}"))
-        } else if error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some() {
+        } else if is_trap(error) {
             Outcome::Trap(with_output(&shown(error), printed))
         } else {
             Outcome::BadReply(with_output(&shown(error), printed))
         }
     }
+}
+
+/// Whether it failed while the guest ran, in its own code or in a call to the
+/// host, and not in what it replied.
+fn is_trap(error: &wasmtime::Error) -> bool {
+    error.is::<Trap>() || error.is::<WasmBacktrace>() || error.is::<wasmtime_wasi::I32Exit>()
 }
 
 fn wit_message(call: &mut Call) -> WitMessage {
@@ -129,15 +137,20 @@ fn wit_message(call: &mut Call) -> WitMessage {
 
 fn reply_outcome(reply: Result<(), Failure>, guest: &mut Guest, place: usize) -> Outcome {
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
+    let facts = guest.facts.clone();
+    let told = |reason: String| cut(facts.struck.strike(&reason).into_owned());
     match reply {
         Ok(()) => Outcome::Done(guest.publications_of(place)),
-        Err(Failure::Retry(again)) => Outcome::Retry { reason: cut(again.reason), after: after(again.after_ms) },
-        Err(Failure::Postpone(again)) => Outcome::Postpone { reason: cut(again.reason), after: after(again.after_ms) },
+        Err(Failure::Retry(again)) => Outcome::Retry { reason: told(again.reason), after: after(again.after_ms) },
+        Err(Failure::Postpone(again)) => Outcome::Postpone { reason: told(again.reason), after: after(again.after_ms) },
         Err(Failure::Reject(fault)) if is_code(&fault.code) => {
-            Outcome::Reject { code: fault.code, reason: cut(fault.reason) }
+            // Who puts a secret there does not get a code.
+            let is_secret = matches!(facts.struck.strike(&fault.code), Cow::Owned(_));
+            let code = if is_secret { "secret".to_owned() } else { fault.code };
+            Outcome::Reject { code, reason: told(fault.reason) }
         }
         Err(Failure::Reject(fault)) => {
-            let shown: String = fault.code.escape_debug().take(80).collect();
+            let shown: String = facts.struck.strike(&fault.code).escape_debug().take(80).collect();
             Outcome::BadReply(format!("reject with code \"{shown}\"; a code matches [a-z0-9-]{{1,64}}"))
         }
     }

@@ -1,6 +1,8 @@
 //! Wasmtime's engine, one per process, with what guests are linked to and the
 //! clock that interrupts them.
 
+use super::compile::{CompileError, Compiler};
+use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
 use crate::capability::Capabilities;
 use std::io;
@@ -10,10 +12,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Config, Enabled, PoolingAllocationConfig};
-
-/// How long a guest runs before others get a turn.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+use wasmtime::{Config, Enabled, PoolingAllocationConfig, WasmBacktraceDetails};
 
 /// The ticker rests after this many ticks without a call, so that an idle
 /// worker wakes nobody.
@@ -28,6 +27,9 @@ const CORE_INSTANCES_PER_CALL: u32 = 8;
 /// A slot keeps this much of what a guest touched instead of giving it back to
 /// the kernel: giving it back is what costs most of a fresh instance.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
+/// As much of a stack is cleared by hand, which most calls do not use up.
+const STACK_KEEP_RESIDENT_BYTES: usize = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -50,8 +52,10 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
+    compiler: Compiler,
     capabilities: Arc<Capabilities>,
     slots: Semaphore,
+    turns: Arc<Semaphore>,
     /// How many there have been.
     calls: AtomicU64,
     ticker: OnceLock<Thread>,
@@ -59,14 +63,17 @@ struct Inner {
 }
 
 impl Engine {
-    pub fn new(capabilities: Capabilities) -> Result<Self, EngineError> {
-        let engine = wasmtime::Engine::new(&config())?;
+    /// `threads` is how many the handlers have.
+    pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(config().allocation_strategy(pool()))?;
         let linker = guest::linker(&engine)?;
         let inner = Arc::new(Inner {
             engine,
             linker,
+            compiler,
             capabilities: Arc::new(capabilities),
             slots: Semaphore::new(CALLS_MAX as usize),
+            turns: cpu::turns(threads),
             calls: AtomicU64::new(0),
             ticker: OnceLock::new(),
             is_resting: AtomicBool::new(false),
@@ -83,13 +90,18 @@ impl Engine {
         &self.0.engine
     }
 
+    /// For guests that have used up their first slice.
+    pub(super) fn turns(&self) -> &Arc<Semaphore> {
+        &self.0.turns
+    }
+
     pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
         &self.0.capabilities
     }
 
-    /// Compiles; takes from milliseconds to many seconds of CPU.
-    pub(super) fn compile(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
-        Component::from_binary(&self.0.engine, bytes)
+    /// Takes from a millisecond, where it is known, to minutes.
+    pub(super) async fn compile(&self, wasm: &Arc<[u8]>) -> Result<Component, CompileError> {
+        self.0.compiler.component(&self.0.engine, wasm).await
     }
 
     pub(super) fn link(&self, component: &Component) -> wasmtime::Result<InstancePre<Guest>> {
@@ -112,7 +124,27 @@ impl Engine {
     }
 }
 
-fn config() -> Config {
+/// What is compiled into a component: the same for the compiler, which runs in
+/// a process of its own and has no use for a pool.
+pub(super) fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        // Guests are WASI 0.2: the machinery for 0.3 would double each call.
+        .concurrency_support(false)
+        // A 64-bit memory could be copied for longer than any limit allows.
+        .wasm_memory64(false)
+        // No limit sees a memory that is shared.
+        .shared_memory(false)
+        .async_stack_zeroing(true)
+        // Not as the environment has it.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
+    config
+}
+
+/// How that is allocated where it runs.
+fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(CALLS_MAX)
         .total_core_instances(CALLS_MAX * CORE_INSTANCES_PER_CALL)
@@ -130,17 +162,9 @@ fn config() -> Config {
         .max_unused_warm_slots(CALLS_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);
-    let mut config = Config::new();
-    config
-        .allocation_strategy(pool)
-        .epoch_interruption(true)
-        // Guests are WASI 0.2: the machinery for 0.3 would double each call.
-        .concurrency_support(false)
-        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16))
-        // A 64-bit memory could be copied for longer than any limit allows.
-        .wasm_memory64(false);
-    config
+    pool
 }
 
 fn tick(engine: &Weak<Inner>) {

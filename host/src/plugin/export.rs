@@ -32,6 +32,20 @@ impl Export {
         }
     }
 
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Handler(_) => "handler",
+            Self::BatchHandler(_) => "batch-handler",
+        }
+    }
+
+    pub(super) fn interface(&self) -> &'static str {
+        match self {
+            Self::Handler(_) => "gateway:worker/handler@1.0.0",
+            Self::BatchHandler(_) => "gateway:worker/batch-handler@1.0.0",
+        }
+    }
+
     /// Compares the types of what is exported: they are known only when there
     /// is an instance.
     pub(super) fn check(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<()> {

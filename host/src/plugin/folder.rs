@@ -1,5 +1,9 @@
 //! What lies in the plugins directory. Looks and reads, judges nothing.
 
+use super::beneath::{Beneath, open_to_others};
+use crate::manifest::Manifest;
+use crate::settings::FileCheck;
+use crate::topic::Topic;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -7,13 +11,21 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A larger component is refused; a Python interpreter has 18 MiB.
 const WASM_BYTES_MAX: u64 = 128 << 20;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// What is beyond them, by name, is left alone.
+const PLUGINS_MAX: usize = 1000;
 
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    check: FileCheck,
+    /// So that too many are told once, not at every scan.
+    has_told: AtomicBool,
+}
 
 /// The directory itself can't be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +46,9 @@ struct FileStamp {
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    /// Changes with owner and mode too, and goes on where a copy in place sets
+    /// the time of modification back.
+    changed: (i64, i64),
 }
 
 /// One version as it was read: these bytes are hashed, checked and compiled.
@@ -41,81 +56,125 @@ pub(super) struct Source {
     pub(super) wasm: Arc<[u8]>,
     pub(super) manifest: Option<String>,
     pub(super) digest: String,
+    /// What is not as it should be, and no reason to refuse it.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Folder {
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+    pub fn new(path: impl Into<PathBuf>, check: FileCheck) -> Self {
+        Self { path: path.into(), check, has_told: AtomicBool::new(false) }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
-    /// Every `<stem>.wasm`, by stem. Names that begin with a dot are skipped;
-    /// the directory is not searched in depth.
+    /// Every `<stem>.wasm`, by stem.
     pub(super) fn scan(&self) -> Result<BTreeMap<String, Stamp>, FolderError> {
-        let error = |source| FolderError { path: self.0.clone(), source };
-        let mut found = BTreeMap::new();
-        for entry in fs::read_dir(&self.0).map_err(error)? {
+        let stems = self.names()?;
+        let beneath = Beneath::open(&self.path).map_err(|source| FolderError { path: self.path.clone(), source })?;
+        Ok(stems.into_iter().filter_map(|stem| Some((stem.clone(), stamp(&beneath, &stem).ok()?))).collect())
+    }
+
+    /// The stems in order. Names that begin with a dot are skipped; the
+    /// directory is not searched in depth.
+    pub fn names(&self) -> Result<Vec<String>, FolderError> {
+        let error = |source| FolderError { path: self.path.clone(), source };
+        let mut stems = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(error)? {
             let name = entry.map_err(error)?.file_name();
             let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".wasm")) else { continue };
-            if stem.is_empty() || stem.starts_with('.') {
-                continue;
-            }
-            if let Ok(stamp) = self.stamp(stem) {
-                found.insert(stem.to_owned(), stamp);
+            if !stem.is_empty() && !stem.starts_with('.') {
+                stems.push(stem.to_owned());
             }
         }
-        Ok(found)
+        stems.sort_unstable();
+        let is_much = stems.len() > PLUGINS_MAX;
+        if is_much && !self.has_told.swap(is_much, Ordering::Relaxed) {
+            let (found, first) = (stems.len(), &stems[PLUGINS_MAX]);
+            tracing::error!(
+                found,
+                at_most = PLUGINS_MAX,
+                first,
+                "too many plugins: those from the first on are not loaded"
+            );
+        }
+        stems.truncate(PLUGINS_MAX);
+        Ok(stems)
     }
 
-    fn stamp(&self, stem: &str) -> io::Result<Stamp> {
-        let wasm = FileStamp::of(&fs::metadata(self.file(stem, "wasm"))?);
-        let manifest = fs::metadata(self.file(stem, "toml")).ok();
-        Ok(Stamp(wasm, manifest.as_ref().map(FileStamp::of)))
+    pub(super) fn stamp(&self, stem: &str) -> io::Result<Stamp> {
+        stamp(&Beneath::open(&self.path)?, stem)
     }
 
     /// Reads a version. An error says what is wrong in words.
     pub(super) fn read(&self, stem: &str) -> Result<Source, String> {
         let told = |what: &str, error: io::Error| format!("{stem}.{what} can't be read: {error}");
-        let before = self.stamp(stem).map_err(|error| told("wasm", error))?;
-        let wasm = self.read_beneath(stem, "wasm", WASM_BYTES_MAX).map_err(|error| told("wasm", error))?;
-        let manifest = match self.read_beneath(stem, "toml", MANIFEST_BYTES_MAX) {
-            Ok(bytes) => Some(String::from_utf8(bytes).map_err(|_| format!("{stem}.toml is not UTF-8"))?),
+        let beneath = Beneath::open(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let before = stamp(&beneath, stem).map_err(|error| told("wasm", error))?;
+        let wasm = beneath.read(&format!("{stem}.wasm"), WASM_BYTES_MAX).map_err(|error| told("wasm", error))?;
+        let manifest = match beneath.read(&format!("{stem}.toml"), MANIFEST_BYTES_MAX) {
+            Ok(read) => Some(read),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(told("toml", error)),
         };
-        if self.stamp(stem).ok() != Some(before) {
+        if stamp(&beneath, stem).ok() != Some(before) {
             return Err(format!("{stem} changed while it was read"));
         }
+        let mut warnings = Vec::new();
+        let folder = beneath.folder().metadata().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let files = [Some((self.path.display().to_string(), &folder)), Some((format!("{stem}.wasm"), &wasm.1))];
+        let of_manifest = manifest.as_ref().map(|(_, metadata)| (format!("{stem}.toml"), metadata));
+        for (name, metadata) in files.into_iter().chain([of_manifest]).flatten() {
+            match (self.check, open_to_others(metadata)) {
+                (FileCheck::Off, _) | (_, None) => {}
+                (FileCheck::Warn, Some(why)) => warnings.push(format!("{name}: {why}")),
+                (FileCheck::Refuse, Some(why)) => {
+                    return Err(format!("{name} is not to be trusted (plugins.check_files): {why}"));
+                }
+            }
+        }
+        let manifest = manifest.map(|(bytes, _)| String::from_utf8(bytes)).transpose();
+        Ok(Source::new(wasm.0.into(), manifest.map_err(|_| format!("{stem}.toml is not UTF-8"))?, warnings))
+    }
+}
+
+/// Of what a link leads to, except where that is not in the directory.
+fn stamp(beneath: &Beneath, stem: &str) -> io::Result<Stamp> {
+    let of = |extension: &str| {
+        let name = format!("{stem}.{extension}");
+        let metadata = match beneath.look(&name) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                fs::symlink_metadata(beneath.path().join(name))
+            }
+            found => found?.metadata(),
+        };
+        metadata.map(|metadata| FileStamp::of(&metadata))
+    };
+    Ok(Stamp(of("wasm")?, of("toml").ok()))
+}
+
+impl Source {
+    /// The digest is over both, each with where it ends.
+    pub(super) fn new(wasm: Arc<[u8]>, manifest: Option<String>, warnings: Vec<String>) -> Self {
         let mut hash = Sha256::new();
         hash.update((wasm.len() as u64).to_le_bytes());
         hash.update(&wasm);
         hash.update(manifest.as_deref().unwrap_or_default());
         let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Source { wasm: wasm.into(), manifest, digest })
+        Self { wasm, manifest, digest, warnings }
     }
 
-    /// Links may lead around within the directory, as Kubernetes makes them,
-    /// and not out of it; devices and pipes are no files.
-    fn read_beneath(&self, stem: &str, extension: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let path = self.file(stem, extension).canonicalize()?;
-        if !path.starts_with(self.0.canonicalize()?) {
-            return Err(io::Error::other("it is a link out of the plugins directory"));
+    /// What its manifest says, or what applies without one; else all that is
+    /// wrong.
+    pub(super) fn manifest(&self, name: &str) -> Result<Manifest, Vec<String>> {
+        match &self.manifest {
+            Some(text) => Manifest::parse(text, name)
+                .map_err(|error| error.0.iter().map(|fault| format!("{name}.toml: {fault}")).collect()),
+            None => Topic::parse(name)
+                .map(Manifest::default_for)
+                .map_err(|error| vec![format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml")]),
         }
-        let metadata = fs::metadata(&path)?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        if metadata.len() > bytes_max {
-            return Err(io::Error::other(format!("it has {} bytes, at most {bytes_max} are taken", metadata.len())));
-        }
-        fs::read(path)
-    }
-
-    fn file(&self, stem: &str, extension: &str) -> PathBuf {
-        self.0.join(format!("{stem}.{extension}"))
     }
 }
 
@@ -137,6 +196,7 @@ impl FileStamp {
             inode: metadata.ino(),
             length: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }

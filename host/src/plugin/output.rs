@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -15,21 +15,30 @@ const KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// Shared by stdout and stderr of one call.
 #[derive(Clone, Default)]
-pub(super) struct Output(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Output(Arc<Mutex<Printed>>);
+
+#[derive(Default)]
+struct Printed {
+    kept: Vec<u8>,
+    was_cut: bool,
+}
 
 impl Output {
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn lock(&self) -> MutexGuard<'_, Printed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, bytes: &[u8]) {
-        let mut kept = self.lock();
-        let room = KEPT_BYTES_MAX.saturating_sub(kept.len());
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let mut printed = self.lock();
+        let room = KEPT_BYTES_MAX.saturating_sub(printed.kept.len());
+        printed.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        printed.was_cut |= bytes.len() > room;
     }
 
-    pub(super) fn take(&self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut *self.lock())).into_owned()
+    /// What was printed, and whether there was more.
+    pub(super) fn take(&self) -> (String, bool) {
+        let printed = std::mem::take(&mut *self.lock());
+        (String::from_utf8_lossy(&printed.kept).into_owned(), printed.was_cut)
     }
 }
 
@@ -93,12 +102,18 @@ pub(super) struct LogBudget {
 struct LogState {
     bytes: f64,
     at: Instant,
+    /// Since it was last told, and when that was.
     dropped: u64,
+    told_at: Option<Instant>,
 }
+
+/// How often it is told at the most that lines were dropped, where no line
+/// follows that could tell it.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 impl LogBudget {
     pub(super) fn new(bytes_per_second: u64) -> Self {
-        let state = LogState { bytes: bytes_per_second as f64, at: Instant::now(), dropped: 0 };
+        let state = LogState { bytes: bytes_per_second as f64, at: Instant::now(), dropped: 0, told_at: None };
         Self { bytes_per_second, state: Mutex::new(state) }
     }
 
@@ -108,8 +123,37 @@ impl LogBudget {
         self.admit_at(length, Instant::now())
     }
 
+    /// A line was dropped for another reason.
+    pub(super) fn drop_line(&self) {
+        self.lock().dropped += 1;
+    }
+
+    /// How many dropped lines are to be told at the end of a call: none where
+    /// that was done just now.
+    pub(super) fn dropped_by_now(&self) -> u64 {
+        self.dropped_by(Instant::now())
+    }
+
+    /// All that have not been told.
+    pub(super) fn dropped(&self) -> u64 {
+        std::mem::take(&mut self.lock().dropped)
+    }
+
+    fn dropped_by(&self, now: Instant) -> u64 {
+        let mut state = self.lock();
+        if state.dropped == 0 || state.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_EVERY) {
+            return 0;
+        }
+        state.told_at = Some(now);
+        std::mem::take(&mut state.dropped)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn admit_at(&self, length: usize, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let per_second = self.bytes_per_second as f64;
         let earned = now.saturating_duration_since(state.at).as_secs_f64() * per_second;
         state.bytes = (state.bytes + earned).min(per_second);
@@ -119,6 +163,9 @@ impl LogBudget {
             return None;
         }
         state.bytes -= length as f64;
+        if state.dropped > 0 {
+            state.told_at = Some(now);
+        }
         Some(std::mem::take(&mut state.dropped))
     }
 }
@@ -126,7 +173,6 @@ impl LogBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_flood_of_lines_is_cut_and_counted() {
@@ -142,12 +188,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_dropped_is_told_though_no_line_follows() {
+        let budget = LogBudget::new(100);
+        let start = Instant::now();
+        assert_eq!(budget.dropped_by(start), 0);
+        assert_eq!(budget.admit_at(101, start), None);
+        assert_eq!(budget.dropped_by(start), 1);
+        assert_eq!(budget.admit_at(101, start), None);
+        assert_eq!(budget.dropped_by(start + Duration::from_millis(999)), 0);
+        assert_eq!(budget.dropped_by(start + Duration::from_millis(1000)), 1);
+        budget.drop_line();
+        assert_eq!((budget.dropped(), budget.dropped()), (1, 0));
+    }
+
+    #[test]
     fn output_is_kept_up_to_its_bound() {
         let output = Output::default();
         for _ in 0..100 {
             output.append(&[b'x'; 1000]);
         }
-        assert_eq!(output.take().len(), KEPT_BYTES_MAX);
-        assert_eq!(output.take(), "");
+        let (printed, was_cut) = output.take();
+        assert_eq!((printed.len(), was_cut), (KEPT_BYTES_MAX, true));
+        assert_eq!(output.take(), (String::new(), false));
+        output.append(&[b'x'; KEPT_BYTES_MAX]);
+        assert!(!output.take().1);
     }
 }

@@ -1,64 +1,95 @@
-//! The plugins that are live. A change in the directory becomes a change here
-//! only after the new version has been quiet, read, compiled and checked; what
-//! fails on the way is refused, and the version before it goes on.
+//! The plugins that are live. What is to be done is decided in [`deployment`];
+//! here it is done: scans, reads, loads beside each other, and the routes that
+//! follow from what is live.
+//!
+//! [`deployment`]: super::deployment
 
+use super::archive::{Archive, Record};
 use super::component::Plugin;
+use super::deployment::{Deployment, Entry, Goal, Order, Step};
 use super::engine::Engine;
-use super::folder::{Folder, FolderError, Stamp};
+use super::folder::{Folder, FolderError, Source, Stamp};
+use super::probation::Condemned;
+use super::routes::{Change, Past, Routes, Status};
+use super::version::{Claim, Denied, Held, Version};
 use crate::manifest::Manifest;
 use crate::topic::Topic;
-use std::collections::BTreeMap;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 /// At the first scan, a file that has not been written for this long is not
 /// being written.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Which plugin handles which topic, and what is known about the others.
-#[derive(Clone, Default)]
-pub struct Routes {
-    pub by_topic: BTreeMap<Topic, Arc<Plugin>>,
-    pub plugins: BTreeMap<String, Arc<Plugin>>,
-    pub refused: BTreeMap<String, Refusal>,
+/// Loads beside each other: a slow one holds up no other.
+const LOADS_MAX: usize = 4;
+
+/// So many versions of a plugin are told of.
+const HISTORY_MAX: usize = 16;
+
+enum Candidate {
+    Read(Source, Box<Manifest>),
+    Faulty(String),
+    /// It changed between the scan and the end of the read.
+    Moved,
 }
 
-/// Why the newest version of a file is not the one that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub reason: String,
-    is_conflict: bool,
-}
-
-/// What a scan changed, by plugin name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Loaded { name: String, digest: String, replaced: Option<String>, took: Duration },
-    Refused { name: String, reason: String, keeps: Option<String> },
-    Removed { name: String },
+/// What a task has brought.
+enum Done {
+    Read(Vec<(Order, Candidate)>),
+    Loaded(Order, Result<Arc<Plugin>, String>, Duration),
 }
 
 pub struct Registry {
     engine: Engine,
-    folder: Folder,
-    /// The stamps at the last scan.
-    seen: BTreeMap<String, Stamp>,
-    /// The stamps of what has been loaded or refused.
-    handled: BTreeMap<String, Stamp>,
-    is_first_scan: bool,
+    folder: Arc<Folder>,
+    archive: Arc<Archive>,
+    started: Instant,
+    deployment: Deployment<Stamp>,
+    /// What is live or can be gone back to at once, by name and digest.
+    loaded: BTreeMap<(String, String), Arc<Plugin>>,
+    /// What the archive says.
+    noted: BTreeMap<String, Record>,
+    /// Whether all that was there at the start is loaded or refused: until
+    /// then nobody knows which topics are the rest.
+    is_settled: bool,
+    tasks: JoinSet<Done>,
+    /// What each task is for, should it fail.
+    orders: HashMap<Id, Vec<Order>>,
+    history: BTreeMap<String, Vec<Past>>,
+    /// The load under way of each name.
+    loading: HashMap<String, AbortHandle>,
+    loads: Arc<Semaphore>,
+    court: mpsc::UnboundedSender<Condemned>,
+    condemned: mpsc::UnboundedReceiver<Condemned>,
     routes: watch::Sender<Arc<Routes>>,
 }
 
 impl Registry {
-    pub fn new(engine: Engine, folder: Folder) -> Self {
+    pub fn new(engine: Engine, folder: Folder, archive: Archive) -> Self {
+        let (court, condemned) = mpsc::unbounded_channel();
+        let noted = archive.records();
         Self {
             engine,
-            folder,
-            seen: BTreeMap::new(),
-            handled: BTreeMap::new(),
-            is_first_scan: true,
-            routes: watch::Sender::new(Arc::default()),
+            folder: Arc::new(folder),
+            archive: Arc::new(archive),
+            started: Instant::now(),
+            deployment: Deployment::new(noted.clone()),
+            loaded: BTreeMap::new(),
+            noted,
+            is_settled: false,
+            tasks: JoinSet::new(),
+            orders: HashMap::new(),
+            history: BTreeMap::new(),
+            loading: HashMap::new(),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
+            court,
+            condemned,
+            routes: watch::Sender::default(),
         }
     }
 
@@ -70,127 +101,284 @@ impl Registry {
         self.routes.subscribe()
     }
 
-    /// Brings the live plugins up to what the directory holds. What is still
-    /// moving is left for the next call: the second value says that there is
-    /// such. A directory that can't be read changes nothing.
-    pub async fn rescan(&mut self) -> Result<(Vec<Change>, bool), FolderError> {
+    /// Tells what the live plugins have not told yet.
+    pub fn tell_dropped_lines(&self) {
+        self.routes.borrow().plugins.values().for_each(|plugin| plugin.tell_dropped_lines());
+    }
+
+    /// Whether something is being read or loaded.
+    pub fn is_loading(&self) -> bool {
+        self.deployment.is_loading()
+    }
+
+    /// Whether something has to be looked at again after a moment of quiet.
+    pub fn is_moving(&self) -> bool {
+        self.deployment.is_moving()
+    }
+
+    /// Looks at the directory. One that can't be read changes nothing.
+    pub fn scan(&mut self) -> Result<Vec<Change>, FolderError> {
         let found = self.folder.scan()?;
-        let now = SystemTime::now();
-        let mut is_moving = false;
-        let mut changes = Vec::new();
-
-        let gone: Vec<String> = self.handled.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
-        for name in gone {
-            // Between a delete and a create there is nothing for a moment.
-            if self.seen.contains_key(&name) {
-                is_moving = true;
-            } else {
-                changes.extend(self.remove(&name));
-            }
+        let wall = SystemTime::now();
+        let scanned =
+            self.deployment.scanned(&found, self.started.elapsed(), |stamp| stamp.is_older_than(SETTLED, wall));
+        let is_news = !scanned.orders.is_empty() || scanned.has_left;
+        self.read(scanned.orders);
+        for name in &scanned.gone {
+            self.history.remove(name);
         }
-        for (name, stamp) in &found {
-            if self.handled.get(name) == Some(stamp) {
-                continue;
-            }
-            let is_old = self.is_first_scan && stamp.is_older_than(SETTLED, now);
-            if is_old || self.seen.get(name) == Some(stamp) {
-                changes.extend(self.load(name).await);
-                self.handled.insert(name.clone(), stamp.clone());
-            } else {
-                is_moving = true;
-            }
+        if is_news {
+            self.publish();
         }
-        self.seen = found;
-        self.is_first_scan = false;
-        Ok((changes, is_moving))
+        Ok(scanned.gone.into_iter().map(|name| Change::Removed { name }).collect())
     }
 
-    fn remove(&mut self, name: &str) -> Option<Change> {
-        self.handled.remove(name);
-        let mut was_live = false;
-        let mut freed = Vec::new();
-        self.change_routes(|routes| {
-            routes.refused.remove(name);
-            was_live = routes.plugins.remove(name).is_some();
-            freed = routes
-                .refused
-                .iter()
-                .filter(|(_, refusal)| refusal.is_conflict)
-                .map(|(name, _)| name.clone())
-                .collect();
-        });
-        // Who was refused for a topic of this one gets another chance.
-        for name in freed {
-            self.handled.remove(&name);
-        }
-        was_live.then(|| Change::Removed { name: name.to_owned() })
-    }
-
-    async fn load(&mut self, name: &str) -> Option<Change> {
-        let started = std::time::Instant::now();
-        let live = self.routes.borrow().plugins.get(name).map(|plugin| plugin.digest().to_owned());
-        match self.try_load(name, live.as_deref()).await {
-            Ok(None) => {
-                // Touched, or back to what runs: nothing is refused any more.
-                self.change_routes(|routes| drop(routes.refused.remove(name)));
-                None
-            }
-            Ok(Some(plugin)) => {
-                let digest = plugin.digest().to_owned();
-                self.change_routes(|routes| {
-                    routes.refused.remove(name);
-                    routes.plugins.insert(name.to_owned(), Arc::new(plugin));
-                });
-                Some(Change::Loaded { name: name.to_owned(), digest, replaced: live, took: started.elapsed() })
-            }
-            Err(refusal) => {
-                let reason = refusal.reason.clone();
-                self.change_routes(|routes| drop(routes.refused.insert(name.to_owned(), refusal)));
-                Some(Change::Refused { name: name.to_owned(), reason, keeps: live })
-            }
+    /// To be called when nothing moves and nothing loads.
+    pub fn settle(&mut self) {
+        if !std::mem::replace(&mut self.is_settled, true) {
+            self.publish();
         }
     }
 
-    /// `None` where these bytes are the ones that run.
-    async fn try_load(&self, name: &str, live: Option<&str>) -> Result<Option<Plugin>, Refusal> {
-        let refusal = |reason| Refusal { reason, is_conflict: false };
-        let source = self.folder.read(name).map_err(refusal)?;
-        if Some(source.digest.as_str()) == live {
-            return Ok(None);
-        }
-        let manifest = match &source.manifest {
-            Some(text) => Manifest::parse(text, name).map_err(|error| refusal(format!("{name}.toml: {error}")))?,
-            None => Manifest::default_for(Topic::parse(name).map_err(|error| {
-                refusal(format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml"))
-            })?),
+    /// Waits until a read, a load or a probation has ended. May be dropped.
+    pub async fn next(&mut self) -> Vec<Change> {
+        let changes = tokio::select! {
+            Some(ended) = self.tasks.join_next_with_id() => {
+                let id = match &ended {
+                    Ok((id, _)) => *id,
+                    Err(error) => error.id(),
+                };
+                let orders = self.orders.remove(&id).unwrap_or_default();
+                match ended {
+                    Ok((_, Done::Read(read))) => {
+                        read.into_iter().filter_map(|(order, version)| self.has_read(order, version)).collect()
+                    }
+                    Ok((_, Done::Loaded(order, plugin, took))) => {
+                        self.has_loaded(&order, plugin, took).into_iter().collect()
+                    }
+                    Err(error) => orders.iter().filter_map(|order| self.has_failed(order, &error.to_string())).collect(),
+                }
+            }
+            Some((name, digest)) = self.condemned.recv() => match self.deployment.withdraw(&name, Some(&digest), Held::Quarantined) {
+                Ok(order) => self.go_back(order).into_iter().collect(),
+                Err(denied) => vec![Change::NotRestored { name, reason: denied.to_string() }],
+            },
+            else => std::future::pending().await,
         };
-        self.check_topics(name, &manifest)?;
-        let plugin = Plugin::load(&self.engine, name, source.wasm, manifest, source.digest).await;
-        plugin.map(Some).map_err(|error| refusal(error.to_string()))
+        self.publish();
+        changes
     }
 
-    /// A topic has one handler: the one that is live keeps it.
-    fn check_topics(&self, name: &str, manifest: &Manifest) -> Result<(), Refusal> {
-        let routes = self.routes.borrow();
-        for topic in &manifest.topics {
-            if let Some(owner) = routes.by_topic.get(topic).filter(|owner| owner.name() != name) {
-                let reason =
-                    format!("topic {topic} is handled by {}.wasm: remove it there, or from {name}", owner.name());
-                return Err(Refusal { reason, is_conflict: true });
-            }
-        }
+    /// Goes back to the version before. None where that has to be loaded first:
+    /// then [`Registry::next`] tells.
+    pub fn roll_back(&mut self, name: &str) -> Result<Option<Change>, Denied> {
+        let order = self.deployment.withdraw(name, None, Held::RolledBack)?;
+        let change = self.go_back(order);
+        self.publish();
+        Ok(change)
+    }
+
+    /// Lets go of what is held against a name.
+    pub fn release(&mut self, name: &str) -> Result<(), Denied> {
+        self.deployment.release(name)?;
+        self.publish();
         Ok(())
     }
 
-    fn change_routes(&self, change: impl FnOnce(&mut Routes)) {
-        self.routes.send_modify(|current| {
-            let mut routes = Routes::clone(current);
-            change(&mut routes);
-            let topics = |plugin: &Arc<Plugin>| {
-                plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>()
+    /// Reads in the order of names: the first has what several claim.
+    fn read(&mut self, orders: Vec<Order>) {
+        if orders.is_empty() {
+            return;
+        }
+        let (folder, archive) = (self.folder.clone(), self.archive.clone());
+        let reading: Vec<_> = orders.iter().map(|order| (order.clone(), self.deployment.expected(order))).collect();
+        let task = self.tasks.spawn_blocking(move || {
+            let read = |(order, expected): (Order, Option<Stamp>)| {
+                let source = match &order.goal {
+                    Goal::File => folder.read(&order.name),
+                    Goal::Restore { digest, .. } => archive.read(&order.name, digest),
+                };
+                let is_moved = order.goal == Goal::File && folder.stamp(&order.name).ok() != expected;
+                let candidate = match source.and_then(|source| {
+                    let manifest = source.manifest(&order.name).map_err(|faults| faults.join("; "))?;
+                    Ok((manifest, source))
+                }) {
+                    _ if is_moved => Candidate::Moved,
+                    Ok((manifest, source)) => Candidate::Read(source, Box::new(manifest)),
+                    Err(reason) => Candidate::Faulty(reason),
+                };
+                (order, candidate)
             };
-            routes.by_topic = routes.plugins.values().flat_map(topics).collect();
-            *current = Arc::new(routes);
+            Done::Read(reading.into_iter().map(read).collect())
         });
+        self.orders.insert(task.id(), orders);
     }
+
+    fn has_read(&mut self, order: Order, candidate: Candidate) -> Option<Change> {
+        let step = match candidate {
+            Candidate::Moved => self.deployment.moved(&order),
+            Candidate::Faulty(reason) => self.deployment.read(&order, Err(reason)),
+            Candidate::Read(source, manifest) => {
+                match self.deployment.read(&order, Ok(version(&source.digest, &manifest))) {
+                    Step::Load => {
+                        let plugin = &order.name;
+                        source.warnings.iter().for_each(|warning| tracing::warn!(plugin, "{warning}"));
+                        self.load(order, source, *manifest);
+                        return None;
+                    }
+                    step => step,
+                }
+            }
+        };
+        self.change(&order, step, Duration::ZERO)
+    }
+
+    fn load(&mut self, order: Order, source: Source, manifest: Manifest) {
+        let (engine, archive, loads) = (self.engine.clone(), self.archive.clone(), self.loads.clone());
+        let loading = order.clone();
+        let task = self.tasks.spawn(async move {
+            // Never closed.
+            let _permit = loads.acquire_owned().await;
+            let started = Instant::now();
+            let Source { wasm, digest, .. } = &source;
+            let plugin = Plugin::load(&engine, &order.name, wasm.clone(), manifest, digest.clone()).await;
+            let plugin = plugin.map(Arc::new).map_err(|error| error.to_string());
+            if plugin.is_ok() {
+                let name = order.name.clone();
+                let keep = move || archive.keep(&name, &source).map_err(|error| (name, error));
+                if let Ok(Err((name, error))) = tokio::task::spawn_blocking(keep).await {
+                    tracing::warn!(plugin = name, %error, "this version can't be kept: a restart can't go back to it");
+                }
+            }
+            Done::Loaded(order, plugin, started.elapsed())
+        });
+        // What it overtakes takes up no room any longer.
+        if let Some(overtaken) = self.loading.insert(loading.name.clone(), task.clone()) {
+            overtaken.abort();
+        }
+        self.orders.insert(task.id(), vec![loading]);
+    }
+
+    /// A fault of ours must not leave a name loading for ever.
+    fn has_failed(&mut self, order: &Order, error: &str) -> Option<Change> {
+        let step = self.deployment.read(order, Err(format!("the worker failed to load it: {error}")));
+        self.change(order, step, Duration::ZERO)
+    }
+
+    fn has_loaded(&mut self, order: &Order, plugin: Result<Arc<Plugin>, String>, took: Duration) -> Option<Change> {
+        let live = self.routes.borrow().plugins.get(&order.name).cloned();
+        let is_suspect = live.is_some_and(|live| live.probation().is_suspect());
+        let step = self.deployment.loaded(order, plugin.as_ref().map(drop).map_err(Clone::clone), is_suspect);
+        if let (Step::Live { has_way_back, .. }, Ok(plugin)) = (&step, plugin) {
+            let version = (order.name.clone(), plugin.digest().to_owned());
+            match order.goal {
+                Goal::File if *has_way_back => {
+                    plugin.probation().begin(Instant::now(), version.clone(), self.court.clone());
+                }
+                _ => plugin.probation().end(),
+            }
+            let past = self.history.entry(order.name.clone()).or_default();
+            past.push(Past { digest: version.1.clone(), since: Timestamp::now() });
+            let over = past.len().saturating_sub(HISTORY_MAX);
+            past.drain(..over);
+            self.loaded.insert(version, plugin);
+        }
+        self.change(order, step, took)
+    }
+
+    /// At once where the version is still at hand.
+    fn go_back(&mut self, order: Order) -> Option<Change> {
+        let Goal::Restore { digest, .. } = &order.goal else { return None };
+        let Some(plugin) = self.loaded.get(&(order.name.clone(), digest.clone())).cloned() else {
+            self.read(vec![order]);
+            return None;
+        };
+        match self.deployment.read(&order, Ok(version(digest, plugin.manifest()))) {
+            Step::Load => self.has_loaded(&order, Ok(plugin), Duration::ZERO),
+            step => self.change(&order, step, Duration::ZERO),
+        }
+    }
+
+    fn change(&mut self, order: &Order, step: Step, took: Duration) -> Option<Change> {
+        let entry = self.deployment.entry(&order.name)?;
+        let (name, live) = (order.name.clone(), entry.live.as_ref().map(|live| live.digest.clone()));
+        match step {
+            Step::Stale | Step::Unchanged | Step::Load => None,
+            Step::Refused { refusal, restore } => {
+                self.read(restore.into_iter().collect());
+                Some(Change::Refused { name, reason: refusal.reason, keeps: live })
+            }
+            Step::NotRestored { reason } => Some(Change::NotRestored { name, reason }),
+            Step::Live { replaced, .. } => {
+                let digest = live?;
+                Some(match &order.goal {
+                    Goal::File => Change::Loaded { name, digest, replaced, took },
+                    Goal::Restore { instead_of: Some((withdrawn, why)), .. } => {
+                        Change::Withdrawn { name, digest: withdrawn.clone(), restored: digest, why: *why }
+                    }
+                    Goal::Restore { instead_of: None, .. } => Change::Restored { name, digest },
+                })
+            }
+        }
+    }
+
+    /// Makes the routes follow what is live, and forgets what nobody can go
+    /// back to. What runs has its own hold on its version.
+    fn publish(&mut self) {
+        let entries = self.deployment.entries();
+        self.loaded.retain(|(name, digest), _| {
+            entries.get(name).is_some_and(|entry| {
+                entry.live.as_ref().is_some_and(|live| live.digest == *digest)
+                    || entry.previous.as_ref() == Some(digest)
+            })
+        });
+        let live = |(name, entry): (&String, &Entry<Stamp>)| {
+            let digest = entry.live.as_ref()?.digest.clone();
+            Some((name.clone(), self.loaded.get(&(name.clone(), digest))?.clone()))
+        };
+        let plugins: BTreeMap<String, Arc<Plugin>> = entries.iter().filter_map(live).collect();
+        let topics = |plugin: &Arc<Plugin>| {
+            plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>()
+        };
+        let there = entries.iter().filter(|(_, entry)| entry.is_there());
+        self.routes.send_replace(Arc::new(Routes {
+            by_topic: plugins.values().flat_map(topics).collect(),
+            unclaimed: plugins.values().find(|plugin| self.is_settled && plugin.manifest().takes_unclaimed()).cloned(),
+            kept: self.deployment.kept(),
+            status: there.map(|(name, entry)| (name.clone(), self.status(name, entry))).collect(),
+            plugins,
+        }));
+        self.note();
+    }
+
+    fn status(&self, name: &str, entry: &Entry<Stamp>) -> Status {
+        Status {
+            live: entry.live.as_ref().map(|live| live.digest.clone()),
+            previous: entry.previous.clone(),
+            refusal: entry.refusal.clone(),
+            held: entry.held.clone(),
+            is_loading: entry.is_loading(),
+            history: self.history.get(name).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Notes in the archive what has changed.
+    fn note(&mut self) {
+        for (name, entry) in self.deployment.entries() {
+            let record = entry.record();
+            if self.noted.get(name).unwrap_or(&Record::default()) == &record {
+                continue;
+            }
+            if let Err(error) = self.archive.note(name, &record) {
+                tracing::warn!(plugin = name, %error, "where this plugin stands can't be kept for a restart");
+            }
+            self.noted.insert(name.clone(), record);
+        }
+    }
+}
+
+fn version(digest: &str, manifest: &Manifest) -> Version {
+    let topics = manifest.topics.iter().cloned().map(Claim::Topic);
+    let rest = manifest.takes_unclaimed().then_some(Claim::Rest);
+    Version { digest: digest.to_owned(), claims: topics.chain(rest).collect() }
 }

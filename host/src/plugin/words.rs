@@ -1,6 +1,7 @@
 //! Words for people: what an error says, cut to what is read.
 
 use std::any::Any;
+use std::borrow::Cow;
 
 /// As much of an error as is told.
 const ERROR_BYTES_MAX: usize = 4096;
@@ -17,12 +18,16 @@ pub(super) fn with_output(error: &str, printed: &str) -> String {
     }
 }
 
-pub(super) fn cut(mut text: String) -> String {
-    if text.len() > ERROR_BYTES_MAX {
-        text.truncate((0..=ERROR_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
-        text.push_str("...");
+pub(super) fn cut(text: String) -> String {
+    cut_to(&text, ERROR_BYTES_MAX).into_owned()
+}
+
+/// At a character, with dots where something is missing.
+pub(super) fn cut_to(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
     }
-    text
+    Cow::Owned(format!("{}...", &text[..text.floor_char_boundary(bytes_max)]))
 }
 
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -1,0 +1,190 @@
+//! `plugin inspect` and `plugin check`: what a plugin is and whether the worker
+//! would load it, for its author. No Redis is needed.
+
+use super::Failure;
+use crate::capability::Capabilities;
+use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection};
+use crate::settings::{BadSettings, FileCheck, TypedPlugins};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// A .wasm file; its manifest is looked for beside it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    files: TypedPlugins,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// .wasm files, or directories of such
+    #[arg(value_name = "FILE|DIR", required = true)]
+    paths: Vec<PathBuf>,
+    /// One JSON array
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    files: TypedPlugins,
+}
+
+/// Loads plugins as the worker does.
+struct Inspector {
+    engine: Engine,
+    check: FileCheck,
+}
+
+impl Inspector {
+    fn new(files: &TypedPlugins) -> Result<Self, Failure> {
+        let mut faults = Vec::new();
+        let check = files.check_files(&mut faults);
+        if !faults.is_empty() {
+            return Err(BadSettings(faults).into());
+        }
+        // Where it can't be used it is slower, and that is all.
+        let cache = files.cache().and_then(|path| Cache::open(&path).ok());
+        let engine = Engine::new(Capabilities::default(), Compiler::new(cache), 1)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(Self { engine, check })
+    }
+
+    async fn inspect(&self, (folder, name): (PathBuf, String)) -> Inspection {
+        Inspection::of(&self.engine, &Folder::new(folder, self.check), &name).await
+    }
+
+    /// The plugins that a path names: itself, or those in it.
+    fn plugins(&self, path: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+        if !path.is_dir() {
+            return Ok(vec![split(path)?]);
+        }
+        let names = Folder::new(path, self.check).names().map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(names.into_iter().map(|name| (path.to_owned(), name)).collect())
+    }
+}
+
+/// A file's directory, and its name there.
+fn split(file: &Path) -> Result<(PathBuf, String), Failure> {
+    if !file.is_file() {
+        return Err(Failure::Failed(format!("{}: there is no such file", file.display())));
+    }
+    let stem = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
+    let name =
+        stem.ok_or_else(|| Failure::Usage(format!("{}: a plugin's file is called <name>.wasm", file.display())))?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((folder.to_owned(), name.to_owned()))
+}
+
+pub(super) async fn inspect(args: InspectArgs) -> Result<(), Failure> {
+    let plugin = split(&args.file)?;
+    let told = Inspector::new(&args.files)?.inspect(plugin).await;
+    if args.json {
+        print_json(&told)?;
+    } else {
+        print(&told);
+    }
+    ended(&[told])
+}
+
+pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
+    let inspector = Inspector::new(&args.files)?;
+    let mut all = Vec::new();
+    for path in &args.paths {
+        let mut of_path = Vec::new();
+        for plugin in inspector.plugins(path)? {
+            of_path.push(inspector.inspect(plugin).await);
+        }
+        refuse_second_owners(&mut of_path);
+        all.extend(of_path);
+    }
+    if args.json {
+        print_json(&all)?;
+    } else {
+        all.iter().for_each(print_verdict);
+    }
+    ended(&all)
+}
+
+/// As at a cold start: a topic belongs to the first by name.
+fn refuse_second_owners(plugins: &mut [Inspection]) {
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    for plugin in plugins.iter_mut().filter(|plugin| plugin.refused.is_empty()) {
+        let taken = plugin.topics.iter().find_map(|topic| Some((topic, owners.get(topic)?)));
+        if let Some((topic, owner)) = taken {
+            plugin
+                .refused
+                .push(format!("topic {topic} is handled by {owner}.wasm: remove it there, or from {}", plugin.name));
+            plugin.kind = None;
+            continue;
+        }
+        owners.extend(plugin.topics.iter().map(|topic| (topic.clone(), plugin.name.clone())));
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?);
+    Ok(())
+}
+
+fn print_verdict(told: &Inspection) {
+    match told.kind {
+        Some(kind) => println!("ok       {}.wasm: {kind} of {}", told.name, topics(told)),
+        None => println!("refused  {}.wasm", told.name),
+    }
+    told.refused.iter().for_each(|reason| println!("         {reason}"));
+    told.warnings.iter().for_each(|warning| println!("warning  {warning}"));
+}
+
+fn topics(told: &Inspection) -> String {
+    if told.topics.is_empty() { "*".to_owned() } else { told.topics.join(", ") }
+}
+
+fn print(told: &Inspection) {
+    let mut lines: Vec<(&str, String)> = vec![("name", told.name.clone())];
+    if let Some(digest) = &told.digest {
+        lines.push(("digest", digest.clone()));
+        lines.push(("size", bytesize::ByteSize(told.bytes as u64).display().iec().to_string()));
+    }
+    lines.push(("kind", told.kind.unwrap_or("refused").to_owned()));
+    lines.extend(told.refused.iter().map(|reason| ("", reason.clone())));
+    if told.kind.is_some() {
+        lines.push(("topics", topics(told)));
+        lines.push(("self-test", if told.has_self_test { "passed" } else { "none" }.to_owned()));
+    }
+    list(&mut lines, "exports", told.exports.iter().cloned());
+    list(&mut lines, "imports", told.imports.iter().map(import));
+    list(&mut lines, "limits", told.limits.iter().map(|(name, limit)| format!("{name} = {limit}")));
+    list(&mut lines, "warnings", told.warnings.iter().cloned());
+    for (name, text) in lines {
+        println!("{}", format!("{name:<10} {text}").trim_end());
+    }
+}
+
+/// The name before the first.
+fn list<'a>(lines: &mut Vec<(&'a str, String)>, name: &'a str, texts: impl Iterator<Item = String>) {
+    lines.extend(texts.enumerate().map(|(place, text)| (if place == 0 { name } else { "" }, text)));
+}
+
+fn import(import: &Import) -> String {
+    let access = match &import.access {
+        Access::Always => "always".to_owned(),
+        Access::Granted { what } => format!("granted: {}", what.join(", ")),
+        Access::NotGranted { write } => format!("not granted: under [grants], {write}"),
+        Access::Denied => "never granted".to_owned(),
+        Access::Missing => "this host does not have it".to_owned(),
+    };
+    format!("{:<44} {access}", import.name)
+}
+
+/// Its reasons have been printed.
+fn ended(plugins: &[Inspection]) -> Result<(), Failure> {
+    let refused = plugins.iter().filter(|plugin| !plugin.refused.is_empty()).count();
+    if refused == 0 {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("{refused} of {} would be refused", plugins.len())))
+}

@@ -1,0 +1,253 @@
+//! Versions that were live, kept on disk: after a restart the last good one
+//! runs even where the directory holds a broken one. A version is the one file
+//! whose bytes its digest is made of, so what is read is what was written.
+
+use super::folder::Source;
+use super::version::Held;
+use crate::topic::Topic;
+use rustix::fs::Mode;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const RECORD: &str = "record.json";
+
+/// What is known of a plugin name over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) live: Option<String>,
+    pub(super) previous: Option<String>,
+    pub(super) held: Vec<(String, Held)>,
+    pub(super) topics: BTreeSet<Topic>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    live: Option<String>,
+    previous: Option<String>,
+    held: Vec<(String, Held)>,
+    topics: Vec<String>,
+}
+
+/// Without a place, nothing is kept.
+pub struct Archive(Option<PathBuf>);
+
+impl Archive {
+    pub fn nowhere() -> Self {
+        Self(None)
+    }
+
+    /// Below the cache, a place of its own for each plugins directory. What
+    /// others could write is not used.
+    pub fn open(cache: Option<&Path>, plugins: &Path) -> Self {
+        let Some(cache) = cache else { return Self(None) };
+        let plugins = std::path::absolute(plugins).unwrap_or_else(|_| plugins.to_owned());
+        let own = hex(&Sha256::digest(plugins.as_os_str().as_encoded_bytes()));
+        let place = cache.join("versions").join(&own[..16]);
+        match make_private(&place) {
+            Ok(()) => Self(Some(place)),
+            Err(error) => {
+                tracing::warn!(place = %place.display(), %error, "versions of plugins are kept in memory only: after a restart a refused file has no last good version; --plugins-cache names a private directory");
+                Self(None)
+            }
+        }
+    }
+
+    /// All records. One that can't be read is as if it were not there.
+    pub(super) fn records(&self) -> BTreeMap<String, Record> {
+        let Some(place) = &self.0 else { return BTreeMap::new() };
+        let Ok(entries) = fs::read_dir(place) else { return BTreeMap::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let read = |name: String| match read_record(&place.join(&name).join(RECORD)) {
+            Ok(record) => Some((name, record)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(plugin = name, %error, "what was kept of a plugin can't be read and is passed over");
+                None
+            }
+        };
+        names.filter_map(read).collect()
+    }
+
+    /// Keeps a version that can be loaded.
+    pub(super) fn keep(&self, name: &str, source: &Source) -> io::Result<()> {
+        let Some(place) = &self.0 else { return Ok(()) };
+        let folder = place.join(name);
+        make_private(&folder)?;
+        let path = folder.join(&source.digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let length = (source.wasm.len() as u64).to_le_bytes();
+        write_whole(&path, &[&length, &source.wasm, source.manifest.as_deref().unwrap_or_default().as_bytes()])
+    }
+
+    /// A version that was kept, if its bytes are still what they were.
+    pub(super) fn read(&self, name: &str, digest: &str) -> Result<Source, String> {
+        let none = || format!("version {} of {name} is not kept", digest.get(..12).unwrap_or(digest));
+        let path = self.0.as_ref().ok_or_else(none)?.join(name).join(digest);
+        let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let broken = || format!("{}: it is not what was written there", path.display());
+        let (length, rest) = bytes.split_first_chunk().ok_or_else(broken)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
+        let (wasm, manifest) = rest.split_at_checked(length).ok_or_else(broken)?;
+        let manifest = String::from_utf8(manifest.to_vec()).map_err(|_| broken())?;
+        let source = Source::new(wasm.into(), Some(manifest).filter(|text| !text.is_empty()), Vec::new());
+        if source.digest == digest { Ok(source) } else { Err(broken()) }
+    }
+
+    /// Notes where a name stands, and forgets versions that it can't go back to.
+    pub(super) fn note(&self, name: &str, record: &Record) -> io::Result<()> {
+        let Some(place) = &self.0 else { return Ok(()) };
+        let folder = place.join(name);
+        if *record == Record::default() {
+            return match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        make_private(&folder)?;
+        let topics = record.topics.iter().map(Topic::to_string).collect();
+        let Record { live, previous, held, .. } = record.clone();
+        let text = serde_json::to_vec(&Written { live, previous, held, topics })?;
+        write_whole(&folder.join(RECORD), &[&text])?;
+        for entry in fs::read_dir(&folder)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            let is_kept =
+                name == RECORD || [&record.live, &record.previous].into_iter().flatten().any(|kept| name == **kept);
+            if !is_kept {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_record(path: &Path) -> io::Result<Record> {
+    let Written { live, previous, held, topics } = serde_json::from_slice(&fs::read(path)?)?;
+    let is_digest = |digest: &String| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if ![&live, &previous].into_iter().flatten().all(is_digest) {
+        return Err(io::Error::other("it names what is no digest"));
+    }
+    let topics = topics.iter().map(|topic| Topic::parse(topic)).collect::<Result<_, _>>().map_err(io::Error::other)?;
+    Ok(Record { live, previous, held, topics })
+}
+
+/// All of it or nothing, also where the power fails.
+fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+/// A folder that is ours and nobody else's.
+fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let others = Mode::RWXG | Mode::RWXO;
+    if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it is no directory of ours"));
+    }
+    if metadata.mode() & others.bits() != 0 {
+        return Err(io::Error::other("others may reach into it: its mode must be 0700"));
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn source(wasm: &[u8], manifest: Option<&str>) -> Source {
+        Source::new(wasm.into(), manifest.map(ToOwned::to_owned), Vec::new())
+    }
+
+    fn record(live: &Source, previous: Option<&Source>) -> Record {
+        let previous = previous.map(|source| source.digest.clone());
+        Record { live: Some(live.digest.clone()), previous, ..Record::default() }
+    }
+
+    #[test]
+    fn a_version_is_read_as_it_was_kept_and_only_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let archive = Archive::open(Some(&cache), Path::new("/plugins"));
+        let (one, two) = (source(b"one", Some("config = {}")), source(b"two", None));
+        for version in [&one, &two] {
+            archive.keep("a", version).unwrap();
+            let read = archive.read("a", &version.digest).unwrap();
+            assert_eq!((read.wasm, read.manifest), (version.wasm.clone(), version.manifest.clone()));
+        }
+        let path = archive.0.as_ref().unwrap().join("a").join(&one.digest);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        let bytes = fs::read(&path).unwrap();
+        for (place, _) in bytes.iter().enumerate() {
+            let mut broken = bytes.clone();
+            broken[place] ^= 1;
+            fs::write(&path, broken).unwrap();
+            assert!(archive.read("a", &one.digest).is_err(), "byte {place}");
+            fs::write(&path, &bytes[..place]).unwrap();
+            assert!(archive.read("a", &one.digest).is_err(), "cut at {place}");
+        }
+        // Another plugins directory has other versions.
+        assert!(Archive::open(Some(&cache), Path::new("/others")).read("a", &two.digest).is_err());
+    }
+
+    #[test]
+    fn what_can_be_gone_back_to_outlives_a_restart_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let archive = Archive::open(Some(&cache), Path::new("/plugins"));
+        let versions = [source(b"one", None), source(b"two", None), source(b"three", None)];
+        for version in &versions {
+            archive.keep("a", version).unwrap();
+        }
+        let mut noted = record(&versions[2], Some(&versions[1]));
+        noted.held.push((versions[0].digest.clone(), Held::Quarantined));
+        noted.topics.insert(Topic::parse("t").unwrap());
+        archive.note("a", &noted).unwrap();
+        let again = Archive::open(Some(&cache), Path::new("/plugins"));
+        assert_eq!(again.records(), BTreeMap::from([("a".to_owned(), noted)]));
+        assert!(again.read("a", &versions[0].digest).is_err());
+        assert!(again.read("a", &versions[1].digest).is_ok() && again.read("a", &versions[2].digest).is_ok());
+        again.note("a", &Record::default()).unwrap();
+        assert!(again.records().is_empty() && again.read("a", &versions[2].digest).is_err());
+    }
+
+    #[test]
+    fn a_place_that_others_reach_into_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let place = Archive::open(Some(&cache), Path::new("/plugins")).0.unwrap();
+        for (mode, is_used) in [(0o700, true), (0o710, false), (0o702, false)] {
+            fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Archive::open(Some(&cache), Path::new("/plugins")).0.is_some(), is_used, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let good = source(b"one", None);
+        archive.note("good", &record(&good, None)).unwrap();
+        let bad = archive.0.as_ref().unwrap().join("bad");
+        fs::create_dir(&bad).unwrap();
+        for text in ["", "{", r#"{"live":"../../x","previous":null,"held":[],"topics":[]}"#] {
+            fs::write(bad.join(RECORD), text).unwrap();
+            assert_eq!(archive.records().keys().collect::<Vec<_>>(), ["good"], "{text}");
+        }
+    }
+}

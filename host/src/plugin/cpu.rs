@@ -1,0 +1,224 @@
+//! CPU time: how much of it a guest has, and who goes on when many want it.
+//!
+//! A guest runs in slices that end when the clock ticks. The first is free.
+//! From then on it goes on only in turn: there is one turn fewer than threads,
+//! so that a call which needs less than a slice never waits for those that need
+//! more. A turn is worth a slice, however many small pieces the guest uses it
+//! up in, so that waiting in host calls costs no turn and saves none.
+
+use rustix::time::{ClockId, clock_gettime};
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::PollSemaphore;
+use wasmtime::UpdateDeadline;
+
+/// How long a guest runs before others get a turn.
+pub(super) const TICK: Duration = Duration::from_millis(5);
+
+/// The turns that there are for so many threads. First come, first served, and
+/// who has had one goes to the end.
+pub(super) fn turns(threads: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)))
+}
+
+#[derive(Debug)]
+pub(super) struct CpuBudget {
+    limit: Duration,
+    used: Duration,
+    /// What the turns so far are worth.
+    granted: Duration,
+    /// The thread's own clock at the start of this slice. The first slice has
+    /// none: nearly every call ends within it, and reading the clock is a
+    /// system call. It counts as one tick.
+    slice_start: Option<Duration>,
+    has_yielded: bool,
+}
+
+/// The typed reason for ending a guest that has used up its budget.
+#[derive(Debug, thiserror::Error)]
+#[error("out of CPU time")]
+pub(super) struct OutOfCpu;
+
+impl CpuBudget {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, used: Duration::ZERO, granted: TICK, slice_start: None, has_yielded: false }
+    }
+
+    fn needs_turn(&self) -> bool {
+        self.used >= self.granted
+    }
+
+    fn begin_slice(&mut self) {
+        if self.has_yielded {
+            self.slice_start = Some(thread_time());
+        }
+    }
+
+    fn end_slice(&mut self) {
+        if let Some(start) = self.slice_start.take() {
+            self.used += thread_time().saturating_sub(start);
+        }
+    }
+
+    /// Called from inside a guest when the clock has ticked.
+    pub(super) fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        if self.has_yielded {
+            self.end_slice();
+        } else {
+            self.used += TICK;
+            self.has_yielded = true;
+        }
+        if self.used >= self.limit {
+            return Err(OutOfCpu.into());
+        }
+        // Tokio's own yield goes to the back of the queue; Wasmtime's would come
+        // back at once and keep timers from running.
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    }
+}
+
+/// Marks the slices of a call, waits for its turns, and makes a value of a
+/// panic of ours.
+pub(super) struct Metered<'a, F> {
+    call: F,
+    budget: &'a Mutex<CpuBudget>,
+    turns: &'a Arc<Semaphore>,
+    /// Its place among those who wait for a turn, once it has waited.
+    place: Option<PollSemaphore>,
+}
+
+impl<'a, F: Future + Unpin> Metered<'a, F> {
+    pub(super) fn new(call: F, budget: &'a Mutex<CpuBudget>, turns: &'a Arc<Semaphore>) -> Self {
+        Self { call, budget, turns, place: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'a, CpuBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Future + Unpin> Future for Metered<'_, F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut turn = None;
+        if self.lock().needs_turn() {
+            let turns = self.turns;
+            let place = self.place.get_or_insert_with(|| PollSemaphore::new(turns.clone()));
+            let Poll::Ready(gotten) = place.poll_acquire(context) else { return Poll::Pending };
+            self.lock().granted += TICK;
+            turn = gotten;
+        }
+        self.lock().begin_slice();
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.call).poll(context)));
+        self.lock().end_slice();
+        // Who waits, waits without it.
+        drop(turn);
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    /// A guest that spins for some slices, and counts who else does so.
+    struct Spinner<'a> {
+        budget: &'a Mutex<CpuBudget>,
+        slices_left: usize,
+        spinning: &'a AtomicUsize,
+        most: &'a AtomicUsize,
+    }
+
+    impl Future for Spinner<'_> {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            let is_first = !self.budget.lock().unwrap().has_yielded;
+            if !is_first {
+                let spinning = self.spinning.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(spinning, Ordering::SeqCst);
+            }
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(2) {}
+            // A slice is a slice, however busy the machine.
+            let mut budget = self.budget.lock().unwrap();
+            let _ = budget.tick();
+            budget.used = budget.granted;
+            if !is_first {
+                self.spinning.fetch_sub(1, Ordering::SeqCst);
+            }
+            drop(budget);
+            self.slices_left -= 1;
+            if self.slices_left == 0 {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    /// How many at the most spun at once on four threads.
+    fn most_at_once(threads: usize) -> usize {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
+        let (turns, spinning, most) = (turns(threads), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let spinners: Vec<_> = (0..12)
+            .map(|_| {
+                let (turns, spinning, most) = (turns.clone(), spinning.clone(), most.clone());
+                runtime.spawn(async move {
+                    let budget = Mutex::new(CpuBudget::new(Duration::from_secs(3600)));
+                    let spinner = Spinner { budget: &budget, slices_left: 8, spinning: &spinning, most: &most };
+                    Metered::new(spinner, &budget, &turns).await.unwrap();
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for spinner in spinners {
+                spinner.await.unwrap();
+            }
+        });
+        most.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn one_thread_is_left_to_those_who_need_less_than_a_slice() {
+        assert_eq!(most_at_once(3), 2);
+        assert_eq!(most_at_once(2), 1);
+        assert_eq!(most_at_once(1), 1);
+    }
+
+    #[test]
+    fn a_turn_is_worth_a_slice_in_whatever_pieces() {
+        let mut budget = CpuBudget::new(Duration::from_secs(1));
+        assert!(!budget.needs_turn());
+        let _ = budget.tick();
+        assert!(budget.needs_turn());
+        budget.granted += TICK;
+        for _ in 0..5 {
+            assert!(!budget.needs_turn());
+            budget.used += TICK / 5;
+        }
+        assert!(budget.needs_turn());
+        // What was run beyond it is paid later.
+        budget.used += TICK;
+        budget.granted += TICK;
+        assert!(budget.needs_turn());
+    }
+}

@@ -1,0 +1,488 @@
+//! A deployment under any order of events, compared with a simple model of
+//! what has to be live.
+
+use super::*;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::VecDeque;
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Good,
+    /// Can't be read as a plugin: cut off, or its manifest is wrong.
+    Corrupt,
+    /// Reads well and does not load.
+    Unloadable,
+}
+
+/// What a file holds. Equal contents have equal digests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Content {
+    kind: Kind,
+    /// Bits: the topics t0, t1, t2, and the rest.
+    claims: u8,
+    variant: u8,
+}
+
+impl Content {
+    fn digest(&self) -> String {
+        format!("{:?}-{}-{}", self.kind, self.claims, self.variant)
+    }
+
+    fn version(&self) -> Version {
+        let topic = |bit: u8| Claim::Topic(Topic::parse(&format!("t{bit}")).unwrap());
+        let topics = (0..3).filter(|bit| self.claims >> bit & 1 == 1).map(topic);
+        let rest = (self.claims & 7 == 0).then_some(Claim::Rest);
+        Version { digest: self.digest(), claims: topics.chain(rest).collect() }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// A copy in place, a rename, a piece of a slow copy: other bytes, another stamp.
+    Put(usize, Content),
+    Touch(usize),
+    Delete(usize),
+    /// The links of Kubernetes: all at once.
+    Swap(Vec<Content>),
+    /// The directory vanishes until the next one of these.
+    Vanish,
+    Scan(u64),
+    /// One of the reads or loads under way ends.
+    Finish(Index),
+    Withdraw(usize),
+    Release(usize),
+    Restart,
+}
+
+fn content() -> impl Strategy<Value = Content> {
+    let kind = prop_oneof![4 => Just(Kind::Good), 1 => Just(Kind::Corrupt), 1 => Just(Kind::Unloadable)];
+    (kind, prop_oneof![8 => 1..8_u8, 1 => Just(0)], 0..3_u8).prop_map(|(kind, claims, variant)| Content {
+        kind,
+        claims,
+        variant,
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let name = 0..NAMES.len();
+    prop_oneof![
+        6 => (name.clone(), content()).prop_map(|(name, content)| Event::Put(name, content)),
+        1 => name.clone().prop_map(Event::Touch),
+        2 => name.clone().prop_map(Event::Delete),
+        1 => prop::collection::vec(content(), NAMES.len()).prop_map(Event::Swap),
+        1 => Just(Event::Vanish),
+        8 => (0..400_u64).prop_map(Event::Scan),
+        8 => any::<Index>().prop_map(Event::Finish),
+        1 => name.clone().prop_map(Event::Withdraw),
+        1 => name.prop_map(Event::Release),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// The world around a deployment, and what it has to come to.
+struct World {
+    deployment: Deployment<u64>,
+    now: Duration,
+    stamps: u64,
+    folder: BTreeMap<String, (u64, Content)>,
+    is_there: bool,
+    reads: VecDeque<(Order, Option<u64>)>,
+    loads: VecDeque<(Order, Content)>,
+    /// Every content that ever was, by digest.
+    known: BTreeMap<String, Content>,
+    /// By name, what went live last, since it was not removed.
+    last_good: BTreeMap<String, String>,
+    /// By name, since which scan it has not been found.
+    missing: BTreeMap<String, Duration>,
+    /// What could not be gone back to, because others have its topics.
+    not_restored: BTreeSet<String>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            deployment: Deployment::new(BTreeMap::new()),
+            now: Duration::ZERO,
+            stamps: 0,
+            folder: BTreeMap::new(),
+            is_there: true,
+            reads: VecDeque::new(),
+            loads: VecDeque::new(),
+            known: BTreeMap::new(),
+            last_good: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            not_restored: BTreeSet::new(),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Put(name, content) => self.put(NAMES[name], content),
+            Event::Touch(name) => {
+                if let Some((_, content)) = self.folder.get(NAMES[name]).cloned() {
+                    self.put(NAMES[name], content);
+                }
+            }
+            Event::Delete(name) => drop(self.folder.remove(NAMES[name])),
+            Event::Swap(contents) => {
+                for (name, content) in NAMES.iter().zip(contents) {
+                    self.put(name, content);
+                }
+            }
+            Event::Vanish => self.is_there = !self.is_there,
+            Event::Scan(after) => {
+                self.now += Duration::from_millis(after);
+                self.scan();
+            }
+            Event::Finish(which) => {
+                let under_way = self.reads.len() + self.loads.len();
+                if under_way > 0 {
+                    self.finish(which.index(under_way));
+                }
+            }
+            Event::Withdraw(name) => {
+                if let Ok(order) = self.deployment.withdraw(NAMES[name], None, Held::RolledBack) {
+                    self.reads.push_back((order, None));
+                }
+            }
+            Event::Release(name) => drop(self.deployment.release(NAMES[name])),
+            Event::Restart => {
+                let record = |(name, entry): (&String, &Entry<u64>)| (name.clone(), entry.record());
+                let records: BTreeMap<_, _> = self.deployment.entries().iter().map(record).collect();
+                self.last_good =
+                    records.iter().filter_map(|(name, record)| Some((name.clone(), record.live.clone()?))).collect();
+                self.deployment = Deployment::new(records);
+                self.reads.clear();
+                self.loads.clear();
+                self.missing.clear();
+                self.not_restored.clear();
+                return;
+            }
+        }
+        self.check();
+    }
+
+    fn put(&mut self, name: &str, content: Content) {
+        self.stamps += 1;
+        self.known.insert(content.digest(), content.clone());
+        self.folder.insert(name.to_owned(), (self.stamps, content));
+    }
+
+    fn scan(&mut self) -> bool {
+        if !self.is_there {
+            return false;
+        }
+        let found = self.folder.iter().map(|(name, (stamp, _))| (name.clone(), *stamp)).collect();
+        let live: BTreeSet<String> =
+            NAMES.iter().filter(|name| self.live(name).is_some()).map(ToString::to_string).collect();
+        let scanned = self.deployment.scanned(&found, self.now, |_| false);
+        for name in NAMES {
+            if found.contains_key(name) {
+                self.missing.remove(name);
+            } else {
+                let since = *self.missing.entry(name.to_owned()).or_insert(self.now);
+                let is_gone = live.contains(name) && self.live(name).is_none();
+                assert!(!is_gone || self.now - since >= QUIET, "{name} is withdrawn while its file may come back");
+                assert_eq!(is_gone, scanned.gone.iter().any(|gone| gone == name));
+                if is_gone {
+                    self.last_good.remove(name);
+                }
+            }
+        }
+        for order in scanned.orders {
+            let expected = self.deployment.expected(&order);
+            assert!(expected.is_some());
+            self.reads.push_back((order, expected));
+        }
+        self.deployment.is_moving()
+    }
+
+    fn finish(&mut self, which: usize) {
+        if which < self.reads.len() {
+            let (order, expected) = self.reads.remove(which).unwrap();
+            let step = self.read(&order, expected);
+            self.follow(&order, step);
+        } else {
+            let (order, content) = self.loads.remove(which - self.reads.len()).unwrap();
+            let result = if content.kind == Kind::Good { Ok(()) } else { Err("it does not load".to_owned()) };
+            let step = self.deployment.loaded(&order, result, false);
+            if let Step::Live { .. } = step {
+                assert_eq!(content.kind, Kind::Good);
+                self.last_good.insert(order.name.clone(), content.digest());
+            }
+            self.follow(&order, step);
+        }
+    }
+
+    fn read(&mut self, order: &Order, expected: Option<u64>) -> Step {
+        let content = match &order.goal {
+            Goal::File => match self.folder.get(&order.name) {
+                Some((stamp, content)) if Some(*stamp) == expected => content.clone(),
+                _ => return self.deployment.moved(order),
+            },
+            Goal::Restore { digest, .. } => self.known[digest].clone(),
+        };
+        if content.kind == Kind::Corrupt {
+            return self.deployment.read(order, Err("it is corrupt".to_owned()));
+        }
+        let step = self.deployment.read(order, Ok(content.version()));
+        if step == Step::Load {
+            self.loads.push_back((order.clone(), content));
+        }
+        step
+    }
+
+    fn follow(&mut self, order: &Order, step: Step) {
+        match step {
+            Step::Refused { restore: Some(restore), .. } => self.reads.push_back((restore, None)),
+            Step::NotRestored { .. } => drop(self.not_restored.insert(order.name.clone())),
+            Step::Live { .. } => drop(self.not_restored.remove(&order.name)),
+            _ => {}
+        }
+    }
+
+    fn live(&self, name: &str) -> Option<&Version> {
+        self.deployment.entry(name)?.live.as_ref()
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let mut claimed = BTreeMap::new();
+        for name in NAMES {
+            let live = self.live(name);
+            assert!(live.is_none() || live.map(|live| &live.digest) == self.last_good.get(name), "{name}: {live:?}");
+            for claim in live.iter().flat_map(|live| &live.claims) {
+                let other = claimed.insert(claim.clone(), name);
+                assert!(other.is_none(), "{claim:?} is handled by {other:?} and {name}");
+            }
+        }
+        for name in NAMES {
+            let Some(entry) = self.deployment.entry(name) else { continue };
+            let is_free = |live: &Version| entry.held_because(&live.digest).is_none();
+            assert!(entry.live.as_ref().is_none_or(is_free), "{entry:?}");
+            assert!(
+                entry.previous.is_none() || entry.previous.as_ref() != entry.live.as_ref().map(|live| &live.digest)
+            );
+        }
+    }
+
+    /// Lets everything come to rest, and looks at what it came to.
+    fn come_to_rest(&mut self) {
+        self.is_there = true;
+        for round in 0.. {
+            assert!(round < 60, "it does not come to rest: {:#?}", self.deployment);
+            self.now += QUIET;
+            let is_moving = self.scan();
+            let is_idle = self.reads.is_empty() && self.loads.is_empty();
+            while !self.reads.is_empty() || !self.loads.is_empty() {
+                self.finish(0);
+                self.check();
+            }
+            if !is_moving && is_idle {
+                break;
+            }
+        }
+        for name in NAMES {
+            self.check_rest(name);
+        }
+    }
+
+    fn check_rest(&self, name: &str) {
+        let live = self.live(name).map(|live| live.digest.clone());
+        let Some((_, content)) = self.folder.get(name) else {
+            assert_eq!(live, None, "{name} is not there");
+            return;
+        };
+        let entry = self.deployment.entry(name).unwrap();
+        let refused = entry.refusal.as_ref().map(|refusal| refusal.kind);
+        let is_last_good = live == self.last_good.get(name).cloned() || self.not_restored.contains(name);
+        let told = format!("{name}: {content:?}: {entry:#?}");
+        if live == Some(content.digest()) {
+            assert_eq!(refused, None, "{told}");
+        } else if content.kind == Kind::Corrupt {
+            assert!(refused == Some(RefusalKind::Faulty) && is_last_good, "{told}");
+        } else if entry.held_because(&content.digest()).is_some() {
+            assert_eq!(refused, Some(RefusalKind::Held), "{told}");
+            assert!(is_last_good, "{told}");
+        } else if self.deployment.conflict(name, &content.version()).is_some() {
+            // At the time of its load, or at another's.
+            assert!(refused == Some(RefusalKind::Conflict) || content.kind == Kind::Unloadable, "{told}");
+        } else {
+            assert!(content.kind == Kind::Unloadable, "{told}");
+            assert!(refused == Some(RefusalKind::Faulty) && is_last_good, "{told}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_live_is_the_last_good_version_of_what_was_quiet(events in prop::collection::vec(event(), 0..60)) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event);
+        }
+        world.come_to_rest();
+    }
+}
+
+fn good(claims: u8, variant: u8) -> Content {
+    Content { kind: Kind::Good, claims, variant }
+}
+
+fn at_rest(files: &[(&str, Content)]) -> World {
+    let mut world = World::new();
+    for (name, content) in files {
+        world.put(name, content.clone());
+    }
+    world.come_to_rest();
+    world
+}
+
+#[test]
+fn a_file_is_read_once_it_has_been_quiet_for_long_enough() {
+    let mut world = World::new();
+    world.put("a", good(1, 0));
+    world.scan();
+    world.now = QUIET - Duration::from_millis(1);
+    assert!(world.scan() && world.reads.is_empty());
+    world.now = QUIET;
+    assert!(!world.scan() && world.reads.len() == 1);
+    // A scan later it is still the same: no second order.
+    world.scan();
+    assert_eq!(world.reads.len(), 1);
+}
+
+#[test]
+fn what_is_old_at_the_first_scan_is_read_at_once_and_never_later() {
+    let mut deployment = Deployment::new(BTreeMap::new());
+    let found = BTreeMap::from([("a".to_owned(), 1_u64), ("b".to_owned(), 2)]);
+    let scanned = deployment.scanned(&found, Duration::ZERO, |stamp| *stamp == 1);
+    assert_eq!(scanned.orders.iter().map(|order| order.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    let more = BTreeMap::from([("c".to_owned(), 1_u64)]);
+    assert!(deployment.scanned(&more, Duration::ZERO, |_| true).orders.is_empty());
+}
+
+#[test]
+fn a_slow_load_holds_up_neither_others_nor_their_removal() {
+    let mut world = at_rest(&[("a", good(1, 0)), ("b", good(2, 0))]);
+    world.put("a", good(1, 1));
+    for _ in 0..2 {
+        world.now += QUIET;
+        world.scan();
+    }
+    world.finish(0);
+    assert_eq!(world.loads.len(), 1);
+    world.folder.remove("b");
+    world.put("c", good(4, 0));
+    for _ in 0..2 {
+        world.now += QUIET;
+        world.scan();
+    }
+    assert!(world.live("b").is_none() && world.live("a").is_some());
+    world.finish(0);
+    world.finish(1);
+    assert!(world.live("c").is_some());
+    // The slow one is overtaken by a newer file, and its answer is nobody's.
+    world.put("a", good(1, 2));
+    world.now += QUIET;
+    world.scan();
+    world.finish(0);
+    assert_eq!(world.live("a").unwrap().digest, good(1, 0).digest());
+    world.come_to_rest();
+    assert_eq!(world.live("a").unwrap().digest, good(1, 2).digest());
+}
+
+#[test]
+fn a_topic_freed_by_a_new_version_goes_to_who_was_refused_for_it() {
+    let mut world = at_rest(&[("a", good(3, 0)), ("b", good(2, 0))]);
+    assert!(world.live("b").is_none());
+    world.put("a", good(1, 0));
+    world.come_to_rest();
+    assert!(world.live("b").is_some());
+}
+
+#[test]
+fn a_version_that_is_withdrawn_stays_out_until_its_bytes_change_or_it_is_released() {
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    assert!(world.deployment.withdraw("a", None, Held::RolledBack).is_err(), "there is no way back");
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    world.happen(Event::Withdraw(0));
+    world.come_to_rest();
+    let live = |world: &World| world.live("a").unwrap().digest.clone();
+    assert_eq!(live(&world), good(1, 0).digest());
+    for event in [Event::Touch(0), Event::Restart] {
+        world.happen(event);
+        world.come_to_rest();
+        assert_eq!(live(&world), good(1, 0).digest());
+    }
+    let mut released = world;
+    released.happen(Event::Release(0));
+    released.come_to_rest();
+    assert_eq!(live(&released), good(1, 1).digest());
+    assert!(released.deployment.release("a").is_err(), "nothing is held any more");
+    released.put("a", good(1, 2));
+    released.come_to_rest();
+    assert_eq!(live(&released), good(1, 2).digest());
+}
+
+#[test]
+fn a_version_that_crashed_in_its_probation_is_nobodys_way_back() {
+    for (is_suspect, previous) in [(true, good(1, 0)), (false, good(1, 1))] {
+        let mut world = at_rest(&[("a", good(1, 0))]);
+        world.put("a", good(1, 1));
+        world.come_to_rest();
+        world.put("a", good(1, 2));
+        for _ in 0..2 {
+            world.now += QUIET;
+            world.scan();
+        }
+        world.finish(0);
+        let (order, _) = world.loads.pop_back().unwrap();
+        world.deployment.loaded(&order, Ok(()), is_suspect);
+        assert_eq!(world.deployment.entry("a").unwrap().previous, Some(previous.digest()));
+    }
+}
+
+#[test]
+fn a_topic_is_kept_from_the_rest_until_its_plugin_is_released() {
+    let topic = Topic::parse("t0").unwrap();
+    let mut world = at_rest(&[("a", good(1, 0)), ("b", good(0, 0))]);
+    world.happen(Event::Delete(0));
+    world.come_to_rest();
+    assert!(world.live("a").is_none() && world.deployment.kept().contains_key(&topic));
+    world.happen(Event::Restart);
+    world.come_to_rest();
+    assert!(world.deployment.kept().contains_key(&topic));
+    world.deployment.release("a").unwrap();
+    assert!(!world.deployment.kept().contains_key(&topic));
+    // Whoever has it then is asked, and nobody before.
+    world.put("c", good(1, 0));
+    world.come_to_rest();
+    world.put("a", good(2, 0));
+    world.come_to_rest();
+    assert_eq!(world.deployment.entry("a").unwrap().had.len(), 1);
+}
+
+#[test]
+fn what_was_being_loaded_when_another_was_withdrawn_has_its_turn_afterwards() {
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    world.put("a", good(1, 2));
+    for _ in 0..2 {
+        world.now += QUIET;
+        world.scan();
+    }
+    world.finish(0);
+    assert_eq!(world.loads.len(), 1);
+    world.happen(Event::Withdraw(0));
+    world.come_to_rest();
+    assert_eq!(world.live("a").unwrap().digest, good(1, 2).digest());
+    assert_eq!(world.deployment.entry("a").unwrap().held, [(good(1, 1).digest(), Held::RolledBack)]);
+}

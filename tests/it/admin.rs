@@ -1,0 +1,101 @@
+//! The API: who may change something, and what strangers can't do to it.
+
+use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, guest, until};
+use serde_json::{Value, json};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+const CHANGES: [&str; 3] =
+    ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/release"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_is_open_and_changing_needs_the_token() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let plugin = gateway.plugin("topic").await;
+    assert_eq!(
+        (&plugin["state"], &plugin["topics"], &plugin["grants"]),
+        (&json!("live"), &json!(["topic"]), &json!({}))
+    );
+    assert_eq!(plugin["digest"].as_str().unwrap().len(), 64);
+    for path in CHANGES {
+        for sent in ["", "Authorization: Bearer wrong\r\n", &format!("Authorization: Bearer {TOKEN}x\r\n")] {
+            let (status, body) = gateway.request("POST", path, sent).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert!(status == 401 && body["error"].is_string(), "{path} {sent}: {body}");
+            assert!(!body.to_string().contains(TOKEN));
+        }
+        assert_eq!(gateway.get(path).await.0, 405);
+    }
+    assert_eq!(gateway.post(CHANGES[0]).await, (200, json!({ "changes": [] })));
+    assert_eq!(gateway.post(CHANGES[1]).await.0, 409);
+    assert_eq!(gateway.post("/api/v1/plugins/none/rollback").await.0, 404);
+    let (status, body) = gateway.json("/api/v1/nothing").await;
+    assert!(status == 404 && body["error"].is_string(), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_nobody_may_change_anything() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    // Empty is unset.
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--admin-token", ""]);
+    gateway.until_loaded("topic").await;
+    for path in CHANGES {
+        let (status, body) = gateway.post(path).await;
+        assert!(status == 403 && body["error"].as_str().unwrap().contains("GATEWAY_ADMIN_TOKEN"), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_loud_strangers_hold_up_nobody() {
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &Plugins::empty());
+    gateway.until_ready().await;
+    let address = gateway.address().await;
+    let connect = || {
+        let stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream
+    };
+    // Heads that never end.
+    let mut slow: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap();
+    }
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+    // Heads that are too large, in one line or in many.
+    let one = format!("X-Large: {}\r\n", "x".repeat(100_000));
+    let many: String = (0..200).map(|number| format!("X-{number}: x\r\n")).collect();
+    for headers in [one, many] {
+        let mut stream = connect();
+        let _ = stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes());
+        let answer = until("an answer", async || answer(&mut stream)).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+    // A body that nobody asked for.
+    let mut stream = connect();
+    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", CHANGES[0]);
+    stream.write_all(head.as_bytes()).unwrap();
+    let refused = until("an answer", async || answer(&mut stream)).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    // The slow ones are let go.
+    for stream in &mut slow {
+        until("the slow one is let go", async || answer(stream)).await;
+    }
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+}
+
+/// What was answered, once something is or the connection has been closed.
+fn answer(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = [0; 4096];
+    match stream.read(&mut bytes) {
+        Ok(read) => Some(String::from_utf8_lossy(&bytes[..read]).into_owned()),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+        // Reset: closed while we were still talking.
+        Err(_) => Some(String::new()),
+    }
+}

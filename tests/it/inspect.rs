@@ -1,0 +1,146 @@
+//! `plugin inspect` and `plugin check`: what an author sees of a plugin before
+//! a worker does.
+
+use crate::guest::module;
+use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
+use serde_json::{Value, json};
+
+/// Exit code, stdout, stderr.
+fn plugin(args: &[&str]) -> (i32, String, String) {
+    let cache = crate::support::state().canonicalize().unwrap().join("test-cache");
+    let output = command(&[&["plugin"], args, &["--plugins-cache", cache.to_str().unwrap()]].concat());
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn path(plugins: &Plugins, file: &str) -> String {
+    plugins.path().join(file).to_str().unwrap().to_owned()
+}
+
+fn inspect(plugins: &Plugins, file: &str) -> (i32, Value) {
+    let (code, out, error) = plugin(&["inspect", &path(plugins, file), "--json"]);
+    (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+}
+
+/// How its imports stand, by interface without the package.
+fn access(told: &Value, interface: &str) -> Value {
+    let is_it = |import: &&Value| import["name"].as_str().unwrap().contains(interface);
+    let mut import = told["imports"].as_array().unwrap().iter().find(is_it).unwrap().clone();
+    import.as_object_mut().unwrap().remove("name");
+    import
+}
+
+/// A handler that tests itself: its core module replies with this.
+fn self_tested(check: &str) -> Vec<u8> {
+    let more = format!(r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
+    let wit = include_str!("../../wit/gateway.wit").replacen(
+        "  export handler;",
+        "  export handler;\n  export self-test;",
+        1,
+    );
+    encode(&module(&more, OK), "tested.wit", Some(&wit))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_shown_with_what_it_may() {
+    let wasm = built("puppet");
+    let manifest = "topics = [\"a\", \"b\"]\n[limits]\ncpu = \"2s\"\nmemory = \"32MiB\"\n[grants]\npublish = [\"seen\"]\nmail = true\n";
+    let plugins = Plugins::with("puppet", &wasm, manifest);
+    let (code, told) = inspect(&plugins, "puppet.wasm");
+    assert_eq!(code, 0, "{told:#}");
+    assert_eq!((&told["name"], &told["kind"]), (&json!("puppet"), &json!("handler")));
+    assert_eq!(told["bytes"], wasm.len());
+    assert_eq!(told["topics"], json!(["a", "b"]));
+    assert_eq!(told["exports"], json!(["gateway:worker/handler@1.0.0"]));
+    assert_eq!(access(&told, "worker/logging"), json!({ "access": "always" }));
+    assert_eq!(access(&told, "worker/publisher"), json!({ "access": "granted", "what": ["seen"] }));
+    assert_eq!(access(&told, "wasi:clocks"), json!({ "access": "always" }));
+    assert_eq!(told["unused_grants"], json!(["mail"]));
+    assert_eq!((&told["limits"]["cpu"], &told["limits"]["memory"]), (&json!("2s"), &json!("32MiB")));
+    assert_eq!((&told["limits"]["timeout"], &told["limits"]["log"]), (&json!("30s"), &json!("64KiB/s")));
+    // The digest is the one that the worker tells.
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    let digest = gateway.until_loaded("puppet").await;
+    assert!(told["digest"].as_str().unwrap().starts_with(&digest), "{digest} {told:#}");
+    let (_, text, _) = plugin(&["inspect", &path(&plugins, "puppet.wasm")]);
+    for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is for nothing"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_and_not_granted_is_told_at_every_place() {
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    let (code, told) = inspect(&plugins, "puppet.wasm");
+    assert_eq!(code, 0);
+    assert_eq!(access(&told, "worker/publisher"), json!({ "access": "not-granted", "write": "publish = [\"topic\"]" }));
+    let warning = "imported but not granted: gateway:worker/publisher@1.0.0";
+    assert!(told["warnings"].as_array().unwrap().contains(&json!(warning)), "{told:#}");
+    let (code, out, _) = plugin(&["check", &path(&plugins, "puppet.wasm")]);
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("ok       puppet.wasm: handler of puppet") && out.contains(&format!("warning  {warning}")),
+        "{out}"
+    );
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("puppet").await;
+    let line = &gateway.logged("plugin loaded")[0];
+    assert_eq!(line["not_granted"], "gateway:worker/publisher@1.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
+    let good = guest(OK);
+    let plugins = Plugins::with("b-good", &good, "")
+        .and("a-faulty", &good[..good.len() / 2], "concurrency = 0\n[limits]\ncpuu = \"1s\"\n")
+        .and("c-claims", &good, "topics = [\"b-good\"]\n");
+    plugins.write(".hidden.wasm", b"no");
+    let (code, out, error) = plugin(&["check", plugins.path().to_str().unwrap()]);
+    assert_eq!(code, 1, "{out}");
+    assert!(error.contains("2 of 3 would be refused"), "{error}");
+    for told in [
+        "refused  a-faulty.wasm\n",
+        "a-faulty.toml: line 1, column 15: ",
+        "a-faulty.toml: line 3, column 1: unknown key `cpuu`",
+        "not a valid component (is it complete?)",
+        "ok       b-good.wasm: handler of b-good\n",
+        "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove it there, or from c-claims",
+    ] {
+        assert!(out.contains(told), "{told}: {out}");
+    }
+    let (code, out, _) = plugin(&["check", &path(&plugins, "b-good.wasm"), "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told[0]["refused"]), (0, &json!([])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_runs_the_self_test() {
+    // Ok, and an error whose text is the four bytes at 512.
+    let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
+    let plugins = Plugins::with("passes", &self_tested("(i32.const 32)"), "").and("fails", &self_tested(failed), "");
+    let (code, told) = inspect(&plugins, "passes.wasm");
+    assert_eq!((code, &told["has_self_test"]), (0, &json!(true)), "{told:#}");
+    let (code, told) = inspect(&plugins, "fails.wasm");
+    assert_eq!((code, &told["refused"], &told["kind"]), (1, &json!(["its self-test failed: busy"]), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_plugin_is_told() {
+    let plugins = Plugins::empty();
+    plugins.write("native.wasm", b"\x7fELF\x02\x01\x01\0");
+    plugins.write("other.txt", b"");
+    for (file, code, told) in [
+        ("native.wasm", 1, "precompiled components are not taken"),
+        ("other.txt", 2, "a plugin's file is called <name>.wasm"),
+        ("none.wasm", 1, "there is no such file"),
+    ] {
+        for command in ["check", "inspect"] {
+            let (ended, out, error) = plugin(&[command, &path(&plugins, file)]);
+            assert_eq!(ended, code, "{command} {file}: {error}");
+            assert!(format!("{out}{error}").contains(told), "{command} {file}: {out}{error}");
+        }
+    }
+    assert_eq!(plugin(&["check"]).0, 2);
+}

@@ -1,0 +1,226 @@
+//! Each limit from both sides: what is just within it is done, what is just
+//! beyond has its named outcome.
+
+use crate::guest::{OK, guest, guest_in, guest_with};
+use crate::support::{Gateway, Plugins, Redis, built, text, topic};
+use gateway_worker::publication::Draft;
+use jiff::Timestamp;
+use std::time::Duration;
+
+const CLOCKS: &str = r#"
+    package wasi:io@0.2.0 { interface poll { resource pollable; } }
+    package wasi:clocks@0.2.0 {
+        interface monotonic-clock {
+            use wasi:io/poll@0.2.0.{pollable};
+            subscribe-duration: func(when: u64) -> pollable;
+        }
+    }
+    package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }
+    world limited {
+        include message-handler;
+        import wasi:clocks/monotonic-clock@0.2.0;
+        import wasi:random/random@0.2.0;
+    }"#;
+
+const IMPORTS: &str = r#"
+    (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+    (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
+    (import "gateway:worker/logging@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
+
+fn limited(body: &str) -> Vec<u8> {
+    guest_in("limited", CLOCKS, IMPORTS, "", body)
+}
+
+/// Does something so many times.
+fn times(count: u32, body: &str) -> String {
+    format!(
+        "(local $left i32) (local.set $left (i32.const {count}))
+         (loop $again {body}
+            (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+         {OK}"
+    )
+}
+
+/// What is within its limit, what is beyond it, and how that ends.
+struct Case {
+    name: &'static str,
+    manifest: &'static str,
+    within: Vec<u8>,
+    beyond: Vec<u8>,
+    outcome: &'static str,
+    told: &'static str,
+}
+
+fn cases() -> Vec<Case> {
+    let grow_memory =
+        |pages| format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}");
+    let grow_tables = |elements| {
+        let body = format!(
+            "(if (i32.eq (i32.const -1) (table.grow $b (ref.null func) (i32.const {elements}))) (then unreachable)) {OK}"
+        );
+        guest_with("(table $a 30 funcref) (table $b 50 funcref)", &body)
+    };
+    // A log line of so many bytes, which the guest has not written: zeros.
+    let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
+    // A retry whose reason has so many bytes.
+    let reply = |bytes| {
+        format!(
+            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
+        )
+    };
+    let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
+    vec![
+        Case {
+            name: "memory",
+            manifest: "memory = \"8MiB\"",
+            within: guest(&grow_memory(127)),
+            beyond: guest(&grow_memory(128)),
+            outcome: "memory-limit",
+            told: "asked for more than limits.memory = 8388608 bytes",
+        },
+        Case {
+            name: "tables",
+            manifest: "table_elements = 100",
+            within: grow_tables(20),
+            beyond: grow_tables(21),
+            outcome: "table-limit",
+            told: "asked for more than limits.table_elements = 100",
+        },
+        Case {
+            name: "handles",
+            manifest: "handles = 50",
+            within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
+            beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
+            outcome: "handle-limit",
+            told: "held more than limits.handles = 50",
+        },
+        Case {
+            name: "host-call",
+            manifest: "host_call = \"4KiB\"",
+            within: limited(&line(4096)),
+            beyond: limited(&line(4097)),
+            outcome: "host-call-limit",
+            told: "passed more than limits.host_call = 4096 bytes to the host in one call",
+        },
+        Case {
+            name: "reply",
+            manifest: "host_call = \"4KiB\"",
+            within: guest(&reply(4096)),
+            beyond: guest(&reply(4097)),
+            outcome: "host-call-limit",
+            told: "passed more than limits.host_call = 4096 bytes",
+        },
+        Case {
+            name: "random",
+            manifest: "",
+            within: limited(&random(1 << 20)),
+            beyond: limited(&random((1 << 20) + 1)),
+            outcome: "trap",
+            told: "requested len",
+        },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_limit_has_two_sides() {
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    let cases = cases();
+    for case in &cases {
+        let manifest = format!("[limits]\n{}\n[retry]\nattempts = 1\n", case.manifest);
+        plugins.put(&format!("{}.within", case.name), &case.within, &manifest);
+        plugins.put(&format!("{}.beyond", case.name), &case.beyond, &manifest);
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    for Case { name, outcome, told, .. } in cases {
+        let (within, beyond) = (format!("{name}.within"), format!("{name}.beyond"));
+        redis.publish(&within, "w", "{}").await;
+        redis.publish(&beyond, "b", "{}").await;
+        let dead = redis.dead(&beyond).await;
+        assert_eq!(text(&dead, "gw-reason"), outcome, "{name}");
+        assert!(text(&dead, "gw-error").contains(told), "{name}: {}", text(&dead, "gw-error"));
+        let ended = if name == "reply" { "retry" } else { "done" };
+        gateway.until_outcome(&within, "w", ended).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cpu_time_is_counted_and_waiting_is_not() {
+    let redis = Redis::start();
+    let limits = "[limits]\ncpu = \"40ms\"\ntimeout = \"1m\"\n[retry]\nattempts = 1\n";
+    let spins = guest("(loop $forever (br $forever)) (unreachable)");
+    let plugins = Plugins::with("puppet", &built("puppet"), limits).and("spins", &spins, limits);
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "waits", r#"{"do":"sleep","ms":400}"#).await;
+    redis.publish("spins", "s", "{}").await;
+    gateway.until_outcome("puppet", "waits", "done").await;
+    gateway.until_outcome("spins", "s", "cpu-limit").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wall_clock_covers_the_start_of_an_instance() {
+    let redis = Redis::start();
+    let loops = guest_with("(func $start (loop $forever (br $forever))) (start $start)", OK);
+    let manifest = "[limits]\ncpu = \"1h\"\ntimeout = \"50ms\"\n";
+    let plugins = Plugins::with("starts", &loops, manifest);
+    let gateway = Gateway::start(&redis, &plugins);
+    let reason = gateway.until_refused("starts").await;
+    assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
+}
+
+/// More core instances than a call has room for on average: so many calls at
+/// once do not fit, and those which don't cost their messages nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_room_for_an_instance_costs_no_attempt() {
+    const CALLS: usize = 200;
+    let redis = Redis::start();
+    let spins = crate::guest::crowded(&guest("(loop $forever (br $forever)) (unreachable)"), 42);
+    let manifest = "concurrency = 200\n[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
+    let plugins = Plugins::with("crowd", &spins, manifest);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    for number in 0..CALLS {
+        redis.publish("crowd", &number.to_string(), "{}").await;
+    }
+    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    assert!(line["error"].as_str().unwrap().contains("too many instances at once"), "{line}");
+    assert!(line["again_in"].is_string(), "{line}");
+    let later = redis.run::<i64>("ZCARD {mq:crowd}:later").await;
+    assert!(later > 0 && redis.run::<i64>("XLEN {mq:crowd}:dead").await == 0);
+}
+
+/// One after the other, short messages pass many that spin, before any of
+/// those is through.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_needs_little_does_not_wait_for_who_needs_much() {
+    let redis = Redis::start();
+    let spins = guest("(loop $forever (br $forever)) (unreachable)");
+    let manifest = "concurrency = 64\n[limits]\ncpu = \"250ms\"\ntimeout = \"10m\"\n[retry]\nattempts = 1\n";
+    let plugins = Plugins::with("spins", &spins, manifest).and("short", &guest(OK), "");
+    let options = ["--handler-threads", "2", "--queue-lease", "4s"];
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
+    gateway.until_loaded("spins").await;
+    gateway.until_loaded("short").await;
+    let spinning = topic("spins");
+    let drafts: Vec<_> =
+        (0..64).map(|number| Draft::new(number.to_string(), &spinning, "{}").seal(Timestamp::now()).unwrap()).collect();
+    redis.queue("spins", "publisher").publish_all(&drafts).await.unwrap();
+    redis.until_in_flight("spins", 64).await;
+    let short = topic("short");
+    let queue = redis.queue("short", "publisher");
+    let mut connection = redis.connection().await;
+    for number in 0..100 {
+        queue.publish(&Draft::new(number.to_string(), &short, "{}").seal(Timestamp::now()).unwrap()).await.unwrap();
+        crate::support::until("it is handled", async || {
+            let left: i64 = redis::cmd("XLEN").arg("mq:short").query_async(&mut connection).await.unwrap();
+            (left == 0).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(redis.in_flight("spins").await, 64, "a spinner was through before the short ones");
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+    // Their leases were kept all the while.
+    assert!(gateway.logged("taken over").is_empty() && gateway.logged("lease").is_empty());
+    tokio::time::timeout(Duration::from_secs(90), redis.is("and they all end", "XLEN {mq:spins}:dead", 64))
+        .await
+        .unwrap();
+}

@@ -1,0 +1,170 @@
+//! Whatever way a file is replaced, the version that was good stays live until
+//! the new one is, and no message is lost or run twice by it.
+
+use crate::support::{Gateway, OK, Plugins, Redis, guest, guest_with, until};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, FileTimes};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// A handler like others, of the same length, with another digest.
+fn version(number: usize) -> Vec<u8> {
+    guest_with(&format!("(data (i32.const 600) \"{number:04}\")"), OK)
+}
+
+type Way = (&'static str, fn(&Plugins));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_of_replacing_a_version_brings_the_new_one() {
+    let ways: [Way; 7] = [
+        ("renamed into place", |plugins| plugins.write("topic.wasm", &version(1))),
+        ("overwritten in place", |plugins| fs::write(plugins.path().join("topic.wasm"), version(2)).unwrap()),
+        ("overwritten, with its old times put back", |plugins| {
+            let path = plugins.path().join("topic.wasm");
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, version(3)).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        }),
+        ("deleted and made anew", |plugins| {
+            plugins.remove("topic.wasm");
+            fs::write(plugins.path().join("topic.wasm"), version(4)).unwrap();
+        }),
+        ("older than what it replaces", |plugins| {
+            plugins.write("topic.wasm", &version(5));
+            let file = File::options().write(true).open(plugins.path().join("topic.wasm")).unwrap();
+            file.set_times(FileTimes::new().set_modified(UNIX_EPOCH)).unwrap();
+        }),
+        ("the manifest alone", |plugins| plugins.write("topic.toml", b"concurrency = 3\n")),
+        ("the manifest gone", |plugins| plugins.remove("topic.toml")),
+    ];
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    plugins.write("topic.wasm", &version(0));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let mut digest = gateway.plugin("topic").await["digest"].clone();
+    for (number, (way, replace)) in ways.into_iter().enumerate() {
+        replace(&plugins);
+        let is_new = |plugin: &Value| plugin["digest"].is_string() && plugin["digest"] != digest;
+        let plugin = gateway.until_plugin("topic", way, is_new).await;
+        assert_eq!(plugin["state"], "live", "{way}");
+        digest = plugin["digest"].clone();
+        let id = format!("m-{number}");
+        redis.publish("topic", &id, "{}").await;
+        gateway.until_outcome("topic", &id, "done").await;
+    }
+    assert!(gateway.logged("plugin refused").is_empty() && gateway.logged("plugin removed").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refused() {
+    let redis = Redis::start();
+    // Behind a link, where no event tells of a change.
+    let plugins = Plugins::empty();
+    fs::create_dir(plugins.path().join("..v1")).unwrap();
+    for name in ["good", "bad"] {
+        fs::write(plugins.path().join("..v1").join(format!("{name}.wasm")), version(0)).unwrap();
+        std::os::unix::fs::symlink(format!("..v1/{name}.wasm"), plugins.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    let before = gateway.plugin("good").await["digest"].clone();
+    fs::write(plugins.path().join("..v1/good.wasm"), version(1)).unwrap();
+    fs::write(plugins.path().join("..v1/bad.wasm"), b"nothing").unwrap();
+    let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
+    assert_eq!(status, 200, "{answer}");
+    let (good, bad) = (gateway.plugin("good").await, gateway.plugin("bad").await);
+    assert!(good["digest"] != before && good["state"] == "live" && good["previous"] == before, "{good}");
+    assert!(bad["digest"].is_string() && bad["state"] == "last-good", "{bad}");
+    assert_eq!(bad["refusal"]["kind"], "faulty");
+    let told: BTreeSet<&str> =
+        answer["changes"].as_array().unwrap().iter().map(|change| change["result"].as_str().unwrap()).collect();
+    // The slow poll may have been quicker with some of it.
+    assert!(told.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_plugins_come_and_go_at_once() {
+    const COUNT: usize = 200;
+    let redis = Redis::start();
+    let plugins = Plugins::with("first", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    for number in 0..COUNT {
+        // One of them is none, and holds up nobody.
+        let wasm = if number == 7 { b"broken".to_vec() } else { version(number) };
+        plugins.write(&format!("many.{number}.wasm"), &wasm);
+    }
+    let count = async || {
+        let (_, metrics) = gateway.json("/metrics").await;
+        (metrics["consumers"]["topics"].as_array().unwrap().len(), metrics["refused"].as_array().unwrap().len())
+    };
+    until("all are live", async || (count().await == (COUNT, 1)).then_some(())).await;
+    for name in ["many.0", "many.199", "first"] {
+        redis.publish(name, "m", "{}").await;
+        gateway.until_outcome(name, "m", "done").await;
+    }
+    for number in 0..COUNT {
+        plugins.remove(&format!("many.{number}.wasm"));
+    }
+    until("they are gone", async || (count().await == (1, 0)).then_some(())).await;
+    redis.publish("first", "n", "{}").await;
+    gateway.until_outcome("first", "n", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_file_that_is_removed_is_refused_no_longer() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("bad", b"broken", "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_refused("bad").await;
+    plugins.remove("bad.wasm");
+    gateway.until_plugin("bad", "is not told of", Value::is_null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
+    const RELOADS: usize = 50;
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &version(0), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let is_over = AtomicBool::new(false);
+    let publishing = async {
+        let mut published = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            redis.publish("topic", &format!("m-{published}"), "{}").await;
+            published += 1;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        published
+    };
+    let reloading = async {
+        for number in 1..=RELOADS {
+            plugins.write("topic.wasm", &version(number));
+            let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
+            assert_eq!(status, 200, "{answer}");
+            // A broken one now and then, which changes nothing.
+            if number % 10 == 0 {
+                plugins.write("topic.wasm", b"broken");
+                gateway.post("/api/v1/plugins/reload").await;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (published, ()) = tokio::join!(publishing, reloading);
+    redis.is("all are handled", "XLEN mq:topic", 0).await;
+    until("all are logged", async || (gateway.outcomes("topic").len() >= published).then_some(())).await;
+    let mut runs = BTreeMap::new();
+    for (id, outcome) in gateway.outcomes("topic") {
+        assert_eq!(outcome, "done", "{id}");
+        *runs.entry(id).or_insert(0) += 1;
+    }
+    assert!(runs.values().all(|count| *count == 1), "{runs:?}");
+    assert_eq!(runs.len(), published);
+    // Each was live once, none of the broken ones was, and most had work.
+    assert_eq!(gateway.logged("plugin loaded").len(), RELOADS + 1);
+    let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
+    assert!(digests.len() > RELOADS / 2, "{digests:?}");
+}

@@ -1,0 +1,107 @@
+//! A plugin of `topics = ["*"]`: it takes what nobody names, and never what
+//! belongs to somebody who is away.
+
+use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
+use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const REST: &str = "topics = [\"*\"]\n";
+const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_takes_the_topics_that_nobody_names() {
+    let redis = Redis::start();
+    // Its own handler is told from the other by its outcome.
+    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(RETRY), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("rest").await;
+    redis.publish("own", "a", "{}").await;
+    for name in ["new.one", "new.two"] {
+        redis.publish(name, "a", "{}").await;
+    }
+    let _: i64 = redis.run("RPUSH mq:a.list {}").await;
+    redis.publish_later("delayed", "a", "{}", Duration::from_millis(300)).await;
+    let _: String = redis.run("SET mq:no.topic text").await;
+    for name in ["new.one", "new.two", "delayed"] {
+        gateway.until_outcome(name, "a", "done").await;
+    }
+    gateway.until_logged("settled", |line| line["topic"] == "a.list" && line["outcome"] == "done").await;
+    gateway.until_outcome("own", "a", "retry").await;
+    let (_, metrics) = gateway.json("/metrics").await;
+    let topics = serde_json::json!(["a.list", "delayed", "new.one", "new.two", "own"]);
+    assert_eq!(metrics["consumers"]["topics"], topics);
+    assert_eq!(gateway.plugin("rest").await["topics"], serde_json::json!(["*"]));
+
+    // Who names a topic has it from then on.
+    plugins.write("new.one.wasm", &guest(RETRY));
+    gateway.until_loaded("new.one").await;
+    redis.publish("new.one", "b", "{}").await;
+    gateway.until_outcome("new.one", "b", "retry").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(OK), "").and("bad", b"broken", "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("rest").await;
+    gateway.until_loaded("own").await;
+    plugins.remove("own.wasm");
+    gateway.until_logged("plugin removed", |line| line["plugin"] == "own").await;
+    redis.publish("own", "waits", "{}").await;
+    // Somebody is meant to handle it, though what is there is refused.
+    redis.publish("bad", "waits", "{}").await;
+    let passed = async |gateway: &Gateway, name: &str| {
+        redis.publish(name, "a", "{}").await;
+        gateway.until_outcome(name, "a", "done").await;
+    };
+    // A look later, at the earliest.
+    passed(&gateway, "other").await;
+    assert!(gateway.outcomes("own").is_empty() && gateway.outcomes("bad").is_empty());
+    gateway.stop().await;
+    let gateway = Gateway::start(&redis, &plugins);
+    passed(&gateway, "another").await;
+    assert!(gateway.outcomes("own").is_empty() && gateway.outcomes("bad").is_empty());
+    assert_eq!(gateway.post("/api/v1/plugins/own/release").await.0, 200);
+    gateway.until_outcome("own", "waits", "done").await;
+    assert_eq!(gateway.post("/api/v1/plugins/nobody/release").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_one_such_plugin_and_the_other_is_told_both_names() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("a", &guest(OK), REST).and("b", &guest(RETRY), REST);
+    let gateway = Gateway::start(&redis, &plugins);
+    let reason = gateway.until_refused("b").await;
+    assert!(reason.contains("a.wasm") && reason.contains("b.toml") && reason.contains('*'), "{reason}");
+    redis.publish("any", "m", "{}").await;
+    gateway.until_outcome("any", "m", "done").await;
+    plugins.remove("a.wasm");
+    gateway.until_loaded("b").await;
+    redis.publish("any", "n", "{}").await;
+    gateway.until_outcome("any", "n", "retry").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_keys_that_hold_messages_make_a_topic() {
+    let redis = Redis::start();
+    let connection = Connection::to(&RedisTarget::at(&redis.url()).unwrap()).unwrap();
+    for command in [
+        "XADD mq:stream * message {}",
+        "LPUSH mq:list {}",
+        "ZADD mq:delay:legacy 1 {}",
+        "XADD {mq:urgent}:high * message {}",
+        "ZADD {mq:later}:later 1 x",
+        "SET mq:text x",
+        "HSET {mq:known}:state done 1",
+        "XADD {mq:dead}:dead * message {}",
+        "XADD mq:dead-letter:old * message {}",
+        "SADD mq::workers x",
+    ] {
+        redis.run::<redis::Value>(command).await;
+    }
+    let found = topics_with_messages(&connection, "mq:").await.unwrap();
+    let expected = ["stream", "list", "legacy", "urgent", "later"].map(topic);
+    assert_eq!(found, BTreeSet::from(expected));
+}

@@ -1,0 +1,272 @@
+//! The way back: after a restart with a broken file, from a version that
+//! crashes soon after it went live, and because an operator wants it.
+
+use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+const TRAP: &str = "(unreachable)";
+
+fn other_ok() -> Vec<u8> {
+    guest_with("(data (i32.const 600) \"other\")", OK)
+}
+
+/// The versions of the plugin that are kept on disk.
+fn kept(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+    let Some(own) = fs::read_dir(plugins.cache().join("versions")).unwrap().next() else { return Vec::new() };
+    let files = fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_none()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "concurrency = 5\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let digest = gateway.plugin("topic").await["digest"].clone();
+    gateway.stop().await;
+
+    plugins.write("topic.wasm", b"broken");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_refused("topic").await;
+    gateway.until_logged("the last good version", |line| line["level"] == "ERROR").await;
+    let plugin = gateway.plugin("topic").await;
+    assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
+    redis.publish("topic", "a", "{}").await;
+    gateway.until_outcome("topic", "a", "done").await;
+    // So it goes on after the next one, and ends when the file is mended.
+    gateway.stop().await;
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == digest).await;
+    plugins.write("topic.wasm", &other_ok());
+    let is_mended = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
+    gateway.until_plugin("topic", "is mended", is_mended).await;
+    gateway.stop().await;
+
+    // What was kept and is no longer what it was does not run.
+    plugins.write("topic.wasm", b"broken");
+    for path in kept(&plugins, "topic") {
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    let line = gateway.until_logged("no earlier version of the plugin can be restored", |_| true).await;
+    assert!(line["reason"].as_str().unwrap().contains("not what was written"), "{line}");
+    assert_eq!(gateway.plugin("topic").await["state"], "refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    for number in 0..4 {
+        plugins.write("topic.toml", format!("concurrency = {}\n", number + 1).as_bytes());
+        assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
+    }
+    let plugin = gateway.plugin("topic").await;
+    assert_eq!(plugin["history"].as_array().unwrap().len(), 5, "{plugin}");
+    assert_eq!(kept(&plugins, "topic").len(), 2);
+    plugins.remove("topic.wasm");
+    gateway.until_logged("plugin removed", |_| true).await;
+    assert!(kept(&plugins, "topic").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let good = gateway.plugin("topic").await["digest"].clone();
+    plugins.write("topic.wasm", &guest(TRAP));
+    let bad = gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != good).await;
+    assert_eq!((&bad["probation"], &bad["previous"]), (&json!({ "calls": 0, "crashes": 0 }), &good));
+    for id in ["a", "b", "c", "d"] {
+        redis.publish("topic", id, "{}").await;
+        gateway.until_outcome("topic", id, "trap").await;
+    }
+    gateway.until_plugin("topic", "has crashed", |plugin| plugin["probation"]["crashes"] == 4).await;
+    redis.publish("topic", "e", "{}").await;
+    let line = gateway.until_logged("plugin version withdrawn", |line| line["plugin"] == "topic").await;
+    assert!(line["reason"].as_str().unwrap().contains("quarantined"), "{line}");
+    // They come again, and the version before handles them.
+    for id in ["a", "b", "c", "d", "e"] {
+        gateway.until_outcome("topic", id, "done").await;
+    }
+    let plugin = gateway.plugin("topic").await;
+    assert_eq!((&plugin["digest"], &plugin["state"]), (&good, &json!("last-good")), "{plugin}");
+    assert_eq!(plugin["held"], json!([{ "digest": bad["digest"], "because": "quarantined" }]));
+    assert!(plugin["refusal"]["reason"].as_str().unwrap().contains("plugins release topic"), "{plugin}");
+    let (_, metrics) = gateway.get("/metrics/prometheus").await;
+    let info = format!("gateway_plugin_info{{plugin=\"topic\",digest=\"{}\"}} 1", &good.as_str().unwrap()[..12]);
+    for line in ["gateway_plugins_quarantined 1", "gateway_plugin_reloads_total{result=\"quarantined\"} 1", &info] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(metrics.matches("gateway_plugin_info{").count(), 1);
+
+    // Neither the same bytes again nor a restart bring it back.
+    plugins.write("topic.wasm", &guest(TRAP));
+    assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
+    assert_eq!(gateway.plugin("topic").await["digest"], good);
+    gateway.stop().await;
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == good).await;
+    assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "held");
+    // An operator does.
+    assert_eq!(gateway.post("/api/v1/plugins/topic/release").await.0, 200);
+    gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == bad["digest"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    for number in 0..10 {
+        redis.publish("topic", &number.to_string(), "{}").await;
+    }
+    redis.is("all are dead", "XLEN {mq:topic}:dead", 10).await;
+    let plugin = gateway.plugin("topic").await;
+    assert_eq!((&plugin["state"], &plugin["held"]), (&json!("live"), &json!([])), "{plugin}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_its_probation_a_version_that_crashes_on_every_second_message_stays() {
+    const CALLS: usize = 1000;
+    let redis = Redis::start();
+    let manifest = |version| format!("[retry]\nattempts = 1\n[config]\nversion = \"{version}\"\n");
+    let plugins = Plugins::with("puppet", &built("puppet"), &manifest(1));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("puppet").await;
+    plugins.write("puppet.toml", manifest(2).as_bytes());
+    gateway.until_plugin("puppet", "is on probation", |plugin| plugin["probation"].is_object()).await;
+    for number in 0..CALLS {
+        redis.publish("puppet", &format!("good-{number}"), r#"{"do":"log","text":"","times":0}"#).await;
+    }
+    let plugin = gateway.until_plugin("puppet", "is proven", |plugin| plugin["probation"].is_null()).await;
+    for number in 0..20 {
+        let act = if number % 2 == 0 { r#"{"do":"panic","text":"no"}"# } else { r#"{"do":"log","text":"","times":0}"# };
+        redis.publish("puppet", &format!("later-{number}"), act).await;
+    }
+    redis.is("half of them are dead", "XLEN {mq:puppet}:dead", 10).await;
+    redis.is("the others are done", "XLEN mq:puppet", 0).await;
+    assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
+    assert!(gateway.logged("plugin version withdrawn").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_goes_back_and_forth_by_command() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let first = gateway.plugin("topic").await["digest"].clone();
+    let url = format!("http://{}", gateway.address().await);
+    let ask = async |args: &[&str]| {
+        let args: Vec<String> = [&["plugins"], args, &["--url", &url, "--admin-token", TOKEN]]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let run = move || command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, told) = ask(&["rollback", "topic"]).await;
+    assert!(code == 1 && told.contains("no version of topic before this one is known"), "{told}");
+    let (code, _, told) = ask(&["release", "topic"]).await;
+    assert!(code == 1 && told.contains("nothing is held against topic"), "{told}");
+    let (code, _, told) = ask(&["rollback", "no/such name"]).await;
+    assert!(code == 1 && told.contains("there is no plugin no/such name"), "{told}");
+
+    plugins.write("topic.wasm", &other_ok());
+    // The poll may be quicker with it; either way it is live afterwards.
+    let (code, told, _) = ask(&["reload"]).await;
+    assert!(code == 0 && (told.contains("is live, in place of") || told == "nothing has changed\n"), "{told}");
+    let second = gateway.plugin("topic").await["digest"].clone();
+    assert_ne!(first, second);
+    let (code, told, _) = ask(&["rollback", "topic"]).await;
+    assert!(code == 0 && told.contains(&first.as_str().unwrap()[..12]) && told.contains("is live again"), "{told}");
+    assert_eq!(gateway.plugin("topic").await["digest"], first);
+    let (code, told, _) = ask(&["ls"]).await;
+    assert!(code == 0 && told.contains("last-good") && told.contains("rolled back by an operator"), "{told}");
+    let (code, told, _) = ask(&["ls", "--json"]).await;
+    let listed: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));
+    assert_eq!(ask(&["release", "topic"]).await.0, 0);
+    gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == second).await;
+
+    plugins.write("topic.wasm", b"broken");
+    let (code, _, told) = ask(&["reload"]).await;
+    let is_known = gateway.plugin("topic").await["state"] == "last-good";
+    assert!(is_known && (code == 0 || (code == 1 && told.contains("1 refused"))), "{code}: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_survives_a_restart() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let first = gateway.plugin("topic").await["digest"].clone();
+    plugins.write("topic.wasm", &other_ok());
+    gateway.until_plugin("topic", "is replaced", |plugin| plugin["previous"] == first).await;
+    gateway.signal(Signal::KILL);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_plugin("topic", "is live", |plugin| plugin["state"] == "live").await;
+    let (status, answer) = gateway.post("/api/v1/plugins/topic/rollback").await;
+    assert_eq!((status, &answer["restored"], &answer["result"]), (200, &first, &json!("rolled-back")), "{answer}");
+    redis.publish("topic", "a", "{}").await;
+    gateway.until_outcome("topic", "a", "done").await;
+    let line = gateway.logged("settled").into_iter().find(|line| line["id"] == "a").unwrap();
+    assert_eq!(line["digest"], first.as_str().unwrap()[..12]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_names_the_version_that_it_died_of() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    redis.publish("topic", "a", "{}").await;
+    let letter = redis.dead("topic").await;
+    assert_eq!(gateway.plugin("topic").await["digest"], crate::support::text(&letter, "gw-digest"));
+}
+
+#[test]
+fn commands_say_what_is_wrong_with_the_worker_that_they_ask() {
+    for (url, code, told) in [
+        ("http://127.0.0.1:1", 1, "no worker answers at http://127.0.0.1:1"),
+        ("https://127.0.0.1:1", 2, "the worker speaks plain HTTP"),
+        ("worker", 2, "is no URL"),
+    ] {
+        let output = command(&["plugins", "ls", "--url", url]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && stderr.contains(told), "{url}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_others_may_write_to_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    gateway.stop().await;
+    let own = fs::read_dir(plugins.cache().join("versions")).unwrap().next().unwrap().unwrap().path();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
+    plugins.write("topic.wasm", b"broken");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged("versions of plugins are kept in memory only", |_| true).await;
+    gateway.until_refused("topic").await;
+    until("it is refused", async || (gateway.plugin("topic").await["state"] == "refused").then_some(())).await;
+}
