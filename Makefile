@@ -14,6 +14,7 @@ help: ## what there is
 
 setup: tools ## what is missing: a Redis server, Valkey for the tests, a compiler for handlers
 	@deploy/setup/valkey.sh $(STATE)
+	@deploy/setup/c-guests.sh
 
 tools:
 	@mkdir -p $(STATE)

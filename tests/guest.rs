@@ -66,6 +66,16 @@ fn encode_in(module: &str, wit_name: &str, wit: &str, world: &str) -> Vec<u8> {
     wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
+/// The component that others make of a program of WASI preview 1.
+#[allow(dead_code, reason = "not for benchmarks")]
+pub(crate) fn adapted(program: &[u8]) -> Vec<u8> {
+    use wasi_preview1_component_adapter_provider::{
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as ADAPTER,
+    };
+    let encoder = wit_component::ComponentEncoder::default().module(program).unwrap();
+    encoder.adapter(NAME, ADAPTER).unwrap().encode().unwrap()
+}
+
 pub(crate) const OK: &str = "(i32.const 16)";
 
 /// The same component with so many more core instances, all of them empty. It

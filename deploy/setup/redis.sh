@@ -13,12 +13,8 @@ cannot() {
 }
 command -v apt-get >/dev/null || cannot "dnf install redis / apk add redis / brew install redis"
 
-if [ "$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root=sudo; else root=no; fi
-if [ "$root" != no ]; then
-    echo "set-up: apt-get install redis-server" >&2
-    # Whether its service starts is no matter: dev and tests start their own.
-    $root apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -qq -y --no-install-recommends redis-server >&2
+# Whether its service starts is no matter: dev and tests start their own.
+if "$(dirname "$0")/apt.sh" redis-server; then
     exit 0
 fi
 

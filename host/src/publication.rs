@@ -2,8 +2,10 @@
 //! and the envelope that goes over the wire. The original's consumers read it
 //! too, so it always has their six keys.
 
-use crate::message::{HOPS_HEADER, rfc3339};
+use crate::message::{HOPS_HEADER, Message, rfc3339};
 use crate::topic::Topic;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -82,6 +84,9 @@ struct Envelope<'a> {
     id: &'a str,
     topic: &'a str,
     data: &'a RawValue,
+    /// Instead of `data`, which is null then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
     timestamp: String,
     retry: u32,
     max_retry: u32,
@@ -124,6 +129,7 @@ impl Draft<'_> {
             id: &self.id,
             topic: self.topic.as_str(),
             data,
+            data_base64: None,
             timestamp: rfc3339(due),
             retry: 0,
             max_retry: MAX_RETRY,
@@ -135,6 +141,28 @@ impl Draft<'_> {
         let body = serde_json::to_vec(&envelope).map_err(|error| BadDraft::Data(error.to_string()))?;
         Ok(Publication { topic: self.topic.clone(), delay: self.delay, priority: self.priority, body, id: self.id })
     }
+}
+
+/// A message in the one form of its envelope, whatever it came in, for those
+/// who read it as text: as what runs now, its data verbatim, and in base64
+/// where that is not JSON.
+pub fn envelope(message: &Message, max_attempts: u32) -> Vec<u8> {
+    let json = serde_json::from_slice::<&RawValue>(&message.data).ok();
+    let envelope = Envelope {
+        id: &message.id,
+        topic: message.topic.as_str(),
+        data: json.unwrap_or(RawValue::NULL),
+        data_base64: json.is_none().then(|| BASE64.encode(&message.data)),
+        timestamp: rfc3339(message.published_at),
+        retry: message.attempt - 1,
+        max_retry: max_attempts,
+        headers: message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        priority: None,
+        dedup_key: message.dedup_key.as_deref(),
+        expires_at: message.expires_at.map(rfc3339),
+    };
+    // Maps of texts, numbers and what has been JSON already.
+    serde_json::to_vec(&envelope).unwrap_or_default()
 }
 
 impl Publication {
@@ -166,6 +194,26 @@ mod tests {
             seal(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
             r#"{"id":"m-1","topic":"email.send","data":{"n": 9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#
         );
+    }
+
+    #[test]
+    fn a_message_in_whatever_form_becomes_an_envelope() {
+        let topic = Topic::parse("email.send").unwrap();
+        let read = |body: &str, max_attempts| {
+            let fields = vec![(b"message".to_vec(), body.as_bytes().to_vec()), (b"gw-attempt".to_vec(), b"2".to_vec())];
+            let message = crate::message::read(&topic, "1795419923585-0", &fields).unwrap();
+            String::from_utf8(envelope(&message, max_attempts)).unwrap()
+        };
+        assert_eq!(
+            read(r#"{"id":"m-1","topic":"x","data":{"n": 9007199254740993},"headers":{"A":"b"}}"#, 5),
+            r#"{"id":"m-1","topic":"email.send","data":{"n": 9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":5,"headers":{"a":"b"}}"#
+        );
+        assert_eq!(
+            read(" [1,  2]", 3),
+            r#"{"id":"1795419923585-0","topic":"email.send","data":[1,  2],"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}"#
+        );
+        let binary = read(r#"{"specversion":"1.0","id":"e","source":"s","type":"t","data_base64":"AAH/"}"#, 3);
+        assert!(binary.contains(r#""data":null,"data_base64":"AAH/","timestamp""#), "{binary}");
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Reloader {
                 () = stop.cancelled() => return,
                 () = sleep_until(next) => {
                     watcher.ensure();
-                    self.registry.tell_dropped_lines();
+                    self.registry.tend();
                     self.scan();
                     has_looked = true;
                     last = Instant::now();

@@ -161,7 +161,7 @@ async fn a_follow_up_that_was_not_granted_is_denied_with_the_line_to_write() {
         error.starts_with("denied: ") && error.contains("puppet.toml") && error.contains("publish = [\"other\"]"),
         "{error}"
     );
-    assert!(!gateway.logged("publish denied").is_empty());
+    assert!(!gateway.logged("publishing to other denied").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,7 +63,7 @@ async fn what_the_host_lacks_is_named_with_what_there_is() {
     let go = r#"(import "gateway:worker/missing@1.0.0" "go" (func))"#;
     let flush = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
     let ours = "gateway:worker@1.0.0 with config, key-value, logging, mail, publisher, secrets, types";
-    let of_wasi = "WASI 0.2 with cli, clocks, filesystem, io, random, sockets";
+    let of_wasi = "WASI 0.2 with cli, clocks, filesystem, http, io, random, sockets";
     let cases: [(Change, &str, String); 7] = [
         (&[NEWER, ADD_FLUSH], flush, "it needs `flush` of gateway:worker/logging@1.1.0, which this host does not have: it offers gateway:worker/logging@1.0.0".to_owned()),
         (&missing, go, format!("it needs gateway:worker/missing@1.0.0 (`go`), which this host does not have: it offers {ours}")),

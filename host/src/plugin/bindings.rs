@@ -38,7 +38,7 @@ mod test {
     });
 }
 
-pub(super) use many::BatchMessageHandlerIndices;
+pub(super) use many::{BatchMessageHandler, BatchMessageHandlerIndices};
 pub(super) use one::gateway::worker::types::{Failure, Fault, Message as WitMessage};
 pub(super) use one::gateway::worker::{config, key_value, logging, mail, publisher, secrets, types};
 pub(super) use one::{FullHandler, FullHandlerIndices};

@@ -1,6 +1,7 @@
 //! What has been compiled, kept on disk: a directory that is ours alone, since
 //! what is read from it runs as native code.
 
+use super::program::Compiled;
 use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
@@ -13,8 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Precompiled};
 
 /// Below the directory that the settings name, which may be one that others
 /// can look into, such as a volume or what systemd has made.
@@ -96,20 +97,28 @@ impl Key {
     }
 }
 
-/// Makes a component of what the compiler has written. It is copied, not
-/// mapped: a file that is mapped could still change after it was verified, and
-/// a millisecond is saved by it at most.
+/// Makes a component or a module of what the compiler has written. It is
+/// copied, not mapped: a file that is mapped could still change after it was
+/// verified, and a millisecond is saved by it at most.
 #[allow(unsafe_code, reason = "Wasmtime can't check machine code: it must come from our own compiler, see below")]
-pub(super) fn component(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
+pub(super) fn compiled(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Compiled> {
     // SAFETY: every artifact is the output of our own program's compiler,
     // taken from its pipe or from a file that only this user can write (see
     // `Cache::open` and `is_ours`) and whose digest has just been compared
     // over these same bytes. Nothing else is ever handed in: native code from
     // the plugins directory is refused by its first bytes.
-    let component = unsafe { Component::deserialize(engine, artifact) }?;
+    let compiled = unsafe {
+        match Engine::detect_precompiled(artifact) {
+            Some(Precompiled::Module) => Compiled::Module(Module::deserialize(engine, artifact)?),
+            _ => Compiled::Component(Component::deserialize(engine, artifact)?),
+        }
+    };
     // Now, or the first message would wait for it.
-    component.initialize_copy_on_write_image()?;
-    Ok(component)
+    match &compiled {
+        Compiled::Component(component) => component.initialize_copy_on_write_image()?,
+        Compiled::Module(module) => module.initialize_copy_on_write_image()?,
+    }
+    Ok(compiled)
 }
 
 impl Cache {

@@ -2,17 +2,18 @@
 //! its own, within limits. Every ending is an [`Outcome`].
 
 use super::bindings::{Failure, WitMessage};
+use super::command;
 use super::component::Plugin;
 use super::cpu::{Metered, OutOfCpu};
-use super::export::Export;
 use super::guest::Guest;
+use super::program::Reply;
+use super::reuse::Life;
 use super::words::{cut, panic_text, shown, with_output};
 use crate::message::{self, Message};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
 use std::pin::pin;
 use std::time::Duration;
-use wasmtime::component::Instance;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
 /// A message to be handled.
@@ -27,9 +28,21 @@ impl Plugin {
     /// Runs the handler once, with one message or, where it takes several at
     /// once, a batch; the outcomes are in their order.
     pub async fn call(&self, calls: &mut [Call]) -> Vec<Outcome> {
-        let messages: Vec<WitMessage> = calls.iter_mut().map(wit_message).collect();
-        let handled = self.run(calls, async |store, instance| self.handle(store, instance, &messages).await);
-        match handled.await {
+        // A command is equipped with its message when its store is made.
+        let messages: Vec<WitMessage> =
+            if self.facts.is_command { Vec::new() } else { calls.iter_mut().map(wit_message).collect() };
+        let handled = self.run(calls, async |life| {
+            let live = match life.live.take() {
+                Some(live) => live,
+                None => self.program.start(&mut life.store).await?,
+            };
+            let replies = live.call(&mut life.store, &messages).await?;
+            life.live = Some(live);
+            let guest = life.store.data_mut();
+            Ok(replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect())
+        });
+        let handled: Result<Vec<Outcome>, Outcome> = handled.await;
+        match handled {
             Ok(outcomes) if outcomes.len() == calls.len() => outcomes,
             Ok(outcomes) => {
                 let told = format!("{} replies to a batch of {}", outcomes.len(), calls.len());
@@ -39,65 +52,55 @@ impl Plugin {
         }
     }
 
-    async fn handle(
-        &self,
-        store: &mut Store<Guest>,
-        instance: &Instance,
-        messages: &[WitMessage],
-    ) -> wasmtime::Result<Vec<Outcome>> {
-        let replies = match &self.export {
-            Export::Handler(indices) => {
-                let handler = indices.load(&mut *store, instance)?;
-                let mut replies = Vec::new();
-                // One, since only a batch handler is ever given more.
-                for message in messages {
-                    replies.push(handler.gateway_worker_handler().call_handle(&mut *store, message).await?);
-                }
-                replies
-            }
-            Export::BatchHandler(indices) => {
-                let handler = indices.load(&mut *store, instance)?;
-                handler.gateway_worker_batch_handler().call_handle_batch(&mut *store, messages).await?
-            }
-        };
-        let guest = store.data_mut();
-        Ok(replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect())
-    }
-
-    /// Makes an instance, does something with it, and drops it, within limits.
+    /// Does something with an instance, within limits; without calls it is only
+    /// tried out. What came back with a reply may be kept for another call.
     pub(super) async fn run<T, F>(&self, calls: &[Call], work: F) -> Result<T, Outcome>
     where
-        F: AsyncFnOnce(&mut Store<Guest>, &Instance) -> wasmtime::Result<T>,
+        F: AsyncFnOnce(&mut Life) -> wasmtime::Result<T>,
     {
         let Some(_slot) = self.engine.slot().await else {
             return Err(Outcome::PluginUnavailable("the engine is shutting down".to_owned()));
         };
         let limits = &self.facts.manifest.limits;
-        let guest = Guest::new(&self.facts, self.engine.capabilities(), calls).map_err(Outcome::PluginUnavailable)?;
+        let mut life = match self.kept.take() {
+            Some(mut kept) => {
+                kept.store.data_mut().begin(calls);
+                kept
+            }
+            None => self.new_life(calls).map_err(Outcome::PluginUnavailable)?,
+        };
+        life.store.set_epoch_deadline(1);
+        let budget = life.store.data().run.cpu.clone();
+        let ended = {
+            let call = pin!(work(&mut life));
+            tokio::time::timeout(limits.timeout, Metered::new(call, &budget, self.engine.turns())).await
+        };
+        let printed = life.store.data().log_output();
+        match ended {
+            Ok(Ok(Ok(value))) => {
+                if life.live.is_some() {
+                    self.kept.put(life, self.engine.room_to_wait());
+                }
+                Ok(value)
+            }
+            Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, life.store.data(), &printed)),
+            Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
+            Err(_) => Err(Outcome::Timeout(limits.timeout)),
+        }
+    }
+
+    fn new_life(&self, calls: &[Call]) -> Result<Life, String> {
+        let limits = &self.facts.manifest.limits;
+        let guest = Guest::new(&self.facts, self.engine.capabilities(), calls)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
         store.set_hostcall_fuel(limits.host_call as usize);
         store.set_max_component_handles(limits.handles as usize);
-        store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            let cpu = &context.data().cpu;
+            let cpu = &context.data().run.cpu;
             cpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tick()
         });
-        let budget = store.data().cpu.clone();
-        let ended = {
-            let call = pin!(async {
-                let instance = self.instance.instantiate_async(&mut store).await?;
-                work(&mut store, &instance).await
-            });
-            tokio::time::timeout(limits.timeout, Metered::new(call, &budget, self.engine.turns())).await
-        };
-        let printed = store.data().log_output();
-        match ended {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, store.data(), &printed)),
-            Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
-            Err(_) => Err(Outcome::Timeout(limits.timeout)),
-        }
+        Ok(Life::new(store))
     }
 
     fn failed_outcome(&self, error: &wasmtime::Error, guest: &Guest, printed: &str) -> Outcome {
@@ -135,7 +138,12 @@ fn wit_message(call: &mut Call) -> WitMessage {
     }
 }
 
-fn reply_outcome(reply: Result<(), Failure>, guest: &mut Guest, place: usize) -> Outcome {
+fn reply_outcome(reply: Reply, guest: &mut Guest, place: usize) -> Outcome {
+    let reply = match reply {
+        Reply::Handled(reply) => reply,
+        // It is the reason for what it printed last.
+        Reply::Exited(code) => return command::outcome(code, &guest.log_output(), guest.publications_of(place)),
+    };
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     let facts = guest.facts.clone();
     let told = |reason: String| cut(facts.struck.strike(&reason).into_owned());

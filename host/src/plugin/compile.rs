@@ -4,6 +4,7 @@
 
 use super::cache::{self, ARTIFACT_BYTES_MAX, Cache, Key};
 use super::engine;
+use super::program::Compiled;
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{ExitStatusExt, parent_id};
@@ -15,7 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use wasmtime::component::Component;
 
 /// The hidden command of our own program that compiles.
 const COMMAND: &str = "compile-component";
@@ -46,7 +46,7 @@ impl Default for CompileLimits {
 /// Why there is no component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    #[error("not a valid component (is it complete?): {0}")]
+    #[error("not valid WebAssembly (is it complete?): {0}")]
     Invalid(String),
     #[error("it takes too long to compile: more than {0}; is it built for release, and stripped?")]
     TooLong(String),
@@ -77,14 +77,10 @@ impl Compiler {
         Self { program, limits, cache: cache.map(Arc::new), room: Semaphore::new(1) }
     }
 
-    pub(super) async fn component(
-        &self,
-        engine: &wasmtime::Engine,
-        wasm: &Arc<[u8]>,
-    ) -> Result<Component, CompileError> {
+    pub(super) async fn compiled(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Compiled, CompileError> {
         let known = self.kept(engine, wasm).await?;
-        if let Some(component) = known {
-            return Ok(component);
+        if let Some(compiled) = known {
+            return Ok(compiled);
         }
         let Ok(_room) = self.room.acquire().await else {
             return Err(CompileError::NotStarted("the worker is ending".to_owned()));
@@ -94,23 +90,23 @@ impl Compiler {
         tracing::debug!(bytes = artifact.len(), took = ?started.elapsed(), "compiled");
         let (engine, wasm, cache) = (engine.clone(), wasm.clone(), self.cache.clone());
         blocking(move || {
-            let component = cache::component(&engine, &artifact)
+            let compiled = cache::compiled(&engine, &artifact)
                 .map_err(|error| CompileError::Crashed(format!("what it wrote can't be used: {error:#}")))?;
             if let Some(cache) = cache {
                 cache.put(&Key::of(&engine, &wasm), &artifact);
             }
-            Ok(component)
+            Ok(compiled)
         })
         .await
     }
 
     /// From the cache, where what is there is as it was put.
-    async fn kept(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Option<Component>, CompileError> {
+    async fn kept(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Option<Compiled>, CompileError> {
         let Some(cache) = self.cache.clone() else { return Ok(None) };
         let (engine, wasm) = (engine.clone(), wasm.clone());
         blocking(move || {
             let Some(artifact) = cache.get(&Key::of(&engine, &wasm)) else { return Ok(None) };
-            Ok(cache::component(&engine, &artifact)
+            Ok(cache::compiled(&engine, &artifact)
                 .inspect_err(|error| {
                     tracing::warn!(
                         error = format!("{error:#}"),
@@ -208,8 +204,15 @@ pub fn compile_here(limits: &CompileLimits, mut input: impl Read, mut output: im
     input.read_to_end(&mut wasm).map_err(failed)?;
     let wrong = |error: wasmtime::Error| format!("{error:#}");
     let engine = wasmtime::Engine::new(&engine::config()).map_err(|error| (1, wrong(error)))?;
-    let artifact = engine.precompile_component(&wasm).map_err(|error| (INVALID, wrong(error)))?;
+    let artifact =
+        if is_component(&wasm) { engine.precompile_component(&wasm) } else { engine.precompile_module(&wasm) };
+    let artifact = artifact.map_err(|error| (INVALID, wrong(error)))?;
     output.write_all(&artifact).and_then(|()| output.flush()).map_err(failed)
+}
+
+/// A component's layer is 1, that of a core module 0.
+fn is_component(wasm: &[u8]) -> bool {
+    wasm.get(6) == Some(&1)
 }
 
 fn confine(limits: &CompileLimits) -> io::Result<()> {

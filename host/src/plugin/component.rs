@@ -1,28 +1,25 @@
 //! One version of a plugin: checked and compiled once, then called.
 
-use super::bindings::SelfTestedIndices;
 use super::engine::Engine;
-use super::export::Export;
 use super::folders;
-use super::guest::Guest;
 use super::http::Outbound;
 use super::imports;
-use super::inspect;
-use super::offer::{self, Import};
+use super::offer::Import;
 use super::output::LogBudget;
 use super::probation::Probation;
+use super::program::{Compiled, Program};
+use super::reuse::Kept;
 use super::struck::Struck;
-use super::words::{cut, shown};
+use super::words::cut;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
 use std::sync::Arc;
-use wasmtime::Store;
-use wasmtime::component::{Component, Instance, InstancePre};
 
 /// What stays the same over all calls of a version.
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) manifest: Manifest,
+    pub(super) is_command: bool,
     pub(super) log: LogBudget,
     pub(super) http: Outbound,
     pub(super) struck: Struck,
@@ -51,9 +48,9 @@ impl Drop for Facts {
 
 pub struct Plugin {
     pub(super) engine: Engine,
-    pub(super) instance: InstancePre<Guest>,
-    pub(super) export: Export,
-    self_test: Option<SelfTestedIndices>,
+    pub(super) program: Program,
+    /// Instances that wait for another call.
+    pub(super) kept: Kept,
     pub(super) facts: Arc<Facts>,
     digest: String,
     withheld: Vec<String>,
@@ -77,32 +74,34 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
-        let component = engine.compile(&bytes).await.map_err(|error| LoadError(cut(error.to_string())))?;
-        Self::of(engine, name, &component, manifest, digest).await
+        let compiled = engine.compile(&bytes).await.map_err(|error| LoadError(cut(error.to_string())))?;
+        Self::of(engine, name, &compiled, manifest, digest).await
     }
 
     /// The same for what has been compiled.
     pub(super) async fn of(
         engine: &Engine,
         name: &str,
-        component: &Component,
+        compiled: &Compiled,
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
         folders::check(&manifest.grants, name).map_err(LoadError)?;
-        let instance = engine.link(component).map_err(|error| LoadError(offer::lacking(&error)))?;
-        let exports = inspect::exports(engine, component).join(", ");
-        let export = Export::find(&instance, manifest.batch.is_some(), &exports).map_err(LoadError)?;
-        let imports = inspect::imports(engine, component);
+        let program = Program::link(engine, compiled, &manifest).map_err(LoadError)?;
+        let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
         let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
-        let log = LogBudget::new(manifest.limits.log);
-        let (http, struck) = (Outbound::new(), Struck::default());
-        let facts = Arc::new(Facts { name: name.to_owned(), manifest, log, http, struck });
-        let self_test = SelfTestedIndices::new(&instance).ok();
-        let probation = Probation::default();
-        let plugin = Self { engine: engine.clone(), instance, export, self_test, facts, digest, withheld, probation };
-        match plugin.run(&[], async |store, instance| plugin.try_out(store, instance).await).await {
+        let facts = Arc::new(Facts {
+            name: name.to_owned(),
+            is_command: program.is_command(),
+            log: LogBudget::new(manifest.limits.log),
+            http: Outbound::new(),
+            struck: Struck::default(),
+            manifest,
+        });
+        let (kept, probation) = (Kept::new(facts.manifest.instances), Probation::default());
+        let plugin = Self { engine: engine.clone(), program, kept, facts, digest, withheld, probation };
+        match plugin.run(&[], async |life| plugin.program.try_out(&mut life.store).await).await {
             Ok(Ok(())) => {
                 imports::secrets::warn_of_missing(&plugin.facts, engine.capabilities());
                 Ok(plugin)
@@ -114,22 +113,20 @@ impl Plugin {
         }
     }
 
-    /// Compares the types of what is exported, and lets it test itself.
-    async fn try_out(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<Result<(), String>> {
-        if let Err(error) = self.export.check(store, instance) {
-            return Ok(Err(mistyped(self.export.interface(), &error)));
-        }
-        let Some(indices) = &self.self_test else { return Ok(Ok(())) };
-        let tested = match indices.load(&mut *store, instance) {
-            Ok(exports) => exports.gateway_worker_self_test().call_check(store).await?,
-            Err(error) => return Ok(Err(mistyped("gateway:worker/self-test@1.0.0", &error))),
-        };
-        Ok(tested.map_err(|told| format!("its self-test failed: {told}")))
+    /// What is to be done for it once in a while: tells how many log lines were
+    /// dropped, if that was not told yet, and lets go of instances that nobody
+    /// needs.
+    pub(super) fn tend(&self) {
+        self.facts.tell_dropped(self.facts.log.dropped());
+        self.kept.forget_old();
     }
 
-    /// Tells how many log lines were dropped, if that was not told yet.
-    pub(super) fn tell_dropped_lines(&self) {
-        self.facts.tell_dropped(self.facts.log.dropped());
+    /// The same while it is not live and only the way back: its manifest grants
+    /// nothing now.
+    pub(super) fn rest(&self) {
+        self.tend();
+        self.kept.forget_all();
+        self.facts.http.disconnect();
     }
 
     pub fn name(&self) -> &str {
@@ -146,7 +143,7 @@ impl Plugin {
 
     /// What the host calls it as.
     pub fn kind(&self) -> &'static str {
-        self.export.kind()
+        self.program.kind()
     }
 
     /// Interfaces that it imports and that deny, since its manifest does not
@@ -164,30 +161,26 @@ impl Plugin {
     }
 }
 
-fn mistyped(interface: &str, error: &wasmtime::Error) -> String {
-    format!(
-        "its export {interface} has another type than this host's: {} (expected is what the host has); build it \
-         against this host's wit/gateway.wit",
-        shown(error)
-    )
-}
-
-/// A component begins with a magic number, a version and its layer.
+/// A component or a module begins with a magic number, a version and its layer.
 pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     let told = match bytes {
-        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => return Ok(()),
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
-            "a core module, not a component: build it for wasm32-wasip2, or make a component of it with `wasm-tools component new`"
-        }
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] | [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Ok(()),
         [0x7f, b'E', b'L', b'F', ..] => {
             "native code: precompiled components are not taken from the plugins directory; put the .wasm there"
         }
         [b'P', b'K', 3, 4, ..] => "a zip archive: unpack it, and put the .wasm there",
-        _ if bytes.len() < 8 && b"\0asm\x0d\0\x01\0".starts_with(bytes) => {
+        _ if [b"\0asm\x0d\0\x01\0", b"\0asm\x01\0\0\0"]
+            .iter()
+            .any(|whole| whole.len() > bytes.len() && whole.starts_with(bytes)) =>
+        {
             "incomplete: copy it under a name that begins with a dot, then rename it"
         }
-        [0, b'a', b's', b'm', ..] => "of another version of WebAssembly than a component of today (0d 00 01 00)",
-        _ => "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00",
+        [0, b'a', b's', b'm', ..] => {
+            "of another version of WebAssembly than a component (0d 00 01 00) or a module (01 00 00 00) of today"
+        }
+        _ => {
+            "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
+        }
     };
     Err(LoadError(format!("it is {told}")))
 }

@@ -4,6 +4,7 @@
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
+use super::program::Compiled;
 use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,10 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Config, Enabled, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, InstancePre as ModulePre, Linker as ModuleLinker, Module, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
 
 /// The ticker rests after this many ticks without a call, so that an idle
 /// worker wakes nobody.
@@ -20,6 +24,12 @@ const IDLE_TICKS: u32 = 20;
 
 /// Calls at the same time, over all plugins. Each has a slot of the pool.
 const CALLS_MAX: u32 = 1000;
+
+/// Instances that wait for another call, over all plugins: beside those that
+/// run, so that they take nothing from them.
+const WAITING_MAX: u32 = 256;
+
+const INSTANCES_MAX: u32 = CALLS_MAX + WAITING_MAX;
 
 /// Core modules in one component: a Rust handler has three or four.
 const CORE_INSTANCES_PER_CALL: u32 = 8;
@@ -52,9 +62,11 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<Guest>,
+    module_linker: ModuleLinker<Guest>,
     compiler: Compiler,
     capabilities: Arc<Capabilities>,
     slots: Semaphore,
+    room_to_wait: Arc<Semaphore>,
     turns: Arc<Semaphore>,
     /// How many there have been.
     calls: AtomicU64,
@@ -66,13 +78,14 @@ impl Engine {
     /// `threads` is how many the handlers have.
     pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(config().allocation_strategy(pool()))?;
-        let linker = guest::linker(&engine)?;
         let inner = Arc::new(Inner {
+            linker: guest::linker(&engine)?,
+            module_linker: guest::module_linker(&engine)?,
             engine,
-            linker,
             compiler,
             capabilities: Arc::new(capabilities),
             slots: Semaphore::new(CALLS_MAX as usize),
+            room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
             turns: cpu::turns(threads),
             calls: AtomicU64::new(0),
             ticker: OnceLock::new(),
@@ -100,12 +113,21 @@ impl Engine {
     }
 
     /// Takes from a millisecond, where it is known, to minutes.
-    pub(super) async fn compile(&self, wasm: &Arc<[u8]>) -> Result<Component, CompileError> {
-        self.0.compiler.component(&self.0.engine, wasm).await
+    pub(super) async fn compile(&self, wasm: &Arc<[u8]>) -> Result<Compiled, CompileError> {
+        self.0.compiler.compiled(&self.0.engine, wasm).await
     }
 
     pub(super) fn link(&self, component: &Component) -> wasmtime::Result<InstancePre<Guest>> {
         self.0.linker.instantiate_pre(component)
+    }
+
+    pub(super) fn link_module(&self, module: &Module) -> wasmtime::Result<ModulePre<Guest>> {
+        self.0.module_linker.instantiate_pre(module)
+    }
+
+    /// For instances between two calls.
+    pub(super) fn room_to_wait(&self) -> &Arc<Semaphore> {
+        &self.0.room_to_wait
     }
 
     /// Room for one call; while it is held the clock ticks.
@@ -146,11 +168,11 @@ pub(super) fn config() -> Config {
 /// How that is allocated where it runs.
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(CALLS_MAX)
-        .total_core_instances(CALLS_MAX * CORE_INSTANCES_PER_CALL)
-        .total_memories(CALLS_MAX * 2)
-        .total_tables(CALLS_MAX * 4)
-        .total_stacks(CALLS_MAX)
+    pool.total_component_instances(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_PER_CALL)
+        .total_memories(INSTANCES_MAX * 2)
+        .total_tables(INSTANCES_MAX * 4)
+        .total_stacks(INSTANCES_MAX)
         .max_core_instances_per_component(64)
         .max_memories_per_component(16)
         .max_tables_per_component(32)
@@ -159,7 +181,7 @@ fn pool() -> PoolingAllocationConfig {
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(4 << 20)
         .table_elements(100_000)
-        .max_unused_warm_slots(CALLS_MAX)
+        .max_unused_warm_slots(INSTANCES_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)

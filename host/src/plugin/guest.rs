@@ -4,34 +4,41 @@
 
 use super::bindings::{FullHandler, logging};
 use super::call::Call;
+use super::command::{self, WASI_P1};
 use super::component::Facts;
 use super::cpu::CpuBudget;
 use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
 use super::limits::InstanceLimit;
-use super::output::Output;
+use super::output::{Output, Printed};
 use crate::capability::Capabilities;
 use crate::publication::Publication;
 use crate::topic::Topic;
 use std::sync::{Arc, Mutex};
-use wasmtime::component::{HasSelf, Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime_wasi::p1::{self, WasiP1Ctx};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 /// What a guest may draw in one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// It lives exactly as long as the call.
+/// What is in a store: what lives as long as the instance, and what is new for
+/// each run.
 pub(super) struct Guest {
-    // Before the table, so that what is still on its way learns that it is over.
-    pub(super) http: Http,
-    wasi: WasiCtx,
-    pub(super) table: ResourceTable,
+    // Before the tables, so that what is still on its way learns that it is over.
+    pub(super) run: Run,
+    pub(super) wasi: WasiP1Ctx,
     pub(super) limit: InstanceLimit,
-    pub(super) cpu: Arc<Mutex<CpuBudget>>,
     pub(super) output: Output,
     pub(super) facts: Arc<Facts>,
     pub(super) capabilities: Arc<Capabilities>,
+}
+
+/// What one run has, and has used up so far.
+pub(super) struct Run {
+    pub(super) http: Http,
+    pub(super) cpu: Arc<Mutex<CpuBudget>>,
     /// None where it is only tried out.
     pub(super) topic: Option<Topic>,
     pub(super) members: Vec<Member>,
@@ -53,52 +60,77 @@ impl Guest {
     /// Fails where a folder that was granted is gone.
     pub(super) fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, calls: &[Call]) -> Result<Self, String> {
         let limits = &facts.manifest.limits;
-        let output = Output::default();
+        let (output, errors) = Output::pair();
         // Nothing is inherited: no environment, no arguments, no files, no network.
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_BYTES_MAX);
+        wasi.stdout(output.clone()).stderr(errors).max_random_size(RANDOM_BYTES_MAX);
         folders::open(&mut wasi, &facts.manifest.grants)?;
-        let mut table = ResourceTable::new();
+        if let Some(call) = calls.first().filter(|_| facts.is_command) {
+            command::equip(&mut wasi, facts, &call.message, call.max_attempts);
+        }
+        let mut wasi = wasi.build_p1();
         // A handle of the guest's may stand for two things of the host's: a
         // clock's is something to wait for, and the moment that it waits for.
-        table.set_max_capacity(2 * limits.handles as usize);
+        WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
         Ok(Self {
-            http: Http::new(facts, capabilities, calls.is_empty()),
-            wasi: wasi.build(),
-            table,
+            run: Run::new(facts, capabilities, calls),
+            wasi,
             limit: InstanceLimit::of(limits),
-            cpu: Arc::new(Mutex::new(CpuBudget::new(limits.cpu))),
             output,
             facts: facts.clone(),
             capabilities: capabilities.clone(),
-            topic: calls.first().map(|call| call.message.topic.clone()),
-            members: calls.iter().map(Member::of).collect(),
-            buffer: Buffer::default(),
-            mails: Vec::new(),
         })
+    }
+
+    /// Forgets the run before, for another one in the same instance.
+    pub(super) fn begin(&mut self, calls: &[Call]) {
+        self.run = Run::new(&self.facts, &self.capabilities, calls);
+        self.limit.begin();
     }
 
     /// What is to follow the message at this place.
     pub(super) fn publications_of(&mut self, place: usize) -> Vec<Publication> {
-        self.members.get_mut(place).map(|member| std::mem::take(&mut member.publications)).unwrap_or_default()
+        self.run.members.get_mut(place).map(|member| std::mem::take(&mut member.publications)).unwrap_or_default()
     }
 
-    /// Writes what the guest printed to the log.
+    /// Writes what the guest printed to the log. Returns what may say why it
+    /// failed: what is on stderr, else on stdout.
     pub(super) fn log_output(&self) -> String {
-        let (printed, was_cut) = self.output.take();
-        let printed = if was_cut {
-            self.facts.struck.strike_cut(&printed)
-        } else {
-            self.facts.struck.strike(&printed).into_owned()
+        let Printed { text, errors, was_cut } = self.output.take();
+        let safe = |bytes: &[u8]| {
+            let printed = String::from_utf8_lossy(bytes);
+            if was_cut {
+                self.facts.struck.strike_cut(&printed)
+            } else {
+                self.facts.struck.strike(&printed).into_owned()
+            }
         };
-        for line in printed.lines() {
+        let (text, errors) = (safe(&text), safe(&errors));
+        for line in text.lines().chain(errors.lines()) {
             self.log_line(logging::Level::Info, line, &[]);
         }
         if was_cut {
             self.facts.log.drop_line();
         }
         self.facts.tell_dropped(self.facts.log.dropped_by_now());
-        printed
+        if errors.trim().is_empty() { text } else { errors }
+    }
+}
+
+impl Run {
+    fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, calls: &[Call]) -> Self {
+        Self {
+            http: Http::new(facts, capabilities, calls.is_empty()),
+            cpu: Arc::new(Mutex::new(CpuBudget::new(facts.manifest.limits.cpu))),
+            topic: calls.first().map(|call| call.message.topic.clone()),
+            members: calls.iter().map(Member::of).collect(),
+            buffer: Buffer::default(),
+            mails: Vec::new(),
+        }
+    }
+
+    pub(super) fn topic_name(&self) -> &str {
+        self.topic.as_ref().map_or("", Topic::as_str)
     }
 }
 
@@ -111,7 +143,7 @@ impl Member {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        self.wasi.ctx()
     }
 }
 
@@ -120,5 +152,16 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     http::add_to_linker(&mut linker)?;
     FullHandler::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    Ok(linker)
+}
+
+/// The same for core modules.
+pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
+    // The crate's own makes a fault of codes from 126 on, which programs do use.
+    linker.allow_shadowing(true);
+    linker.func_wrap(WASI_P1, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
+    linker.allow_shadowing(false);
     Ok(linker)
 }

@@ -26,10 +26,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use target::Target;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
@@ -41,24 +42,34 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// What a version of a plugin keeps between runs.
 pub(super) struct Outbound {
-    client: OnceCell<Client>,
+    client: Mutex<Option<Client>>,
     told: Told,
 }
 
 impl Outbound {
     pub(super) fn new() -> Self {
-        Self { client: OnceCell::new(), told: Told::new() }
+        Self { client: Mutex::new(None), told: Told::new() }
     }
 
     /// Connections are first made when there is a request.
-    async fn client(&self, facts: &Arc<Facts>) -> Result<&Client, Refusal> {
-        let made = self.client.get_or_try_init(async || {
-            let facts = facts.clone();
-            // Reading the system's certificates takes a while.
-            let made = tokio::task::spawn_blocking(move || client::connect(&facts.name, &facts.manifest));
-            made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-        });
-        made.await.map_err(|error| Refusal::new(Error::ConfigurationError, "client", error))
+    async fn client(&self, facts: &Arc<Facts>) -> Result<Client, Refusal> {
+        let mut known = self.client.lock().await;
+        if let Some(client) = &*known {
+            return Ok(client.clone());
+        }
+        let facts = facts.clone();
+        // Reading the system's certificates takes a while.
+        let made = tokio::task::spawn_blocking(move || client::connect(&facts.name, &facts.manifest)).await;
+        let made = made.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()));
+        let client = made.map_err(|error| Refusal::new(Error::ConfigurationError, "client", error))?;
+        Ok(known.insert(client).clone())
+    }
+
+    /// Lets go of connections that nobody uses.
+    pub(super) fn disconnect(&self) {
+        if let Ok(mut client) = self.client.try_lock() {
+            *client = None;
+        }
     }
 }
 
@@ -110,17 +121,17 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 fn error_code(
-    store: StoreContextMut<'_, Guest>,
+    mut store: StoreContextMut<'_, Guest>,
     (error,): (Resource<wasmtime::Error>,),
 ) -> wasmtime::Result<(Option<ErrorCode>,)> {
-    let error = store.data().table.get(&error)?;
+    let error = store.data_mut().ctx().table.get(&error)?;
     let code = error.downcast_ref::<ErrorCode>().cloned();
     Ok((code.or_else(|| error.downcast_ref::<Error>().and_then(words::body_code)),))
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.http.view(&mut self.table)
+        self.run.http.view(self.wasi.ctx().table)
     }
 }
 

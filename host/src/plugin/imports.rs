@@ -34,7 +34,7 @@ impl Guest {
 
     /// Refuses what the manifest does not grant, with the line to write.
     fn need(&self, is_granted: bool, what: &str, line: &str) -> Result<(), Fault> {
-        if self.topic.is_none() {
+        if self.run.topic.is_none() {
             return Err(fault("denied", format!("{what}: not while a version is only tried out")));
         }
         if is_granted {

@@ -5,10 +5,10 @@ use super::component::{LoadError, Plugin, check_header};
 use super::engine::Engine;
 use super::folder::{Folder, Source};
 use super::offer::{self, Import};
+use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use wasmtime::component::Component;
 
 /// A plugin as it would be loaded now, or why it would not.
 #[derive(Debug, Default, Serialize)]
@@ -54,31 +54,31 @@ impl Inspection {
             self.limits = limits(&manifest.limits);
         }
         // Both are looked at, so that all that is wrong is told at once.
-        let component = match check_header(&source.wasm) {
+        let compiled = match check_header(&source.wasm) {
             Ok(()) => engine.compile(&source.wasm).await.map_err(|error| LoadError(error.to_string())),
             Err(error) => Err(error),
         };
-        if let Ok(component) = &component {
-            self.list(engine, component, manifest.as_ref().ok());
+        if let Ok(compiled) = &compiled {
+            self.list(engine, compiled, manifest.as_ref().ok());
         }
-        match (component, manifest) {
-            (Ok(component), Ok(manifest)) => {
-                match Plugin::of(engine, &self.name, &component, manifest, source.digest).await {
+        match (compiled, manifest) {
+            (Ok(compiled), Ok(manifest)) => {
+                match Plugin::of(engine, &self.name, &compiled, manifest, source.digest).await {
                     Ok(plugin) => self.kind = Some(plugin.kind()),
                     Err(error) => self.refused.push(error.to_string()),
                 }
             }
-            (component, manifest) => {
+            (compiled, manifest) => {
                 self.refused.extend(manifest.err().unwrap_or_default());
-                self.refused.extend(component.err().map(|error| error.to_string()));
+                self.refused.extend(compiled.err().map(|error| error.to_string()));
             }
         }
     }
 
-    fn list(&mut self, engine: &Engine, component: &Component, manifest: Option<&Manifest>) {
+    fn list(&mut self, engine: &Engine, compiled: &Compiled, manifest: Option<&Manifest>) {
         let grants = manifest.map(|manifest| manifest.grants.clone()).unwrap_or_default();
-        self.exports = exports(engine, component);
-        self.imports = imports(engine, component).iter().map(|name| Import::of(name, &grants)).collect();
+        self.exports = compiled.exports(engine);
+        self.imports = compiled.imports(engine).iter().map(|name| Import::of(name, &grants)).collect();
         self.unused_grants = offer::unused(&self.imports, &grants);
         self.has_self_test = self.exports.iter().any(|name| name.starts_with("gateway:worker/self-test@"));
         for kind in &self.unused_grants {
@@ -88,14 +88,6 @@ impl Inspection {
             self.warnings.push(format!("imported but not granted: {}", import.name));
         }
     }
-}
-
-pub(super) fn exports(engine: &Engine, component: &Component) -> Vec<String> {
-    component.component_type().exports(engine.wasmtime()).map(|(name, _)| name.to_owned()).collect()
-}
-
-pub(super) fn imports(engine: &Engine, component: &Component) -> Vec<String> {
-    component.component_type().imports(engine.wasmtime()).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// As they are written in a manifest.

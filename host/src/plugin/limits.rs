@@ -30,9 +30,9 @@ impl InstanceLimit {
         Self { memory_max, memory: 0, elements_max, elements: 0, refused: None }
     }
 
-    /// Whether the guest was ever refused something.
-    pub(super) fn was_reached(&self) -> bool {
-        self.refused.is_some()
+    /// What an earlier run was refused is not why this one fails.
+    pub(super) fn begin(&mut self) {
+        self.refused = None;
     }
 
     /// The limit that a guest failed at, if it failed at one.

@@ -1,6 +1,7 @@
 //! What this host offers to guests, what each of it takes to be granted, and
 //! words for what it does not have.
 
+use super::command::WASI_P1;
 use super::words::cut;
 use crate::manifest::Grants;
 use serde::Serialize;
@@ -19,8 +20,17 @@ const OURS: [(&str, &[&str]); 7] = [
 ];
 
 /// The same for packages of WASI 0.2.
-const WASI: [(&str, &[&str]); 6] =
-    [("cli", &[]), ("clocks", &[]), ("filesystem", &["read", "write"]), ("io", &[]), ("random", &[]), (SOCKETS, &[])];
+const WASI: [(&str, &[&str]); 7] = [
+    ("cli", &[]),
+    ("clocks", &[]),
+    ("filesystem", FILES),
+    ("http", &["http"]),
+    ("io", &[]),
+    ("random", &[]),
+    (SOCKETS, &[]),
+];
+/// What a core module gets, all in one.
+const FILES: &[&str] = &["read", "write"];
 /// They are there, since languages import them, and lead nowhere.
 const SOCKETS: &str = "sockets";
 
@@ -59,7 +69,7 @@ impl Import {
     /// Whether a grant was forgotten or is withheld. Files do not count: whole
     /// languages import them and never look.
     pub(super) fn is_withheld(&self) -> bool {
-        matches!(self.access, Access::NotGranted { .. }) && !self.name.starts_with("wasi:filesystem/")
+        matches!(self.access, Access::NotGranted { .. }) && Name::of(&self.name).kinds() != Some(FILES)
     }
 }
 
@@ -113,6 +123,7 @@ impl<'a> Name<'a> {
     fn kinds(&self) -> Option<&'static [&'static str]> {
         let found = match self.package.strip_prefix("wasi:") {
             Some(package) => WASI.iter().find(|(name, _)| *name == package),
+            None if self.package == WASI_P1 => return Some(FILES),
             None if self.package == "gateway:worker" => OURS.iter().find(|(name, _)| *name == self.interface),
             None => None,
         };

@@ -13,32 +13,44 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 /// As much of a call's output as is kept; what comes after is dropped.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
-/// Shared by stdout and stderr of one call.
-#[derive(Clone, Default)]
-pub(super) struct Output(Arc<Mutex<Printed>>);
+/// One of a run's two streams. Both are kept together, and each by itself:
+/// lines of one must not end up in the midst of lines of the other.
+#[derive(Clone)]
+pub(super) struct Output {
+    printed: Arc<Mutex<Printed>>,
+    is_errors: bool,
+}
 
+/// What was printed to stdout and to stderr, and whether there was more.
 #[derive(Default)]
-struct Printed {
-    kept: Vec<u8>,
-    was_cut: bool,
+pub(super) struct Printed {
+    pub(super) text: Vec<u8>,
+    pub(super) errors: Vec<u8>,
+    pub(super) was_cut: bool,
 }
 
 impl Output {
+    /// Stdout and stderr.
+    pub(super) fn pair() -> (Self, Self) {
+        let printed = Arc::<Mutex<Printed>>::default();
+        (Self { printed: printed.clone(), is_errors: false }, Self { printed, is_errors: true })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Printed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, bytes: &[u8]) {
         let mut printed = self.lock();
-        let room = KEPT_BYTES_MAX.saturating_sub(printed.kept.len());
-        printed.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let room = KEPT_BYTES_MAX.saturating_sub(printed.text.len() + printed.errors.len());
+        let kept = if self.is_errors { &mut printed.errors } else { &mut printed.text };
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
         printed.was_cut |= bytes.len() > room;
     }
 
-    /// What was printed, and whether there was more.
-    pub(super) fn take(&self) -> (String, bool) {
-        let printed = std::mem::take(&mut *self.lock());
-        (String::from_utf8_lossy(&printed.kept).into_owned(), printed.was_cut)
+    /// What both have printed so far.
+    pub(super) fn take(&self) -> Printed {
+        std::mem::take(&mut *self.lock())
     }
 }
 
@@ -203,14 +215,17 @@ mod tests {
 
     #[test]
     fn output_is_kept_up_to_its_bound() {
-        let output = Output::default();
+        let (output, errors) = Output::pair();
         for _ in 0..100 {
             output.append(&[b'x'; 1000]);
+            errors.append(&[b'y'; 100]);
         }
-        let (printed, was_cut) = output.take();
-        assert_eq!((printed.len(), was_cut), (KEPT_BYTES_MAX, true));
-        assert_eq!(output.take(), (String::new(), false));
+        let printed = output.take();
+        assert_eq!((printed.text.len() + printed.errors.len(), printed.was_cut), (KEPT_BYTES_MAX, true));
+        assert!(printed.text.iter().all(|byte| *byte == b'x') && printed.errors.iter().all(|byte| *byte == b'y'));
+        let printed = errors.take();
+        assert!(printed.text.is_empty() && printed.errors.is_empty() && !printed.was_cut);
         output.append(&[b'x'; KEPT_BYTES_MAX]);
-        assert!(!output.take().1);
+        assert!(!output.take().was_cut);
     }
 }

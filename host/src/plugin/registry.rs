@@ -13,7 +13,6 @@ use super::probation::Condemned;
 use super::routes::{Change, Past, Routes, Status};
 use super::version::{Claim, Denied, Held, Version};
 use crate::manifest::Manifest;
-use crate::topic::Topic;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -101,9 +100,12 @@ impl Registry {
         self.routes.subscribe()
     }
 
-    /// Tells what the live plugins have not told yet.
-    pub fn tell_dropped_lines(&self) {
-        self.routes.borrow().plugins.values().for_each(|plugin| plugin.tell_dropped_lines());
+    /// To be called once in a while, for what is live or can be gone back to.
+    pub fn tend(&self) {
+        for ((name, digest), plugin) in &self.loaded {
+            let live = self.deployment.entry(name).and_then(|entry| entry.live.as_ref());
+            if live.is_some_and(|live| live.digest == *digest) { plugin.tend() } else { plugin.rest() }
+        }
     }
 
     /// Whether something is being read or loaded.

@@ -31,8 +31,8 @@ impl Guest {
             return;
         }
         // Of a batch, the line may be any one's.
-        let id = if let [only] = self.members.as_slice() { only.id.as_str() } else { "" };
-        let (plugin, topic) = (self.facts.name.as_str(), self.topic.as_ref().map_or("", |topic| topic.as_str()));
+        let id = if let [only] = self.run.members.as_slice() { only.id.as_str() } else { "" };
+        let (plugin, topic) = (self.facts.name.as_str(), self.run.topic_name());
         let text = self.safe(text, TEXT_BYTES_MAX);
         let fields = (!fields.is_empty()).then(|| self.shown_fields(fields));
         match level {

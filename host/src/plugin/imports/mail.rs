@@ -19,11 +19,11 @@ impl mail::Host for Guest {
         let mailer = self.capabilities.mailer.clone();
         let mailer =
             mailer.ok_or_else(|| fault("unavailable", "this host has no mail relay: mail.relay would name one"))?;
-        if self.mails.len() >= MAILS_MAX {
+        if self.run.mails.len() >= MAILS_MAX {
             return Err(fault("too-many", format!("a run sends at most {MAILS_MAX} mails")));
         }
         let id = self.mail_id(&to);
-        self.mails.push(to.join(","));
+        self.run.mails.push(to.join(","));
         let part = |part: mail::Part| Part { content_type: part.content_type, name: part.name, data: part.data };
         let letter = Letter { id, to, headers, parts: parts.into_iter().map(part).collect() };
         Ok(mailer.send(&self.facts.name, letter).await?)
@@ -35,9 +35,9 @@ impl Guest {
     /// to fewer mails, or to others in between.
     fn mail_id(&self, to: &[String]) -> String {
         let to = to.join(",");
-        let earlier = self.mails.iter().filter(|known| **known == to).count();
-        let topic = self.topic.as_ref().map_or("", |topic| topic.as_str());
-        let ids: Vec<&str> = self.members.iter().map(|member| member.id.as_str()).collect();
+        let earlier = self.run.mails.iter().filter(|known| **known == to).count();
+        let topic = self.run.topic_name();
+        let ids: Vec<&str> = self.run.members.iter().map(|member| member.id.as_str()).collect();
         format!("{topic}/{}/{to}/{earlier}", ids.join("/"))
     }
 }

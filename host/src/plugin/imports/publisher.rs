@@ -3,7 +3,7 @@
 use super::fault;
 use crate::plugin::bindings::Fault;
 use crate::plugin::bindings::publisher::{self, Options, Priority as WitPriority};
-use crate::plugin::guest::{Guest, Member};
+use crate::plugin::guest::{Guest, Member, Run};
 use crate::publication::{Draft, Priority};
 use crate::topic::Topic;
 use jiff::Timestamp;
@@ -32,16 +32,12 @@ impl publisher::Host for Guest {
 
     fn publish_with(&mut self, topic: String, data: Vec<u8>, options: Options) -> Result<String, Fault> {
         let topic = Topic::parse(&topic).map_err(|error| fault("invalid", error))?;
-        if !self.facts.manifest.grants.publish.contains(&topic) {
-            let mend =
-                format!("{}.toml does not grant it: under [grants], write publish = [\"{topic}\"]", self.facts.name);
-            self.warn(&format!("publish denied: {topic}: {mend}"));
-            return Err(fault("denied", format!("publishing to {topic}: {mend}")));
-        }
-        if self.buffer.messages >= PUBLICATIONS_MAX {
+        let is_granted = self.facts.manifest.grants.publish.contains(&topic);
+        self.need(is_granted, &format!("publishing to {topic}"), &format!("publish = [\"{topic}\"]"))?;
+        if self.run.buffer.messages >= PUBLICATIONS_MAX {
             return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
         }
-        let used = self.buffer.bytes;
+        let used = self.run.buffer.bytes;
         let data =
             std::str::from_utf8(&data).map_err(|error| fault("invalid", format!("data is not UTF-8: {error}")))?;
         let priority = match options.priority {
@@ -50,8 +46,8 @@ impl publisher::Host for Guest {
             WitPriority::Low => Priority::Low,
         };
         let delay = Duration::from_secs(options.delay_seconds.into());
-        let from = self.topic.as_ref().map(Topic::to_string).unwrap_or_default();
-        let parent = self.parent(options.parent.as_deref())?;
+        let from = self.run.topic_name().to_owned();
+        let parent = self.run.parent(options.parent.as_deref())?;
         // What leaves later is no loop that never rests.
         let hops = if delay.is_zero() { parent.hops.saturating_add(1) } else { 0 };
         if hops > HOPS_MAX {
@@ -71,13 +67,13 @@ impl publisher::Host for Guest {
             return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
         }
         parent.publications.push(publication);
-        self.buffer.messages += 1;
-        self.buffer.bytes += bytes;
+        self.run.buffer.messages += 1;
+        self.run.buffer.bytes += bytes;
         Ok(id)
     }
 }
 
-impl Guest {
+impl Run {
     /// The message that a publish follows. One alone need not be named.
     fn parent(&mut self, named: Option<&str>) -> Result<&mut Member, Fault> {
         let told = if self.members.len() > 1 {

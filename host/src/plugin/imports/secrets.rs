@@ -21,8 +21,7 @@ impl secrets::Host for Guest {
         let secret = store.read(&self.facts.name, &name)?;
         self.facts.struck.learn(&name, &secret);
         if self.facts.may_log(name.len()) {
-            let topic = self.topic.as_ref().map_or("", |topic| topic.as_str());
-            tracing::debug!(plugin = self.facts.name, topic, secret = name, "secret read");
+            tracing::debug!(plugin = self.facts.name, topic = self.run.topic_name(), secret = name, "secret read");
         }
         Ok(secret.reveal().to_owned())
     }

@@ -1,0 +1,96 @@
+//! Instances that are kept for another call, where the manifest asks for it.
+//! One is kept only after a call that came back with a reply; what it has in
+//! memory, the next message's call sees.
+
+use super::guest::Guest;
+use super::program::Live;
+use crate::manifest::Instances;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::Store;
+
+/// A store with what lives in it; none yet where the first call makes it.
+pub(super) struct Life {
+    pub(super) store: Store<Guest>,
+    pub(super) live: Option<Live>,
+    calls: u32,
+}
+
+/// Those of one version that wait for a call.
+pub(super) struct Kept {
+    calls_max: u32,
+    idle_max: Duration,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+struct Waiting {
+    life: Life,
+    since: Instant,
+    /// Its place in the pool.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Life {
+    pub(super) fn new(store: Store<Guest>) -> Self {
+        Self { store, live: None, calls: 0 }
+    }
+}
+
+impl Kept {
+    pub(super) fn new(instances: Instances) -> Self {
+        let (calls_max, idle_max) = match instances {
+            Instances::PerMessage => (1, Duration::ZERO),
+            Instances::Reused { calls, idle } => (calls, idle),
+        };
+        Self { calls_max, idle_max, waiting: Mutex::default() }
+    }
+
+    /// One that may be called again; the one that was used last, so that those
+    /// which are not needed grow old.
+    pub(super) fn take(&self) -> Option<Life> {
+        if self.calls_max == 1 { None } else { self.take_at(Instant::now()) }
+    }
+
+    fn take_at(&self, now: Instant) -> Option<Life> {
+        let mut waiting = self.waiting();
+        let last = waiting.pop()?;
+        // If even the last one is too old, all are.
+        if self.is_old(&last, now) {
+            waiting.clear();
+            return None;
+        }
+        Some(last.life)
+    }
+
+    /// To be called when a call has come back with a reply.
+    pub(super) fn put(&self, mut life: Life, room: &Arc<Semaphore>) {
+        life.calls += 1;
+        if life.calls >= self.calls_max {
+            return;
+        }
+        // Where there is no room it was the last call of this one.
+        if let Ok(room) = room.clone().try_acquire_owned() {
+            self.waiting().push(Waiting { life, since: Instant::now(), _room: room });
+        }
+    }
+
+    /// Lets go of those that nobody has needed for long. To be called once in a
+    /// while.
+    pub(super) fn forget_old(&self) {
+        let now = Instant::now();
+        self.waiting().retain(|waiting| !self.is_old(waiting, now));
+    }
+
+    pub(super) fn forget_all(&self) {
+        self.waiting().clear();
+    }
+
+    fn is_old(&self, waiting: &Waiting, now: Instant) -> bool {
+        now.saturating_duration_since(waiting.since) >= self.idle_max
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,229 @@
+//! Any program built for WASI is a handler: it reads its message on stdin and
+//! its exit code says how it ended. It has the same limits as others, and
+//! reaches as little.
+
+use crate::guest::adapted;
+use crate::support::{Entry, Gateway, OK, Plugins, Redis, built, guest, text};
+
+const ONCE: &str = "[retry]\nattempts = 1\n";
+
+/// A program of WASI preview 1 in the text format.
+fn program(imports: &str, more: &str, start: &str) -> Vec<u8> {
+    let text = format!("(module {imports} (memory (export \"memory\") 1) {more} (func (export \"_start\") {start}))");
+    wat::parse_str(text).unwrap()
+}
+
+fn wasi(name: &str, signature: &str) -> String {
+    format!("(import \"wasi_snapshot_preview1\" \"{name}\" (func ${name} {signature}))")
+}
+
+/// One that ends with this code.
+fn exits(code: i32) -> Vec<u8> {
+    program(&wasi("proc_exit", "(param i32)"), "", &format!("(call $proc_exit (i32.const {code}))"))
+}
+
+/// How a message of a topic without another attempt ends.
+async fn dead(redis: &Redis, topic: &str, data: &str) -> Entry {
+    redis.run::<i64>(&format!("DEL {{mq:{topic}}}:dead")).await;
+    redis.publish(topic, "d", data).await;
+    redis.dead(topic).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
+    let redis = Redis::start();
+    let manifest = "args = [\"-v\", \"two words\"]\n[config]\nGREETING = \"hello\"\n[retry]\nattempts = 7\n";
+    let core = built("command");
+    let plugins = Plugins::with("core", &core, manifest).and("component", &adapted(&core), manifest);
+    let gateway = Gateway::start(&redis, &plugins);
+    for topic in ["core", "component"] {
+        let envelope = format!(
+            r#"{{"id":"m-1","topic":"other","data":{{"n":  9007199254740993}},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}}"#
+        );
+        redis.add(topic, envelope.as_bytes()).await;
+        gateway.until_outcome(topic, "m-1", "done").await;
+        let told =
+            |line: &str| gateway.logged(line).iter().any(|logged| logged["plugin"] == topic && logged["id"] == "m-1");
+        for line in [
+            &format!("arg={topic}"),
+            "arg=-v",
+            "arg=two words",
+            &format!("id=m-1 topic={topic} attempt=2 of=7 greeting=hello"),
+            // The topic is the key's, the data as it came.
+            &format!(
+                r#"stdin={{"id":"m-1","topic":"{topic}","data":{{"n":  9007199254740993}},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":7}}"#
+            ),
+        ] {
+            assert!(told(line), "{topic}: {line}: {:?}", gateway.logged("="));
+        }
+        assert_eq!(gateway.plugin(topic).await["state"], "live");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_exit_code_says_how_it_ended() {
+    let redis = Redis::start();
+    let core = built("command");
+    let plugins = Plugins::with("core", &core, ONCE).and("component", &adapted(&core), ONCE);
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("core", "zero", r#"{"exit":0}"#).await;
+    gateway.until_outcome("core", "zero", "done").await;
+    redis.publish("component", "zero", r#"{"exit":0}"#).await;
+    gateway.until_outcome("component", "zero", "done").await;
+    for code in [1, 2, 64, 65, 66, 75, 125, 126, 200, 255] {
+        let letter = dead(&redis, "core", &format!(r#"{{"exit":{code}}}"#)).await;
+        let (reason, begin) = if code == 65 { ("reject", "exit-65: ") } else { ("retry", "") };
+        assert_eq!(text(&letter, "gw-reason"), reason, "{code}");
+        let error = text(&letter, "gw-error");
+        assert!(error.starts_with(&format!("{begin}exit code {code}\n")), "{error}");
+        assert!(error.ends_with("as it was told"), "{error}");
+        // A component can only say that it failed.
+        let letter = dead(&redis, "component", &format!(r#"{{"exit":{code}}}"#)).await;
+        assert_eq!(text(&letter, "gw-reason"), "retry", "{code}");
+        assert!(text(&letter, "gw-error").starts_with("exit code 1\n"), "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_in_rust_needs_nothing_of_ours() {
+    let redis = Redis::start();
+    let plugins =
+        Plugins::with("program", &built("program"), &format!("args = [\"a\"]\n[config]\nGREETING = \"b\"\n{ONCE}"));
+    let gateway = Gateway::start(&redis, &plugins);
+    for (id, data) in [("ends", r#"{"end":"ok"}"#), ("exits", r#"{"end":"exit"}"#)] {
+        redis.publish("program", id, data).await;
+        gateway.until_outcome("program", id, "done").await;
+        assert!(!gateway.logged(&format!("args=program,a id={id} greeting=b")).is_empty());
+    }
+    for (end, reason, told) in [
+        ("fail", "retry", "it failed"),
+        ("panic", "trap", "the reactor is hot"),
+        // The code does not survive here: see the WIT's own world.
+        ("reject", "retry", "exit code 1"),
+    ] {
+        let letter = dead(&redis, "program", &format!(r#"{{"end":"{end}"}}"#)).await;
+        assert_eq!(text(&letter, "gw-reason"), reason, "{end}");
+        assert!(text(&letter, "gw-error").contains(told), "{end}: {}", text(&letter, "gw-error"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_hold_for_programs_too() {
+    let redis = Redis::start();
+    let grow = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
+    let down = "(func $down (call $down))";
+    let random = wasi("random_get", "(param i32 i32) (result i32)");
+    let plugins =
+        Plugins::with("loop", &program("", "", "(loop $on (br $on))"), &format!("[limits]\ncpu = \"50ms\"\n{ONCE}"))
+            .and("memory", &program("", "", grow), &format!("[limits]\nmemory = \"8MiB\"\n{ONCE}"))
+            .and("recursion", &program("", down, "(call $down)"), ONCE)
+            .and("trap", &program("", "", "(unreachable)"), ONCE)
+            .and("random", &program(&random, "", "(drop (call $random_get (i32.const 0) (i32.const 1048577)))"), ONCE)
+            .and("sleep", &built("command"), &format!("[limits]\ntimeout = \"100ms\"\n{ONCE}"))
+            .and("good", &exits(0), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    for (topic, reason) in [
+        ("loop", "cpu-limit"),
+        ("memory", "memory-limit"),
+        ("recursion", "trap"),
+        ("trap", "trap"),
+        ("random", "trap"),
+        ("sleep", "timeout"),
+    ] {
+        let letter = dead(&redis, topic, r#"{"do":"sleep"}"#).await;
+        assert_eq!(text(&letter, "gw-reason"), reason, "{topic}: {}", text(&letter, "gw-error"));
+    }
+    // A trap of C's own, with what it had printed before.
+    let letter = dead(&redis, "sleep", r#"{"do":"abort"}"#).await;
+    assert_eq!(text(&letter, "gw-reason"), "trap");
+    redis.publish("good", "g", "{}").await;
+    gateway.until_outcome("good", "g", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_reaches_the_folders_that_are_granted_and_no_others() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "from the folder").unwrap();
+    let granted = format!("[grants]\nread = {{ \"/in\" = \"{}\" }}\n", folder.path().display());
+    let plugins = Plugins::with("granted", &built("command"), &granted).and("denied", &built("command"), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    for (topic, path, seen) in [
+        ("granted", "/in/a", "open=from the folder"),
+        ("granted", "/etc/passwd", "open=no"),
+        ("denied", "/in/a", "open=no"),
+    ] {
+        let id = format!("{topic}{}", path.replace('/', "-"));
+        redis.publish(topic, &id, &format!(r#"{{"open":"{path}"}}"#)).await;
+        gateway.until_outcome(topic, &id, "done").await;
+        assert!(gateway.logged(seen).iter().any(|line| line["id"] == id.as_str()), "{topic} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_program_is_refused_by_what_it_is() {
+    let redis = Redis::start();
+    let parsed = |text: &str| wat::parse_str(text).unwrap();
+    let memory = "(memory (export \"memory\") 1)";
+    let start = "(func (export \"_start\"))";
+    let refused: [(&str, Vec<u8>, &str, &str); 11] = [
+        ("reactor", parsed(&format!("(module {memory} (func (export \"_initialize\")))")), "", "it is a reactor"),
+        (
+            "library",
+            parsed(&format!("(module {memory} (func (export \"add\")))")),
+            "",
+            "it exports no function `_start`",
+        ),
+        (
+            "typed",
+            parsed(&format!("(module {memory} (func (export \"_start\") (param i32)))")),
+            "",
+            "it exports no function `_start`",
+        ),
+        (
+            "global",
+            parsed(&format!("(module {memory} (global (export \"_start\") i32 (i32.const 0)))")),
+            "",
+            "it exports no function `_start`",
+        ),
+        ("memoryless", parsed(&format!("(module {start})")), "", "it exports no memory"),
+        (
+            "foreign",
+            parsed(&format!("(module (import \"env\" \"emscripten_sleep\" (func)) {memory} {start})")),
+            "",
+            "`emscripten_sleep` of env",
+        ),
+        (
+            "unknown",
+            parsed(&format!("(module (import \"wasi_snapshot_preview1\" \"sock_open\" (func)) {memory} {start})")),
+            "",
+            "sock_open",
+        ),
+        ("threads", parsed(&format!("(module (import \"env\" \"memory\" (memory 1 2 shared)) {start})")), "", "thread"),
+        ("batch", exits(0), "[batch]\nsize = 2\nwait = \"1s\"\n", "[batch] is for components"),
+        ("reused", exits(0), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
+        ("handler", guest(OK), "args = [\"-v\"]\n", "`args` are for commands, and this is a handler"),
+    ];
+    let plugins = Plugins::with("good", &exits(0), "");
+    for (name, wasm, manifest, _) in &refused {
+        plugins.put(name, wasm, manifest);
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    for (name, _, _, told) in refused {
+        let reason = gateway.until_refused(name).await;
+        assert!(reason.contains(told), "{name}: {reason}");
+    }
+    redis.publish("good", "g", "{}").await;
+    gateway.until_outcome("good", "g", "done").await;
+}
+
+/// A start function runs before the program does, and within the same limits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_function_that_loops_refuses_the_module() {
+    let redis = Redis::start();
+    let loops = program("", "(func $first (loop $on (br $on))) (start $first)", "");
+    let plugins = Plugins::with("loops", &loops, "[limits]\ncpu = \"50ms\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let reason = gateway.until_refused("loops").await;
+    assert!(reason.contains("cpu-limit"), "{reason}");
+}

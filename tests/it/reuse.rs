@@ -1,0 +1,133 @@
+//! Instances that are kept for another call, where the manifest asks for it:
+//! so many calls and no more, and never after one that did not come back.
+
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
+use std::path::Path;
+
+/// Counts the calls of its instance at address 256, and traps beyond so many.
+fn counts(calls_max: u32) -> Vec<u8> {
+    guest(&format!(
+        "(i32.store (i32.const 256) (i32.add (i32.const 1) (i32.load (i32.const 256))))
+         (if (i32.gt_u (i32.load (i32.const 256)) (i32.const {calls_max})) (then unreachable)) {OK}"
+    ))
+}
+
+const ONE_BY_ONE: &str = "concurrency = 1\n[retry]\nattempts = 1\n";
+
+fn reused(more: &str) -> String {
+    format!("instances = {{ {more} }}\n{ONE_BY_ONE}")
+}
+
+/// How so many messages of a topic ended, in order.
+async fn ends(gateway: &Gateway, redis: &Redis, topic: &str, count: usize) -> Vec<String> {
+    for number in 0..count {
+        redis.publish(topic, &number.to_string(), "{}").await;
+    }
+    until("all have run", async || (gateway.outcomes(topic).len() >= count).then_some(())).await;
+    gateway.outcomes(topic).into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_has_as_many_calls_as_the_manifest_says() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("within", &counts(3), &reused("reuse = 3"))
+        .and("beyond", &counts(2), &reused("reuse = 3"))
+        .and("once", &counts(1), &reused("reuse = 1"))
+        .and("fresh", &counts(1), ONE_BY_ONE);
+    let gateway = Gateway::start(&redis, &plugins);
+    for topic in ["within", "once", "fresh"] {
+        assert_eq!(ends(&gateway, &redis, topic, 10).await, ["done"; 10], "{topic}");
+    }
+    // A trap ends the instance before its last call.
+    let ended = ends(&gateway, &redis, "beyond", 9).await;
+    assert_eq!(ended, ["done", "done", "trap"].repeat(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_run_that_was_ended_the_next_one_is_fresh() {
+    let redis = Redis::start();
+    let then = |end: &str| {
+        guest(&format!("(if (i32.load (i32.const 256)) (then {end})) (i32.store (i32.const 256) (i32.const 1)) {OK}"))
+    };
+    // A reply outside of memory: the instance can't be trusted either.
+    let bad = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const -4))
+               (i32.store (i32.const 28) (i32.const 64)) (return (i32.const 16))";
+    let spin = "(loop $on (br $on))";
+    let limits = "[limits]\ncpu = \"50ms\"\n";
+    let slow = "[limits]\ntimeout = \"200ms\"\ncpu = \"1h\"\n";
+    let plugins = Plugins::with("trap", &then("unreachable"), &reused("reuse = 1000"))
+        .and("bad-reply", &then(bad), &reused("reuse = 1000"))
+        .and("cpu-limit", &then(spin), &format!("{}{limits}", reused("reuse = 1000")))
+        .and("timeout", &then(spin), &format!("{}{slow}", reused("reuse = 1000")));
+    let gateway = Gateway::start(&redis, &plugins);
+    for end in ["trap", "bad-reply", "cpu-limit", "timeout"] {
+        assert_eq!(ends(&gateway, &redis, end, 4).await, ["done", end, "done", end]);
+    }
+}
+
+/// What a run may use up begins anew with each, also in the same instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_run_has_its_own_budgets() {
+    let redis = Redis::start();
+    let grants = "[grants]\npublish = [\"other\"]\n";
+    let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", reused("reuse = 1000")));
+    let gateway = Gateway::start(&redis, &plugins);
+    for id in ["a", "b", "c"] {
+        redis.publish("puppet", id, r#"{"do":"publish","to":"other","times":700,"then":null}"#).await;
+        gateway.until_outcome("puppet", id, "done").await;
+    }
+    redis.is("all of them", "XLEN mq:other", 2100).await;
+    // What was published is the run's own, and so are its ids.
+    let ids: std::collections::BTreeSet<String> =
+        redis.envelopes("mq:other").await.iter().map(|envelope| envelope["id"].to_string()).collect();
+    assert_eq!(ids.len(), 2100);
+    // And its log lines are those of its message.
+    for id in ["d", "e"] {
+        redis.publish("puppet", id, &format!(r#"{{"do":"print","text":"printed by {id}"}}"#)).await;
+        let line = gateway.until_logged(&format!("printed by {id}"), |_| true).await;
+        assert_eq!(line["id"], id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_nobody_needs_is_let_go_of() {
+    let redis = Redis::start();
+    // 48 MiB that stay touched as long as the instance lives.
+    let fills = guest(&format!(
+        "(drop (memory.grow (i32.const 768))) (memory.fill (i32.const 65536) (i32.const 1) (i32.const 50331648)) {OK}"
+    ));
+    let plugins = Plugins::with("fills", &fills, &reused("reuse = 1000, idle = \"5s\""));
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("fills", "a", "{}").await;
+    gateway.until_outcome("fills", "a", "done").await;
+    let small = 48 << 20;
+    let with = resident_bytes(gateway.id());
+    until("its memory is given back", async || (resident_bytes(gateway.id()) + small * 3 / 4 < with).then_some(()))
+        .await;
+    redis.publish("fills", "b", "{}").await;
+    gateway.until_outcome("fills", "b", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_has_instances_of_its_own() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &counts(2), &reused("reuse = 1000"));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    for (version, id) in ["a", "b", "c"].into_iter().enumerate() {
+        // Each version's first two calls are good ones.
+        for call in ["first", "second"] {
+            redis.publish("topic", &format!("{id}-{call}"), "{}").await;
+            gateway.until_outcome("topic", &format!("{id}-{call}"), "done").await;
+        }
+        plugins
+            .write("topic.toml", format!("{}[config]\nversion = \"{version}\"\n", reused("reuse = 1000")).as_bytes());
+        gateway.post("/api/v1/plugins/reload").await;
+    }
+}
+
+fn resident_bytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
