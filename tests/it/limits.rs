@@ -32,7 +32,7 @@ fn limited(body: &str) -> Vec<u8> {
 }
 
 /// Does something so many times.
-fn times(count: u32, body: &str) -> String {
+pub(crate) fn times(count: u32, body: &str) -> String {
     format!(
         "(local $left i32) (local.set $left (i32.const {count}))
          (loop $again {body}

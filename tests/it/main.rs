@@ -27,6 +27,7 @@ mod frozen;
 mod golden;
 #[path = "../guest.rs"]
 mod guest;
+mod hostile;
 mod house;
 mod http;
 mod http_limits;

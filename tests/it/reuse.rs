@@ -1,8 +1,7 @@
 //! Instances that are kept for another call, where the manifest asks for it:
 //! so many calls and no more, and never after one that did not come back.
 
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
-use std::path::Path;
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, resident_bytes, until};
 
 /// Counts the calls of its instance at address 256, and traps beyond so many.
 fn counts(calls_max: u32) -> Vec<u8> {
@@ -124,10 +123,4 @@ async fn a_new_version_has_instances_of_its_own() {
             .write("topic.toml", format!("{}[config]\nversion = \"{version}\"\n", reused("reuse = 1000")).as_bytes());
         gateway.post("/api/v1/plugins/reload").await;
     }
-}
-
-fn resident_bytes(pid: u32) -> usize {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
 }

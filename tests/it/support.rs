@@ -449,3 +449,10 @@ fn read_built(folder: &str, name: &str) -> Vec<u8> {
     let path = Path::new(ROOT).join("target").join(folder).join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make plugins` builds it", path.display()))
 }
+
+/// What a process has in memory.
+pub(crate) fn resident_bytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}

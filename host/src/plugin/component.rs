@@ -168,7 +168,7 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
         [0x7f, b'E', b'L', b'F', ..] => {
             "native code: precompiled components are not taken from the plugins directory; put the .wasm there"
         }
-        [b'P', b'K', 3, 4, ..] => "a zip archive: unpack it, and put the .wasm there",
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => "a zip archive: unpack it, and put the .wasm there",
         _ if [b"\0asm\x0d\0\x01\0", b"\0asm\x01\0\0\0"]
             .iter()
             .any(|whole| whole.len() > bytes.len() && whole.starts_with(bytes)) =>
