@@ -7,7 +7,7 @@ BENCH_MESSAGES ?= 100000
 SECONDS ?= 600
 SEED ?=
 
-.PHONY: help setup tools plugins demo test chaos lint build bench bench-queue bench-reload clean
+.PHONY: help setup tools plugins demo test chaos lint build bench bench-queue bench-plugins bench-reload clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: plugins ## messages a second, CPU and latency, beside bare primitives
 
 bench-queue: plugins ## what the queue's options and promises cost
 	cargo bench --locked -p gateway-worker --bench queue -- $(BENCH_MESSAGES)
+
+bench-plugins: plugins ## what a sandbox costs
+	cargo bench --locked -p gateway-worker --bench plugins
 
 bench-reload: ## what a thousand reloads cost and leave behind
 	cargo bench --locked -p gateway-worker --bench reload

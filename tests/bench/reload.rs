@@ -5,6 +5,7 @@
 
 #[path = "../guest.rs"]
 mod guest;
+mod resident;
 
 use gateway_worker::capability::Capabilities;
 use gateway_worker::metrics::Metrics;
@@ -12,6 +13,7 @@ use gateway_worker::plugin::{Archive, Cache, CompileLimits, Compiler, Engine, Fo
 use gateway_worker::reloader::{Reloader, Request};
 use gateway_worker::settings::FileCheck;
 use guest::{OK, guest, guest_with};
+use resident::resident_bytes;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -69,10 +71,4 @@ async fn main() {
         stop.cancel();
     };
     tokio::join!(reloading, replacing);
-}
-
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
 }

@@ -70,6 +70,23 @@ async fn a_plugin_is_shown_with_what_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_shown_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let granted = format!("args = [\"-v\"]\n[grants]\nread = {{ \"/in\" = \"{}\" }}\n", folder.path().display());
+    let plugins = Plugins::with("module", &built("command"), &granted).and("component", &built("program"), "");
+    let (code, told) = inspect(&plugins, "module.wasm");
+    assert_eq!((code, &told["kind"], &told["unused_grants"]), (0, &json!("command"), &json!([])), "{told:#}");
+    let is_in = |list: &Value, name: &str| list.as_array().unwrap().contains(&json!(name));
+    assert!(is_in(&told["exports"], "_start"), "{told:#}");
+    let folder = format!("/in = {}", folder.path().display());
+    assert_eq!(access(&told, "wasi_snapshot_preview1"), json!({ "access": "granted", "what": [folder] }));
+    let (code, told) = inspect(&plugins, "component.wasm");
+    assert_eq!((code, &told["kind"]), (0, &json!("command")), "{told:#}");
+    // Nothing was forgotten: its language's library imports files and never looks.
+    assert_eq!(told["warnings"], json!([]), "{told:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_imported_and_not_granted_is_told_at_every_place() {
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let (code, told) = inspect(&plugins, "puppet.wasm");
@@ -104,7 +121,7 @@ async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
         "refused  a-faulty.wasm\n",
         "a-faulty.toml: line 1, column 15: ",
         "a-faulty.toml: line 3, column 1: unknown key `cpuu`",
-        "not a valid component (is it complete?)",
+        "not valid WebAssembly (is it complete?)",
         "ok       b-good.wasm: handler of b-good\n",
         "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove it there, or from c-claims",
     ] {

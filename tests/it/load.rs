@@ -22,12 +22,19 @@ fn built(change: Change, imports: &str) -> Vec<u8> {
     encode(&module, "other.wit", Some(&changed(WIT)))
 }
 
-async fn refusal(wasm: &[u8]) -> Option<String> {
+fn engine() -> Engine {
     let compiler = Compiler::of(PathBuf::from(BINARY), CompileLimits::default(), None);
-    let engine = Engine::new(Capabilities::default(), compiler, 1).unwrap();
+    Engine::new(Capabilities::default(), compiler, 1).unwrap()
+}
+
+async fn load(engine: &Engine, wasm: &[u8]) -> Result<Plugin, String> {
     let manifest = Manifest::default_for(Topic::parse("topic").unwrap());
-    let loaded = Plugin::load(&engine, "topic", wasm.into(), manifest, "digest".to_owned()).await;
-    loaded.err().map(|error| error.to_string())
+    let loaded = Plugin::load(engine, "topic", wasm.into(), manifest, "digest".to_owned()).await;
+    loaded.map_err(|error| error.to_string())
+}
+
+async fn refusal(wasm: &[u8]) -> Option<String> {
+    load(&engine(), wasm).await.err()
 }
 
 const LOG: &str = r#"(import "gateway:worker/logging@1.0.0" "log" (func (param i32 i32 i32)))"#;
@@ -110,4 +117,25 @@ async fn half_a_component_is_none_wherever_it_is_cut() {
     }
     assert!(refused > 40);
     assert!(refusal(b"PK\x03\x04rest").await.unwrap().contains("a zip archive: unpack it"));
+}
+
+/// Whatever bytes: a plugin or words, soon, and the host lives on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_with_a_byte_changed_loads_or_is_refused_in_words() {
+    let whole = built(&[], LOG);
+    let engine = engine();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(17) {
+        for change in [0xff, 0x01, 0x80] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= change;
+            if let Err(reason) = load(&engine, &bytes).await {
+                assert!(!reason.is_empty() && reason.len() < 5000, "{at} {change}: {reason}");
+                // It may be wrong in any way, but it is not the compiler's fault.
+                assert!(!reason.contains("the compiler crashed"), "{at} {change}: {reason}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 50, "{refused}");
 }

@@ -131,9 +131,9 @@ async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
     let cases: [(&[u8], &str); 11] = [
         (b"", "incomplete"),
         (&good[..5], "incomplete"),
-        (&half, "not a valid component (is it complete?)"),
+        (&half, "not valid WebAssembly (is it complete?)"),
         (b"not wasm at all", "it is not WebAssembly"),
-        (b"\0asm\x01\0\0\0", "a core module, not a component: build it for wasm32-wasip2"),
+        (b"\0asm\x01\0\0\0", "build a handler for wasm32-wasip2"),
         (b"\x7fELF\x02\x01\x01\0", "precompiled components are not taken"),
         (b"\0asm\x0e\0\x01\0", "another version of WebAssembly"),
         (&types, "its export gateway:worker/handler@1.0.0 has another type"),

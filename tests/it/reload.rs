@@ -2,6 +2,7 @@
 //! the new one is, and no message is lost or run twice by it.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, guest_with, until};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes};
@@ -82,6 +83,27 @@ async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refus
         answer["changes"].as_array().unwrap().iter().map(|change| change["result"].as_str().unwrap()).collect();
     // The slow poll may have been quicker with some of it.
     assert!(told.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_looks_at_the_directory_and_ends_nothing() {
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    // Behind a link, where no event tells of a change.
+    fs::create_dir(plugins.path().join("..v1")).unwrap();
+    fs::write(plugins.path().join("..v1/topic.wasm"), version(0)).unwrap();
+    std::os::unix::fs::symlink("..v1/topic.wasm", plugins.path().join("topic.wasm")).unwrap();
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    let before = gateway.plugin("topic").await["digest"].clone();
+    fs::write(plugins.path().join("..v1/topic.wasm"), version(1)).unwrap();
+    gateway.signal(Signal::HUP);
+    gateway.until_logged("SIGHUP", |_| true).await;
+    gateway
+        .until_plugin("topic", "the new one", |plugin| plugin["digest"] != before && plugin["state"] == "live")
+        .await;
+    redis.publish("topic", "m", "{}").await;
+    gateway.until_outcome("topic", "m", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

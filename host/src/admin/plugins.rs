@@ -111,6 +111,7 @@ fn shown(name: &str, routes: &Routes) -> Value {
     json!({
         "name": name,
         "state": state,
+        "kind": live.map(|plugin| plugin.kind()),
         "is_loading": status.is_loading,
         "digest": status.live,
         "topics": topics.unwrap_or_default(),

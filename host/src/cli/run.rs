@@ -43,7 +43,10 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => app.reload(),
+                _ = self.hang_up.recv() => {
+                    tracing::info!("SIGHUP: looking at the plugins directory");
+                    app.reload();
+                }
             }
         }
     }

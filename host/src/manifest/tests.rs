@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::verdict::Backoff;
+use proptest::prelude::*;
 
 fn parse(text: &str) -> Result<Manifest, String> {
     Manifest::parse(text, "order.reminder").map_err(|error| error.to_string())
@@ -193,5 +194,59 @@ fn limits_hold_from_both_sides() {
         ("[retry]\nattempts = -1", false),
     ] {
         assert_eq!(parse(text).is_ok(), is_legal, "{text}: {:?}", parse(text));
+    }
+}
+
+/// Words of manifests, in whatever order, are read or refused with a place.
+fn words() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        prop::sample::select(vec![
+            "topics",
+            "concurrency",
+            "instances",
+            "reuse",
+            "limits",
+            "cpu",
+            "grants",
+            "http",
+            "schedule",
+            "cron",
+            "batch",
+            "=",
+            "[",
+            "]",
+            "[[",
+            "{",
+            "}",
+            ",",
+            ".",
+            "\n",
+            "\"",
+            "'",
+            "\"*\"",
+            "\"1s\"",
+            "\"64MiB\"",
+            "0",
+            "-1",
+            "1e99",
+            "9223372036854775807",
+            "true",
+            "inf",
+            "2026-11-23",
+            "#",
+        ])
+        .prop_map(str::to_owned),
+        any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec(word, 0..40).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_text_is_a_manifest_or_is_refused_in_words(text in words()) {
+        if let Err(error) = Manifest::parse(&text, "topic") {
+            prop_assert!(!error.0.is_empty() && error.0.iter().all(|fault| fault.to_string().starts_with("line ")), "{error}");
+        }
     }
 }

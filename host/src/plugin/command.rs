@@ -17,6 +17,8 @@ pub(super) const WASI_P1: &str = "wasi_snapshot_preview1";
 /// Where it begins.
 pub(super) const START: &str = "_start";
 
+const MEND: &str = "build a handler for wasm32-wasip2, or a program for wasm32-wasip1";
+
 /// The exit code that says that it will never work: `EX_DATAERR`.
 const REJECT: i32 = 65;
 /// Variables that begin so are the host's.
@@ -56,9 +58,7 @@ pub(super) fn check_module(module: &Module) -> Result<(), String> {
         } else {
             "a core module may import from wasi_snapshot_preview1 alone"
         };
-        return Err(format!(
-            "it imports `{name}` of {from}: {told}; build it for wasm32-wasip1, or a component for wasm32-wasip2"
-        ));
+        return Err(format!("it imports `{name}` of {from}: {told}; {MEND}"));
     }
     let start = module.get_export(START).and_then(|found| found.func().cloned());
     let is_start = start.is_some_and(|start| start.params().next().is_none() && start.results().next().is_none());
@@ -66,15 +66,9 @@ pub(super) fn check_module(module: &Module) -> Result<(), String> {
         (true, _) if module.get_export("memory").is_none() => Err("it exports no memory: a program must".to_owned()),
         (true, _) => Ok(()),
         (false, true) => {
-            Err("it is a reactor (it exports `_initialize` and no `_start`): a library has nothing to run; \
-                              build a program, or a component that exports gateway:worker/handler@1.0.0"
-                .to_owned())
+            Err(format!("it is a reactor: it exports `_initialize` and no `{START}`, so it has nothing to run; {MEND}"))
         }
-        (false, false) => {
-            Err("it exports no function `_start`, so it is no program: build it for wasm32-wasip1, or make \
-                               a component of it that exports gateway:worker/handler@1.0.0"
-                .to_owned())
-        }
+        (false, false) => Err(format!("it is a core module without a function `{START}`, so it is no program; {MEND}")),
     }
 }
 

@@ -1,0 +1,344 @@
+//! `make bench-plugins`: what a sandbox costs. A fresh instance and its call,
+//! with every limit and everything linked; kept instances; calls to the host;
+//! memory; what a guest that spins does to others; how soon a file is live.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
+
+#[path = "../guest.rs"]
+mod guest;
+mod resident;
+#[allow(dead_code, reason = "others need more of it")]
+mod rig;
+
+use async_trait::async_trait;
+use gateway_worker::capability::{Capabilities, Fault, KeyValue, NewValue, Quota};
+use gateway_worker::manifest::Manifest;
+use gateway_worker::message;
+use gateway_worker::metrics::Metrics;
+use gateway_worker::plugin::{Archive, Cache, Call, CompileLimits, Compiler, Engine, Folder, Plugin, Registry};
+use gateway_worker::reloader::{Reloader, Request};
+use gateway_worker::settings::FileCheck;
+use gateway_worker::topic::Topic;
+use gateway_worker::verdict::Outcome;
+use guest::{OK, guest, guest_in, guest_with};
+use resident::resident_bytes;
+use rig::{Length, Worker, queue_of, redis_server, sdk_guest, stamped, started_after};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+const CALLS: usize = 20_000;
+
+fn main() {
+    let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
+    let two = runtime(2);
+    runtime(1).block_on(async {
+        instances().await;
+        host_calls().await;
+    });
+    println!();
+    two.block_on(abreast(&two.handle().clone()));
+    two.block_on(idle(&two.handle().clone()));
+    two.block_on(killed());
+    println!();
+    two.block_on(beside_spinners());
+    println!();
+    two.block_on(going_live());
+}
+
+fn engine(capabilities: Capabilities, cache: Option<Cache>) -> Engine {
+    let program = env!("CARGO_BIN_EXE_gateway-worker").into();
+    Engine::new(capabilities, Compiler::of(program, CompileLimits::default(), cache), 2).unwrap()
+}
+
+async fn plugin(engine: &Engine, wasm: &[u8], manifest: &str) -> Arc<Plugin> {
+    let manifest = Manifest::parse(manifest, "topic").unwrap();
+    Arc::new(Plugin::load(engine, "topic", wasm.into(), manifest, String::new()).await.unwrap())
+}
+
+fn call() -> Call {
+    let envelope = r#"{"id":"0190b3a4-5e0c-7b3c-9a51-8b1f4c8a0001","topic":"topic","data":{"order_id":"o-1","user_id":"u-1"},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#;
+    let fields = vec![(b"message".to_vec(), envelope.as_bytes().to_vec())];
+    let message = message::read(&Topic::parse("topic").unwrap(), "1795419923585-0", &fields).unwrap();
+    Call { message, entry: "1795419923585-0".to_owned(), max_attempts: 3 }
+}
+
+/// Microseconds of each of so many calls, the shortest first.
+async fn timed(plugins: &[Arc<Plugin>], count: usize) -> Vec<f64> {
+    let mut took = Vec::with_capacity(count);
+    for number in 0..count + count / 10 {
+        let mut calls = [call()];
+        let started = Instant::now();
+        let outcomes = plugins[number % plugins.len()].call(&mut calls).await;
+        let elapsed = started.elapsed();
+        assert!(!matches!(outcomes[0], Outcome::PluginUnavailable(_)));
+        // The first of them warm up.
+        if number >= count / 10 {
+            took.push(elapsed.as_secs_f64() * 1e6);
+        }
+    }
+    took.sort_by(f64::total_cmp);
+    took
+}
+
+fn at(sorted: &[f64], percent: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * percent / 100.0) as usize]
+}
+
+/// One thread, one call after the other.
+async fn instances() {
+    let engine = engine(Capabilities::default(), None);
+    let (smallest, sdk) = (guest(OK), sdk_guest("noop"));
+    println!("{:<52}{:>10}{:>10}{:>12}", "instance and call, one thread", "p50 us", "p99 us", "of fresh");
+    let mut fresh = 0.0;
+    for (name, wasm, manifest) in [
+        ("fresh, the smallest handler", &smallest, ""),
+        ("kept, the smallest handler", &smallest, "instances = { reuse = 1000000 }"),
+        ("fresh, a handler built with the SDK", &sdk, ""),
+        ("kept, a handler built with the SDK", &sdk, "instances = { reuse = 1000000 }"),
+    ] {
+        let took = timed(&[plugin(&engine, wasm, manifest).await], CALLS).await;
+        if fresh == 0.0 {
+            fresh = at(&took, 50.0);
+        }
+        println!("  {name:<50}{:>10.2}{:>10.2}{:>12.2}", at(&took, 50.0), at(&took, 99.0), at(&took, 50.0) / fresh);
+    }
+    let mut many = Vec::new();
+    for number in 0..200 {
+        let wasm = guest_with(&format!("(data (i32.const 600) \"{number:04}\")"), OK);
+        many.push(plugin(&engine, &wasm, "").await);
+    }
+    let took = timed(&many, CALLS).await;
+    let ratio = at(&took, 50.0) / fresh;
+    println!(
+        "  {:<50}{:>10.2}{:>10.2}{ratio:>12.2}",
+        "fresh, 200 plugins in rotation",
+        at(&took, 50.0),
+        at(&took, 99.0)
+    );
+}
+
+/// What one call from a guest to the host costs, with a text to and fro.
+async fn host_calls() {
+    const EACH: usize = 10_000;
+    let engine = engine(Capabilities::default(), None);
+    let import = "(import \"gateway:worker/config@1.0.0\" \"get\" (func $get (param i32 i32 i32)))";
+    let looped = |body: &str| {
+        let body = format!(
+            "(local $left i32) (local.set $left (i32.const {EACH}))
+             (loop $on {body} (br_if $on (local.tee $left (i32.sub (local.get $left) (i32.const 1))))) {OK}"
+        );
+        guest_in("message-handler", "", import, "(data (i32.const 520) \"sixteen bytes ok\")", &body)
+    };
+    let with = plugin(&engine, &looped("(call $get (i32.const 520) (i32.const 16) (i32.const 64))"), "").await;
+    let without = plugin(&engine, &looped(""), "").await;
+    let (with, without) = (timed(&[with], 50).await, timed(&[without], 50).await);
+    let each = (at(&with, 50.0) - at(&without, 50.0)) / EACH as f64;
+    println!("  {:<50}{each:>10.3}", "a call from the guest to the host");
+}
+
+/// How much more two threads do than one.
+async fn abreast(handle: &Handle) {
+    let engine = engine(Capabilities::default(), None);
+    let plugin = plugin(&engine, &guest(OK), "").await;
+    let mut rates = [0.0_f64; 2];
+    for _ in 0..3 {
+        for tasks in [1, 2] {
+            let started = Instant::now();
+            let running: Vec<_> = (0..tasks)
+                .map(|_| {
+                    let plugin = plugin.clone();
+                    handle.spawn(async move { timed(&[plugin], CALLS).await })
+                })
+                .collect();
+            for task in running {
+                task.await.unwrap();
+            }
+            let rate = (tasks * (CALLS + CALLS / 10)) as f64 / started.elapsed().as_secs_f64();
+            rates[tasks - 1] = rates[tasks - 1].max(rate);
+        }
+    }
+    println!("two threads do {:.2} times what one does ({:.0} calls/s, fresh)", rates[1] / rates[0], rates[1]);
+}
+
+/// A store that never answers.
+struct Silent;
+
+#[async_trait]
+impl KeyValue for Silent {
+    async fn get(&self, _: &str, _: &str) -> Result<Option<Vec<u8>>, Fault> {
+        std::future::pending().await
+    }
+
+    async fn set(&self, _: &str, _: Quota, _: NewValue<'_>) -> Result<bool, Fault> {
+        std::future::pending().await
+    }
+
+    async fn delete(&self, _: &str, _: &str) -> Result<(), Fault> {
+        std::future::pending().await
+    }
+}
+
+/// What an instance has in memory that waits in a call to the host.
+async fn idle(handle: &Handle) {
+    const COUNT: usize = 400;
+    let engine = engine(Capabilities { key_value: Some(Arc::new(Silent)), ..Capabilities::default() }, None);
+    let import = "(import \"gateway:worker/key-value@1.0.0\" \"get\" (func $get (param i32 i32 i32)))";
+    let waits = format!("(call $get (i32.const 520) (i32.const 1) (i32.const 64)) {OK}");
+    let wasm = guest_in("full-handler", "", import, "(data (i32.const 520) \"key\")", &waits);
+    let plugin = plugin(&engine, &wasm, "[limits]\ntimeout = \"1h\"\n[grants]\nkeyvalue = true\n").await;
+    let before = resident_bytes();
+    let waiting: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let plugin = plugin.clone();
+            handle.spawn(async move { plugin.call(&mut [call()]).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let each = (resident_bytes() - before) as f64 / COUNT as f64 / 1024.0;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    println!("an instance that waits in a call to the host: {each:.0} KiB, {COUNT} of them");
+}
+
+/// How long after its budget a guest that spins is ended.
+async fn killed() {
+    let engine = engine(Capabilities::default(), None);
+    let budget = Duration::from_millis(50);
+    let spins = guest("(loop $on (br $on)) (unreachable)");
+    let plugin = plugin(&engine, &spins, "[limits]\ncpu = \"50ms\"").await;
+    let took = timed(&[plugin], 50).await;
+    let late = |percent| at(&took, percent) / 1e3 - budget.as_secs_f64() * 1e3;
+    println!("a guest that spins is ended {:.1} ms after its budget (p50; p99 {:.1} ms)", late(50.0), late(99.0));
+}
+
+/// From publication to the start of a handler, alone and beside a topic whose
+/// handlers all spin, on the worker's own binary.
+async fn beside_spinners() {
+    const MESSAGES: usize = 500;
+    let spins = guest("(loop $on (br $on)) (unreachable)");
+    println!("{:<52}{:>10}{:>10}", "enqueue to handler start, one at a time", "p50 ms", "p99 ms");
+    for (name, spinning) in [("alone", 0), ("beside 64 handlers that spin", 64)] {
+        let data = tempfile::tempdir().unwrap();
+        let server = redis_server(data.path());
+        let (clock, spinner) = (Topic::parse("clock").unwrap(), Topic::parse("spins").unwrap());
+        let (_, queue) = queue_of(&server, &clock);
+        let (_, spinners) = queue_of(&server, &spinner);
+        for number in 0..spinning {
+            spinners.publish(&stamped(&spinner, number)).await.unwrap();
+        }
+        let forever = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
+        let plugins: [(&str, &[u8], &str); 2] = [("clock", &sdk_guest("clock"), ""), ("spins", &spins, forever)];
+        let _worker = Worker::start(&server, &plugins, &["--handler-threads", "2", "--drain", "10ms"]);
+        let dead = Length::of(&server, "{mq:clock}:dead").await;
+        for number in 0..MESSAGES {
+            queue.publish(&stamped(&clock, number)).await.unwrap();
+            while dead.now().await <= number {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        // The first ones waited for the worker to start.
+        let mut took = started_after(&queue, &clock).await;
+        took.truncate(MESSAGES - 5);
+        println!("  {name:<50}{:>10.2}{:>10.2}", at(&took, 50.0), at(&took, 99.0));
+    }
+    println!("  (a tick is 5 ms)");
+}
+
+/// A component of so many bytes of code.
+fn large(bytes: usize, salt: usize) -> Vec<u8> {
+    let mut functions = String::new();
+    let mut number = 0;
+    while functions.len() < bytes * 9 {
+        number += 1;
+        functions.push_str(&format!("(func $f{number} (param i32 i32) (result i32) (local i32)"));
+        for step in 0..40 {
+            let constant = number * 977 + step * 131 + salt;
+            functions.push_str(&format!(
+                "(local.set 2 (i32.add (i32.mul (local.get 0) (i32.const {constant})) (i32.xor (local.get 1) (local.get 2))))
+                 (if (i32.lt_u (local.get 2) (i32.const {step})) (then (local.set 0 (i32.rotl (local.get 2) (i32.const 7)))))"
+            ));
+        }
+        functions.push_str("(local.get 2))");
+    }
+    guest_with(&functions, OK)
+}
+
+async fn going_live() {
+    let one = large(1 << 20, 0);
+    println!("{:<52}{:>10}", "from a file to a live version", "ms");
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join(".cache");
+    let name = format!("dropped in, {} KiB, not seen before", one.len() >> 10);
+    println!("  {name:<50}{:>10.0}", dropped_in(folder.path(), &cache, &one).await);
+    println!("  {:<50}{:>10.0}", "dropped in, known from the cache", dropped_in(folder.path(), &cache, &one).await);
+    println!("  (150 ms of both are the quiet that is waited for)");
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join(".cache");
+    for number in 0..10 {
+        let path = folder.path().join(format!("topic.{number}.wasm"));
+        std::fs::write(&path, [sdk_guest("noop"), vec![0, 2, 1, b'a' + number]].concat()).unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    }
+    let cold = started(folder.path(), &cache).await;
+    println!("  {:<50}{cold:>10.0}", "10 SDK handlers at a start, not seen before");
+    println!(
+        "  {:<50}{:>10.0}",
+        "10 SDK handlers at a start, known from the cache",
+        started(folder.path(), &cache).await
+    );
+}
+
+/// What keeps a directory live, until it is dropped.
+struct Live {
+    requests: mpsc::Sender<Request>,
+    has_scanned: watch::Receiver<bool>,
+    stop: CancellationToken,
+}
+
+impl Live {
+    async fn start(folder: &Path, cache: &Path) -> Self {
+        let engine = engine(Capabilities::default(), Cache::open(cache).ok());
+        let registry = Registry::new(engine, Folder::new(folder, FileCheck::Off), Archive::nowhere());
+        let (requests, received) = mpsc::channel(1);
+        let (scanned, has_scanned) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let reloader = Reloader::new(registry, Arc::new(Metrics::default()), received, scanned);
+        Handle::current().spawn(reloader.run(stop.clone()));
+        Self { requests, has_scanned, stop }
+    }
+
+    async fn is_settled(&mut self) {
+        self.has_scanned.wait_for(|has_scanned| *has_scanned).await.unwrap();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn started(folder: &Path, cache: &Path) -> f64 {
+    let started = Instant::now();
+    Live::start(folder, cache).await.is_settled().await;
+    started.elapsed().as_secs_f64() * 1e3
+}
+
+async fn dropped_in(folder: &Path, cache: &Path, wasm: &[u8]) -> f64 {
+    let path = folder.join("topic.wasm");
+    let _ = std::fs::remove_file(&path);
+    let mut live = Live::start(folder, cache).await;
+    live.is_settled().await;
+    std::fs::write(folder.join(".new"), wasm).unwrap();
+    std::fs::rename(folder.join(".new"), path).unwrap();
+    let started = Instant::now();
+    let (asker, answer) = oneshot::channel();
+    live.requests.send(Request::Scan(Some(asker))).await.ok().unwrap();
+    let changes = answer.await.unwrap().unwrap();
+    assert_eq!(changes.len(), 1);
+    started.elapsed().as_secs_f64() * 1e3
+}
