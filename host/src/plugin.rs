@@ -24,6 +24,7 @@ mod limits;
 mod offer;
 mod output;
 mod plain;
+mod private;
 mod probation;
 mod program;
 mod registry;

@@ -3,14 +3,15 @@
 //! whose bytes its digest is made of, so what is read is what was written.
 
 use super::folder::Source;
+use super::private;
 use super::version::Held;
+use super::words::hex;
 use crate::topic::Topic;
-use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const RECORD: &str = "record.json";
@@ -48,8 +49,8 @@ impl Archive {
         let plugins = std::path::absolute(plugins).unwrap_or_else(|_| plugins.to_owned());
         let own = hex(&Sha256::digest(plugins.as_os_str().as_encoded_bytes()));
         let place = cache.join("versions").join(&own[..16]);
-        match make_private(&place) {
-            Ok(()) => Self(Some(place)),
+        match private::open(&place) {
+            Ok(_) => Self(Some(place)),
             Err(error) => {
                 tracing::warn!(place = %place.display(), %error, "versions of plugins are kept in memory only: after a restart a refused file has no last good version; --plugins-cache names a private directory");
                 Self(None)
@@ -77,7 +78,7 @@ impl Archive {
     pub(super) fn keep(&self, name: &str, source: &Source) -> io::Result<()> {
         let Some(place) = &self.0 else { return Ok(()) };
         let folder = place.join(name);
-        make_private(&folder)?;
+        private::open(&folder).map_err(io::Error::other)?;
         let path = folder.join(&source.digest);
         if path.exists() {
             return Ok(());
@@ -110,7 +111,7 @@ impl Archive {
                 _ => Ok(()),
             };
         }
-        make_private(&folder)?;
+        private::open(&folder).map_err(io::Error::other)?;
         let topics = record.topics.iter().map(Topic::to_string).collect();
         let Record { live, previous, held, .. } = record.clone();
         let text = serde_json::to_vec(&Written { live, previous, held, topics })?;
@@ -144,24 +145,6 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     parts.iter().try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
     fs::rename(&new, path)
-}
-
-/// A folder that is ours and nobody else's.
-fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let metadata = fs::symlink_metadata(path)?;
-    let others = Mode::RWXG | Mode::RWXO;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other("it is no directory of ours"));
-    }
-    if metadata.mode() & others.bits() != 0 {
-        return Err(io::Error::other("others may reach into it: its mode must be 0700"));
-    }
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! What has been compiled, kept on disk: a directory that is ours alone, since
 //! what is read from it runs as native code.
 
+use super::private;
 use super::program::Compiled;
-use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags};
+use super::words::hex;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{File, Metadata};
 use std::hash::{Hash, Hasher};
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
@@ -81,11 +82,7 @@ impl Key {
     }
 
     fn name(&self) -> String {
-        let mut name = String::new();
-        self.0.iter().for_each(|byte| {
-            let _ = write!(name, "{byte:02x}");
-        });
-        name
+        hex(&self.0)
     }
 
     /// Covers the key, so that an artifact under another's name is none.
@@ -122,26 +119,10 @@ pub(super) fn compiled(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Com
 }
 
 impl Cache {
-    /// Makes the directory where it is missing. One that is another's, or that
-    /// others can enter, is not used, nor one that we can't write.
+    /// Makes the directory where it is missing.
     pub fn open(base: &Path) -> Result<Self, CacheError> {
         let path = base.join(FOLDER);
-        let failed = |why: String| CacheError { path: path.clone(), why };
-        let create = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
-        create(&path).map_err(|error| failed(format!("it can't be made: {error}")))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(|error| failed(format!("it can't be opened: {error}")))?;
-        let told = rustix::fs::fstat(&folder).map_err(|error| failed(error.to_string()))?;
-        if told.st_uid != geteuid().as_raw() {
-            return Err(failed(format!("it belongs to user {}, not to this one", told.st_uid)));
-        }
-        let mode = told.st_mode & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(failed(format!("its mode is {mode:o}, others could write or read it: chmod 700 it")));
-        }
-        rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-            .map_err(|error| failed(format!("it can't be written: {error}")))?;
+        let folder = private::open(&path).map_err(|why| CacheError { path: path.clone(), why })?;
         let cache = Self { path, folder };
         cache.prune(&KEEP, SystemTime::now());
         Ok(cache)

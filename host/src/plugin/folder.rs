@@ -1,6 +1,7 @@
 //! What lies in the plugins directory. Looks and reads, judges nothing.
 
 use super::beneath::{Beneath, open_to_others};
+use super::words::hex;
 use crate::manifest::Manifest;
 use crate::settings::FileCheck;
 use crate::topic::Topic;
@@ -161,7 +162,7 @@ impl Source {
         hash.update((wasm.len() as u64).to_le_bytes());
         hash.update(&wasm);
         hash.update(manifest.as_deref().unwrap_or_default());
-        let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&hash.finalize());
         Self { wasm, manifest, digest, warnings }
     }
 
