@@ -88,6 +88,19 @@ async fn each_run_has_its_own_budgets() {
     }
 }
 
+/// What one run was refused is not why the next one fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_reached_before_is_not_blamed() {
+    let redis = Redis::start();
+    let grows = guest(&format!(
+        "(if (i32.load (i32.const 256)) (then unreachable)) (i32.store (i32.const 256) (i32.const 1))
+         (drop (memory.grow (i32.const 60000))) {OK}"
+    ));
+    let plugins = Plugins::with("grows", &grows, &reused("reuse = 1000"));
+    let gateway = Gateway::start(&redis, &plugins);
+    assert_eq!(ends(&gateway, &redis, "grows", 2).await, ["done", "trap"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_nobody_needs_is_let_go_of() {
     let redis = Redis::start();
