@@ -37,9 +37,7 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
     let plugins = Plugins::with("core", &core, manifest).and("component", &adapted(&core), manifest);
     let gateway = Gateway::start(&redis, &plugins);
     for topic in ["core", "component"] {
-        let envelope = format!(
-            r#"{{"id":"m-1","topic":"other","data":{{"n":  9007199254740993}},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}}"#
-        );
+        let envelope = r#"{"id":"m-1","topic":"other","data":{"n":  9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}"#;
         redis.add(topic, envelope.as_bytes()).await;
         gateway.until_outcome(topic, "m-1", "done").await;
         let told =

@@ -80,7 +80,9 @@ async fn one_is_compiled_at_a_time() {
         seen.extend(now.iter().map(|child| child.as_raw_nonzero()));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    for loading in [first, second] {
+        loading.await.unwrap().unwrap();
+    }
     assert_eq!(seen.len(), 2);
 }
 
