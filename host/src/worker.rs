@@ -247,6 +247,8 @@ impl Lane {
     fn set_paused(&self, is_paused: bool) {
         if self.is_paused.swap(is_paused, Ordering::SeqCst) != is_paused {
             tracing::info!(topic = %self.topic(), "{}", if is_paused { "paused" } else { "resumed" });
+            // Who gathers a batch waits for nothing else.
+            self.arrived.notify_one();
         }
     }
 

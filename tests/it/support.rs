@@ -114,6 +114,13 @@ impl Redis {
         until(&format!("{count} in flight"), async || (self.in_flight(topic).await == count).then_some(())).await;
     }
 
+    /// Waits until so many are as good as never taken, though still in somebody's name.
+    pub(crate) async fn until_given_back(&self, topic: &str, count: usize) {
+        let command = format!("XPENDING mq:{topic} consumer-group-{topic} IDLE 86400000 - + 1000");
+        until("given back", async || (self.run::<Vec<redis::Value>>(&command).await.len() == count).then_some(()))
+            .await;
+    }
+
     /// A topic's queue, seen by a worker called `me`.
     pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
         let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
