@@ -25,7 +25,7 @@ pub use run::short;
 use crate::backlog::Backlog;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
-use crate::queue::{EntryKey, QueueError, Settlement, Source, Taken, TopicQueue};
+use crate::queue::{EntryKey, Flags, Opened, QueueError, Settlement, Taken, TopicQueue};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use arc_swap::ArcSwap;
@@ -53,8 +53,10 @@ pub struct Lane {
     backlog: Backlog<Taken>,
     /// What is taken and not yet settled, with its delivery count.
     held: Mutex<HashMap<EntryKey, u32>>,
-    /// The streams that there are to read from.
-    sources: ArcSwap<Vec<Source>>,
+    /// What the topic's keys were when the reader looked last.
+    opened: ArcSwap<Opened>,
+    /// What its state said last.
+    flags: Mutex<Flags>,
     /// Which of them has the next turn.
     turn: AtomicUsize,
     /// Whether the keys have changed so that the reader must look at them.
@@ -113,7 +115,8 @@ impl Lane {
             metrics: parts.metrics,
             backlog: Backlog::new(parts.abreast_max),
             held: Mutex::default(),
-            sources: ArcSwap::default(),
+            opened: ArcSwap::default(),
+            flags: Mutex::default(),
             turn: AtomicUsize::new(0),
             look_again: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
@@ -202,7 +205,7 @@ impl Lane {
             let mut given_back = 0;
             // A stop is no loss, whoever was alone then.
             self.acquit().await?;
-            for source in self.sources.load().iter() {
+            for source in self.opened.load().sources.iter() {
                 given_back += self.queue.give_back(*source, &[]).await?;
                 self.queue.leave(*source).await?;
             }
@@ -226,7 +229,7 @@ impl Lane {
     /// while no read is under way.
     async fn give_back(&self) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             self.queue.give_back(*source, &self.held_entries()).await?;
         }
         Ok(())
@@ -238,6 +241,10 @@ impl Lane {
 
     fn set_connected_at(&self, at: Option<Instant>) {
         *self.connected_at() = at;
+    }
+
+    fn flags(&self) -> MutexGuard<'_, Flags> {
+        self.flags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_paused(&self) -> bool {

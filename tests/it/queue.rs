@@ -148,8 +148,9 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
 async fn taking_never_makes_a_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    assert_eq!(queue.open().await.unwrap().kind, Kind::Absent);
-    Reader::connect(&queue).await.unwrap().wait_for_key(&queue, SOON).await.unwrap();
+    let opened = queue.open().await.unwrap();
+    assert_eq!((&opened.kind, opened.absent.len()), (&Kind::Absent, 4));
+    assert!(!Reader::connect(&queue).await.unwrap().wait_for_more(&queue, &opened, &[], SOON).await.unwrap());
     promote_all(&queue).await;
     assert_eq!(redis.run::<i64>("DBSIZE").await, 0);
 }

@@ -74,10 +74,7 @@ impl TopicQueue {
         let mut script = scripts::SWEEP.key(Source::Normal.key(self.keys()));
         script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE).arg(PIECE_BYTES);
         let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
-        if self.set_deletes(others == 0) && others > 0 {
-            let topic = self.topic();
-            tracing::warn!(%topic, others, "other groups read this stream: entries are acknowledged and not deleted");
-        }
+        self.set_others(Source::Normal, others);
         if swept > 0 {
             tracing::debug!(topic = %self.topic(), swept, "delivered history deleted");
         }

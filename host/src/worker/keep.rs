@@ -2,7 +2,7 @@
 //! that ran out, follow-ups to bring on their way, history to sweep.
 
 use super::{BATCH_MAX, Lane};
-use crate::queue::{Clock, Patience, QueueError, Restamp, Source, Taken};
+use crate::queue::{Clock, Glance, Patience, QueueError, Restamp, Source, Taken};
 use crate::settings::DeadCaps;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -76,7 +76,7 @@ impl Lane {
         // These two are refused while memory is full, and all the rest is not:
         // it must not wait for them, since some of it frees memory.
         if kept.is_every_other() {
-            self.look_at_flags().await?;
+            self.look_at_keys().await?;
         }
         let connected_at = *self.connected_at();
         if let Some(connected_at) = connected_at {
@@ -101,12 +101,13 @@ impl Lane {
         Ok(if promoted.moved + legacy > 0 { Some(Duration::ZERO) } else { promoted.next_due })
     }
 
-    /// Paused, or written to with a priority that was not used before: a read
-    /// that is under way knows nothing of it.
-    async fn look_at_flags(&self) -> Result<(), QueueError> {
-        let flags = self.queue.flags().await?;
+    /// Paused, read by others too, or written to where nothing was before: a
+    /// read that is under way knows nothing of it.
+    async fn look_at_keys(&self) -> Result<(), QueueError> {
+        let Glance { flags, has_changed } = self.queue.glance(&self.opened.load_full()).await?;
         let was_paused = self.is_paused();
-        self.heed(flags, &self.sources.load());
+        self.heed(flags);
+        self.look_again.fetch_or(has_changed, Ordering::SeqCst);
         if (flags.is_paused && !was_paused) || self.look_again.load(Ordering::SeqCst) {
             self.unblock().await?;
         }
@@ -148,7 +149,7 @@ impl Lane {
             Patience::Lease { lease, legacy }
         };
         let mut others = 0;
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             let free = self.free();
             if free == 0 {
                 return Ok(());
@@ -186,7 +187,7 @@ impl Lane {
     }
 
     async fn restamp(&self, which: Restamp) -> Result<(), QueueError> {
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             match self.queue.restamp(*source, which).await {
                 Ok(_) | Err(QueueError::GroupLost) => {}
                 Err(error) => return Err(error),
@@ -232,7 +233,7 @@ impl Lane {
     }
 
     async fn sweep(&self) -> Result<(), QueueError> {
-        if !self.sources.load().contains(&Source::Normal) {
+        if !self.opened.load().sources.contains(&Source::Normal) {
             return Ok(());
         }
         let mut from = None;

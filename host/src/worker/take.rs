@@ -2,7 +2,7 @@
 //! way.
 
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
+use crate::queue::{End, Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -74,18 +74,26 @@ impl Lane {
             if let Kind::Other(kind) = opened.kind {
                 return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
             }
+            // What a lost worker had put aside of a list does not wait until it is one again.
+            if opened.kind == Kind::Stream && self.queue.ingest(End::Left).await.is_ok_and(|moved| moved > 0) {
+                continue;
+            }
+            self.opened.store(Arc::new(opened.clone()));
             if !opened.sources.is_empty() {
                 return Ok(Some(opened));
             }
             self.is_consuming.store(true, Ordering::Relaxed);
-            reader.wait_for_key(&self.queue, ABSENT).await?;
+            if opened.absent.is_empty() {
+                let _ = tokio::time::timeout(ABSENT, self.stop.cancelled()).await;
+            } else {
+                reader.wait_for_more(&self.queue, &opened, &[], ABSENT).await?;
+            }
         }
     }
 
     /// What comes before the first message is taken.
     async fn begin(self: &Arc<Self>, opened: Opened, is_first: bool) -> Result<(), QueueError> {
         let is_stream = opened.sources.contains(&Source::Normal);
-        self.sources.store(Arc::new(opened.sources));
         self.set_paused(opened.is_paused);
         // Redis may have been away for longer than our leases: they come first,
         // and nobody else's count as expired until their owners had the time too.
@@ -100,13 +108,14 @@ impl Lane {
             // From here on others' messages may be taken over, the original's too.
             self.set_connected_at(Some(Instant::now()));
         }
+        tracing::debug!(topic = %self.topic(), kind = ?opened.kind, sources = ?opened.sources, "opened");
         self.is_consuming.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Takes until something has changed that wants a look at the keys.
     async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
-        let sources = self.sources.load_full();
+        let opened = self.opened.load_full();
         let mut reconciled = None::<Instant>;
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
             if self.is_paused() {
@@ -131,7 +140,7 @@ impl Lane {
             }
             let by_bytes = READ_BYTES_MAX / self.entry_bytes.load(Ordering::Relaxed).max(1);
             let count = free.min(BATCH_MAX).min(by_bytes.max(1));
-            let taken = self.take(reader, &sources, count).await?;
+            let taken = self.take(reader, &opened, count).await?;
             self.receive(taken).await?;
         }
         Ok(())
@@ -139,14 +148,16 @@ impl Lane {
 
     /// New messages, or none after a while. A plain read where nothing more is
     /// asked for: it costs least.
-    async fn take(&self, reader: &mut Reader, sources: &[Source], count: usize) -> Result<Vec<Taken>, QueueError> {
+    async fn take(&self, reader: &mut Reader, opened: &Opened, count: usize) -> Result<Vec<Taken>, QueueError> {
         let control = self.flow_control();
         let block = (self.settings.lease / 2).min(Duration::from_secs(5));
+        let sources = &opened.sources[..];
         if let [source] = sources
             && control.is_none()
+            && opened.has_main()
         {
             let (taken, flags) = reader.read(&self.queue, *source, count, block).await?;
-            self.heed(flags, sources);
+            self.heed(flags);
             return Ok(if flags.is_paused { self.hand_back(taken).await? } else { taken });
         }
         let pause = match reader.take(&self.queue, sources, control, count).await? {
@@ -155,7 +166,9 @@ impl Lane {
                 return Ok(taken);
             }
             Take::Empty(behind) if behind.len() == sources.len() => {
-                reader.wait_for_more(&self.queue, sources, &behind, block).await?;
+                if reader.wait_for_more(&self.queue, opened, &behind, block).await? {
+                    self.look_again.store(true, Ordering::SeqCst);
+                }
                 return Ok(Vec::new());
             }
             Take::Empty(_) => return Err(QueueError::GroupLost),
@@ -198,10 +211,12 @@ impl Lane {
     }
 
     /// Takes notice of what the topic's state says.
-    pub(super) fn heed(&self, flags: Flags, sources: &[Source]) {
+    pub(super) fn heed(&self, flags: Flags) {
         self.set_paused(flags.is_paused);
-        let is_news = |has, source| has && !sources.contains(&source);
-        if is_news(flags.has_high, Source::High) || is_news(flags.has_low, Source::Low) {
+        let known = std::mem::replace(&mut *self.flags(), flags);
+        let opened = self.opened.load();
+        let is_news = |has: bool, had: bool, source| has && !had && !opened.sources.contains(&source);
+        if is_news(flags.has_high, known.has_high, Source::High) || is_news(flags.has_low, known.has_low, Source::Low) {
             self.look_again.store(true, Ordering::SeqCst);
         }
     }
@@ -254,7 +269,7 @@ impl Lane {
 
     async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
             if !strays.is_empty() {
                 let count = strays.len();
