@@ -2,10 +2,10 @@
 //! were when it was opened: a read that waits for one of them knows nothing of
 //! the others.
 
-use super::QueueError;
 use super::reader::Flags;
 use super::source::Source;
 use super::topic_queue::{Kind, Opened, TopicQueue};
+use super::{QueueError, reply};
 use redis::Value;
 use std::collections::BTreeMap;
 
@@ -17,14 +17,21 @@ pub struct Glance {
     pub has_changed: bool,
 }
 
+/// What a stream says of our group.
+pub(super) struct Group {
+    /// How many other groups read the stream.
+    pub(super) others: usize,
+    pub(super) last_delivered: String,
+}
+
 impl TopicQueue {
     /// Looks at no more than it must: this is most of what an idle topic costs.
     pub async fn glance(&self, opened: &Opened) -> Result<Glance, QueueError> {
         let flags = self.flags().await?;
         let mut has_changed = false;
         for source in &opened.sources {
-            match self.others_beside_us(*source).await? {
-                Some(others) => self.set_others(*source, others),
+            match self.own_group(*source).await? {
+                Some(group) => self.set_others(*source, group.others),
                 None => has_changed = true,
             }
         }
@@ -42,9 +49,8 @@ impl TopicQueue {
         Ok(Glance { flags, has_changed })
     }
 
-    /// How many other groups read a stream; nothing where ours is gone, or the
-    /// stream is.
-    async fn others_beside_us(&self, source: Source) -> Result<Option<usize>, QueueError> {
+    /// Our group of a stream; nothing where it is gone, or the stream is.
+    pub(super) async fn own_group(&self, source: Source) -> Result<Option<Group>, QueueError> {
         let mut command = redis::cmd("XINFO");
         command.arg("GROUPS").arg(source.key(self.keys()));
         let answer = command.query_async::<Vec<BTreeMap<String, Value>>>(&mut self.shared()).await;
@@ -53,7 +59,10 @@ impl TopicQueue {
             Err(QueueError::Failed(error)) if error.contains("no such key") => return Ok(None),
             groups => groups?,
         };
+        let others = groups.len().saturating_sub(1);
         let name = Value::BulkString(self.group().into());
-        Ok(groups.iter().any(|info| info.get("name") == Some(&name)).then(|| groups.len() - 1))
+        let ours = groups.into_iter().find(|info| info.get("name") == Some(&name));
+        let last_delivered = ours.and_then(|mut info| info.remove("last-delivered-id"));
+        last_delivered.map(|id| Ok(Group { others, last_delivered: reply::text(id)? })).transpose()
     }
 }

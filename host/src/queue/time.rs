@@ -70,14 +70,24 @@ impl TopicQueue {
     /// Sweeps a piece of the history that the original leaves in its stream,
     /// from where the last call ended. `None` is the end.
     pub async fn sweep(&self, from: Option<&SweptTo>) -> Result<Option<SweptTo>, QueueError> {
-        let (from, goal) = from.map_or(("-", ""), |swept| (&swept.at, &swept.goal));
+        let begun;
+        let SweptTo { at: from, goal } = match from {
+            Some(swept) => swept,
+            None => {
+                // What is swept may be the only evidence of what the original has failed at.
+                let goal = self.own_group(Source::Normal).await?.ok_or(QueueError::GroupLost)?.last_delivered;
+                self.adopt_up_to(Duration::ZERO, &goal).await?;
+                begun = SweptTo { at: "-".to_owned(), goal };
+                &begun
+            }
+        };
         let mut script = scripts::SWEEP.key(Source::Normal.key(self.keys()));
         script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE).arg(PIECE_BYTES);
-        let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
+        let (at, swept, others): (String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
         self.set_others(Source::Normal, others);
         if swept > 0 {
             tracing::debug!(topic = %self.topic(), swept, "delivered history deleted");
         }
-        Ok((!at.is_empty()).then_some(SweptTo { at, goal }))
+        Ok((!at.is_empty()).then(|| SweptTo { at, goal: goal.clone() }))
     }
 }

@@ -154,6 +154,13 @@ impl Lane {
             if free == 0 {
                 return Ok(());
             }
+            // What the original has ended in its own way is not to be run.
+            if *source == Source::Normal {
+                match self.queue.adopt(legacy).await {
+                    Err(QueueError::GroupLost) => continue,
+                    adopted => self.tell_adopted(adopted?),
+                }
+            }
             let _intake = self.intake.lock().await;
             let found = match self.queue.take_over(*source, patience, kept.clock, free.min(BATCH_MAX)).await {
                 Err(QueueError::GroupLost) => continue,

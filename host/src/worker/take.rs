@@ -99,10 +99,8 @@ impl Lane {
         // and nobody else's count as expired until their owners had the time too.
         self.renew().await?;
         if is_stream {
-            let adopted = self.queue.adopt(self.settings.adopt_after).await?;
-            if adopted > 0 {
-                tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
-            }
+            // However fresh: it writes the copy in the moment in which it has failed.
+            self.tell_adopted(self.queue.adopt(Duration::ZERO).await?);
         }
         if is_first {
             // From here on others' messages may be taken over, the original's too.
@@ -244,6 +242,7 @@ impl Lane {
             return Ok(());
         }
         self.must_reconcile.store(true, Ordering::SeqCst);
+        self.tell_adopted(self.queue.supersede(&fresh).await?);
         let duplicates = self.duplicates(&mut fresh).await?;
         {
             let mut held = self.held();
@@ -265,6 +264,13 @@ impl Lane {
         self.start_runners(runners);
         self.arrived.notify_one();
         Ok(())
+    }
+
+    /// What there is to tell of it, if anything.
+    pub(super) fn tell_adopted(&self, adopted: usize) {
+        if adopted > 0 {
+            tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
+        }
     }
 
     async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
