@@ -45,7 +45,7 @@ pub use reader::{End, Flags, FlowControl, Reader, Take};
 pub use settle::{Counted, Settled, Settlement};
 pub use show::{Consumer, Details};
 pub use source::{EntryKey, Source};
-pub use time::Promoted;
+pub use time::{Promoted, SweptTo};
 pub use topic_queue::{Kind, Opened, TopicQueue};
 pub use workers::announce;
 

@@ -18,6 +18,7 @@ mod run;
 mod schedule;
 mod settle;
 mod take;
+mod tidy;
 
 pub use alone::Alone;
 pub use run::short;
@@ -138,7 +139,7 @@ impl Lane {
             is_consuming: AtomicBool::new(false),
             reader_id: AtomicI64::new(0),
             connected_at: Mutex::new(None),
-            entry_bytes: AtomicUsize::new(1024),
+            entry_bytes: AtomicUsize::new(take::UNSEEN_BYTES),
         };
         (Arc::new(lane), receiver)
     }

@@ -64,7 +64,7 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
     redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
 
     let lease = Duration::from_secs(9);
-    let patience = Patience::Lease { lease, legacy: lease };
+    let patience = Patience { lease, legacy: lease, connected: Duration::from_secs(60) };
     let now = Timestamp::now().as_millisecond();
     for off in [-HOUR * 1000, -4000, 4000, HOUR * 1000] {
         let found = other.take_over(Source::Normal, patience, Some(Clock::showing(now + off)), 10).await.unwrap();

@@ -14,6 +14,10 @@ const BEGUN_LOW: usize = 256;
 /// What one read may bring, by what entries have weighed so far.
 const READ_BYTES_MAX: usize = 32 << 20;
 
+/// What they are taken to weigh before any was seen: the first read is to bring
+/// a few, whatever they are.
+pub(super) const UNSEEN_BYTES: usize = READ_BYTES_MAX / 4;
+
 /// A key that is not there yet is looked at this often.
 const ABSENT: Duration = Duration::from_secs(2);
 
@@ -128,8 +132,10 @@ impl Lane {
             let every = if must { self.settings.lease / 3 } else { self.settings.lease };
             if reconciled.is_none_or(|at: Instant| at.elapsed() >= every) {
                 self.must_reconcile.store(false, Ordering::SeqCst);
-                self.reconcile().await?;
-                reconciled = Some(Instant::now());
+                let has_found = self.reconcile().await?;
+                // There may be more, and they are ours whether there is room or not.
+                reconciled = (!has_found).then(Instant::now);
+                continue;
             }
             let free = self.free();
             if free == 0 || self.backlog.waiting() > self.low_water() {
@@ -273,17 +279,20 @@ impl Lane {
         }
     }
 
-    async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
+    /// Finds again a piece of what was lost on the way. Returns whether there was any.
+    async fn reconcile(self: &Arc<Self>) -> Result<bool, QueueError> {
         let _intake = self.intake.lock().await;
+        let mut has_found = false;
         for source in self.opened.load().sources.iter() {
             let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
             if !strays.is_empty() {
                 let count = strays.len();
+                has_found = true;
                 tracing::warn!(topic = %self.topic(), count, "taken again: Redis' answer was lost on the way");
             }
             self.receive(strays).await?;
         }
-        Ok(())
+        Ok(has_found)
     }
 
     /// How many may wait for a runner when more are read.
