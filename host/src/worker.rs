@@ -18,6 +18,7 @@ mod run;
 mod schedule;
 mod settle;
 mod take;
+mod tidy;
 
 pub use alone::Alone;
 pub use run::short;
@@ -25,7 +26,7 @@ pub use run::short;
 use crate::backlog::Backlog;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
-use crate::queue::{EntryKey, QueueError, Settlement, Source, Taken, TopicQueue};
+use crate::queue::{EntryKey, Flags, Opened, QueueError, Settlement, Taken, TopicQueue};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use arc_swap::ArcSwap;
@@ -53,8 +54,10 @@ pub struct Lane {
     backlog: Backlog<Taken>,
     /// What is taken and not yet settled, with its delivery count.
     held: Mutex<HashMap<EntryKey, u32>>,
-    /// The streams that there are to read from.
-    sources: ArcSwap<Vec<Source>>,
+    /// What the topic's keys were when the reader looked last.
+    opened: ArcSwap<Opened>,
+    /// What its state said last.
+    flags: Mutex<Flags>,
     /// Which of them has the next turn.
     turn: AtomicUsize,
     /// Whether the keys have changed so that the reader must look at them.
@@ -113,7 +116,8 @@ impl Lane {
             metrics: parts.metrics,
             backlog: Backlog::new(parts.abreast_max),
             held: Mutex::default(),
-            sources: ArcSwap::default(),
+            opened: ArcSwap::default(),
+            flags: Mutex::default(),
             turn: AtomicUsize::new(0),
             look_again: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
@@ -135,7 +139,7 @@ impl Lane {
             is_consuming: AtomicBool::new(false),
             reader_id: AtomicI64::new(0),
             connected_at: Mutex::new(None),
-            entry_bytes: AtomicUsize::new(1024),
+            entry_bytes: AtomicUsize::new(take::UNSEEN_BYTES),
         };
         (Arc::new(lane), receiver)
     }
@@ -202,7 +206,7 @@ impl Lane {
             let mut given_back = 0;
             // A stop is no loss, whoever was alone then.
             self.acquit().await?;
-            for source in self.sources.load().iter() {
+            for source in self.opened.load().sources.iter() {
                 given_back += self.queue.give_back(*source, &[]).await?;
                 self.queue.leave(*source).await?;
             }
@@ -226,7 +230,7 @@ impl Lane {
     /// while no read is under way.
     async fn give_back(&self) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             self.queue.give_back(*source, &self.held_entries()).await?;
         }
         Ok(())
@@ -240,6 +244,10 @@ impl Lane {
         *self.connected_at() = at;
     }
 
+    fn flags(&self) -> MutexGuard<'_, Flags> {
+        self.flags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::SeqCst)
     }
@@ -247,6 +255,8 @@ impl Lane {
     fn set_paused(&self, is_paused: bool) {
         if self.is_paused.swap(is_paused, Ordering::SeqCst) != is_paused {
             tracing::info!(topic = %self.topic(), "{}", if is_paused { "paused" } else { "resumed" });
+            // Who gathers a batch waits for nothing else.
+            self.arrived.notify_one();
         }
     }
 

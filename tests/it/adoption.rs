@@ -1,7 +1,7 @@
 //! Taking over from the original's workers, which acknowledge only what went
 //! well: what they copied is not run again, what they dropped is.
 
-use crate::support::{Gateway, Plugins, Redis, built, text};
+use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use std::collections::BTreeSet;
 
 const GO: &str = "consumer-1795419923585502180";
@@ -101,4 +101,80 @@ async fn what_we_publish_a_consumer_of_the_original_can_read() {
         (Some("puppet"), Some(3), Some(0))
     );
     entry["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+}
+
+/// Adds a message and lets a worker of the original take it in the same moment,
+/// before any of ours can.
+async fn go_takes_first(redis: &Redis, message: &str, consumer: &str) {
+    let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
+                  return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg("mq:puppet").arg(message).arg("consumer-group-puppet").arg(consumer);
+    command.query_async::<redis::Value>(&mut redis.connection().await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_again() {
+    let redis = Redis::start();
+    let plugins = plugins();
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
+    gateway.until_outcome("puppet", "ours", "done").await;
+    go_takes_first(&redis, &envelope("failed", 0), GO).await;
+    // It fails, and then with the copy too, which it takes itself.
+    go_takes_first(&redis, &envelope("failed", 1), GO).await;
+    redis.add("puppet", envelope("failed", 2).as_bytes()).await;
+    gateway.until_outcome("puppet", "failed", "done").await;
+    redis.until_in_flight("puppet", 0).await;
+    assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("failed".to_owned(), 3)]);
+    assert!(gateway.logged("taken over").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_is() {
+    let redis = Redis::start();
+    let plugins = plugins();
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
+    gateway.until_outcome("puppet", "ours", "done").await;
+    // Before history is swept it is looked at too; the next time is a minute off.
+    redis.is("swept", "HEXISTS {mq:puppet}:state floor", 1).await;
+    let bury = |id: &str| {
+        format!(
+            r#"XADD mq:dead-letter:puppet * message {{"error":"boom","original_message":{{"id":"{id}","retry":3}}}}"#
+        )
+    };
+    // Once a message of this id was buried, and it is published anew.
+    redis.run::<String>(&bury("again")).await;
+    until("a later moment", async || {
+        let (now, _): (u64, u64) = redis.run("TIME").await;
+        let last: Vec<(String, Vec<String>)> = redis.run("XREVRANGE mq:dead-letter:puppet + - COUNT 1").await;
+        let buried: u64 = last[0].0.split('-').next().unwrap().parse().unwrap();
+        (now * 1000 > buried).then_some(())
+    })
+    .await;
+    go_takes_first(&redis, &envelope("buried", 2), GO).await;
+    redis.run::<String>(&bury("buried")).await;
+    go_takes_first(&redis, &envelope("again", 0), GO).await;
+    redis.until_in_flight("puppet", 0).await;
+    assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("again".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
+    let redis = Redis::start();
+    let queue = redis.queue("puppet", "me");
+    redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
+    go_takes(&redis, envelope("failed", 0).as_bytes(), GO).await;
+    go_takes(&redis, envelope("failed", 1).as_bytes(), GO).await;
+    let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:puppet - +").await;
+    redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
+    let mut from = None;
+    loop {
+        from = queue.sweep(from.as_ref()).await.unwrap();
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!((redis.run::<i64>("XLEN mq:puppet").await, redis.in_flight("puppet").await), (0, 0));
 }

@@ -143,3 +143,19 @@ async fn who_is_to_run_alone_joins_no_batch() {
         assert_eq!(gateway.logged("runs alone").len(), 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_begins_no_batch_that_is_being_gathered() {
+    let redis = Redis::start();
+    publish(&redis, &["count"]).await;
+    let plugins = crew(3, "40s");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.until_in_flight("crew", 1).await;
+    redis.run::<i64>("HSET {mq:crew}:state paused 1").await;
+    redis.until_given_back("crew", 1).await;
+    assert!(gateway.outcomes("crew").is_empty());
+    publish(&redis, &["count"; 2]).await;
+    redis.run::<i64>("HDEL {mq:crew}:state paused").await;
+    redis.is("all are done", "XLEN mq:crew", 0).await;
+    assert_eq!(told(&redis).await, [3, 3, 3]);
+}

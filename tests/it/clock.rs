@@ -64,7 +64,7 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
     redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
 
     let lease = Duration::from_secs(9);
-    let patience = Patience::Lease { lease, legacy: lease };
+    let patience = Patience { lease, legacy: lease, connected: Duration::from_secs(60) };
     let now = Timestamp::now().as_millisecond();
     for off in [-HOUR * 1000, -4000, 4000, HOUR * 1000] {
         let found = other.take_over(Source::Normal, patience, Some(Clock::showing(now + off)), 10).await.unwrap();
@@ -86,4 +86,46 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
         (found.taken.len() == 1).then_some(())
     })
     .await;
+}
+
+/// Adds a message that this consumer takes in the same moment.
+async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
+    let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
+                  return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
+    let envelope = format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#);
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg("mq:t").arg(envelope).arg("consumer-group-t").arg(consumer);
+    command.query_async::<redis::Value>(&mut redis.connection().await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_forward_takes_nothing_from_the_living() {
+    let (redis, clock) = Redis::start_with_clock();
+    redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
+    add_taken_by(&redis, "lost", "dead").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "5s"]);
+    // From here on it takes over whose lease is out, and knows the time.
+    gateway.until_outcome("t", "lost", "done").await;
+    add_taken_by(&redis, "held", "living").await;
+    clock.set_ahead(Duration::from_secs(3600));
+    gateway.until_logged("Redis' clock was set", |_| true).await;
+    let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
+    assert_eq!((rows.len(), rows[0].1.as_str()), (1, "living"));
+    // Its lease began anew then, and that has an end too.
+    gateway.until_outcome("t", "held", "done").await;
+    assert_eq!(gateway.logged("taken over").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_original_delayed_is_due_by_redis_clock() {
+    let (redis, clock) = Redis::start_with_clock();
+    clock.set_ahead(Duration::from_secs(3600));
+    let now = Timestamp::now().as_second();
+    for (id, due) in [("due", now + HOUR / 2), ("not-yet", now + 2 * HOUR)] {
+        redis.run::<i64>(&format!(r#"ZADD mq:delay:t {due} {{"id":"{id}","topic":"t","data":{{}}}}"#)).await;
+    }
+    let queue = redis.queue("t", "me");
+    assert_eq!((queue.promote_legacy().await.unwrap(), queue.promote_legacy().await.unwrap()), (1, 0));
+    assert_eq!(redis.envelopes("mq:t").await[0]["id"], "due");
 }

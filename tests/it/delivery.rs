@@ -328,3 +328,54 @@ async fn an_expired_message_is_not_run() {
     redis.is("one follow-up", "XLEN mq:seen", 1).await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
 }
+
+/// What another group on the stream gets, all of it.
+async fn read_by_audit(redis: &Redis) -> usize {
+    let read = "XREADGROUP GROUP audit me COUNT 1000 STREAMS mq:t >";
+    let redis::Value::Array(streams) = redis.run(read).await else { return 0 };
+    let redis::Value::Array(stream) = &streams[0] else { panic!("{streams:?}") };
+    let redis::Value::Array(entries) = &stream[1] else { panic!("{stream:?}") };
+    entries.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_that_was_there_before_loses_nothing() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    for start in 0..3 {
+        for number in 0..100 {
+            redis.publish("t", &format!("{start}-{number}"), "{}").await;
+        }
+        if start == 0 {
+            redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
+        }
+        let gateway = Gateway::start(&redis, &plugins);
+        until("all are done", async || (gateway.outcomes("t").len() == 100).then_some(())).await;
+        redis.is("and settled", "HGET {mq:t}:state done", 100 * (start + 1)).await;
+        gateway.kill();
+    }
+    assert_eq!(read_by_audit(&redis).await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "before", "{}").await;
+    gateway.until_outcome("t", "before", "done").await;
+    // Past the first sweep, which looks at groups too; the next is a minute off.
+    gateway.until_logged("opened", |line| line["sources"] == "[Normal]").await;
+    redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
+    redis.run::<()>("XGROUP CREATE mq:t audit $").await;
+    let created = redis.run::<(i64, i64)>("TIME").await.0;
+    gateway.until_logged("other groups read this stream", |line| line["stream"] == "t").await;
+    assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has seen it");
+    for number in 0..20 {
+        let id = number.to_string();
+        redis.publish("t", &id, "{}").await;
+        gateway.until_outcome("t", &id, "done").await;
+    }
+    redis.is("settled", "HGET {mq:t}:state done", 21).await;
+    assert_eq!(read_by_audit(&redis).await, 20);
+}

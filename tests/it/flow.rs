@@ -78,6 +78,87 @@ async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none()
     gateway.until_outcome("t", "after", "done").await;
 }
 
+/// A worker on a topic that nothing but a priority was published to.
+async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
+    let gateway = Gateway::start(redis, plugins);
+    redis.queue("t", "publisher").publish(&publication("high", Priority::High)).await.unwrap();
+    gateway.until_outcome("t", "high", "done").await;
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_priority_came_first_all_the_rest_is_seen_too() {
+    let body = |id: &str| format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#);
+    let plugins = Plugins::with("t", &guest(OK), "");
+    for way in ["stream", "list", "delayed", "legacy"] {
+        let redis = Redis::start();
+        let gateway = only_high(&redis, &plugins).await;
+        match way {
+            "stream" => drop(redis.add("t", body("next").as_bytes()).await),
+            "list" => redis.run::<()>(&format!("LPUSH mq:t {}", body("next"))).await,
+            "delayed" => redis.publish_later("t", "next", "{}", Duration::from_millis(100)).await,
+            _ => redis.run::<()>(&format!("ZADD mq:delay:t 1 {}", body("next"))).await,
+        }
+        gateway.until_outcome("t", "next", "done").await;
+        // And it is still seen what has a priority.
+        redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+        gateway.until_outcome("t", "again", "done").await;
+        assert_eq!(gateway.logged("not consuming").len(), 0, "{way}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_deleted_beside_a_priority_is_seen_when_it_comes_back() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = only_high(&redis, &plugins).await;
+    for (id, is_list) in [("a", false), ("b", true), ("c", false)] {
+        redis.run::<i64>("DEL mq:t").await;
+        if is_list {
+            redis.run::<()>(&format!(r#"LPUSH mq:t {{"id":"{id}","topic":"t","data":{{}}}}"#)).await;
+        } else {
+            redis.add("t", format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#).as_bytes()).await;
+        }
+        gateway.until_outcome("t", id, "done").await;
+    }
+    // Long after it was noticed, too.
+    redis.run::<i64>("DEL mq:t").await;
+    let is_gone = |line: &serde_json::Value| line["kind"] == "Absent";
+    until("it is known to be gone", async || gateway.logged("opened").last().filter(|line| is_gone(line)).map(drop))
+        .await;
+    redis.publish("t", "d", "{}").await;
+    gateway.until_outcome("t", "d", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = only_high(&redis, &plugins).await;
+    redis.publish("t", "normal", "{}").await;
+    gateway.until_outcome("t", "normal", "done").await;
+    redis.run::<i64>("DEL {mq:t}:high").await;
+    for number in 0..50 {
+        let id = number.to_string();
+        redis.publish("t", &id, "{}").await;
+        gateway.until_outcome("t", &id, "done").await;
+    }
+    redis.run::<()>("CONFIG RESETSTAT").await;
+    for number in 50..150 {
+        let id = number.to_string();
+        redis.publish("t", &id, "{}").await;
+        gateway.until_outcome("t", &id, "done").await;
+    }
+    // Only whoever looks at all keys asks what the work stream is.
+    let stats: String = redis.run("INFO commandstats").await;
+    let types =
+        stats.lines().find_map(|line| line.strip_prefix("cmdstat_type:calls=")?.split(',').next()?.parse().ok());
+    // Publishing asks once.
+    assert!(types.unwrap_or(0) < 200, "{stats}");
+    redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+    gateway.until_outcome("t", "again", "done").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
     let redis = Redis::start();

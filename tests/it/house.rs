@@ -79,6 +79,18 @@ fn each_outside_thing_has_one_owner() {
     }
 }
 
+/// A worker's clock may be wrong, and two differ: what is due, and for how long
+/// anything has been so, is said by Redis.
+#[test]
+fn the_queue_goes_by_redis_clock() {
+    for (module, path, text) in files() {
+        // Who is shown as living, for people.
+        let is_allowed = ["queue/workers.rs", "queue/inspect.rs"].iter().any(|file| path.ends_with(file));
+        let asks = text.contains("Timestamp::now") || text.contains("SystemTime");
+        assert!(module != "queue" || is_allowed || !asks, "{} asks another clock", path.display());
+    }
+}
+
 #[test]
 fn only_what_was_compiled_is_trusted() {
     for (_, path, text) in files() {

@@ -182,3 +182,43 @@ async fn an_empty_work_stream_is_read_no_more_once_the_key_is_a_stream() {
     // The plain read, which costs least, is for one stream.
     assert_eq!(queue.open().await.unwrap().sources, [Source::Normal]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_taken_from_is_not_asked_for_without_end() {
+    for broken in ["CONFIG SET maxmemory 1", "SET {mq:t}:work text", "SET {mq:t}:in text"] {
+        let redis = Redis::start();
+        push(&redis, "LPUSH", "waits").await;
+        redis.run::<()>(broken).await;
+        let plugins = Plugins::with("t", &guest(OK), "");
+        let gateway = Gateway::start(&redis, &plugins);
+        let tried = async |count: usize| {
+            let lines = async || gateway.logged("the list is not taken from").len();
+            until("it was tried", async || (lines().await >= count).then_some(())).await;
+        };
+        tried(1).await;
+        redis.run::<()>("CONFIG RESETSTAT").await;
+        tried(3).await;
+        let stats: String = redis.run("INFO commandstats").await;
+        let calls = |line: &str| line.split_once(":calls=")?.1.split(',').next()?.parse::<u64>().ok();
+        let spent: u64 = stats.lines().filter_map(calls).sum();
+        assert!(spent < 1000, "{broken}: {stats}");
+        redis.run::<()>("CONFIG SET maxmemory 0").await;
+        for (command, key) in [("SET", "work"), ("SET", "in")] {
+            if broken.starts_with(&format!("{command} {{mq:t}}:{key} ")) {
+                redis.run::<i64>(&format!("DEL {{mq:t}}:{key}")).await;
+            }
+        }
+        gateway.until_outcome("t", "waits", "done").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_aside_is_run_where_the_key_is_a_stream_by_now() {
+    let redis = Redis::start();
+    redis.run::<i64>(&format!("LPUSH {{mq:t}}:in {}", envelope("aside"))).await;
+    redis.add("t", envelope("stream").as_bytes()).await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "stream", "done").await;
+    gateway.until_outcome("t", "aside", "done").await;
+}

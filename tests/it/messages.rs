@@ -610,3 +610,23 @@ async fn what_was_given_back_at_a_pause_can_be_cancelled() {
     let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
     assert_eq!(ran, ["before", "other"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_strange_about_one_key_keeps_nobody_from_seeing_the_others() {
+    let redis = Redis::start();
+    publish(&redis, "a", Priority::Normal, Duration::ZERO).await;
+    for key in ["mq:delay:t", "mq:dead-letter:t", "{mq:odd}:later", "{mq:odd}:later:body", "{mq:odd}:dead"] {
+        redis.run::<()>(&format!("SET {key} text")).await;
+    }
+    for key in [&b"mq:\xff"[..], &b"{mq:\xfe}:dead"[..]] {
+        redis::cmd("SET").arg(key).arg("text").query_async::<()>(&mut redis.connection().await).await.unwrap();
+    }
+    assert_eq!(places(&redis, "a"), ["waiting normal"]);
+    let listed = json(&redis, &["topics", "ls"]);
+    let topics: Vec<_> =
+        listed.as_array().unwrap().iter().map(|one| (one["topic"].as_str().unwrap(), &one["waiting"])).collect();
+    assert_eq!(topics, [("odd", &0.into()), ("t", &1.into())]);
+    assert_eq!(listed[0]["misused"].as_array().unwrap().len(), 2);
+    let (code, out, _) = run(&redis, &["topics", "ls"]);
+    assert!(code == 0 && out.contains("{mq:odd}:later and {mq:odd}:dead holds something else"), "{out}");
+}

@@ -275,7 +275,7 @@ impl<'a> World<'a> {
     }
 
     async fn take_over(&mut self, worker: usize, count: usize) {
-        let now = Patience::Lease { lease: Duration::ZERO, legacy: HOUR };
+        let now = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
         for source in self.sources().await {
             let found = self.workers[worker].take_over(source, now, None, count).await.unwrap();
             let theirs = |place: &Place| matches!(place, Place::InFlight { entry, owner, .. } if entry.source == source && *owner != worker);
@@ -299,8 +299,13 @@ impl<'a> World<'a> {
         for source in self.sources().await {
             for one in self.workers[worker].reconcile(source, &[]).await.unwrap() {
                 let id = id_of(&one);
-                let Place::InFlight { entry, owner, deliveries, .. } = &self.places[&id] else { panic!("{id}") };
-                assert_eq!((entry, *owner, (*deliveries).max(1)), (&one.entry, worker, one.deliveries));
+                let Place::InFlight { entry, owner, deliveries, is_given_back } = &self.places[&id] else {
+                    panic!("{id}")
+                };
+                assert_eq!(
+                    (entry, *owner, *deliveries + u32::from(*is_given_back)),
+                    (&one.entry, worker, one.deliveries)
+                );
                 let (entry, deliveries) = (one.entry.clone(), one.deliveries);
                 self.places.insert(id, Place::InFlight { entry, owner: worker, deliveries, is_given_back: false });
                 self.held[worker].push(one);

@@ -2,6 +2,7 @@
 //! says so and goes on by itself.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
+use rustix::process::Signal;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
@@ -180,4 +181,61 @@ async fn an_eviction_policy_that_loses_queues_is_warned_about() {
     let plugins = Plugins::empty();
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_logged("Redis may evict whole queues", |line| line["level"] == "WARN").await;
+}
+
+/// A stream's pending entries: their owners, and how often they were delivered.
+async fn owners(redis: &Redis, topic: &str) -> Vec<(String, String, i64)> {
+    let pending = format!("XPENDING mq:{topic} consumer-group-{topic} - + 100");
+    let rows: Vec<(String, String, i64, i64)> = redis.run(&pending).await;
+    rows.into_iter().map(|(id, owner, _, deliveries)| (id, owner, deliveries)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back() {
+    const GO: &str = "consumer-1795419923585502180";
+    let mut redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
+    let options = ["--queue-lease", "60s"];
+    let act = r#"{"do":"sleep","ms":3000}"#;
+    redis.publish("puppet", "quick", act).await;
+    let quick = Gateway::start_with(&redis.url(), &plugins, &options);
+    redis.until_in_flight("puppet", 1).await;
+    redis.publish("puppet", "slow", act).await;
+    let slow = Gateway::start_with(&redis.url(), &plugins, &options);
+    redis.until_in_flight("puppet", 2).await;
+    // A worker of the original has one too.
+    redis.publish("puppet", "theirs", act).await;
+    let take = format!("XREADGROUP GROUP consumer-group-puppet {GO} COUNT 1 STREAMS mq:puppet >");
+    redis.run::<redis::Value>(&take).await;
+    redis.until_in_flight("puppet", 3).await;
+    for worker in [&quick, &slow] {
+        worker.signal(Signal::STOP);
+    }
+    redis.kill();
+    redis.start_again();
+    let before = owners(&redis, "puppet").await;
+    // As if it had been away for ten minutes. And one was given back meanwhile,
+    // which tells that somebody has looked.
+    for (id, owner, _) in &before {
+        let claim = format!("XCLAIM mq:puppet consumer-group-puppet {owner} 0 {id} IDLE 600000 JUSTID");
+        redis.run::<redis::Value>(&claim).await;
+    }
+    let given = redis.add("puppet", br#"{"id":"given","topic":"puppet","data":{"do":"sleep","ms":0}}"#).await;
+    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone COUNT 1 STREAMS mq:puppet >").await;
+    let claim = format!("XCLAIM mq:puppet consumer-group-puppet gone 0 {given} IDLE 86401000 RETRYCOUNT 0 JUSTID");
+    redis.run::<redis::Value>(&claim).await;
+    quick.signal(Signal::CONT);
+    quick.until_outcome("puppet", "given", "done").await;
+    let theirs: Vec<_> = before.iter().filter(|(id, ..)| *id != before[0].0).cloned().collect();
+    let left: Vec<_> =
+        owners(&redis, "puppet").await.into_iter().filter(|(id, ..)| *id != before[0].0 && *id != given).collect();
+    assert_eq!(left, theirs);
+    slow.signal(Signal::CONT);
+    redis.is("all but the original's is done", "XLEN mq:puppet", 1).await;
+    assert_eq!(owners(&redis, "puppet").await, theirs[1..]);
+    for worker in [&quick, &slow] {
+        assert!(worker.logged("taken over").is_empty() && worker.logged("leases lost").is_empty());
+    }
+    let ran = quick.outcomes("puppet").len() + slow.outcomes("puppet").len();
+    assert_eq!(ran, 3);
 }

@@ -1,10 +1,10 @@
 //! Who goes through much does it in small pieces, so that Redis serves others
 //! in between, however large the messages are.
 
-use crate::support::{Redis, topic};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::dead::{Order, Origin};
-use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, TopicQueue};
+use gateway_worker::queue::{End, EntryKey, FlowControl, Patience, Reader, Source, Take, TopicQueue};
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use std::time::Duration;
@@ -239,4 +239,67 @@ async fn a_copy_of_the_originals_is_found_behind_large_messages() {
     let calls: String = redis.run("INFO commandstats").await;
     let scripts = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
     assert!(scripts.split(',').next().unwrap().parse::<usize>().unwrap() > COUNT, "{calls}");
+}
+
+const LEASE: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_are_taken_over_and_found_again_a_few_at_a_time() {
+    let redis = Redis::start_with(&[]);
+    let (queue, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
+    for (bytes, at_once) in [(LARGE, 8), (1000, COUNT)] {
+        fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
+        take_all(&queue).await;
+        let mut held: Vec<EntryKey> = Vec::new();
+        while held.len() < COUNT {
+            let found = queue.reconcile(Source::Normal, &held).await.unwrap();
+            assert_eq!(found.len(), at_once);
+            held.extend(found.into_iter().map(|one| one.entry));
+        }
+        assert!(queue.reconcile(Source::Normal, &held).await.unwrap().is_empty());
+        let mut taken = 0;
+        while taken < COUNT {
+            let found = other.take_over(Source::Normal, LEASE, None, COUNT).await.unwrap();
+            assert_eq!(found.taken.len(), at_once);
+            taken += at_once;
+            // So it is known that it is worth another look.
+            assert_eq!(found.others > 0, taken < COUNT);
+        }
+        redis.run::<()>("FLUSHALL").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_knows_no_message_yet_begins_with_a_few() {
+    let redis = Redis::start_with(&[]);
+    let pad = "x".repeat(LARGE);
+    for number in 0..COUNT {
+        let envelope = format!(
+            r#"{{"id":"m{number}","topic":"puppet","data":{{"do":"sleep","ms":600000,"pad":"{pad}"}},"retry":0,"max_retry":3}}"#
+        );
+        redis.add("puppet", envelope.as_bytes()).await;
+    }
+    let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\ntimeout = \"1h\"\n");
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.until_in_flight("puppet", COUNT as i64).await;
+    let stats: String = redis.run("INFO commandstats").await;
+    let reads = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls=")).unwrap();
+    assert!(reads.split(',').next().unwrap().parse::<usize>().unwrap() >= 4, "{reads}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_does_not_wait_until_all_history_is_swept() {
+    const HISTORY: i64 = 200_000;
+    let redis = Redis::start_with(&[]);
+    let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'message', '{}') end";
+    let mut command = redis::cmd("EVAL");
+    command.arg(fill).arg(1).arg("mq:t").arg(HISTORY);
+    command.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    redis.run::<()>("XGROUP CREATE mq:t consumer-group-t $").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    until("it is being swept", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;
+    redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
+    gateway.until_outcome("t", "due", "done").await;
+    assert!(redis.run::<i64>("XLEN mq:t").await > HISTORY / 2);
 }

@@ -1,18 +1,21 @@
 //! The scripts by themselves: each hazard of the design has a test here that
 //! fails without its cure.
 
-use crate::support::{Redis, field, text, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, field, guest, text, topic, until};
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Publication};
 use gateway_worker::queue::{
     EntryKey, Kind, Patience, QueueError, Reader, Settled, Settlement, Source, Taken, TopicQueue,
 };
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3600);
-const NOW: Patience = Patience::Lease { lease: Duration::ZERO, legacy: HOUR };
+const NOW: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
+const ONLY_GIVEN_BACK: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
+const GO: &str = "consumer-1795419923585502180";
 
 /// A topic with these messages, taken by `me`.
 async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
@@ -148,8 +151,9 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
 async fn taking_never_makes_a_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    assert_eq!(queue.open().await.unwrap().kind, Kind::Absent);
-    Reader::connect(&queue).await.unwrap().wait_for_key(&queue, SOON).await.unwrap();
+    let opened = queue.open().await.unwrap();
+    assert_eq!((&opened.kind, opened.absent.len()), (&Kind::Absent, 4));
+    assert!(!Reader::connect(&queue).await.unwrap().wait_for_more(&queue, &opened, &[], SOON).await.unwrap());
     promote_all(&queue).await;
     assert_eq!(redis.run::<i64>("DBSIZE").await, 0);
 }
@@ -200,11 +204,16 @@ async fn a_renewal_neither_steals_nor_counts() {
 #[tokio::test]
 async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting() {
     let redis = Redis::start();
-    let (_, _) = taken(&redis, "me", &["a"]).await;
+    let (_, all) = taken(&redis, "me", &["a", "theirs"]).await;
+    // As after an outage: both have been silent, and the one is the original's.
+    for (one, owner) in all.iter().zip(["me", GO]) {
+        let claim = format!("XCLAIM mq:t consumer-group-t {owner} 0 {} IDLE 600000 JUSTID", one.entry);
+        redis.run::<redis::Value>(&claim).await;
+    }
     let other = redis.queue("t", "other");
-    let hour = Patience::Lease { lease: HOUR, legacy: HOUR };
+    let hour = Patience { lease: HOUR, ..NOW };
     assert!(take_over(&other, hour, 10).await.is_empty());
-    assert!(take_over(&other, Patience::OnlyGivenBack { legacy: HOUR }, 10).await.is_empty());
+    assert!(take_over(&other, ONLY_GIVEN_BACK, 10).await.is_empty());
     assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
     // One's own are never taken over: reconciling is for those.
     assert!(take_over(&other, NOW, 10).await.is_empty());
@@ -216,7 +225,7 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
     assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
-    let had = take_over(&other, Patience::OnlyGivenBack { legacy: HOUR }, 10).await;
+    let had = take_over(&other, ONLY_GIVEN_BACK, 10).await;
     assert_eq!(had.len(), 1);
     assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
 }
@@ -232,6 +241,89 @@ async fn who_leaves_takes_nothing_along() {
     queue.leave(source).await.unwrap();
     let consumers: Vec<redis::Value> = redis.run("XINFO CONSUMERS mq:t consumer-group-t").await;
     assert!(consumers.is_empty(), "{consumers:?}");
+}
+
+/// Lets the consumers look as if they had not asked for a message for this long.
+async fn age_consumers(redis: &Redis, by: Duration) {
+    let redis::Value::Array(info) = redis.run("XINFO STREAM mq:t FULL").await else { panic!() };
+    let field = |list: &[redis::Value], name: &str| {
+        let at = list.iter().position(|word| *word == redis::Value::BulkString(name.into())).unwrap();
+        list[at + 1].clone()
+    };
+    let redis::Value::Array(groups) = field(&info, "groups") else { panic!() };
+    let redis::Value::Array(group) = &groups[0] else { panic!() };
+    let redis::Value::Array(consumers) = field(group, "consumers") else { panic!() };
+    let mut dump: Vec<u8> = redis.run("DUMP mq:t").await;
+    for consumer in &consumers {
+        let redis::Value::Array(consumer) = consumer else { panic!() };
+        let redis::Value::Int(seen) = field(consumer, "seen-time") else { panic!() };
+        let aged = (seen - i64::try_from(by.as_millis()).unwrap()).to_le_bytes();
+        for at in 0..dump.len() - 8 {
+            if dump[at..at + 8] == seen.to_le_bytes() {
+                dump[at..at + 8].copy_from_slice(&aged);
+            }
+        }
+    }
+    // The dump's own checksum would tell.
+    redis.run::<()>("DEBUG SET-SKIP-CHECKSUM-VALIDATION 1").await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg("mq:t").arg(0).arg(dump).arg("REPLACE");
+    restore.query_async::<()>(&mut redis.connection().await).await.unwrap();
+}
+
+async fn consumers(redis: &Redis) -> Vec<String> {
+    let info: Vec<BTreeMap<String, redis::Value>> = redis.run("XINFO CONSUMERS mq:t consumer-group-t").await;
+    let name = |one: &BTreeMap<String, redis::Value>| match &one["name"] {
+        redis::Value::BulkString(name) => String::from_utf8(name.clone()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    info.iter().map(name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_the_gone_are_forgotten_and_nothing_with_them() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    let (me, all) = taken(&redis, "me", &["a", "b"]).await;
+    settle(&me, &all.iter().map(|one| done(one, Vec::new())).collect::<Vec<_>>()).await;
+    for (name, id) in [("gone", "c"), ("gone-too", "d"), ("busy", "e")] {
+        redis.publish("t", id, "{}").await;
+        let theirs = redis.queue("t", name);
+        let taken = take(&theirs).await;
+        if name != "busy" {
+            settle(&theirs, &[done(&taken[0], Vec::new())]).await;
+        }
+    }
+    assert_eq!(me.forget_the_gone(Source::Normal, HOUR).await.unwrap(), 0);
+    age_consumers(&redis, HOUR).await;
+    redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t new").await;
+    assert_eq!(consumers(&redis).await, ["busy", "gone", "gone-too", "me", "new"]);
+    assert_eq!(me.forget_the_gone(Source::Normal, HOUR).await.unwrap(), 2);
+    assert_eq!(consumers(&redis).await, ["busy", "me", "new"]);
+    assert_eq!(redis.in_flight("t").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_message() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
+    redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t gone").await;
+    age_consumers(&redis, 2 * HOUR).await;
+    let waits = redis.queue("t", "waits");
+    let mut reader = Reader::connect(&waits).await.unwrap();
+    let (read, ()) = tokio::join!(reader.read(&waits, Source::Normal, 1, HOUR), async {
+        until("it waits", async || redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(()))
+            .await;
+        redis.queue("t", "me").forget_the_gone(Source::Normal, Duration::ZERO).await.unwrap();
+        assert!(consumers(&redis).await.is_empty());
+        redis.publish("t", "a", "{}").await;
+    });
+    assert_eq!(read.unwrap().0.len(), 1);
+    assert_eq!((consumers(&redis).await, redis.in_flight("t").await), (vec!["waits".to_owned()], 1));
+    redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t gone").await;
+    age_consumers(&redis, 2 * HOUR).await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let _gateway = Gateway::start(&redis, &plugins);
+    until("it is forgotten", async || (!consumers(&redis).await.contains(&"gone".to_owned())).then_some(())).await;
 }
 
 #[tokio::test]

@@ -11,8 +11,10 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -61,6 +63,14 @@ impl Redis {
         let data = tempfile::tempdir().unwrap();
         let server = PrivateRedis::start(&state(), data.path(), options).unwrap();
         Self { server, data, options: options.iter().map(ToString::to_string).collect() }
+    }
+
+    /// A server whose clock can be set.
+    pub(crate) fn start_with_clock() -> (Self, RedisClock) {
+        let data = tempfile::tempdir().unwrap();
+        let clock = RedisClock::wind_up(data.path());
+        let server = PrivateRedis::start(data.path(), data.path(), &[]).unwrap();
+        (Self { server, data, options: Vec::new() }, clock)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -114,6 +124,13 @@ impl Redis {
         until(&format!("{count} in flight"), async || (self.in_flight(topic).await == count).then_some(())).await;
     }
 
+    /// Waits until so many are as good as never taken, though still in somebody's name.
+    pub(crate) async fn until_given_back(&self, topic: &str, count: usize) {
+        let command = format!("XPENDING mq:{topic} consumer-group-{topic} IDLE 86400000 - + 1000");
+        until("given back", async || (self.run::<Vec<redis::Value>>(&command).await.len() == count).then_some(()))
+            .await;
+    }
+
     /// A topic's queue, seen by a worker called `me`.
     pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
         let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
@@ -156,6 +173,69 @@ impl Redis {
     pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
+    }
+}
+
+/// How far a server's clock is ahead of the machine's.
+pub(crate) struct RedisClock(File);
+
+impl RedisClock {
+    /// Stands between the server and its clock: a library that is loaded before
+    /// its own reads a file for how far it is to be off.
+    fn wind_up(folder: &Path) -> Self {
+        const LIBRARY: &str = r#"
+            #define _GNU_SOURCE
+            #include <fcntl.h>
+            #include <stdlib.h>
+            #include <sys/mman.h>
+            #include <sys/syscall.h>
+            #include <sys/time.h>
+            #include <time.h>
+            #include <unistd.h>
+            static long ahead(void) {
+              static volatile long *seconds;
+              if (!seconds) seconds = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, open(getenv("CLOCK"), O_RDONLY), 0);
+              return *seconds;
+            }
+            int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+              int result = syscall(SYS_gettimeofday, now, zone);
+              now->tv_sec += ahead();
+              return result;
+            }
+            int clock_gettime(clockid_t clock, struct timespec *now) {
+              int result = syscall(SYS_clock_gettime, clock, now);
+              if (clock == CLOCK_REALTIME) now->tv_sec += ahead();
+              return result;
+            }
+            time_t time(time_t *now) {
+              struct timespec exact;
+              clock_gettime(CLOCK_REALTIME, &exact);
+              if (now) *now = exact.tv_sec;
+              return exact.tv_sec;
+            }
+        "#;
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("clock.c"), LIBRARY).unwrap();
+        // Who builds Rust has it.
+        let made = Command::new("cc").args(["-shared", "-fPIC", "-o", &path("clock.so"), &path("clock.c")]).status();
+        assert!(made.unwrap().success());
+        let clock = Self(File::create(path("clock")).unwrap());
+        clock.set_ahead(Duration::ZERO);
+        let server = private_redis::find(&state()).unwrap();
+        let script = format!(
+            "#!/bin/sh\nLD_PRELOAD={} CLOCK={} exec {} \"$@\"\n",
+            path("clock.so"),
+            path("clock"),
+            server.display()
+        );
+        std::fs::create_dir(path("redis")).unwrap();
+        std::fs::write(path("redis/redis-server"), script).unwrap();
+        std::fs::set_permissions(path("redis/redis-server"), Permissions::from_mode(0o755)).unwrap();
+        clock
+    }
+
+    pub(crate) fn set_ahead(&self, by: Duration) {
+        self.0.write_all_at(&by.as_secs().to_ne_bytes(), 0).unwrap();
     }
 }
 

@@ -67,6 +67,7 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     let row = |topic: &inspect::TopicState| {
         let state = match (topic.has_handler, topic.kind.as_str()) {
             (_, kind) if !matches!(kind, "stream" | "list" | "none") => format!("its key holds a {kind}"),
+            _ if !topic.misused.is_empty() => format!("{} holds something else", topic.misused.join(" and ")),
             _ if topic.is_paused => "paused".to_owned(),
             (true, _) => "handled".to_owned(),
             (false, _) => "no handler: waits".to_owned(),

@@ -1,15 +1,17 @@
-//! Takes over a stream from the original's workers. They never acknowledge a
-//! failed message but append a copy with its `retry` one higher, or write a
-//! dead letter; they die with messages in hand that nobody asks for again. So
-//! of what is pending under their names, what has a copy is history and what
-//! has none is still to be run.
+//! Takes over a stream from the original's workers, or works beside them. They
+//! never acknowledge a failed message but append a copy with its `retry` one
+//! higher, or write a dead letter; they die with messages in hand that nobody
+//! asks for again. So of what is pending under their names, what has a copy is
+//! history and what has none is still to be run.
 //!
-//! This must be finished before the first message is taken: a copy that has
-//! been run and deleted is no evidence any more.
+//! A copy that has been run and deleted is no evidence any more. So this is
+//! settled before the first message is taken, before a copy is run, before
+//! history is swept, and before anything of theirs is taken over.
 
 use super::scripts::PIECE_BYTES;
+use super::source::Source;
 use super::topic_queue::TopicQueue;
-use super::{QueueError, reply, scripts};
+use super::{QueueError, Taken, reply, scripts};
 use crate::message::{self, MESSAGE_FIELD};
 use redis::Value;
 use serde::Deserialize;
@@ -39,15 +41,51 @@ struct LegacyDead {
     original_message: Evidence,
 }
 
+/// Of each id, what has been written of it later, and where: in the place of a
+/// dead letter only the time counts, since it is in another stream.
+type Copies = HashMap<String, Vec<(Place, i64)>>;
+
+/// A stream's id, as numbers.
+type Place = (u64, u64);
+
 impl TopicQueue {
     /// Acknowledges what the original has already copied. Returns how many.
-    /// Entries that were active within `idle` may be in a living worker's hands
-    /// and are left alone.
+    /// Entries that were active within `idle` are left alone.
     pub async fn adopt(&self, idle: Duration) -> Result<usize, QueueError> {
+        self.adopt_up_to(idle, "+").await
+    }
+
+    /// The same by those copies only that the stream has up to this one.
+    pub(super) async fn adopt_up_to(&self, idle: Duration, last: &str) -> Result<usize, QueueError> {
         let pending = self.legacy_pending(idle).await?;
-        let Some(first) = pending.first() else { return Ok(0) };
-        let copies = self.copies(&first.entry_id).await?;
-        let superseded = pending.iter().filter(|one| copies.get(&one.id).is_some_and(|retry| *retry > one.retry));
+        let copies = self.copies(&pending, last).await?;
+        let is_copied = |one: &&Pending| {
+            let is_later = |(at, retry): &(Place, i64)| *at > place(&one.entry_id) && *retry > one.retry;
+            copies.get(&one.id).is_some_and(|copies| copies.iter().any(is_later))
+        };
+        self.acknowledge(pending.iter().filter(is_copied)).await
+    }
+
+    /// Acknowledges what the original has failed at and these are copies of.
+    /// Returns how many.
+    pub async fn supersede(&self, taken: &[Taken]) -> Result<usize, QueueError> {
+        let mut copies: HashMap<String, i64> = HashMap::new();
+        for one in taken.iter().filter(|one| one.entry.source == Source::Normal) {
+            let body = message::field(&one.fields, MESSAGE_FIELD).filter(|body| is_copy(body));
+            if let Some(copy) = body.and_then(parse::<Evidence>) {
+                let retry = copies.entry(copy.id).or_default();
+                *retry = copy.retry.max(*retry);
+            }
+        }
+        if copies.is_empty() {
+            return Ok(0);
+        }
+        let pending = self.legacy_pending(Duration::ZERO).await?;
+        let is_copied = |one: &&Pending| copies.get(&one.id).is_some_and(|retry| *retry > one.retry);
+        self.acknowledge(pending.iter().filter(is_copied)).await
+    }
+
+    async fn acknowledge(&self, superseded: impl Iterator<Item = &Pending>) -> Result<usize, QueueError> {
         let mut count = 0;
         for piece in superseded.collect::<Vec<_>>().chunks(PAGE) {
             let mut script = scripts::SUPERSEDE.key(&self.keys().stream);
@@ -89,27 +127,32 @@ impl TopicQueue {
         Ok(self.page(&self.keys().stream, entry_id, entry_id).await?.pop().and_then(|(_, body)| parse(&body)))
     }
 
-    /// The highest `retry` of each id from an entry on; a dead letter beats all.
-    async fn copies(&self, first: &str) -> Result<HashMap<String, i64>, QueueError> {
-        let mut copies = HashMap::new();
-        let mut note = |evidence: Evidence| {
-            let highest = copies.entry(evidence.id).or_insert(evidence.retry);
-            *highest = evidence.retry.max(*highest);
+    /// What was written later of what is pending: copies in the stream up to the
+    /// last, and dead letters, which beat all.
+    async fn copies(&self, pending: &[Pending], last: &str) -> Result<Copies, QueueError> {
+        let mut copies: Copies = pending.iter().map(|one| (one.id.clone(), Vec::new())).collect();
+        let Some(first) = pending.first() else { return Ok(copies) };
+        let mut note = |evidence: Option<Evidence>, at: Place| {
+            let Some(evidence) = evidence else { return };
+            if let Some(known) = copies.get_mut(&evidence.id) {
+                known.push((at, evidence.retry));
+            }
         };
-        self.walk(&self.keys().stream, first, |body| parse(body).into_iter().for_each(&mut note)).await?;
-        let legacy_dead = |body: &[u8]| {
-            let dead = parse::<LegacyDead>(body).map(|dead| dead.original_message);
-            dead.into_iter().for_each(|dead| note(Evidence { retry: i64::MAX, ..dead }));
-        };
-        self.walk(&self.keys().legacy_dead, "-", legacy_dead).await?;
+        self.walk(&self.keys().stream, &first.entry_id, last, |id, body| note(parse(body), place(id))).await?;
+        let (from, dead) = (place(&first.entry_id).0.to_string(), &self.keys().legacy_dead);
+        self.walk(dead, &from, "+", |id, body| {
+            let buried = parse::<LegacyDead>(body).map(|dead| Evidence { retry: i64::MAX, ..dead.original_message });
+            note(buried, (place(id).0, u64::MAX));
+        })
+        .await?;
         Ok(copies)
     }
 
-    /// Shows each body from here to where the stream ends now: to chase what
-    /// comes meanwhile would have no end.
-    async fn walk(&self, key: &str, from: &str, mut show: impl FnMut(&[u8])) -> Result<(), QueueError> {
+    /// Shows each body from here to there, or to where the stream ends now: to
+    /// chase what comes meanwhile would have no end.
+    async fn walk(&self, key: &str, from: &str, to: &str, mut show: impl FnMut(&str, &[u8])) -> Result<(), QueueError> {
         let mut newest = redis::cmd("XREVRANGE");
-        newest.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
+        newest.arg(key).arg(to).arg("-").arg("COUNT").arg(1);
         let newest: Vec<(String, Value)> = newest.query_async(&mut self.shared()).await?;
         let Some((to, _)) = newest.first() else { return Ok(()) };
         let mut from = from.to_owned();
@@ -117,7 +160,7 @@ impl TopicQueue {
             let page = self.page(key, &from, to).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             from = format!("({last}");
-            page.iter().for_each(|(_, body)| show(body));
+            page.iter().for_each(|(id, body)| show(id, body));
         }
     }
 
@@ -138,9 +181,55 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     serde_json::from_slice(body).ok()
 }
 
+fn place(id: &str) -> Place {
+    let (ms, sequence) = id.split_once('-').unwrap_or((id, ""));
+    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}
+
+/// Whether this may be a copy that the original has made of a message. It ends
+/// each with `"retry":N,"max_retry":N}`, and to read all of every message for
+/// that would cost too much.
+fn is_copy(body: &[u8]) -> bool {
+    const NAME: &[u8] = b"\"retry\":";
+    const END_MAX: usize = 64;
+    let end = &body[body.len().saturating_sub(END_MAX)..];
+    let begins = |at: &[u8]| at.strip_prefix(NAME).is_some_and(|rest| matches!(rest.first(), Some(b'1'..=b'9')));
+    (0..end.len()).any(|at| begins(&end[at..]))
+}
+
 /// `consumer-<nanoseconds>`, new at every start and never taken back.
 fn is_legacy(owner: &str) -> bool {
     owner
         .strip_prefix("consumer-")
         .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_known_by_its_end() {
+        let envelope = |data: &str, retry: &str| {
+            format!(
+                r#"{{"id":"1-1","topic":"t","data":{data},"timestamp":"2026-11-23T07:45:23Z","retry":{retry},"max_retry":3}}"#
+            )
+        };
+        for (body, expected) in [
+            (envelope("{}", "1"), true),
+            (envelope("{}", "12"), true),
+            (envelope("{}", "0"), false),
+            (envelope(&format!("{{\"retry\":5,\"text\":\"{}\"}}", "x".repeat(100)), "0"), false),
+            ("{}".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_copy(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn places_are_in_the_order_of_their_numbers() {
+        assert!(place("9-10") > place("9-9") && place("10-0") > place("9-10"));
+        assert!((place("9-1").0, u64::MAX) > place("9-2"));
+    }
 }

@@ -73,6 +73,11 @@ impl Connection {
         !self.servers.is_cluster() || Slot::for_key(one) == Slot::for_key(other)
     }
 
+    /// Whether it is for one server to say what time it is.
+    pub(super) fn has_one_clock(&self) -> bool {
+        !self.servers.is_cluster()
+    }
+
     /// Every server that holds a part of the keys.
     pub(super) async fn masters(&self) -> Result<Vec<Master>, QueueError> {
         if !self.servers.is_cluster() {

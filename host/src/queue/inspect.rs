@@ -26,6 +26,10 @@ pub struct TopicState {
     pub is_paused: bool,
     /// Whether a worker seen lately has a handler for it.
     pub has_handler: bool,
+    /// Keys for its delayed messages and dead letters that hold something else,
+    /// which is not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub misused: Vec<String>,
 }
 
 /// Every topic that Redis knows of, by name.
@@ -48,8 +52,10 @@ pub(super) async fn names(connection: &Connection, prefix: &str) -> Result<BTree
             loop {
                 let mut command = redis::cmd("SCAN");
                 command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-                let (next, keys): (u64, Vec<String>) = command.query_async(&mut master.connection).await?;
-                found.extend(keys.iter().filter_map(|key| Keys::topic_of(prefix, key)));
+                let (next, keys): (u64, Vec<Vec<u8>>) = command.query_async(&mut master.connection).await?;
+                // A key of somebody else's may be anything.
+                let keys = keys.iter().filter_map(|key| str::from_utf8(key).ok());
+                found.extend(keys.filter_map(|key| Keys::topic_of(prefix, key)));
                 if next == 0 {
                     break;
                 }
@@ -81,14 +87,22 @@ async fn topic_state(
 ) -> Result<TopicState, QueueError> {
     let keys = Keys::new(prefix, topic);
     let mut shared = connection.shared();
-    // One pipeline for what lies in one slot; the original's keys lie in others.
     let mut pipe = redis::pipe();
-    pipe.cmd("TYPE").arg(&keys.stream).zcard(&keys.later);
-    pipe.cmd("XLEN").arg(&keys.dead).hget(&keys.state, "done").hexists(&keys.state, "paused");
-    let (kind, later, dead, done, is_paused): (String, u64, u64, Option<u64>, bool) =
-        pipe.query_async(&mut shared).await?;
-    let legacy_later: u64 = redis::cmd("ZCARD").arg(&keys.legacy_delay).query_async(&mut shared).await?;
-    let legacy_dead: u64 = redis::cmd("XLEN").arg(&keys.legacy_dead).query_async(&mut shared).await?;
+    pipe.cmd("TYPE").arg(&keys.stream).hget(&keys.state, "done").hexists(&keys.state, "paused");
+    let (kind, done, is_paused): (String, Option<u64>, bool) = pipe.query_async(&mut shared).await?;
+    let (mut counts, mut misused) = ([0, 0], Vec::new());
+    for (at, command, key) in [
+        (0, "ZCARD", &keys.later),
+        (0, "ZCARD", &keys.legacy_delay),
+        (1, "XLEN", &keys.dead),
+        (1, "XLEN", &keys.legacy_dead),
+    ] {
+        match size(connection, command, key).await? {
+            Some(size) => counts[at] += size,
+            None => misused.push(key.clone()),
+        }
+    }
+    let [delayed, dead] = counts;
     let (mut waiting, mut in_flight) = (listed(connection, &keys, &kind).await?, 0);
     let group = keys::group(group, topic);
     for source in Source::ALL.into_iter().filter(|source| *source != Source::Normal || kind == "stream") {
@@ -101,29 +115,35 @@ async fn topic_state(
         kind,
         waiting,
         in_flight,
-        delayed: later + legacy_later,
-        dead: dead + legacy_dead,
+        delayed,
+        dead,
         done: done.unwrap_or(0),
         is_paused,
         has_handler,
+        misused,
     })
 }
 
 /// How many wait in the list of plain clients, and on their way out of it.
 pub(super) async fn listed(connection: &Connection, keys: &Keys, kind: &str) -> Result<u64, QueueError> {
-    let mut pipe = redis::pipe();
-    pipe.llen(&keys.input);
-    if kind == "list" {
-        pipe.llen(&keys.stream);
+    let put_aside = size(connection, "LLEN", &keys.input).await?.unwrap_or(0);
+    let list = if kind == "list" { size(connection, "LLEN", &keys.stream).await? } else { None };
+    Ok(put_aside + list.unwrap_or(0))
+}
+
+/// How many a key holds; nothing where it is of another type than it should be,
+/// which is no reason to keep silent about all others.
+async fn size(connection: &Connection, command: &str, key: &str) -> Result<Option<u64>, QueueError> {
+    match redis::cmd(command).arg(key).query_async(&mut connection.shared()).await.map_err(QueueError::from) {
+        Err(QueueError::WrongType(_)) => Ok(None),
+        size => size,
     }
-    let lengths: Vec<u64> = pipe.query_async(&mut connection.shared()).await?;
-    Ok(lengths.iter().sum())
 }
 
 /// What waits in a stream and what of it is in flight; nothing where it is absent.
 pub(super) async fn stream_backlog(connection: &Connection, key: &str, group: &str) -> Result<(u64, u64), QueueError> {
     let mut shared = connection.shared();
-    let length: u64 = redis::cmd("XLEN").arg(key).query_async(&mut shared).await?;
+    let Some(length) = size(connection, "XLEN", key).await? else { return Ok((0, 0)) };
     if redis::cmd("EXISTS").arg(key).query_async::<u64>(&mut shared).await? == 0 {
         return Ok((0, 0));
     }

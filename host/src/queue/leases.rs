@@ -4,24 +4,40 @@
 use super::source::{EntryKey, Source};
 use super::topic_queue::TopicQueue;
 use super::{QueueError, Taken, reply, scripts};
-use redis::{Script, ScriptInvocation, Value};
+use redis::Value;
 use std::time::{Duration, Instant};
 
 /// The idle time that marks an entry as given back: no owner that lives lets
 /// one lie for a day, so such entries may be taken over without waiting.
 pub(super) const GIVEN_BACK: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Who takes messages in a script takes no more once they had so many bytes: an
+/// answer that is too long to come in time would only be asked for again.
+const TAKE_BYTES: usize = 8 << 20;
+
+/// How many names one script takes off a list.
+const FORGET_MAX: usize = 100;
+
 /// What is remembered of losses while alone, in case nobody removes it.
 const SUSPECT_SECONDS: u32 = 7 * 24 * 60 * 60;
 
 /// How long an owner's silence must be before its messages are taken over.
 #[derive(Debug, Clone, Copy)]
-pub enum Patience {
-    /// Owners that renew, and the original's consumers, which never do.
-    Lease { lease: Duration, legacy: Duration },
-    /// Just after connecting: Redis may have been away and every lease look
-    /// expired, so only what was given back on purpose is taken.
-    OnlyGivenBack { legacy: Duration },
+pub struct Patience {
+    /// Owners that renew.
+    pub lease: Duration,
+    /// The original's consumers, which never do.
+    pub legacy: Duration,
+    /// For how long we have been connected. Before that Redis may have been away,
+    /// and everybody's silence is as long: each has its whole time anew, and only
+    /// what was given back on purpose is taken.
+    pub connected: Duration,
+}
+
+impl Patience {
+    fn with_who_has(self, time: Duration) -> Duration {
+        if self.connected < time { time.max(GIVEN_BACK) } else { time }
+    }
 }
 
 /// What Redis' clock showed, and when that was.
@@ -61,7 +77,8 @@ impl TopicQueue {
         for source in Source::ALL {
             let held = ids(held, source);
             if !held.is_empty() {
-                let script = self.held_script(&scripts::RENEW, source, &held);
+                let mut script = scripts::RENEW.key(source.key(self.keys()));
+                script.arg(self.group()).arg(self.me()).arg(&held);
                 let ids: Vec<String> = script.invoke_async(&mut self.shared()).await?;
                 lost.extend(ids.into_iter().map(|id| EntryKey { source, id }));
             }
@@ -69,16 +86,17 @@ impl TopicQueue {
         Ok(lost)
     }
 
-    /// Finds what was delivered to us and never arrived. Only to be called
-    /// while no read and no take-over is under way.
+    /// Finds a piece of what was delivered to us and never arrived; nothing is
+    /// the end. Only to be called while no read and no take-over is under way.
     pub async fn reconcile(&self, source: Source, held: &[EntryKey]) -> Result<Vec<Taken>, QueueError> {
-        let script = self.held_script(&scripts::RECONCILE, source, &ids(held, source));
+        let mut script = scripts::RECONCILE.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg(TAKE_BYTES).arg(GIVEN_BACK.as_millis()).arg(ids(held, source));
         let rows: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
         rows.into_iter().map(|row| Ok(reply::row(source, row)?.0)).collect()
     }
 
-    /// Takes over at most `count` messages whose owner let its lease run out,
-    /// unless the clock shows something else than the last time.
+    /// Takes over at most `count` messages whose owner let its lease run out, or
+    /// fewer where they are large, unless the clock shows something else than the last time.
     pub async fn take_over(
         &self,
         source: Source,
@@ -86,15 +104,13 @@ impl TopicQueue {
         last: Option<Clock>,
         count: usize,
     ) -> Result<TakenOver, QueueError> {
-        let (lease, legacy) = match patience {
-            Patience::Lease { lease, legacy } => (lease, legacy),
-            Patience::OnlyGivenBack { legacy } => (GIVEN_BACK, legacy),
-        };
+        let lease = patience.with_who_has(patience.lease);
+        let legacy = patience.with_who_has(patience.legacy);
         let mut script = scripts::TAKE_OVER.key(source.key(self.keys()));
         script.arg(self.group()).arg(self.me()).arg(lease.as_millis()).arg(legacy.as_millis()).arg(count);
         // Less than this does no harm, and a busy machine is no wrong clock.
-        let tolerance = lease.min(Duration::from_secs(60)) / 3;
-        script.arg(last.map_or(0, Clock::now)).arg(tolerance.as_millis());
+        let tolerance = patience.lease.min(Duration::from_secs(60)) / 3;
+        script.arg(last.map_or(0, Clock::now)).arg(tolerance.as_millis()).arg(TAKE_BYTES);
         let reply: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
         let mut words = reply.into_iter();
         let mut number = || reply::number(words.next().unwrap_or(Value::Nil));
@@ -127,6 +143,15 @@ impl TopicQueue {
         Ok(script.arg(self.group()).arg(self.me()).invoke_async(&mut self.shared()).await?)
     }
 
+    /// Takes off the group's list who has nothing in hand and has not asked for
+    /// this long. Returns how many. Who lives all the same is on it again with
+    /// its next message.
+    pub async fn forget_the_gone(&self, source: Source, idle: Duration) -> Result<usize, QueueError> {
+        let mut script = scripts::FORGET.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg(idle.as_millis()).arg(FORGET_MAX);
+        Ok(script.invoke_async(&mut self.shared()).await?)
+    }
+
     /// Writes down that a message is about to run alone. Returns how often it
     /// was lost so before.
     pub async fn suspect(&self, entry: &EntryKey) -> Result<u32, QueueError> {
@@ -142,12 +167,6 @@ impl TopicQueue {
         let mut command = redis::cmd("HDEL");
         command.arg(&self.keys().suspects).arg(entry.to_string());
         Ok(command.query_async(&mut self.shared()).await?)
-    }
-
-    fn held_script<'a>(&self, script: &'a Script, source: Source, held: &[&str]) -> ScriptInvocation<'a> {
-        let mut script = script.key(source.key(self.keys()));
-        script.arg(self.group()).arg(self.me()).arg(held);
-        script
     }
 }
 

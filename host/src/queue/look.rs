@@ -89,7 +89,13 @@ impl TopicQueue {
             }
             script.arg(how).arg(&from).arg(PIECE.min(wanted.limit)).arg(PIECE_BYTES);
             script.arg(self.group()).arg(wanted.id).arg(wanted.plain);
-            let (next, count, found): (Vec<u8>, u64, Vec<Value>) = script.invoke_async(&mut self.shared()).await?;
+            type Answers = (Vec<u8>, u64, Vec<Value>);
+            let (next, count, found) =
+                match script.invoke_async::<Answers>(&mut self.shared()).await.map_err(QueueError::from) {
+                    // Of another type than it should be, it holds no message.
+                    Err(QueueError::WrongType(_)) => return Ok(hits),
+                    answers => answers?,
+                };
             for one in found {
                 hits.push(hit(part, one)?);
             }

@@ -3,7 +3,7 @@
 use super::connection::Seat;
 use super::reply::{self, fields, text, unexpected};
 use super::source::{EntryKey, Source};
-use super::topic_queue::TopicQueue;
+use super::topic_queue::{Opened, TopicQueue};
 use super::{QueueError, Taken, scripts};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value};
@@ -112,30 +112,27 @@ impl Reader {
         read_take(in_time(Duration::ZERO, script.invoke_async(&mut self.connection)).await?, sources)
     }
 
-    /// Waits up to `block` for something behind these ids, one for each source.
+    /// Waits up to `block` for something behind these ids, one for each source,
+    /// and for any key where there is nothing yet to become a stream, which none
+    /// does by itself: the wait makes no key. Returns whether one has.
     pub async fn wait_for_more(
         &mut self,
         queue: &TopicQueue,
-        sources: &[Source],
+        opened: &Opened,
         behind: &[String],
         block: Duration,
-    ) -> Result<(), QueueError> {
-        let keys: Vec<&str> = sources.iter().map(|source| source.key(queue.keys())).collect();
+    ) -> Result<bool, QueueError> {
+        let key = |source: &Source| source.key(queue.keys()).to_owned();
+        let known: Vec<_> = opened.sources.iter().map(key).collect();
+        let absent: Vec<_> = opened.absent.iter().map(key).collect();
         let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS").arg(&keys).arg(behind);
-        in_time(block, command.query_async::<Value>(&mut self.connection)).await.map(drop)
-    }
-
-    /// Waits up to `block` for one of the topic's keys to become a stream,
-    /// which none does by itself. The wait makes no key.
-    pub async fn wait_for_key(&mut self, queue: &TopicQueue, block: Duration) -> Result<(), QueueError> {
-        let keys: Vec<&str> = Source::ALL.iter().map(|source| source.key(queue.keys())).collect();
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS").arg(&keys).arg(&["0"; 4]);
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS").arg(&known).arg(&absent);
+        command.arg(behind).arg(vec!["0"; absent.len()]);
         match in_time(block, command.query_async::<Value>(&mut self.connection)).await {
-            // It became a list: a look at it says so.
-            Err(QueueError::WrongType(_)) => Ok(()),
-            ended => ended.map(drop),
+            Ok(found) => Ok(reply::streams(found)?.iter().any(|stream| absent.contains(stream))),
+            // It became a list.
+            Err(QueueError::WrongType(_)) if !absent.is_empty() => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

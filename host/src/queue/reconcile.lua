@@ -2,16 +2,19 @@
 -- hold: the reply was lost on the way, and a read of new messages would never
 -- show it again. To be called while no read is under way.
 -- KEYS 1: stream
--- ARGV 1: group   2: me   3..: the ids that I hold
--- Returns { id, me, deliveries, { field, value, ... } } for each. Afterwards
--- each is fresh, with its delivery count as before, since nobody has run it;
--- or one, if it was given back and is now taken again.
-local held, strays = {}, {}
-for i = 3, #ARGV do held[ARGV[i]] = true end
+-- ARGV 1: group   2: me   3: no more once they had so many bytes   4: idle ms
+--   that marks what was given back   5..: the ids that I hold
+-- Returns { id, me, deliveries, { field, value, ... } } for each, of a piece; none
+-- is the end. Afterwards each is fresh, with its delivery count as before, since
+-- nobody has run it; or one higher, if it was given back and is now taken again.
+local held, strays, bytes_left = {}, {}, tonumber(ARGV[3])
+for i = 5, #ARGV do held[ARGV[i]] = true end
 for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100000, ARGV[2])) do
+  if bytes_left <= 0 then break end
   if not held[row[1]] then
-    local count = math.max(row[4], 1)
+    local count = row[3] >= tonumber(ARGV[4]) and row[4] + 1 or math.max(row[4], 1)
     local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1], 'RETRYCOUNT', count)[1]
+    for _, text in ipairs(entry and entry[2] or {}) do bytes_left = bytes_left - #text end
     if entry then strays[#strays + 1] = { row[1], row[2], count, entry[2] } end
   end
 end

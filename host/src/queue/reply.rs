@@ -10,21 +10,31 @@ use redis::Value;
 
 /// The entries of a read of one stream.
 pub(super) fn entries(reply: Value) -> Result<Vec<(String, Fields)>, QueueError> {
-    let streams = match reply {
-        Value::Nil => return Ok(Vec::new()),
-        Value::Array(streams) => streams,
-        Value::Map(streams) => streams.into_iter().map(|(key, list)| Value::Array(vec![key, list])).collect(),
-        other => return Err(unexpected(&other)),
-    };
     let mut found = Vec::new();
-    for stream in streams {
-        let [_, list] = array(stream)?;
+    for (_, list) in pairs(reply)? {
         let Value::Array(list) = list else { return Err(unexpected(&list)) };
         for one in list {
             found.push(entry(one)?);
         }
     }
     Ok(found)
+}
+
+/// The streams that a read of several brought something of.
+pub(super) fn streams(reply: Value) -> Result<Vec<String>, QueueError> {
+    pairs(reply)?.into_iter().map(|(key, _)| text(key)).collect()
+}
+
+/// The key of each stream of a read, and its entries.
+fn pairs(reply: Value) -> Result<Vec<(Value, Value)>, QueueError> {
+    match reply {
+        Value::Nil => Ok(Vec::new()),
+        Value::Array(streams) => {
+            streams.into_iter().map(|stream| array(stream).map(|[key, list]| (key, list))).collect()
+        }
+        Value::Map(streams) => Ok(streams),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// An entry: its id and fields.

@@ -20,6 +20,8 @@ script!(DEAD_DROP, "common.lua", "dead_drop.lua");
 script!(DEAD_EDIT, "common.lua", "dead_edit.lua");
 script!(DEAD_REPLAY, "common.lua", "dead_replay.lua");
 script!(DONE, "done.lua");
+script!(DUE_LEGACY, "common.lua", "due_legacy.lua");
+script!(FORGET, "forget.lua");
 script!(GIVE_BACK, "give_back.lua");
 script!(INGEST, "ingest.lua");
 script!(KEY_VALUE, "key_value.lua");

@@ -173,7 +173,7 @@ impl TopicQueue {
         plain.iter().filter_map(|one| one.mark()).for_each(|mark| {
             script.key(self.keys().done(mark));
         });
-        script.arg(self.group()).arg(self.deletes()).arg(window.as_millis().max(1)).arg(counted.name());
+        script.arg(self.group()).arg(self.deletes(source)).arg(window.as_millis().max(1)).arg(counted.name());
         plain.iter().for_each(|one| {
             script.arg(&one.entry.id);
         });
@@ -196,7 +196,7 @@ impl TopicQueue {
         for mark in moving.iter().filter_map(|one| one.mark()) {
             script.key(keys.done(mark));
         }
-        script.arg(self.group()).arg(self.me()).arg(self.deletes()).arg(source.class());
+        script.arg(self.group()).arg(self.me()).arg(self.deletes(source)).arg(source.class());
         script.arg(window.as_millis().max(1));
         for one in moving {
             words(one, &mut targets).iter().for_each(|word| word.add_to(&mut script));

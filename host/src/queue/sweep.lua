@@ -1,11 +1,11 @@
 -- Deletes a piece of the history that the original leaves in its streams:
 -- entries which were delivered and are not pending. What is left is backlog.
 -- KEYS 1: stream   2: state
--- ARGV 1: group   2: where to go on (exclusive), or '-'   3: where to end, or
---   '' for what is delivered now   4: how many at most   5: no more once they
---   had so many bytes
--- Returns { where to go on or '' at the end, where to end, how many were
--- deleted, how many other groups read the stream }. With other groups nothing is deleted; then,
+-- ARGV 1: group   2: where to go on (exclusive), or '-'   3: where to end, since
+--   to chase what is delivered meanwhile would have no end   4: how many at most
+--   5: no more once they had so many bytes
+-- Returns { where to go on or '' at the end, how many were deleted, how many
+-- other groups read the stream }. With other groups nothing is deleted; then,
 -- and until the end is reached, the floor says where a lost group begins anew:
 -- behind what was delivered, but before all that is pending, which must run.
 local key, state, group, from, goal = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
@@ -16,7 +16,7 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
   for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
   if fields.name == group then last = fields['last-delivered-id'] else others = others + 1 end
 end
-if not last then return { '', '', 0, others } end
+if not last then return { '', 0, others } end
 local floor, pending_from = last, redis.call('XPENDING', key, group)[2]
 if pending_from then
   local ms, number = string.match(pending_from, '^(%d+)%-(%d+)$')
@@ -24,11 +24,9 @@ if pending_from then
   floor = number ~= '0' and ms .. '-' .. string.format('%.0f', number - 1)
     or string.format('%.0f-18446744073709551615', math.max(ms - 1, 0))
 end
--- What is delivered meanwhile is not history: to chase it would have no end.
-if goal == '' then goal = last end
 if others > 0 then
   redis.call('HSET', state, 'floor', floor)
-  return { '', goal, 0, others }
+  return { '', 0, others }
 end
 local ids, behind = {}, from == '-' and '-' or '(' .. from
 while #ids < limit and bytes_left > 0 do
@@ -39,7 +37,7 @@ while #ids < limit and bytes_left > 0 do
 end
 if #ids == 0 then
   redis.call('HSET', state, 'floor', '0')
-  return { '', goal, 0, 0 }
+  return { '', 0, 0 }
 end
 -- All that is pending between them: what somebody deleted while it was pending
 -- is among it, so there may be more than there are entries.
@@ -58,4 +56,4 @@ end
 -- The deletion stands first: behind it nothing is refused at maxmemory.
 if #gone > 0 then redis.call('XDEL', key, unpack(gone)) end
 redis.call('HSETNX', state, 'floor', floor)
-return { until_id, goal, #gone, 0 }
+return { until_id, #gone, 0 }

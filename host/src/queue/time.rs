@@ -31,34 +31,40 @@ impl TopicQueue {
         Ok(Promoted { moved, next_due: u64::try_from(next_ms).ok().map(Duration::from_millis) })
     }
 
+    /// Whether anything is delayed. To ask costs less than to look what is due.
+    pub async fn has_later(&self) -> Result<bool, QueueError> {
+        Ok(redis::cmd("EXISTS").arg(&self.keys().later).query_async(&mut self.shared()).await?)
+    }
+
     /// Moves a piece of what is due of the original's delayed messages, whose
-    /// times are whole seconds. Returns how many.
+    /// times are whole seconds of Redis' clock. Returns how many.
     pub async fn promote_legacy(&self) -> Result<usize, QueueError> {
         let keys = self.keys();
         let mut command = redis::cmd("ZRANGE");
         command.arg(&keys.legacy_delay).arg(0).arg(0).arg("WITHSCORES");
         let head: Vec<(Vec<u8>, f64)> = command.query_async(&mut self.shared()).await?;
         let Some((_, due)) = head.first() else { return Ok(0) };
-        // Redis' clock decides; this one only spares it the question.
-        let now = jiff::Timestamp::now().as_second() as f64;
-        if *due > now + 60.0 {
-            return Ok(0);
+        if !self.connection().share_slot(&keys.stream, &keys.legacy_delay) {
+            return self.promote_legacy_across().await;
         }
-        if self.connection().share_slot(&keys.stream, &keys.legacy_delay) {
-            let mut script = scripts::PROMOTE_LEGACY.prepare_invoke();
-            script.key(&keys.for_publish()[..]).key(&keys.legacy_delay).arg(PIECE).arg(PIECE_BYTES);
-            return Ok(script.invoke_async(&mut self.shared()).await?);
+        // To ask for the time costs less than to look what is due.
+        if self.connection().has_one_clock() {
+            let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut self.shared()).await?;
+            if *due > now as f64 {
+                return Ok(0);
+            }
         }
-        self.promote_legacy_across(now).await
+        let mut script = scripts::PROMOTE_LEGACY.prepare_invoke();
+        script.key(&keys.for_publish()[..]).key(&keys.legacy_delay).arg(PIECE).arg(PIECE_BYTES);
+        Ok(script.invoke_async(&mut self.shared()).await?)
     }
 
     /// Publish, then remove: in a cluster no step can do both, so a worker that
     /// is lost in between leaves a message twice, and none is lost.
-    async fn promote_legacy_across(&self, now: f64) -> Result<usize, QueueError> {
+    async fn promote_legacy_across(&self) -> Result<usize, QueueError> {
         let legacy = &self.keys().legacy_delay;
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(legacy).arg("-inf").arg(now).arg("LIMIT").arg(0).arg(PIECE);
-        let due: Vec<Vec<u8>> = command.query_async(&mut self.shared()).await?;
+        let mut script = scripts::DUE_LEGACY.key(legacy);
+        let due: Vec<Vec<u8>> = script.arg(PIECE).arg(PIECE_BYTES).invoke_async(&mut self.shared()).await?;
         for envelope in &due {
             self.publish_body(envelope).await?;
             let mut command = redis::cmd("ZREM");
@@ -70,17 +76,24 @@ impl TopicQueue {
     /// Sweeps a piece of the history that the original leaves in its stream,
     /// from where the last call ended. `None` is the end.
     pub async fn sweep(&self, from: Option<&SweptTo>) -> Result<Option<SweptTo>, QueueError> {
-        let (from, goal) = from.map_or(("-", ""), |swept| (&swept.at, &swept.goal));
+        let begun;
+        let SweptTo { at: from, goal } = match from {
+            Some(swept) => swept,
+            None => {
+                // What is swept may be the only evidence of what the original has failed at.
+                let goal = self.own_group(Source::Normal).await?.ok_or(QueueError::GroupLost)?.last_delivered;
+                self.adopt_up_to(Duration::ZERO, &goal).await?;
+                begun = SweptTo { at: "-".to_owned(), goal };
+                &begun
+            }
+        };
         let mut script = scripts::SWEEP.key(Source::Normal.key(self.keys()));
         script.key(&self.keys().state).arg(self.group()).arg(from).arg(goal).arg(PIECE).arg(PIECE_BYTES);
-        let (at, goal, swept, others): (String, String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
-        if self.set_deletes(others == 0) && others > 0 {
-            let topic = self.topic();
-            tracing::warn!(%topic, others, "other groups read this stream: entries are acknowledged and not deleted");
-        }
+        let (at, swept, others): (String, usize, usize) = script.invoke_async(&mut self.shared()).await?;
+        self.set_others(Source::Normal, others);
         if swept > 0 {
             tracing::debug!(topic = %self.topic(), swept, "delivered history deleted");
         }
-        Ok((!at.is_empty()).then_some(SweptTo { at, goal }))
+        Ok((!at.is_empty()).then(|| SweptTo { at, goal: goal.clone() }))
     }
 }

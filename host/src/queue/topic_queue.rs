@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the topic's key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Kind {
     /// Nobody has published yet.
+    #[default]
     Absent,
     Stream,
     /// Filled by plain clients; so it is called while it is drained, too.
@@ -23,12 +24,23 @@ pub enum Kind {
 }
 
 /// What a look at the topic's keys found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Opened {
     pub kind: Kind,
     pub is_paused: bool,
     /// The streams that stand and have the group.
     pub sources: Vec<Source>,
+    /// The keys where there is nothing yet, and any may become a stream.
+    pub absent: Vec<Source>,
+}
+
+impl Opened {
+    /// Whether what most publish to is among the sources. Until it is, somebody
+    /// may write to it at any time who knows nothing of the others.
+    pub fn has_main(&self) -> bool {
+        let main = if self.kind == Kind::List { Source::Work } else { Source::Normal };
+        self.sources.contains(&main)
+    }
 }
 
 #[derive(Clone)]
@@ -39,8 +51,9 @@ pub struct TopicQueue {
     prefix: String,
     group: String,
     me: String,
-    /// Whether settled entries may be deleted: not where others read them too.
-    deletes: Arc<AtomicBool>,
+    /// Which of its streams other groups read too, by their place in
+    /// [`Source::ALL`]: there settled entries are not deleted.
+    has_others: Arc<[AtomicBool; Source::ALL.len()]>,
 }
 
 impl TopicQueue {
@@ -53,7 +66,7 @@ impl TopicQueue {
             prefix: prefix.to_owned(),
             group: keys::group(group, topic),
             me: me.to_owned(),
-            deletes: Arc::new(AtomicBool::new(true)),
+            has_others: Arc::default(),
         }
     }
 
@@ -95,13 +108,18 @@ impl TopicQueue {
         self.connection.share_slot(&self.keys.stream, &self.keys_of(topic).stream)
     }
 
-    pub(super) fn deletes(&self) -> u8 {
-        u8::from(self.deletes.load(Ordering::Relaxed))
+    /// Whether settled entries may be deleted, in the words of scripts.
+    pub(super) fn deletes(&self, source: Source) -> u8 {
+        u8::from(!self.has_others[source as usize].load(Ordering::Relaxed))
     }
 
-    /// Others read the stream too, or no longer do. Returns whether that is new.
-    pub(super) fn set_deletes(&self, deletes: bool) -> bool {
-        self.deletes.swap(deletes, Ordering::Relaxed) != deletes
+    /// So many other groups read this stream now.
+    pub(super) fn set_others(&self, source: Source, others: usize) {
+        let is_news = self.has_others[source as usize].swap(others > 0, Ordering::Relaxed) != (others > 0);
+        if is_news && others > 0 {
+            let stream = source.of(&self.topic);
+            tracing::warn!(topic = %self.topic, stream, others, "other groups read this stream: entries are acknowledged and not deleted");
+        }
     }
 
     /// Looks what the topic's keys are; the group stands afterwards in each
@@ -110,15 +128,20 @@ impl TopicQueue {
         let keys = &self.keys;
         let mut script = scripts::OPEN.prepare_invoke();
         script.key(&[&keys.stream, &keys.state, &keys.high, &keys.work, &keys.low][..]).arg(&self.group);
-        let (kind, is_paused, readable): (String, bool, Vec<bool>) = script.invoke_async(&mut self.shared()).await?;
+        type Answers = (String, bool, Vec<i8>, Vec<usize>);
+        let (kind, is_paused, looks, others): Answers = script.invoke_async(&mut self.shared()).await?;
+        for (source, others) in Source::ALL.into_iter().zip(others) {
+            self.set_others(source, others);
+        }
         let kind = match kind.as_str() {
             "none" => Kind::Absent,
             "stream" => Kind::Stream,
             "list" => Kind::List,
             _ => Kind::Other(kind),
         };
-        let sources = Source::ALL.into_iter().zip(readable).filter(|(_, readable)| *readable);
-        Ok(Opened { kind, is_paused, sources: sources.map(|(source, _)| source).collect() })
+        let that =
+            |look| Source::ALL.into_iter().zip(&looks).filter(move |(_, one)| **one == look).map(|(source, _)| source);
+        Ok(Opened { kind, is_paused, sources: that(1).collect(), absent: that(0).collect() })
     }
 
     /// Ends a reader's blocking read now. It then finds nothing.

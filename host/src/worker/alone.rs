@@ -43,14 +43,18 @@ impl Alone {
 
 impl Lane {
     /// Waits until the message may run; or says what becomes of it instead:
-    /// nothing, where it is left to others.
+    /// nothing, where it is left to others, or the topic was paused meanwhile.
     pub(super) async fn turn_of(&self, taken: &Taken) -> Result<Turn<'_>, Option<Settlement>> {
         if taken.losses < SUSPECT {
-            return Ok(self.alone.beside().await);
+            let turn = self.alone.beside().await;
+            return if self.is_paused() { Err(None) } else { Ok(turn) };
         }
         let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.losses);
         let (guard, lost) = loop {
             let guard = self.alone.gate.write().await;
+            if self.is_paused() {
+                return Err(None);
+            }
             // It has to be known before it begins.
             match self.queue.suspect(entry).await {
                 Ok(lost) => break (guard, lost),
@@ -59,7 +63,6 @@ impl Lane {
             // The others need not wait for that.
             drop(guard);
             if tokio::time::timeout(PAUSE_MAX, self.stop.cancelled()).await.is_ok() {
-                self.release([entry]);
                 return Err(None);
             }
         };

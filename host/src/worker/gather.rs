@@ -2,7 +2,9 @@
 
 use super::Lane;
 use super::alone::SUSPECT;
+use crate::manifest::Batch;
 use crate::queue::Taken;
+use std::sync::atomic::Ordering;
 use tokio::time::{Instant, sleep_until};
 
 impl Lane {
@@ -13,13 +15,24 @@ impl Lane {
         };
         // One gathers at a time, or each would wait for what the others have.
         let _gathering = self.gathering.lock().await;
+        loop {
+            let gathered = self.gather(batch).await?;
+            if !self.is_paused() {
+                return Some(gathered);
+            }
+            self.set_aside(&gathered);
+        }
+    }
+
+    /// As many as make a batch; fewer at its time, a stop or a pause.
+    async fn gather(&self, batch: Batch) -> Option<Vec<Taken>> {
         let mut gathered = vec![self.next_one()?];
         // Who is to run alone is no batch.
         if gathered[0].losses >= SUSPECT {
             return Some(gathered);
         }
         let ends = Instant::now() + batch.wait;
-        while gathered.len() < batch.size {
+        while gathered.len() < batch.size && !self.is_paused() {
             if let Some(one) = self.backlog.next_if(|one| one.losses < SUSPECT) {
                 gathered.push(one);
                 continue;
@@ -31,6 +44,12 @@ impl Lane {
             }
         }
         Some(gathered)
+    }
+
+    /// Not begun, and not to be begun now: the reader gives back what we do not hold.
+    pub(super) fn set_aside(&self, taken: &[Taken]) {
+        self.release(taken.iter().map(|one| &one.entry));
+        self.must_reconcile.store(true, Ordering::SeqCst);
     }
 
     fn next_one(&self) -> Option<Taken> {

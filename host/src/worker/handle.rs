@@ -6,7 +6,6 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -41,8 +40,7 @@ impl Lane {
                 // Ours no longer: the next comparison with Redis finds it again.
                 _ => {
                     tracing::error!(topic = %self.topic(), entry = %taken[0].entry, "a message made the worker panic");
-                    self.must_reconcile.store(true, Ordering::SeqCst);
-                    self.release(taken.iter().map(|one| &one.entry));
+                    self.set_aside(&taken);
                 }
             }
             if is_suspended {

@@ -21,10 +21,11 @@ impl Lane {
                 }
                 continue;
             }
-            if let Err(error) = self.ingest().await {
+            let ended = self.ingest().await;
+            // It may be no list any more, or what was moved last came unseen.
+            self.look_again().await;
+            if let Err(error) = ended {
                 tracing::warn!(topic = %self.topic(), %error, retry_in = ?PAUSE_MAX, "the list is not taken from");
-                // It may be no list any more.
-                self.look_again().await;
                 let _ = tokio::time::timeout(PAUSE_MAX, self.stop.cancelled()).await;
             }
         }

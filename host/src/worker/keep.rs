@@ -1,9 +1,9 @@
 //! What time brings: leases to renew, messages that are due, others' leases
-//! that ran out, follow-ups to bring on their way, history to sweep.
+//! that ran out, follow-ups to bring on their way.
 
+use super::tidy::Tidied;
 use super::{BATCH_MAX, Lane};
-use crate::queue::{Clock, Patience, QueueError, Restamp, Source, Taken};
-use crate::settings::DeadCaps;
+use crate::queue::{Clock, Glance, Patience, Promoted, QueueError, Restamp, Source, Taken};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,19 +13,17 @@ use tokio_util::sync::CancellationToken;
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// How often it does, at the most, however much is due.
 const BEAT_MIN: Duration = Duration::from_millis(10);
-/// Pieces of dead letters that are dropped in one look, at the most.
-const CAP_PIECES: usize = 20;
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// What the keeper remembers from one look to the next.
 #[derive(Default)]
 struct Kept {
     beats: u32,
-    swept: Option<Instant>,
-    capped: Option<Instant>,
+    /// Whether there were delayed messages the last time.
+    has_later: bool,
     clock: Option<Clock>,
     looked_at_others: Option<Instant>,
     others_have_some: bool,
+    tidied: Tidied,
 }
 
 impl Kept {
@@ -76,37 +74,34 @@ impl Lane {
         // These two are refused while memory is full, and all the rest is not:
         // it must not wait for them, since some of it frees memory.
         if kept.is_every_other() {
-            self.look_at_flags().await?;
+            self.look_at_keys().await?;
         }
         let connected_at = *self.connected_at();
         if let Some(connected_at) = connected_at {
             self.look_at_others(connected_at, kept).await?;
-            if kept.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
-                kept.swept = Some(Instant::now());
-                self.sweep().await?;
-                self.restamp(Restamp::Future).await?;
-            }
         }
-        // There may be dead letters where there is no stream to be connected to.
-        if kept.capped.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) && self.cap_dead().await? {
-            kept.capped = Some(Instant::now());
-        }
+        self.tidy(&mut kept.tidied, connected_at.is_some()).await?;
         relayed.and(next_due)
     }
 
     /// Moves a piece of what is due. Returns when the next one is.
-    async fn promote(&self, kept: &Kept) -> Result<Option<Duration>, QueueError> {
-        let promoted = self.queue.promote().await?;
+    async fn promote(&self, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
+        let mut promoted = Promoted { moved: 0, next_due: None };
+        if kept.has_later || self.queue.has_later().await? {
+            promoted = self.queue.promote().await?;
+        }
+        kept.has_later = promoted.next_due.is_some();
         let legacy = if kept.is_every_other() { self.queue.promote_legacy().await? } else { 0 };
         Ok(if promoted.moved + legacy > 0 { Some(Duration::ZERO) } else { promoted.next_due })
     }
 
-    /// Paused, or written to with a priority that was not used before: a read
-    /// that is under way knows nothing of it.
-    async fn look_at_flags(&self) -> Result<(), QueueError> {
-        let flags = self.queue.flags().await?;
+    /// Paused, read by others too, or written to where nothing was before: a
+    /// read that is under way knows nothing of it.
+    async fn look_at_keys(&self) -> Result<(), QueueError> {
+        let Glance { flags, has_changed } = self.queue.glance(&self.opened.load_full()).await?;
         let was_paused = self.is_paused();
-        self.heed(flags, &self.sources.load());
+        self.heed(flags);
+        self.look_again.fetch_or(has_changed, Ordering::SeqCst);
         if (flags.is_paused && !was_paused) || self.look_again.load(Ordering::SeqCst) {
             self.unblock().await?;
         }
@@ -141,17 +136,19 @@ impl Lane {
         if self.is_paused() || (is_early && !kept.others_have_some && connected_at.elapsed() > lease) {
             return Ok(());
         }
-        let legacy = self.settings.adopt_after;
-        let patience = if connected_at.elapsed() < lease {
-            Patience::OnlyGivenBack { legacy }
-        } else {
-            Patience::Lease { lease, legacy }
-        };
+        let patience = Patience { lease, legacy: self.settings.adopt_after, connected: connected_at.elapsed() };
         let mut others = 0;
-        for source in self.sources.load().iter() {
+        for source in self.opened.load().sources.iter() {
             let free = self.free();
             if free == 0 {
                 return Ok(());
+            }
+            // What the original has ended in its own way is not to be run.
+            if *source == Source::Normal && patience.connected >= patience.legacy {
+                match self.queue.adopt(patience.legacy).await {
+                    Err(QueueError::GroupLost) => continue,
+                    adopted => self.tell_adopted(adopted?),
+                }
             }
             let _intake = self.intake.lock().await;
             let found = match self.queue.take_over(*source, patience, kept.clock, free.min(BATCH_MAX)).await {
@@ -185,8 +182,8 @@ impl Lane {
         self.receive(taken.into_iter().map(|(one, _)| one).collect()).await
     }
 
-    async fn restamp(&self, which: Restamp) -> Result<(), QueueError> {
-        for source in self.sources.load().iter() {
+    pub(super) async fn restamp(&self, which: Restamp) -> Result<(), QueueError> {
+        for source in self.opened.load().sources.iter() {
             match self.queue.restamp(*source, which).await {
                 Ok(_) | Err(QueueError::GroupLost) => {}
                 Err(error) => return Err(error),
@@ -202,48 +199,5 @@ impl Lane {
             self.has_outgoing.store(self.queue.outgoing().await? > 0, Ordering::SeqCst);
         }
         Ok(())
-    }
-
-    /// Drops dead letters that are over the caps, and never in silence. Returns
-    /// whether that is all: what else there is to do must not wait for it.
-    async fn cap_dead(&self) -> Result<bool, QueueError> {
-        let caps = self.settings.dead_caps;
-        if caps == DeadCaps::default() {
-            return Ok(true);
-        }
-        let (mut dropped, mut result) = (0, Ok(false));
-        for _ in 0..CAP_PIECES {
-            match self.queue.cap_dead(caps).await {
-                Ok(0) => result = Ok(true),
-                Ok(piece) => {
-                    dropped += piece;
-                    continue;
-                }
-                Err(error) => result = Err(error),
-            }
-            break;
-        }
-        if dropped > 0 {
-            self.metrics.dead_dropped.inc_by(dropped);
-            let (topic, max_age, max_bytes) = (self.topic(), caps.age, caps.bytes);
-            tracing::warn!(%topic, dropped, ?max_age, ?max_bytes, "dead letters dropped: too old or too many");
-        }
-        result
-    }
-
-    async fn sweep(&self) -> Result<(), QueueError> {
-        if !self.sources.load().contains(&Source::Normal) {
-            return Ok(());
-        }
-        let mut from = None;
-        loop {
-            from = match self.queue.sweep(from.as_ref()).await {
-                Err(QueueError::GroupLost | QueueError::WrongType(_)) => return Ok(()),
-                next => next?,
-            };
-            if from.is_none() || self.stop.is_cancelled() {
-                return Ok(());
-            }
-        }
     }
 }

@@ -19,7 +19,11 @@ impl Lane {
         let Some(first) = taken.first() else { return Vec::new() };
         let turn = match self.turn_of(first).await {
             Ok(turn) => turn,
-            Err(settlement) => return settlement.into_iter().collect(),
+            Err(Some(settlement)) => return vec![settlement],
+            Err(None) => {
+                self.set_aside(taken);
+                return Vec::new();
+            }
         };
         let plugin = self.plugin.load_full();
         let settlements = match self.call(&plugin, taken).await {

@@ -2,7 +2,7 @@
 //! way.
 
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
+use crate::queue::{End, Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,6 +13,10 @@ const BEGUN_LOW: usize = 256;
 
 /// What one read may bring, by what entries have weighed so far.
 const READ_BYTES_MAX: usize = 32 << 20;
+
+/// What they are taken to weigh before any was seen: the first read is to bring
+/// a few, whatever they are.
+pub(super) const UNSEEN_BYTES: usize = READ_BYTES_MAX / 4;
 
 /// A key that is not there yet is looked at this often.
 const ABSENT: Duration = Duration::from_secs(2);
@@ -74,39 +78,46 @@ impl Lane {
             if let Kind::Other(kind) = opened.kind {
                 return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
             }
+            // What a lost worker had put aside of a list does not wait until it is one again.
+            if opened.kind == Kind::Stream && self.queue.ingest(End::Left).await.is_ok_and(|moved| moved > 0) {
+                continue;
+            }
+            self.opened.store(Arc::new(opened.clone()));
             if !opened.sources.is_empty() {
                 return Ok(Some(opened));
             }
             self.is_consuming.store(true, Ordering::Relaxed);
-            reader.wait_for_key(&self.queue, ABSENT).await?;
+            if opened.absent.is_empty() {
+                let _ = tokio::time::timeout(ABSENT, self.stop.cancelled()).await;
+            } else {
+                reader.wait_for_more(&self.queue, &opened, &[], ABSENT).await?;
+            }
         }
     }
 
     /// What comes before the first message is taken.
     async fn begin(self: &Arc<Self>, opened: Opened, is_first: bool) -> Result<(), QueueError> {
         let is_stream = opened.sources.contains(&Source::Normal);
-        self.sources.store(Arc::new(opened.sources));
         self.set_paused(opened.is_paused);
         // Redis may have been away for longer than our leases: they come first,
         // and nobody else's count as expired until their owners had the time too.
         self.renew().await?;
         if is_stream {
-            let adopted = self.queue.adopt(self.settings.adopt_after).await?;
-            if adopted > 0 {
-                tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
-            }
+            // However fresh: it writes the copy in the moment in which it has failed.
+            self.tell_adopted(self.queue.adopt(Duration::ZERO).await?);
         }
         if is_first {
             // From here on others' messages may be taken over, the original's too.
             self.set_connected_at(Some(Instant::now()));
         }
+        tracing::debug!(topic = %self.topic(), kind = ?opened.kind, sources = ?opened.sources, "opened");
         self.is_consuming.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Takes until something has changed that wants a look at the keys.
     async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
-        let sources = self.sources.load_full();
+        let opened = self.opened.load_full();
         let mut reconciled = None::<Instant>;
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
             if self.is_paused() {
@@ -121,8 +132,10 @@ impl Lane {
             let every = if must { self.settings.lease / 3 } else { self.settings.lease };
             if reconciled.is_none_or(|at: Instant| at.elapsed() >= every) {
                 self.must_reconcile.store(false, Ordering::SeqCst);
-                self.reconcile().await?;
-                reconciled = Some(Instant::now());
+                let has_found = self.reconcile().await?;
+                // There may be more, and they are ours whether there is room or not.
+                reconciled = (!has_found).then(Instant::now);
+                continue;
             }
             let free = self.free();
             if free == 0 || self.backlog.waiting() > self.low_water() {
@@ -131,7 +144,7 @@ impl Lane {
             }
             let by_bytes = READ_BYTES_MAX / self.entry_bytes.load(Ordering::Relaxed).max(1);
             let count = free.min(BATCH_MAX).min(by_bytes.max(1));
-            let taken = self.take(reader, &sources, count).await?;
+            let taken = self.take(reader, &opened, count).await?;
             self.receive(taken).await?;
         }
         Ok(())
@@ -139,14 +152,16 @@ impl Lane {
 
     /// New messages, or none after a while. A plain read where nothing more is
     /// asked for: it costs least.
-    async fn take(&self, reader: &mut Reader, sources: &[Source], count: usize) -> Result<Vec<Taken>, QueueError> {
+    async fn take(&self, reader: &mut Reader, opened: &Opened, count: usize) -> Result<Vec<Taken>, QueueError> {
         let control = self.flow_control();
         let block = (self.settings.lease / 2).min(Duration::from_secs(5));
+        let sources = &opened.sources[..];
         if let [source] = sources
             && control.is_none()
+            && opened.has_main()
         {
             let (taken, flags) = reader.read(&self.queue, *source, count, block).await?;
-            self.heed(flags, sources);
+            self.heed(flags);
             return Ok(if flags.is_paused { self.hand_back(taken).await? } else { taken });
         }
         let pause = match reader.take(&self.queue, sources, control, count).await? {
@@ -155,7 +170,9 @@ impl Lane {
                 return Ok(taken);
             }
             Take::Empty(behind) if behind.len() == sources.len() => {
-                reader.wait_for_more(&self.queue, sources, &behind, block).await?;
+                if reader.wait_for_more(&self.queue, opened, &behind, block).await? {
+                    self.look_again.store(true, Ordering::SeqCst);
+                }
                 return Ok(Vec::new());
             }
             Take::Empty(_) => return Err(QueueError::GroupLost),
@@ -198,10 +215,12 @@ impl Lane {
     }
 
     /// Takes notice of what the topic's state says.
-    pub(super) fn heed(&self, flags: Flags, sources: &[Source]) {
+    pub(super) fn heed(&self, flags: Flags) {
         self.set_paused(flags.is_paused);
-        let is_news = |has, source| has && !sources.contains(&source);
-        if is_news(flags.has_high, Source::High) || is_news(flags.has_low, Source::Low) {
+        let known = std::mem::replace(&mut *self.flags(), flags);
+        let opened = self.opened.load();
+        let is_news = |has: bool, had: bool, source| has && !had && !opened.sources.contains(&source);
+        if is_news(flags.has_high, known.has_high, Source::High) || is_news(flags.has_low, known.has_low, Source::Low) {
             self.look_again.store(true, Ordering::SeqCst);
         }
     }
@@ -229,6 +248,7 @@ impl Lane {
             return Ok(());
         }
         self.must_reconcile.store(true, Ordering::SeqCst);
+        self.tell_adopted(self.queue.supersede(&fresh).await?);
         let duplicates = self.duplicates(&mut fresh).await?;
         {
             let mut held = self.held();
@@ -252,17 +272,27 @@ impl Lane {
         Ok(())
     }
 
-    async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
+    /// What there is to tell of it, if anything.
+    pub(super) fn tell_adopted(&self, adopted: usize) {
+        if adopted > 0 {
+            tracing::info!(topic = %self.topic(), adopted, "acknowledged what the original had copied and left pending");
+        }
+    }
+
+    /// Finds again a piece of what was lost on the way. Returns whether there was any.
+    async fn reconcile(self: &Arc<Self>) -> Result<bool, QueueError> {
         let _intake = self.intake.lock().await;
-        for source in self.sources.load().iter() {
+        let mut has_found = false;
+        for source in self.opened.load().sources.iter() {
             let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
             if !strays.is_empty() {
                 let count = strays.len();
+                has_found = true;
                 tracing::warn!(topic = %self.topic(), count, "taken again: Redis' answer was lost on the way");
             }
             self.receive(strays).await?;
         }
-        Ok(())
+        Ok(has_found)
     }
 
     /// How many may wait for a runner when more are read.
