@@ -40,7 +40,7 @@ pub use key_value::Store;
 pub use leases::{Clock, Patience, Restamp, TakenOver};
 pub use purge::Purged;
 pub use reader::{End, Flags, FlowControl, Reader, Take};
-pub use settle::{Counted, Settled, Settlement};
+pub use settle::{Counted, ERROR_FIELD, Settled, Settlement};
 pub use show::{Consumer, Details};
 pub use source::{EntryKey, Source};
 pub use time::Promoted;

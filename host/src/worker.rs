@@ -14,6 +14,7 @@ mod gather;
 mod handle;
 mod ingest;
 mod keep;
+mod refused;
 mod run;
 mod schedule;
 mod settle;

@@ -159,7 +159,7 @@ async fn backlog() {
             let started = Instant::now();
             let (taken, _) = reader.read(&queue, Source::Normal, 64, Duration::from_millis(10)).await.unwrap();
             us.push(started.elapsed().as_secs_f64() * 1e6);
-            let settled: Vec<_> = taken.iter().map(|one| one.done(None, Vec::new(), Vec::new())).collect();
+            let settled: Vec<_> = taken.iter().map(|one| one.done(None, Vec::new(), None)).collect();
             queue.settle(&settled, Duration::ZERO).await.unwrap();
             let again: Vec<_> = (0..taken.len()).map(|number| publication(&topic, number, Priority::Normal)).collect();
             queue.publish_all(&again).await.unwrap();

@@ -6,8 +6,8 @@
 #[path = "../guest.rs"]
 mod guest;
 
-use gateway_worker::metrics::Metrics;
 use gateway_worker::capability::Capabilities;
+use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{Archive, Cache, CompileLimits, Compiler, Engine, Folder, Registry};
 use gateway_worker::reloader::{Reloader, Request};
 use gateway_worker::settings::FileCheck;

@@ -53,7 +53,7 @@ fn publication(to: &str, id: &str) -> Publication {
 }
 
 fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {
-    taken.done(None, publications, Fields::new())
+    taken.done(None, publications, None)
 }
 
 async fn promote_all(queue: &TopicQueue) -> usize {
