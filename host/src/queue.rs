@@ -38,6 +38,7 @@ pub use find::{Cancelled, Found, Topics};
 pub use hit::Place;
 pub use key_value::Store;
 pub use leases::{Clock, Patience, Restamp, TakenOver};
+pub use outbox::{Outbox, Relayed};
 pub use purge::Purged;
 pub use reader::{End, Flags, FlowControl, Reader, Take};
 pub use settle::{Counted, ERROR_FIELD, Settled, Settlement};

@@ -4,9 +4,10 @@
 //! Three loops share it. The *reader* takes, when there is room. The *runners*
 //! call and judge, on the handlers' own threads. The *settler* puts verdicts
 //! into effect, many at a time. Beside them leases are renewed, and the
-//! *keeper* takes over from the dead and brings back what is due, and where
-//! plain clients push into a list, the *ingester* moves that to a stream. The
-//! *schedule* publishes what the plugin fires by the clock.
+//! *keeper* takes over from the dead and brings back what is due, the *relay*
+//! brings follow-ups on their way, and where plain clients push into a list, the
+//! *ingester* moves that to a stream. The *schedule* publishes what the plugin
+//! fires by the clock.
 
 mod alone;
 mod dedup;
@@ -15,6 +16,7 @@ mod handle;
 mod ingest;
 mod keep;
 mod refused;
+mod relay;
 mod run;
 mod schedule;
 mod settle;
@@ -65,6 +67,7 @@ pub struct Lane {
     is_list: watch::Sender<bool>,
     /// Whether the outbox may have follow-ups.
     has_outgoing: AtomicBool,
+    outgoing: Notify,
     alone: Arc<Alone>,
     room: Notify,
     /// Something new is in the backlog, for who gathers a batch.
@@ -121,6 +124,7 @@ impl Lane {
             is_list: watch::Sender::new(false),
             // Another worker may have left some.
             has_outgoing: AtomicBool::new(true),
+            outgoing: Notify::new(),
             alone: parts.alone,
             room: Notify::new(),
             arrived: Notify::new(),
@@ -180,8 +184,6 @@ impl Lane {
             while !self.held().is_empty() {
                 self.room.notified().await;
             }
-            // What the last ones send on is not left behind.
-            let _ = self.relay().await;
             drained.cancel();
         };
         tokio::join!(
@@ -189,7 +191,8 @@ impl Lane {
             self.fire_until_stopped(),
             self.settle_until(receiver, &drained),
             self.renew_until(&drained),
-            self.keep_until(&drained)
+            self.keep_until(&drained),
+            self.relay_until(&drained)
         );
         self.leave().await;
     }

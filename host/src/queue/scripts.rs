@@ -32,6 +32,7 @@ script!(PUBLISH, "common.lua", "publish.lua");
 script!(PURGE, "waiting.lua", "purge.lua");
 script!(READ, "common.lua", "read.lua");
 script!(RECONCILE, "reconcile.lua");
+script!(RELAY, "relay.lua");
 script!(RELAYED, "relayed.lua");
 script!(RENEW, "renew.lua");
 script!(RESTAMP, "restamp.lua");

@@ -1,5 +1,5 @@
 //! What time brings: leases to renew, messages that are due, others' leases
-//! that ran out, follow-ups to bring on their way, history to sweep.
+//! that ran out, history to sweep.
 
 use super::{BATCH_MAX, Lane};
 use crate::queue::{Clock, Patience, QueueError, Restamp, Source, Taken};
@@ -68,13 +68,12 @@ impl Lane {
     /// One look at everything that time brings. Returns when the next message
     /// is due.
     async fn beat(self: &Arc<Self>, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
-        let relayed = self.relay().await;
         if self.stop.is_cancelled() {
-            return relayed.map(|()| None);
+            return Ok(None);
         }
         let next_due = self.promote(kept).await;
-        // These two are refused while memory is full, and all the rest is not:
-        // it must not wait for them, since some of it frees memory.
+        // This is refused while memory is full, and all the rest is not: it must
+        // not wait for it, since some of it frees memory.
         if kept.is_every_other() {
             self.look_at_flags().await?;
         }
@@ -91,7 +90,7 @@ impl Lane {
         if kept.capped.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) && self.cap_dead().await? {
             kept.capped = Some(Instant::now());
         }
-        relayed.and(next_due)
+        next_due
     }
 
     /// Moves a piece of what is due. Returns when the next one is.
@@ -191,15 +190,6 @@ impl Lane {
                 Ok(_) | Err(QueueError::GroupLost) => {}
                 Err(error) => return Err(error),
             }
-        }
-        Ok(())
-    }
-
-    /// Brings follow-ups out of the outbox, if there may be any.
-    pub(super) async fn relay(&self) -> Result<(), QueueError> {
-        if self.has_outgoing.load(Ordering::SeqCst) {
-            while self.queue.relay(self.settings.lease).await? > 0 {}
-            self.has_outgoing.store(self.queue.outgoing().await? > 0, Ordering::SeqCst);
         }
         Ok(())
     }

@@ -93,11 +93,11 @@ impl Lane {
         *batch = left;
         self.release(settled.iter().map(|one| &one.entry));
         let is_soon = |one: &Settlement| one.comes_back_in().is_some_and(|after| after < BEAT);
-        let is_outgoing = settled.iter().any(|one| self.queue.sends_out(one));
-        if is_outgoing {
+        if settled.iter().any(|one| self.queue.sends_out(one)) {
             self.has_outgoing.store(true, Ordering::SeqCst);
+            self.outgoing.notify_one();
         }
-        if is_outgoing || settled.iter().any(is_soon) {
+        if settled.iter().any(is_soon) {
             self.due.notify_one();
         }
         Ok(())
