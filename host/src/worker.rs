@@ -69,6 +69,8 @@ pub struct Lane {
     has_outgoing: AtomicBool,
     outgoing: Notify,
     alone: Arc<Alone>,
+    /// Given back, and not to be taken again before.
+    handed_on: Mutex<HashMap<EntryKey, Instant>>,
     room: Notify,
     /// Something new is in the backlog, for who gathers a batch.
     arrived: Notify,
@@ -126,6 +128,7 @@ impl Lane {
             has_outgoing: AtomicBool::new(true),
             outgoing: Notify::new(),
             alone: parts.alone,
+            handed_on: Mutex::default(),
             room: Notify::new(),
             arrived: Notify::new(),
             gathering: tokio::sync::Mutex::new(()),

@@ -222,6 +222,24 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
 }
 
 #[tokio::test]
+async fn what_was_given_back_has_as_many_losses_as_before_whoever_has_it_then() {
+    let redis = Redis::start();
+    let (first, _) = taken(&redis, "first", &["a", "b", "c", "held"]).await;
+    let me = redis.queue("t", "me");
+    let mine: Vec<_> = take_over(&me, NOW, 10).await.into_iter().map(|(one, _)| one).collect();
+    me.hand_on(&mine[0].entry).await.unwrap();
+    me.hand_on(&mine[1].entry).await.unwrap();
+    // No longer mine, so not mine to give back.
+    first.hand_on(&mine[3].entry).await.unwrap();
+    let held = [mine[2].entry.clone(), mine[3].entry.clone()];
+    let given = |taken: &[(Taken, String)]| taken.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let other = redis.queue("t", "other");
+    let theirs = take_over(&other, Patience::OnlyGivenBack { legacy: HOUR }, 1).await;
+    assert_eq!((given(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
+    assert_eq!(reconcile(&me, &held).await, mine[1..2]);
+}
+
+#[tokio::test]
 async fn who_leaves_takes_nothing_along() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a"]).await;

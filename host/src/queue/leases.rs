@@ -4,7 +4,7 @@
 use super::source::{EntryKey, Source};
 use super::topic_queue::TopicQueue;
 use super::{QueueError, Taken, reply, scripts};
-use redis::{Script, ScriptInvocation, Value};
+use redis::Value;
 use std::time::{Duration, Instant};
 
 /// The idle time that marks an entry as given back: no owner that lives lets
@@ -61,7 +61,8 @@ impl TopicQueue {
         for source in Source::ALL {
             let held = ids(held, source);
             if !held.is_empty() {
-                let script = self.held_script(&scripts::RENEW, source, &held);
+                let mut script = scripts::RENEW.key(source.key(self.keys()));
+                script.arg(self.group()).arg(self.me()).arg(&held);
                 let ids: Vec<String> = script.invoke_async(&mut self.shared()).await?;
                 lost.extend(ids.into_iter().map(|id| EntryKey { source, id }));
             }
@@ -72,7 +73,8 @@ impl TopicQueue {
     /// Finds what was delivered to us and never arrived. Only to be called
     /// while no read and no take-over is under way.
     pub async fn reconcile(&self, source: Source, held: &[EntryKey]) -> Result<Vec<Taken>, QueueError> {
-        let script = self.held_script(&scripts::RECONCILE, source, &ids(held, source));
+        let mut script = scripts::RECONCILE.key(source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg(GIVEN_BACK.as_millis()).arg(ids(held, source));
         let rows: Vec<Value> = script.invoke_async(&mut self.shared()).await?;
         rows.into_iter().map(|row| Ok(reply::row(source, row)?.0)).collect()
     }
@@ -121,6 +123,13 @@ impl TopicQueue {
         Ok(script.arg(ids(held, source)).invoke_async(&mut self.shared()).await?)
     }
 
+    /// Gives back this one, which others may then take at once.
+    pub async fn hand_on(&self, entry: &EntryKey) -> Result<(), QueueError> {
+        let mut script = scripts::HAND_ON.key(entry.source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg((GIVEN_BACK + Duration::from_secs(1)).as_millis());
+        Ok(script.arg(&entry.id).invoke_async(&mut self.shared()).await?)
+    }
+
     /// Takes our name off the group's list, if nothing is left under it.
     pub async fn leave(&self, source: Source) -> Result<(), QueueError> {
         let mut script = scripts::LEAVE.key(source.key(self.keys()));
@@ -142,12 +151,6 @@ impl TopicQueue {
         let mut command = redis::cmd("HDEL");
         command.arg(&self.keys().suspects).arg(entry.to_string());
         Ok(command.query_async(&mut self.shared()).await?)
-    }
-
-    fn held_script<'a>(&self, script: &'a Script, source: Source, held: &[&str]) -> ScriptInvocation<'a> {
-        let mut script = script.key(source.key(self.keys()));
-        script.arg(self.group()).arg(self.me()).arg(held);
-        script
     }
 }
 

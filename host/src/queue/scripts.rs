@@ -21,6 +21,7 @@ script!(DEAD_EDIT, "common.lua", "dead_edit.lua");
 script!(DEAD_REPLAY, "common.lua", "dead_replay.lua");
 script!(DONE, "done.lua");
 script!(GIVE_BACK, "give_back.lua");
+script!(HAND_ON, "hand_on.lua");
 script!(INGEST, "ingest.lua");
 script!(KEY_VALUE, "key_value.lua");
 script!(LEAVE, "leave.lua");

@@ -255,7 +255,7 @@ impl Lane {
     async fn reconcile(self: &Arc<Self>) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
         for source in self.sources.load().iter() {
-            let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
+            let strays = self.queue.reconcile(*source, &self.known_entries()).await?;
             if !strays.is_empty() {
                 let count = strays.len();
                 tracing::warn!(topic = %self.topic(), count, "taken again: Redis' answer was lost on the way");
