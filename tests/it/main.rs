@@ -57,4 +57,5 @@ mod service;
 mod smtp;
 mod support;
 mod unclaimed;
+mod upgrade;
 mod versions;
