@@ -317,9 +317,10 @@ async fn what_moves_is_settled_in_pieces_of_few_bytes() {
     // A server closes the connection of who sends it more at once.
     let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
     let queue = redis.queue("t", "me");
-    let again = |taken: &Taken, _| taken.later(HOUR, Fields::new());
-    let dead = |taken: &Taken, _| taken.dead(Fields::new());
-    let fates: [&dyn Fn(&Taken, usize) -> Settlement; 3] = [&follow_up, &again, &dead];
+    let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
+    let dead = |taken: &Taken, _: usize| taken.dead(Fields::new());
+    type Fate = fn(&Taken, usize) -> Settlement;
+    let fates: [Fate; 3] = [follow_up, again, dead];
     for fate in fates {
         for (bytes, scripts) in [(LARGE, COUNT), (1000, 1)] {
             fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;

@@ -296,7 +296,8 @@ mod tests {
             .is_empty()
         );
         assert!(check(&|redis| redis.redis_host = some("h:7")).is_empty());
-        let disagree: [(&str, &dyn Fn(&mut TypedRedis)); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut TypedRedis);
+        let disagree: [(&str, Change<'_>); 6] = [
             ("redis.host", &|redis| redis.redis_host = some("other")),
             ("redis.port", &|redis| redis.redis_port = some("8")),
             ("redis.username", &|redis| redis.redis_username = some("v")),

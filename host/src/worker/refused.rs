@@ -65,7 +65,7 @@ impl Refused {
     }
 
     /// How many wait, and one of them with its error, where it is time to tell.
-    pub(super) fn to_tell(&mut self) -> Option<(usize, EntryKey, String)> {
+    pub(super) fn tell(&mut self) -> Option<(usize, EntryKey, String)> {
         if self.told.is_some_and(|at| at.elapsed() < BEAT) {
             return None;
         }

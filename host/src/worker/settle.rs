@@ -41,7 +41,7 @@ impl Lane {
                 let again = self.settle_surely(due, drained).await;
                 refused.tried(tried, again);
             }
-            if let Some((waiting, entry, error)) = refused.to_tell() {
+            if let Some((waiting, entry, error)) = refused.tell() {
                 tracing::warn!(topic = %self.topic(), waiting, %entry, error, "not settled yet");
             }
         }
