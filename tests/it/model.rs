@@ -299,8 +299,12 @@ impl<'a> World<'a> {
         for source in self.sources().await {
             for one in self.workers[worker].reconcile(source, &[]).await.unwrap() {
                 let id = id_of(&one);
-                let Place::InFlight { entry, owner, deliveries, .. } = &self.places[&id] else { panic!("{id}") };
-                assert_eq!((entry, *owner, (*deliveries).max(1)), (&one.entry, worker, one.deliveries));
+                let Place::InFlight { entry, owner, deliveries, is_given_back } = &self.places[&id] else {
+                    panic!("{id}")
+                };
+                // What was given back counted one less, and is delivered again.
+                let expected = (*deliveries + u32::from(*is_given_back)).max(1);
+                assert_eq!((entry, *owner, expected), (&one.entry, worker, one.deliveries));
                 let (entry, deliveries) = (one.entry.clone(), one.deliveries);
                 self.places.insert(id, Place::InFlight { entry, owner: worker, deliveries, is_given_back: false });
                 self.held[worker].push(one);
