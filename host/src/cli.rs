@@ -22,7 +22,8 @@ use crate::app::StartError;
 use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
 use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -271,6 +272,18 @@ impl MessagesCommand {
             Self::Cancel(args) => messages::cancel(args).await,
         }
     }
+}
+
+/// Every variable that some command knows.
+fn variables() -> BTreeSet<String> {
+    fn collect(command: &clap::Command, found: &mut BTreeSet<String>) {
+        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        found.extend(names.map(ToOwned::to_owned));
+        command.get_subcommands().for_each(|command| collect(command, found));
+    }
+    let mut found = BTreeSet::new();
+    collect(&Cli::command(), &mut found);
+    found
 }
 
 /// The settings with the file's. A file that was named must be there.

@@ -4,18 +4,23 @@
 //! `gateway-worker.toml`, that over the defaults.
 
 mod admin;
+mod file;
+mod level;
 mod mail;
 mod plugins;
 mod redis_target;
 mod redis_url;
 mod secrets;
+mod variables;
 
 pub use admin::{AdminSettings, TypedAdmin};
+pub use level::OnLine;
 pub use mail::{MailSettings, Outlet, Relay, Security, TypedMail};
 pub use plugins::{FileCheck, TypedPlugins};
 pub use redis_target::{ClientPem, Login, RedisTarget, TypedRedis};
 pub use redis_url::{RedisMode, RedisPlace};
 pub use secrets::{SecretsSettings, TypedSecrets};
+pub use variables::unknown_variables;
 
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -95,6 +100,8 @@ pub enum LogFormat {
 /// that is how compose files leave a variable out.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Typed {
+    #[command(flatten)]
+    pub on_line: OnLine,
     /// Where the plugins are [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     pub plugins: Option<String>,
@@ -203,11 +210,12 @@ pub struct BadSettings(pub Vec<String>);
 impl Typed {
     /// Fills what is unset from the text of the file, whose name is for errors.
     pub fn or_file(self, text: &str, name: &str) -> Result<Self, BadSettings> {
-        let file: File = toml::from_str(text).map_err(|error| BadSettings(vec![format!("{name}: {error}")]))?;
+        let file: File = file::read(text, name)?;
         let admin = self.admin.or_file(file.admin);
         let redis = self.redis.or_file(file.redis);
         let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
         Ok(Self {
+            on_line: self.on_line,
             plugins: set(&self.plugins).or_else(|| file.plugins.dir.clone()),
             plugin_files: self.plugin_files.or_file(file.plugins),
             listen,
@@ -235,14 +243,7 @@ impl Typed {
 
     pub fn check(&self) -> Result<Settings, BadSettings> {
         let mut faults = Vec::new();
-        let port = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", &mut faults);
-        let listen = parse(
-            "listen",
-            &self.listen,
-            SocketAddr::from(([0, 0, 0, 0], port)),
-            "an address like 0.0.0.0:8084",
-            &mut faults,
-        );
+        let listen = self.listen(&mut faults);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let handler_threads = parse("handler_threads", &self.handler_threads, cores, "a number", &mut faults);
         if !(1..=1024).contains(&handler_threads) {
@@ -266,6 +267,26 @@ impl Typed {
             handler_threads,
         };
         if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+    }
+}
+
+impl Typed {
+    /// The address, or the port alone, whichever is named higher up.
+    fn listen(&self, faults: &mut Vec<String>) -> SocketAddr {
+        let known = faults.len();
+        let named = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", faults);
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], named));
+        let listen = parse("listen", &self.listen, everywhere, "an address like 0.0.0.0:8084", faults);
+        if set(&self.listen).is_none() || set(&self.app_port).is_none() || faults.len() > known {
+            return listen;
+        }
+        match (self.on_line.has("listen"), self.on_line.has("app_port")) {
+            (true, false) => {}
+            (false, true) => return everywhere,
+            _ if listen.port() == named => {}
+            _ => faults.push(format!("listen is {listen}, and APP_PORT is {named}: name one of them")),
+        }
+        listen
     }
 }
 
@@ -439,6 +460,44 @@ mod tests {
         assert_eq!(table.check_files, FileCheck::Refuse);
         let error = settings("[plugins]\ncash = \"/c\"").unwrap_err().to_string();
         assert!(error.contains("cash") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn an_address_and_a_port_of_one_level_have_to_agree() {
+        let listen = |on_line: &[&str], listen, port| {
+            let typed = typed(|typed| {
+                typed.on_line = OnLine::of(on_line);
+                (typed.listen, typed.app_port) = (some(listen), some(port));
+            });
+            typed.check().map(|settings| settings.listen.to_string()).map_err(|bad| bad.to_string())
+        };
+        assert_eq!(listen(&[], "127.0.0.1:1", "1"), Ok("127.0.0.1:1".to_owned()));
+        assert_eq!(listen(&["listen"], "127.0.0.1:1", "2"), Ok("127.0.0.1:1".to_owned()));
+        assert_eq!(listen(&["app_port"], "127.0.0.1:1", "2"), Ok("0.0.0.0:2".to_owned()));
+        for level in [&[][..], &["listen", "app_port"]] {
+            let told = "listen is 127.0.0.1:1, and APP_PORT is 2: name one of them".to_owned();
+            assert_eq!(listen(level, "127.0.0.1:1", "2"), Err(told));
+        }
+    }
+
+    #[test]
+    fn every_fault_of_the_file_is_told_with_its_place() {
+        let text = "listen = 5\nnope = 1\n[queue]\nlease = 2\nleese = \"1s\"\n[redis]\nport = 99999\n[plugins]\ndirr = \"p\"\n[log]\nlevel = \"info\nformat = 1";
+        let BadSettings(faults) = Typed::default().or_file(text, "f").unwrap_err();
+        let places: Vec<_> = faults.iter().map(|fault| fault.split(": ").nth(1).unwrap()).collect();
+        for (place, told) in [
+            ("line 1, column 10", "a string"),
+            ("line 2, column 1", "`nope`"),
+            ("line 4, column 9", "a string"),
+            ("line 5, column 1", "`leese`"),
+            ("line 7, column 8", "99999"),
+            ("line 9, column 1", "`dirr`"),
+            ("line 11", ""),
+            ("line 12, column 10", "a string"),
+        ] {
+            let at = places.iter().position(|one| one.starts_with(place));
+            assert!(at.is_some_and(|at| faults[at].contains(told)), "{place}: {faults:#?}");
+        }
     }
 
     #[test]

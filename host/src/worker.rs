@@ -4,9 +4,10 @@
 //! Three loops share it. The *reader* takes, when there is room. The *runners*
 //! call and judge, on the handlers' own threads. The *settler* puts verdicts
 //! into effect, many at a time. Beside them leases are renewed, and the
-//! *keeper* takes over from the dead and brings back what is due, and where
-//! plain clients push into a list, the *ingester* moves that to a stream. The
-//! *schedule* publishes what the plugin fires by the clock.
+//! *keeper* takes over from the dead and brings back what is due, the *relay*
+//! brings follow-ups on their way, and where plain clients push into a list, the
+//! *ingester* moves that to a stream. The *schedule* publishes what the plugin
+//! fires by the clock.
 
 mod alone;
 mod dedup;
@@ -14,6 +15,8 @@ mod gather;
 mod handle;
 mod ingest;
 mod keep;
+mod refused;
+mod relay;
 mod run;
 mod schedule;
 mod settle;
@@ -67,7 +70,10 @@ pub struct Lane {
     is_list: watch::Sender<bool>,
     /// Whether the outbox may have follow-ups.
     has_outgoing: AtomicBool,
+    outgoing: Notify,
     alone: Arc<Alone>,
+    /// Given back, and not to be taken again before.
+    handed_on: Mutex<HashMap<EntryKey, Instant>>,
     room: Notify,
     /// Something new is in the backlog, for who gathers a batch.
     arrived: Notify,
@@ -124,7 +130,9 @@ impl Lane {
             is_list: watch::Sender::new(false),
             // Another worker may have left some.
             has_outgoing: AtomicBool::new(true),
+            outgoing: Notify::new(),
             alone: parts.alone,
+            handed_on: Mutex::default(),
             room: Notify::new(),
             arrived: Notify::new(),
             gathering: tokio::sync::Mutex::new(()),
@@ -183,8 +191,6 @@ impl Lane {
             while !self.held().is_empty() {
                 self.room.notified().await;
             }
-            // What the last ones send on is not left behind.
-            let _ = self.relay().await;
             drained.cancel();
         };
         tokio::join!(
@@ -192,7 +198,8 @@ impl Lane {
             self.fire_until_stopped(),
             self.settle_until(receiver, &drained),
             self.renew_until(&drained),
-            self.keep_until(&drained)
+            self.keep_until(&drained),
+            self.relay_until(&drained)
         );
         self.leave().await;
     }

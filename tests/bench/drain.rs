@@ -118,7 +118,7 @@ async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
             .iter()
             .map(|taken| {
                 std::hint::black_box(message::read(topic, &taken.entry.id, &taken.fields).unwrap());
-                taken.done(None, Vec::new(), Vec::new())
+                taken.done(None, Vec::new(), None)
             })
             .collect();
         queue.settle(&settled, Duration::ZERO).await.unwrap();

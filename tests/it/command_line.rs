@@ -168,6 +168,50 @@ async fn the_originals_variables_start_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flag_wins_and_variables_that_contradict_each_other_are_told() {
+    let redis = Redis::start();
+    let with = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        let output = command.args(args).current_dir("/").env_clear().envs(variables.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let url = redis.url();
+    let host = url.trim_start_matches("redis://");
+    let elsewhere = "redis://nowhere.invalid:1";
+    for (variables, args) in [
+        (&[("REDIS_HOST", "nowhere.invalid")][..], &["topics", "ls", "--redis-url", &url][..]),
+        (&[("REDIS_URL", elsewhere)], &["topics", "ls", "--redis-host", host]),
+        (&[("REDIS_URL", &url), ("REDIS_HOST", host)], &["topics", "ls"]),
+    ] {
+        assert_eq!(with(variables, args), (0, String::new()), "{variables:?} {args:?}");
+    }
+    for (variables, args, told) in [
+        (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "and redis.host says something"),
+        (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "and redis.port says something"),
+        (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "and APP_PORT is 2"),
+    ] {
+        let (code, error) = with(variables, args);
+        assert!(code == 78 && error.contains(told), "{variables:?} {args:?}: {code} {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_no_setting_is_warned_about_with_the_likest() {
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    let mut command = Command::new(BINARY);
+    command.args(["run", "--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--plugins"]).arg(plugins.path());
+    command.env_clear().env("GATEWAY_QUEUE_LEESE", "1s").env("GATEWAY_CONFIGG", "x").env("GATEWAY_SECRET_X", "long");
+    command.env("GATEWAY_URL", "http://x").env("GATEWAY_PORT_8084_TCP", "tcp://10.0.0.1:8084");
+    let gateway = Gateway::spawn(&mut command);
+    gateway.until_ready().await;
+    let told: Vec<_> = gateway.logged("is no setting").iter().map(|line| line["message"].to_string()).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("GATEWAY_CONFIGG") && told[0].contains("likest is GATEWAY_CONFIG"), "{told:?}");
+    assert!(told[1].contains("GATEWAY_QUEUE_LEESE") && told[1].contains("likest is GATEWAY_QUEUE_LEASE"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dev_needs_nothing_and_shows_its_samples_handled() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = Plugins::with("greet", &guest(OK), "");

@@ -9,8 +9,8 @@ const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is() {
     let redis = Redis::start();
-    // Who runs alone waits until those before it have ended.
-    let patient = "[limits]\ntimeout = \"2s\"\n[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"10ms\"\n";
+    // Who runs alone waits until those before it have ended, but not for long.
+    let patient = "[limits]\ntimeout = \"400ms\"\n[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"10ms\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &built("puppet"), patient);
     redis.publish("puppet", "poison", r#"{"do":"sleep","ms":600000}"#).await;
     // Lost beside others at first, then alone.
@@ -124,4 +124,50 @@ async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
     }
     gateway.until_outcome("t", "waits", "done").await;
     gateway.until_logged("runs alone", |line| line["topic"] == "puppet").await;
+}
+
+const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
+
+/// A worker that is given a suspect once a long handler runs.
+async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
+    publish_suspect(redis, "t").await;
+    redis.run::<i64>("HSET {mq:t}:state paused 1").await;
+    redis.publish("puppet", "long", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
+    let gateway = Gateway::start_with(&redis.url(), plugins, &OPTIONS);
+    redis.until_in_flight("puppet", 1).await;
+    redis.run::<i64>("HDEL {mq:t}:state paused").await;
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "").and("other", &guest(OK), "");
+    let first = start_beside_a_long_handler(&redis, &plugins, 600_000).await;
+    first.until_logged("a suspect can't run alone", |_| true).await;
+    for id in ["a", "b"] {
+        for topic in ["t", "other"] {
+            redis.publish(topic, id, "{}").await;
+            first.until_outcome(topic, id, "done").await;
+        }
+    }
+    assert_eq!(redis.in_flight("puppet").await, 1);
+    assert!(!first.outcomes("t").iter().any(|(id, _)| id == "suspect"));
+    // It counts as no loss that it was given back.
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    second.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
+    second.until_outcome("t", "suspect", "done").await;
+    redis.is("settled", "XLEN mq:t", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "");
+    let gateway = start_beside_a_long_handler(&redis, &plugins, 10_000).await;
+    gateway.until_logged("given back: it can't run alone", |line| line["losses"] == 2).await;
+    gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
+    gateway.until_outcome("t", "suspect", "done").await;
+    redis.is("settled", "XLEN mq:t", 0).await;
 }

@@ -379,3 +379,34 @@ async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
     redis.is("settled", "HGET {mq:t}:state done", 21).await;
     assert_eq!(read_by_audit(&redis).await, 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_follow_ups_cannot_be_sent_has_failed_and_sends_none() {
+    let redis = Redis::start();
+    let plugins = puppet("[grants]\npublish = [\"fine\", \"broken\"]\n[retry]\nattempts = 3\nbase = \"1ms\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let to = |act: &str| format!(r#"{{"do":"all","of":[{{"do":"publish","to":"fine","times":2,"then":null}},{act}]}}"#);
+    for (key, kind, act) in [
+        ("mq:broken", "not a stream", r#"{"do":"publish","to":"broken","times":1,"then":null}"#),
+        ("{mq:broken}:later", "not a zset", r#"{"do":"delay","to":"broken","seconds":9}"#),
+        ("{mq:broken}:later:body", "not a hash", r#"{"do":"delay","to":"broken","seconds":9}"#),
+    ] {
+        redis.run::<()>(&format!("SET {key} text")).await;
+        redis.publish("puppet", key, &to(act)).await;
+        let dead = redis.dead("puppet").await;
+        assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-attempts")), ("retry".to_owned(), "3".to_owned()));
+        assert_eq!(text(&dead, "gw-error"), format!("its follow-ups can't be sent: {key} holds a string, {kind}"));
+        // It ran as often as it may, and nothing went out on the way.
+        let runs = gateway.outcomes("puppet").into_iter().filter(|(id, _)| id == key).count();
+        assert_eq!(runs, 3, "{key}");
+        assert_eq!(redis.run::<i64>("EXISTS mq:fine").await, 0, "{key}");
+        redis.is("settled", "XLEN mq:puppet", 0).await;
+        redis.run::<i64>(&format!("DEL {key} {{mq:puppet}}:dead")).await;
+    }
+    redis.publish("puppet", "now", &to(r#"{"do":"delay","to":"broken","seconds":3600}"#)).await;
+    redis.is("all are sent", "XLEN mq:fine", 2).await;
+    redis.is("the delayed one too", "ZCARD {mq:broken}:later", 1).await;
+    let (_, metrics) = gateway.json("/metrics").await;
+    let outcomes = metrics.to_string();
+    assert!(outcomes.contains(r#""retry":9"#), "{outcomes}");
+}

@@ -24,16 +24,13 @@ async fn what_a_demoted_master_refuses_is_refused_as_a_whole_and_done_when_there
     let Take::Taken(taken) = take else { panic!("{take:?}") };
     let topic = topic("child");
     let child = Draft::new("c".to_owned(), &topic, "{}").seal(Timestamp::now()).unwrap();
-    let batch = [
-        taken[0].dead(Fields::new()),
-        taken[1].later(HOUR, Fields::new()),
-        taken[2].done(None, vec![child], Fields::new()),
-    ];
+    let batch =
+        [taken[0].dead(Fields::new()), taken[1].later(HOUR, Fields::new()), taken[2].done(None, vec![child], None)];
     let letters = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap();
     redis.run::<()>("REPLICAOF 127.0.0.1 1").await;
     for refused in [
         queue.settle(&batch, HOUR).await.map(drop),
-        queue.settle(&[taken[0].done(None, Vec::new(), Fields::new())], HOUR).await.map(drop),
+        queue.settle(&[taken[0].done(None, Vec::new(), None)], HOUR).await.map(drop),
         queue.replay(&letters).await.map(drop),
     ] {
         assert!(matches!(&refused, Err(QueueError::Away(why)) if why.contains("read only replica")), "{refused:?}");

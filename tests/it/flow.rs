@@ -276,7 +276,7 @@ async fn the_total_holds_over_all_workers() {
     assert_eq!((mine.len(), entries(take(&other, control, 5).await).len()), (5, 3));
     assert_eq!(take(&other, control, 5).await, Take::Full);
     // No counter can leak: what is settled makes room.
-    assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), Fields::new())], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), None)], HOUR).await.unwrap(), [Settled::Ok]);
     assert_eq!(entries(take(&other, control, 5).await).len(), 1);
 }
 
@@ -402,10 +402,8 @@ async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
     let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
     let marks = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
-    let batch = [
-        taken[0].done(Some(marks[0].clone()), Vec::new(), Fields::new()),
-        taken[1].done(Some(marks[1].clone()), child, Fields::new()),
-    ];
+    let batch =
+        [taken[0].done(Some(marks[0].clone()), Vec::new(), None), taken[1].done(Some(marks[1].clone()), child, None)];
     assert_eq!(queue.finished(&marks).await.unwrap(), [false, false]);
     // At a full memory the one that needs none is settled all the same.
     redis.run::<()>("CONFIG SET maxmemory 1").await;

@@ -60,4 +60,5 @@ mod service;
 mod smtp;
 mod support;
 mod unclaimed;
+mod upgrade;
 mod versions;

@@ -242,8 +242,8 @@ impl<'a> World<'a> {
         let one = self.held[worker].remove(at);
         let id = id_of(&one);
         let settlement = match fate {
-            Fate::Done => one.done(None, Vec::new(), Fields::new()),
-            Fate::DoneAndSend => one.done(None, vec![follow_up(&id)], Fields::new()),
+            Fate::Done => one.done(None, Vec::new(), None),
+            Fate::DoneAndSend => one.done(None, vec![follow_up(&id)], None),
             Fate::Again => one.later(Duration::ZERO, Fields::new()),
             Fate::Later => one.later(HOUR, Fields::new()),
             Fate::Dead => one.dead(Fields::new()),

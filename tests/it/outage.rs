@@ -125,6 +125,68 @@ async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
+    let redis = Redis::start();
+    let plugins =
+        Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1ms\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.run::<()>("SET {mq:puppet}:later text").await;
+    // More than are settled at once.
+    for number in 0..300 {
+        redis.publish("puppet", &format!("refused-{number}"), r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
+    }
+    let are_refused = |line: &serde_json::Value| line["waiting"] == 300;
+    let line = gateway.until_logged("not settled yet", are_refused).await;
+    assert!(line["error"].as_str().unwrap().contains("{mq:puppet}:later holds a string"), "{line}");
+    for number in 0..100 {
+        redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":0}"#).await;
+    }
+    redis.is("what can be settled is", "XLEN mq:puppet", 300).await;
+    redis.run::<i64>("DEL {mq:puppet}:later").await;
+    redis.is("and then the others", "XLEN {mq:puppet}:dead", 300).await;
+    redis.is("nothing is left", "XLEN mq:puppet", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_can_never_be_settled_slows_down_no_other() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 2\n[retry]\nattempts = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.run::<()>("SET {mq:puppet}:dead text").await;
+    redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
+    gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
+    // One after the other, as there is room for one. With a pause for each it
+    // would take minutes.
+    for number in 0..300 {
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":0}"#).await;
+    }
+    redis.is("all others are settled", "XLEN mq:puppet", 1).await;
+    redis.run::<i64>("DEL {mq:puppet}:dead").await;
+    redis.is("and then this one", "XLEN {mq:puppet}:dead", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_memory_is_made_room_in_by_what_is_done() {
+    let redis = Redis::start();
+    let plugins =
+        Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nbase = \"1h\"\ncap = \"1h\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("puppet").await;
+    let again = r#"{"do":"all","of":[{"do":"sleep","ms":3000},{"do":"retry","reason":"r","after_ms":3600000}]}"#;
+    for number in 0..300 {
+        redis.publish("puppet", &format!("again-{number}"), again).await;
+    }
+    for number in 0..20 {
+        redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":4000}"#).await;
+    }
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    redis.is("what is done is settled", "XLEN mq:puppet", 300).await;
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:later").await, 0);
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    redis.is("and then the others", "ZCARD {mq:puppet}:later", 300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");

@@ -1,14 +1,31 @@
 //! Follow-ups on their way to topics that no script of their parent reaches.
 
-use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
+use crate::proxy::Proxy;
+use crate::servers::{Mode, Server};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, patient_connection, topic, until};
+use gateway_worker::queue::{Connection, Outbox, RedisTarget, TopicQueue};
+use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
-async fn put_out(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
+fn entry(topic: &str, due: i64, priority: &str, id: &str) -> redis::Cmd {
     let mut add = redis::cmd("XADD");
     add.arg("{mq:t}:out").arg("*").arg("topic").arg(topic).arg("due").arg(due).arg("priority").arg(priority);
     add.arg("message").arg(format!(r#"{{"id":"{id}","topic":"{topic}","data":1}}"#));
-    add.query_async::<String>(&mut redis.connection().await).await.unwrap();
+    add
+}
+
+async fn put_out(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
+    entry(topic, due, priority, id).query_async::<String>(&mut redis.connection().await).await.unwrap();
+}
+
+/// So many for one topic.
+async fn put_out_many(redis: &Redis, topic: &str, count: usize) {
+    let mut all = redis::pipe();
+    for number in 0..count {
+        all.add_command(entry(topic, 0, "", &number.to_string()));
+    }
+    all.query_async::<Vec<String>>(&mut redis.connection().await).await.unwrap();
 }
 
 async fn ids(redis: &Redis, key: &str) -> Vec<String> {
@@ -53,4 +70,95 @@ async fn a_follow_up_that_does_not_arrive_holds_up_no_other_and_is_not_lost() {
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
+}
+
+/// A topic on each of a cluster's masters, in their order.
+async fn topics_apart(server: &Server) -> [String; 3] {
+    let mut apart = [const { None }; 3];
+    for number in 0.. {
+        let name = format!("t{number}");
+        let slot: usize = server.run(&format!("CLUSTER KEYSLOT mq:{name}")).await;
+        apart[slot / 5461].get_or_insert(name);
+        if apart.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    apart.map(Option::unwrap)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late() {
+    let server = Server::start(Mode::Cluster).await;
+    let [parent, fine, full] = topics_apart(&server).await;
+    let manifest = format!("topics = [\"{parent}\"]\n[grants]\npublish = [\"{fine}\", \"{full}\"]\n");
+    let plugins = Plugins::with("puppet", &built("puppet"), &manifest);
+    let gateway = Gateway::start_with(&server.url, &plugins, &OPTIONS);
+    let node = patient_connection(&server.nodes[2].url()).await;
+    let set_memory = async |bytes: u64| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut node.clone()).await.unwrap();
+    };
+    set_memory(1).await;
+    let send = |to: &str| format!(r#"{{"do":"publish","to":"{to}","times":1,"then":null}}"#);
+    let all = [&fine, &full, &fine, &full].map(|to| send(to)).join(",");
+    server.publish(&parent, "first", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
+    server.is("the others have arrived", &format!("XLEN mq:{fine}"), 2).await;
+    // The rest is tried again and again.
+    let out = format!("{{mq:{parent}}}:out");
+    until("tried often", async || {
+        let rows: Vec<(String, String, u64, u64)> = server.run(&format!("XPENDING {out} relay - + 10")).await;
+        (rows.len() == 2 && rows.iter().all(|(.., deliveries)| *deliveries > 4)).then_some(())
+    })
+    .await;
+    server.publish(&parent, "second", &send(&fine)).await;
+    server.is("what comes behind it too", &format!("XLEN mq:{fine}"), 3).await;
+    let told = gateway.logged("a follow-up does not arrive");
+    assert!(told.len() == 1 && told[0]["level"] == "WARN" && told[0]["to"] == full, "{told:?}");
+    set_memory(0).await;
+    server.is("nothing is on its way", &format!("XLEN {out}"), 0).await;
+    for (topic, expected) in [(&fine, 3), (&full, 2)] {
+        assert_eq!(server.run::<i64>(&format!("XLEN mq:{topic}")).await, expected, "{topic}");
+    }
+    gateway.until_logged("follow-ups arrive again", |line| line["to"] == full).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_worker_brings_no_other_brings_too() {
+    const LEASE: Duration = Duration::from_secs(2);
+    let redis = Redis::start();
+    put_out_many(&redis, "one", 100).await;
+    let proxy = Proxy::start(&redis).await;
+    proxy.slow_down(60);
+    let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
+    let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
+    let bringing = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
+    redis.is("it has begun", "XLEN mq:one", 1).await;
+    let (other, mut outbox) = (redis.queue("t", "other"), Outbox::default());
+    let mut brought = 0;
+    until("all are brought", async || {
+        brought += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
+        (redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!((brought, bringing.await.unwrap().arrived), (0, 100));
+    assert_eq!(redis.run::<i64>("XLEN mq:one").await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_do_not_arrive_what_is_behind_them_does() {
+    let redis = Redis::start();
+    redis.run::<()>("SET mq:broken text").await;
+    put_out_many(&redis, "broken", 1500).await;
+    put_out_many(&redis, "fine", 1).await;
+    redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:out >").await;
+    redis.publish("t", "wakes the lane", "{}").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    redis.is("the last one has arrived", "XLEN mq:fine", 1).await;
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 1500);
+    assert_eq!(gateway.logged("a follow-up does not arrive").len(), 1);
+    redis.run::<i64>("DEL mq:broken").await;
+    redis.is("and then all others", "XLEN {mq:t}:out", 0).await;
+    assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }

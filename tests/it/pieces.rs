@@ -2,9 +2,12 @@
 //! in between, however large the messages are.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
-use gateway_worker::publication::Draft;
+use gateway_worker::message::Fields;
+use gateway_worker::publication::{Draft, Publication};
 use gateway_worker::queue::dead::{Order, Origin};
-use gateway_worker::queue::{End, EntryKey, FlowControl, Patience, Reader, Source, Take, TopicQueue};
+use gateway_worker::queue::{
+    End, EntryKey, FlowControl, Patience, Purged, Reader, Settled, Settlement, Source, Take, Taken, TopicQueue,
+};
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use std::time::Duration;
@@ -46,11 +49,26 @@ async fn looks(queue: &TopicQueue, id: &str) -> Vec<u64> {
     counts
 }
 
-async fn take_all(queue: &TopicQueue) {
+async fn take_all(queue: &TopicQueue) -> Vec<Taken> {
     queue.open().await.unwrap();
     let mut reader = Reader::connect(queue).await.unwrap();
     let take = reader.take(queue, &[Source::Normal], FlowControl::default(), COUNT).await.unwrap();
-    assert!(matches!(take, Take::Taken(taken) if taken.len() == COUNT));
+    let Take::Taken(taken) = take else { panic!("nothing to take") };
+    assert_eq!(taken.len(), COUNT);
+    taken
+}
+
+/// How much scripts have read, which stays in their memory for a while.
+async fn lua_bytes(redis: &Redis) -> usize {
+    let memory: String = redis.run("INFO memory").await;
+    let bytes = memory.lines().find_map(|line| line.strip_prefix("used_memory_lua:")).unwrap();
+    bytes.trim().parse().unwrap()
+}
+
+async fn scripts_run(redis: &Redis) -> usize {
+    let calls: String = redis.run("INFO commandstats").await;
+    let calls = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+    calls.split(',').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,10 +228,8 @@ async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
         let queue = redis.queue("t", "me");
         fill(&redis, &["RPUSH", "mq:t"], bytes).await;
         assert_eq!(queue.ingest(end).await.unwrap(), at_once);
-        let memory: String = redis.run("INFO memory").await;
-        let lua = memory.lines().find_map(|line| line.strip_prefix("used_memory_lua:")).unwrap();
-        // What a script has read stays there for a while.
-        assert!(lua.trim().parse::<usize>().unwrap() < 16 * LARGE, "{lua}");
+        let lua = lua_bytes(&redis).await;
+        assert!(lua < 16 * LARGE, "{lua}");
         while queue.ingest(end).await.unwrap() > 0 {}
         let mut ids: Vec<String> =
             redis.envelopes("{mq:t}:work").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
@@ -236,9 +252,90 @@ async fn a_copy_of_the_originals_is_found_behind_large_messages() {
     redis.run::<()>("CONFIG RESETSTAT").await;
     assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 1);
     // One large message fills a piece.
-    let calls: String = redis.run("INFO commandstats").await;
-    let scripts = calls.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
-    assert!(scripts.split(',').next().unwrap().parse::<usize>().unwrap() > COUNT, "{calls}");
+    assert!(scripts_run(&redis).await > COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_purged_in_pieces_of_few_bytes() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for (bytes, pieces) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
+        fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
+        let mut counts = Vec::new();
+        queue.purge(false, &mut |count| counts.push(count)).await.unwrap();
+        assert_eq!(counts, pieces);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_delayed_messages_are_purged_unread() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    let mut connection = redis.connection().await;
+    for number in 0..COUNT {
+        publish_later(&queue, number, LARGE).await;
+        send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
+    }
+    fill(&redis, &["RPUSH", "{mq:t}:in"], LARGE).await;
+    // What publishing has read is not the purge's.
+    redis.run::<()>("SCRIPT FLUSH SYNC").await;
+    let purged = queue.purge(true, &mut |_| {}).await.unwrap();
+    assert_eq!(purged, Purged { waiting: COUNT as u64, delayed: 2 * COUNT as u64 });
+    let lua = lua_bytes(&redis).await;
+    assert!(lua < LARGE, "{lua}");
+    let keys: Vec<String> = redis.run("KEYS *").await;
+    assert_eq!(keys, ["{mq:t}:state"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_what_was_there_and_nothing_that_comes_meanwhile() {
+    let redis = Redis::start_with(&[]);
+    let queue = redis.queue("t", "me");
+    for _ in 0..10 {
+        fill(&redis, &["LPUSH", "mq:t"], 10).await;
+    }
+    for number in 0..COUNT * 10 {
+        redis.run::<i64>(&format!("ZADD mq:delay:t 4102444800 {number}")).await;
+    }
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let mut publish_more = |_| {
+        redis::cmd("LPUSH").arg("mq:t").arg("late").exec(&mut connection).unwrap();
+        redis::cmd("ZADD").arg("mq:delay:t").arg(1).arg("late").exec(&mut connection).unwrap();
+    };
+    queue.purge(true, &mut publish_more).await.unwrap();
+    let left: Vec<String> = redis.run("LRANGE mq:t 0 -1").await;
+    assert!(!left.is_empty() && left.iter().all(|one| one == "late"), "{left:?}");
+    assert_eq!(redis.run::<Vec<String>>("ZRANGE mq:delay:t 0 -1").await, ["late"]);
+}
+
+fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
+    let (topic, data) = (topic("child"), format!("\"{}\"", "x".repeat(bytes)));
+    let sealed: Publication = Draft::new(taken.entry.to_string(), &topic, &data).seal(Timestamp::now()).unwrap();
+    taken.done(None, vec![sealed], None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_is_settled_in_pieces_of_few_bytes() {
+    // A server closes the connection of who sends it more at once.
+    let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
+    let queue = redis.queue("t", "me");
+    let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
+    let dead = |taken: &Taken, _: usize| taken.dead(Fields::new());
+    type Fate = fn(&Taken, usize) -> Settlement;
+    let fates: [Fate; 3] = [follow_up, again, dead];
+    for fate in fates {
+        for (bytes, scripts) in [(LARGE, COUNT), (1000, 1)] {
+            fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
+            let batch: Vec<_> = take_all(&queue).await.iter().map(|one| fate(one, bytes)).collect();
+            let before = scripts_run(&redis).await;
+            let settled = queue.settle(&batch, HOUR).await.unwrap();
+            assert_eq!(settled, vec![Settled::Ok; COUNT]);
+            // One more, where the server did not know the script.
+            let run = scripts_run(&redis).await - before;
+            assert!(run == scripts || run == scripts + 1, "{run}");
+            redis.run::<()>("FLUSHALL").await;
+        }
+    }
 }
 
 const LEASE: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };

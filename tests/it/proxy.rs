@@ -1,11 +1,12 @@
 //! A TCP proxy between workers and Redis, which does to connections what
-//! networks do: cuts and stalls them, refuses new ones, and swallows a reply
+//! networks do: cuts, stalls and slows them, refuses new ones, and swallows a reply
 //! after Redis has done what was asked.
 
 use crate::support::Redis;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,8 @@ struct State {
     to_redis_stalled: watch::Sender<bool>,
     to_worker_stalled: watch::Sender<bool>,
     refuses: AtomicBool,
+    /// How long what is sent to Redis is under way, in ms.
+    slowness: AtomicU64,
     to_lose: Mutex<Option<Lost>>,
     lost: AtomicUsize,
 }
@@ -57,6 +60,7 @@ impl Proxy {
             to_redis_stalled: watch::Sender::new(false),
             to_worker_stalled: watch::Sender::new(false),
             refuses: AtomicBool::new(false),
+            slowness: AtomicU64::new(0),
             to_lose: Mutex::new(None),
             lost: AtomicUsize::new(0),
         });
@@ -77,6 +81,10 @@ impl Proxy {
     /// has given up long since.
     pub(crate) fn stall(&self, way: Way, is_stalled: bool) {
         self.state.stalled(way).send_replace(is_stalled);
+    }
+
+    pub(crate) fn slow_down(&self, ms: u64) {
+        self.state.slowness.store(ms, Ordering::SeqCst);
     }
 
     pub(crate) fn refuse(&self, refuses: bool) {
@@ -162,6 +170,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, state: 
             return to.write_all(&bytes[..length / 2]).await;
         }
         let _ = stalled.wait_for(|is_stalled| !is_stalled).await;
+        if way == Way::ToRedis {
+            tokio::time::sleep(Duration::from_millis(state.slowness.load(Ordering::SeqCst))).await;
+        }
         to.write_all(&bytes[..length]).await?;
     }
 }

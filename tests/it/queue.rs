@@ -56,7 +56,7 @@ fn publication(to: &str, id: &str) -> Publication {
 }
 
 fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {
-    taken.done(None, publications, Fields::new())
+    taken.done(None, publications, None)
 }
 
 async fn promote_all(queue: &TopicQueue) -> usize {
@@ -228,6 +228,24 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
     let had = take_over(&other, ONLY_GIVEN_BACK, 10).await;
     assert_eq!(had.len(), 1);
     assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
+}
+
+#[tokio::test]
+async fn what_was_given_back_has_as_many_losses_as_before_whoever_has_it_then() {
+    let redis = Redis::start();
+    let (first, _) = taken(&redis, "first", &["a", "b", "c", "held"]).await;
+    let me = redis.queue("t", "me");
+    let mine: Vec<_> = take_over(&me, NOW, 10).await.into_iter().map(|(one, _)| one).collect();
+    me.hand_on(&mine[0].entry).await.unwrap();
+    me.hand_on(&mine[1].entry).await.unwrap();
+    // No longer mine, so not mine to give back.
+    first.hand_on(&mine[3].entry).await.unwrap();
+    let held = [mine[2].entry.clone(), mine[3].entry.clone()];
+    let given = |taken: &[(Taken, String)]| taken.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let other = redis.queue("t", "other");
+    let theirs = take_over(&other, Patience { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
+    assert_eq!((given(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
+    assert_eq!(reconcile(&me, &held).await, mine[1..2]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `dev`: everything on one's own machine with one command. A private Redis,
 //! a worker, and the sample messages that lie beside the plugins.
 
-use super::run::{Signals, end, start_log};
+use super::run::{Signals, end, start_log, warn_of_unknown_variables};
 use super::{Failure, RunArgs, STATE, topics, with_file};
 use crate::app::App;
 use crate::message::rfc3339;
@@ -44,6 +44,7 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     typed.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
     let mut settings = typed.check()?;
     start_log(&settings.log)?;
+    warn_of_unknown_variables();
     let mut signals = Signals::new()?;
 
     let state = Path::new(STATE);

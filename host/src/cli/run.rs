@@ -2,7 +2,7 @@
 
 use super::{Failure, RunArgs, with_file};
 use crate::app::App;
-use crate::settings::{LogFormat, LogSettings};
+use crate::settings::{LogFormat, LogSettings, unknown_variables};
 use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -12,11 +12,20 @@ const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=wa
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.typed, args.config.as_deref())?.check()?;
     start_log(&settings.log)?;
+    warn_of_unknown_variables();
     let mut signals = Signals::new()?;
     let app = App::start(settings).await?;
     signals.wait_for_end(&app).await;
     end(app, signals).await;
     Ok(())
+}
+
+/// A slip in a variable's name is no reason not to start: whoever runs us may set
+/// some of their own.
+pub(super) fn warn_of_unknown_variables() {
+    for told in unknown_variables(&super::variables()) {
+        tracing::warn!("{told}");
+    }
 }
 
 /// The signals that concern a worker.

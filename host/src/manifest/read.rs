@@ -9,6 +9,7 @@ use super::{BadManifest, Batch, CONCURRENCY, Grants, Instances, Limits, Manifest
 use crate::schedule::Schedule;
 use crate::topic::Topic;
 use crate::verdict::RetryPolicy;
+use humantime::format_duration;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -43,6 +44,14 @@ fn manifest<'t>(all: &mut Section<'t>, stem: &str, faults: &mut Faults<'t>) -> M
             format!("batch.size = {size} is more than concurrency = {count}: a batch would never fill"),
         );
     }
+    let total = all.take_placed::<Count<1_000_000>>("concurrency_total", faults);
+    if let Some(Placed { value: Count(total), span }) = &total
+        && (*total as usize) < size
+    {
+        let told = format!("batch.size = {size} is more than concurrency_total = {total}: a batch would never fill");
+        faults.add(span.clone(), told);
+    }
+    let rate = rate(all, batch, faults);
     let schedule = schedule(all, faults);
     if schedule.is_some() && topics.len() != 1 {
         faults.add(
@@ -60,10 +69,10 @@ fn manifest<'t>(all: &mut Section<'t>, stem: &str, faults: &mut Faults<'t>) -> M
         topics,
         // One batch gathers while another runs.
         concurrency: concurrency.map_or(CONCURRENCY.max(2 * size), |placed| placed.value.0 as usize),
-        concurrency_total: all.take("concurrency_total", faults).map(|Count::<1_000_000>(count)| count as usize),
+        concurrency_total: total.map(|placed| placed.value.0 as usize),
         instances,
         args: args(all, faults),
-        rate: rate(all, faults),
+        rate,
         batch,
         dedup: section(all, "dedup", faults, |section, faults| {
             section.need("window", faults).map(|Span::<1000, { 366 * DAY }>(window)| window)
@@ -132,11 +141,20 @@ fn schedule<'t>(all: &mut Section<'t>, faults: &mut Faults<'t>) -> Option<Schedu
     })
 }
 
-fn rate<'t>(all: &mut Section<'t>, faults: &mut Faults<'t>) -> Option<Rate> {
+fn rate<'t>(all: &mut Section<'t>, batch: Option<Batch>, faults: &mut Faults<'t>) -> Option<Rate> {
     section(all, "rate", faults, |section, faults| {
-        let limit = section.need("limit", faults).map(|Count::<1_000_000>(limit)| limit);
+        let limit = section.need_placed::<Count<1_000_000>>("limit", faults);
         let per = section.need("per", faults).map(|Span::<100, DAY>(per)| per);
-        Some(Rate { limit: limit?, per: per? })
+        let (Placed { value: Count(limit), span }, per) = limit.zip(per)?;
+        if let Some(Batch { size, wait }) = batch {
+            // While the first one waits, so many spans begin at the most.
+            let spans = wait.as_millis() / per.as_millis().max(1) + 1;
+            if size as u128 > u128::from(limit) * spans {
+                let told = "a batch would never fill while the first message waits for the others";
+                faults.add(span, format!("batch.size = {size} is more than rate.limit = {limit} lets begin: {told}"));
+            }
+        }
+        Some(Rate { limit, per })
     })
 }
 
@@ -203,12 +221,20 @@ fn limits<'t>(all: &mut Section<'t>, faults: &mut Faults<'t>) -> Limits {
 fn retry<'t>(all: &mut Section<'t>, faults: &mut Faults<'t>) -> RetryPolicy {
     let or = RetryPolicy::default();
     let retry = section(all, "retry", faults, |section, faults| {
-        Some(RetryPolicy {
+        let base = section.take_placed::<Span<1, DAY>>("base", faults);
+        let cap = section.take_placed::<Span<1, DAY>>("cap", faults);
+        let at = base.as_ref().map(|placed| placed.span.clone());
+        let policy = RetryPolicy {
             attempts: section.take("attempts", faults).map(|Count::<1000>(count)| count),
             backoff: section.take("backoff", faults).unwrap_or(or.backoff),
-            base: section.take("base", faults).map_or(or.base, |Span::<1, DAY>(span)| span),
-            cap: section.take("cap", faults).map_or(or.cap, |Span::<1, DAY>(span)| span),
-        })
+            base: base.map_or(or.base, |placed| placed.value.0),
+            cap: cap.map_or(or.cap, |placed| placed.value.0),
+        };
+        if let Some(at) = at.filter(|_| policy.base > policy.cap) {
+            let (base, cap) = (format_duration(policy.base), format_duration(policy.cap));
+            faults.add(at, format!("retry.base = {base} is more than retry.cap = {cap}: every pause would be the cap"));
+        }
+        Some(policy)
     });
     retry.unwrap_or(or)
 }

@@ -78,6 +78,16 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
         ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
         ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
+        (
+            "concurrency_total = 8\n[batch]\nsize = 9\nwait = \"1s\"",
+            &["line 1, column 21", "batch.size = 9 is more than concurrency_total = 8"],
+        ),
+        (
+            "[batch]\nsize = 9\nwait = \"1s\"\n[rate]\nlimit = 4\nper = \"600ms\"",
+            &["line 5, column 9", "batch.size = 9 is more than rate.limit = 4 lets begin"],
+        ),
+        ("[retry]\nbase = \"2m\"\ncap = \"1m\"", &["line 2, column 8", "retry.base = 2m is more than retry.cap = 1m"]),
+        ("[retry]\nbase = \"1h\"", &["line 2, column 8", "retry.cap = 10m"]),
         ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
         ("concurrency_total = 0", &["1 to 1000000"]),
         ("[limits]\nmemory = \"64KB\"", &["65536 to"]),
@@ -119,6 +129,20 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         for part in told {
             assert!(error.contains(part), "{text:?}: {error}");
         }
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_contradiction_is_none() {
+    for text in [
+        // Two spans fill it.
+        "[batch]\nsize = 8\nwait = \"1s\"\n[rate]\nlimit = 4\nper = \"1s\"",
+        "concurrency_total = 9\n[batch]\nsize = 9\nwait = \"1s\"",
+        "[retry]\nbase = \"1m\"\ncap = \"1m\"",
+        "[retry]\ncap = \"10ms\"",
+        "[limits]\ncpu = \"1m\"\ntimeout = \"1s\"",
+    ] {
+        assert!(parse(text).is_ok(), "{text}");
     }
 }
 

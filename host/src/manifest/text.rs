@@ -97,10 +97,18 @@ impl<'t> Section<'t> {
 
     /// As `take`, and a fault where there is none.
     pub(super) fn need<T: DeserializeOwned>(&mut self, key: &'static str, faults: &mut Faults<'t>) -> Option<T> {
+        self.need_placed(key, faults).map(|placed| placed.value)
+    }
+
+    pub(super) fn need_placed<T: DeserializeOwned>(
+        &mut self,
+        key: &'static str,
+        faults: &mut Faults<'t>,
+    ) -> Option<Placed<T>> {
         if !self.entries.contains_key(key) {
             faults.add(self.span.clone(), format!("{} misses `{key}`", self.name));
         }
-        self.take(key, faults)
+        self.take_placed(key, faults)
     }
 
     /// A list whose items are judged one by one.

@@ -42,6 +42,14 @@ local function topic_at(first)
   }
 end
 
+-- An error that names a key which holds something else than is to be written.
+local function must_hold(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    error({ err = 'WRONGTYPE ' .. key .. ' holds a ' .. found .. ', not a ' .. kind })
+  end
+end
+
 -- Where a message goes. One with a priority has its stream, and the state says
 -- so, for workers that read only what they know of. Others go into the topic's
 -- key, unless that is, or was when it last existed, a list of plain clients;
@@ -49,16 +57,27 @@ end
 -- before anything is written.
 local function target(topic, class)
   if class == 'high' or class == 'low' then
+    must_hold(topic[class], 'stream')
+    must_hold(topic.state, 'hash')
     redis.call('HSETNX', topic.state, class, '1')
     return topic[class]
   end
   local kind = redis.call('TYPE', topic.stream).ok
   if kind == 'none' then
+    must_hold(topic.state, 'hash')
     kind = redis.call('HGET', topic.state, 'kind') or 'stream'
   end
   if kind == 'stream' then return topic.stream end
-  if kind == 'list' then return topic.work end
-  error({ err = 'WRONGTYPE ' .. topic.stream .. ' holds a ' .. kind .. ', not a stream' })
+  if kind ~= 'list' then must_hold(topic.stream, 'stream') end
+  must_hold(topic.work, 'stream')
+  return topic.work
+end
+
+-- To be called before anything is written that comes with a delayed message.
+local function must_take_later(topic)
+  must_hold(topic.state, 'hash')
+  must_hold(topic.later, 'zset')
+  must_hold(topic.body, 'hash')
 end
 
 -- A token says where it leads: `<kind>:<number>` or `<kind>:<class>:<number>`.

@@ -137,6 +137,13 @@ impl TopicQueue {
         Ok(script.arg(ids(held, source)).invoke_async(&mut self.shared()).await?)
     }
 
+    /// Gives back this one, which others may then take at once.
+    pub async fn hand_on(&self, entry: &EntryKey) -> Result<(), QueueError> {
+        let mut script = scripts::HAND_ON.key(entry.source.key(self.keys()));
+        script.arg(self.group()).arg(self.me()).arg((GIVEN_BACK + Duration::from_secs(1)).as_millis());
+        Ok(script.arg(&entry.id).invoke_async(&mut self.shared()).await?)
+    }
+
     /// Takes our name off the group's list, if nothing is left under it.
     pub async fn leave(&self, source: Source) -> Result<(), QueueError> {
         let mut script = scripts::LEAVE.key(source.key(self.keys()));

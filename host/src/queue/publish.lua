@@ -14,6 +14,7 @@ local now, due = now_ms(), tonumber(ARGV[2])
 if due == 0 then due = now + tonumber(ARGV[1]) end
 local stream = target(topic, class)
 if due > now then
+  must_take_later(topic)
   add_later(topic, due, class, fields)
 else
   add(stream, fields)

@@ -1,6 +1,8 @@
-//! Deletes what waits, in pieces, so that nothing else is held up.
+//! Deletes what waits, so that nothing else is held up: streams in pieces, and
+//! what holds nothing else at once.
 
 use super::look::PIECE;
+use super::scripts::PIECE_BYTES;
 use super::source::Source;
 use super::topic_queue::TopicQueue;
 use super::{QueueError, scripts};
@@ -21,17 +23,17 @@ impl TopicQueue {
         let mut purged = Purged::default();
         if delayed {
             let ours = [keys.later.as_str(), &keys.state, &keys.later_body];
-            purged.delayed += self.purge_pieces(&ours, "scored", progress).await?;
+            purged.delayed += self.purge_whole(&ours, progress).await?;
             let shares = self.connection().share_slot(&keys.stream, &keys.legacy_delay);
             let legacy = [keys.legacy_delay.as_str(), &keys.state];
             let reached = if shares { &legacy[..] } else { &legacy[..1] };
-            purged.delayed += self.purge_pieces(reached, "scored", progress).await?;
+            purged.delayed += self.purge_whole(reached, progress).await?;
         }
         for list in [&keys.stream, &keys.input] {
-            purged.waiting += self.purge_pieces(&[list, &keys.state], "list", progress).await?;
+            purged.waiting += self.purge_whole(&[list, &keys.state], progress).await?;
         }
         for source in Source::ALL {
-            purged.waiting += self.purge_pieces(&[source.key(keys), &keys.state], "waiting", progress).await?;
+            purged.waiting += self.purge_waiting(source.key(keys), progress).await?;
         }
         Ok(purged)
     }
@@ -43,53 +45,54 @@ impl TopicQueue {
         for source in Source::ALL {
             let key = source.key(self.keys());
             // Asks for none of them.
-            let mut script = scripts::PURGE.key(key);
-            script.key(&self.keys().state).arg("waiting").arg(1).arg(self.group()).arg("0-0");
-            let (_, found): (u64, u64) = script.invoke_async(&mut self.shared()).await?;
-            others += found;
+            others += self.purge_piece(key, "0-0").await?.1;
         }
         Ok(others)
     }
 
-    /// Deletes as many as there are now: to chase what comes meanwhile would
+    /// Deletes a list or a sorted set.
+    async fn purge_whole(&self, keys: &[&str], progress: &mut (dyn FnMut(u64) + Send)) -> Result<u64, QueueError> {
+        let mut script = scripts::PURGE.prepare_invoke();
+        script.key(keys).arg("whole");
+        let (count, _): (u64, u64) = script.invoke_async(&mut self.shared()).await?;
+        if count > 0 {
+            progress(count);
+        }
+        Ok(count)
+    }
+
+    /// Deletes what waits in a stream now: to chase what comes meanwhile would
     /// have no end.
-    async fn purge_pieces(
-        &self,
-        keys: &[&str],
-        how: &str,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, QueueError> {
-        let Some((mut left, last)) = self.extent(keys[0], how).await? else { return Ok(0) };
+    async fn purge_waiting(&self, key: &str, progress: &mut (dyn FnMut(u64) + Send)) -> Result<u64, QueueError> {
+        let Some(last) = self.last_id(key).await? else { return Ok(0) };
         let mut purged = 0;
-        while left > 0 {
-            let mut script = scripts::PURGE.prepare_invoke();
-            script.key(keys).arg(how).arg(left.min(PIECE as u64)).arg(self.group()).arg(&last);
-            let (count, _): (u64, u64) = script.invoke_async(&mut self.shared()).await?;
+        loop {
+            let (count, _) = self.purge_piece(key, &last).await?;
             if count == 0 {
-                break;
+                return Ok(purged);
             }
             progress(count);
             purged += count;
-            left = left.saturating_sub(count);
         }
-        Ok(purged)
     }
 
-    /// How many may be there, and where a stream ends; nothing where the key
-    /// is of another type.
-    async fn extent(&self, key: &str, how: &str) -> Result<Option<(u64, String)>, QueueError> {
+    /// Returns how many were deleted, and how many other groups read the stream.
+    async fn purge_piece(&self, key: &str, last: &str) -> Result<(u64, u64), QueueError> {
+        let mut script = scripts::PURGE.key(key);
+        script.key(&self.keys().state).arg("waiting").arg(self.group()).arg(last).arg(PIECE).arg(PIECE_BYTES);
+        Ok(script.invoke_async(&mut self.shared()).await?)
+    }
+
+    /// Where a stream ends; nothing where the key is none.
+    async fn last_id(&self, key: &str) -> Result<Option<String>, QueueError> {
         let mut shared = self.shared();
         let kind: String = redis::cmd("TYPE").arg(key).query_async(&mut shared).await?;
-        Ok(match (how, kind.as_str()) {
-            ("scored", "zset") => Some((redis::cmd("ZCARD").arg(key).query_async(&mut shared).await?, String::new())),
-            ("list", "list") => Some((redis::cmd("LLEN").arg(key).query_async(&mut shared).await?, String::new())),
-            ("waiting", "stream") => {
-                let mut command = redis::cmd("XREVRANGE");
-                command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
-                let newest: Vec<(String, redis::Value)> = command.query_async(&mut shared).await?;
-                newest.into_iter().next().map(|(last, _)| (u64::MAX, last))
-            }
-            _ => None,
-        })
+        if kind != "stream" {
+            return Ok(None);
+        }
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: Vec<(String, redis::Value)> = command.query_async(&mut shared).await?;
+        Ok(newest.into_iter().next().map(|(last, _)| last))
     }
 }

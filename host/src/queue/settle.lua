@@ -79,7 +79,11 @@ function settle.done()
   return function()
     local stands = pending(id) or (deletes and redis.call('XRANGE', stream, id, id)[1])
     if not stands then return 'gone' end
-    for _, one in ipairs(follow_ups) do one.target = one.topic and target(one.topic, one.class) end
+    -- All keys of all of them come first: an error leaves none of them sent.
+    for _, one in ipairs(follow_ups) do
+      if one.name then must_hold(out, 'stream') else one.target = target(one.topic, one.class) end
+      if one.topic and one.delay > 0 then must_take_later(one.topic) end
+    end
     for _, one in ipairs(follow_ups) do
       local due = one.delay > 0 and now_ms() + one.delay or 0
       if one.name then
@@ -103,6 +107,7 @@ function settle.later()
     local fields = entry_with(id, deliveries, set)
     if not fields then return 'gone' end
     local name = token('s', class, id)
+    must_hold(later, 'zset')
     redis.call('HSET', body, name, cmsgpack.pack(fields))
     redis.call('ZADD', later, whole(now_ms() + delay), name)
     remove(id)
@@ -116,6 +121,7 @@ function settle.dead()
   return function()
     local fields = entry_with(id, deliveries, set)
     if not fields then return 'gone' end
+    must_hold(dead, 'stream')
     add(dead, fields)
     remove(id)
     redis.pcall('HINCRBY', state, 'dead', 1)

@@ -2,13 +2,18 @@
 //! acknowledgement, what moves shares one script.
 
 use super::keys::Keys;
+use super::scripts::PIECE_BYTES;
 use super::source::{EntryKey, Source};
 use super::topic_queue::TopicQueue;
 use super::{QueueError, Taken, scripts};
 use crate::message::{Fields, MESSAGE_FIELD};
 use crate::publication::Publication;
 use redis::ScriptInvocation;
+use std::ops::Range;
 use std::time::Duration;
+
+/// Why a message is dead, among the fields of its letter.
+pub const ERROR_FIELD: &str = "gw-error";
 
 /// What is to happen to one taken message.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,12 +21,14 @@ pub struct Settlement {
     pub entry: EntryKey,
     deliveries: u32,
     fate: Fate,
+    /// What its script reads, and what it is sent.
+    bytes: usize,
 }
 
 /// `set` are fields that the entry gains, or has anew, where it goes.
 #[derive(Debug, Clone, PartialEq)]
 enum Fate {
-    Done { counted: Counted, mark: Option<String>, publications: Vec<Publication>, or_later: Fields },
+    Done { counted: Counted, mark: Option<String>, publications: Vec<Publication>, unsent: Option<Box<Fate>> },
     Later { after: Duration, set: Fields },
     Dead { set: Fields },
 }
@@ -56,40 +63,47 @@ pub enum Settled {
 
 impl Taken {
     /// Finished. `mark` is what copies of it are known by, where they are not
-    /// to run; `or_later` is what [`Taken::later`] would set.
-    pub fn done(&self, mark: Option<String>, publications: Vec<Publication>, or_later: Fields) -> Settlement {
-        self.settlement(Fate::Done { counted: Counted::Done, mark, publications, or_later })
+    /// to run; `unsent` is what becomes of it where its follow-ups can't be sent.
+    pub fn done(&self, mark: Option<String>, publications: Vec<Publication>, unsent: Option<Settlement>) -> Settlement {
+        let bytes = publications.iter().map(|one| one.body.len()).sum();
+        let unsent = unsent.map(|other| Box::new(other.fate));
+        self.settlement(Fate::Done { counted: Counted::Done, mark, publications, unsent }, bytes)
     }
 
     /// Finished without a run.
     pub fn dropped(&self, counted: Counted) -> Settlement {
-        self.settlement(Fate::Done { counted, mark: None, publications: Vec::new(), or_later: Fields::new() })
+        self.settlement(Fate::Done { counted, mark: None, publications: Vec::new(), unsent: None }, 0)
     }
 
     pub fn later(&self, after: Duration, set: Fields) -> Settlement {
-        self.settlement(Fate::Later { after, set })
+        self.settlement(Fate::Later { after, set }, self.bytes())
     }
 
     pub fn dead(&self, set: Fields) -> Settlement {
-        self.settlement(Fate::Dead { set })
+        self.settlement(Fate::Dead { set }, self.bytes())
     }
 
-    fn settlement(&self, fate: Fate) -> Settlement {
-        Settlement { entry: self.entry.clone(), deliveries: self.deliveries, fate }
+    fn settlement(&self, fate: Fate, bytes: usize) -> Settlement {
+        Settlement { entry: self.entry.clone(), deliveries: self.deliveries, fate, bytes }
     }
 }
 
 impl Settlement {
-    /// What to try next after this error. A run whose follow-ups find a key of
-    /// another type is to be run again: its message waits meanwhile where
-    /// people can see it, and not in this process.
-    pub fn or_later(self, error: &str, after: Duration) -> Self {
-        match self.fate {
-            Fate::Done { or_later: set, .. } if error.contains("WRONGTYPE") => {
-                Self { fate: Fate::Later { after, set }, ..self }
-            }
-            fate => Self { fate, ..self },
+    /// What becomes of a run after this error: one whose follow-ups find a key
+    /// of another type has failed, since its message would run for ever.
+    pub fn unsent(&self, error: &str) -> Option<Self> {
+        let Fate::Done { unsent: Some(fate), .. } = &self.fate else { return None };
+        let (_, told) = error.split_once("WRONGTYPE ")?;
+        let mut fate = fate.clone();
+        if let Fate::Dead { set } = &mut *fate {
+            set.retain(|(name, _)| name != ERROR_FIELD.as_bytes());
+            set.push((ERROR_FIELD.into(), format!("its follow-ups can't be sent: {told}").into_bytes()));
         }
+        Some(Self { fate: *fate, ..self.clone() })
+    }
+
+    pub fn is_dead(&self) -> bool {
+        matches!(self.fate, Fate::Dead { .. })
     }
 
     /// When it comes back, if it does.
@@ -118,26 +132,24 @@ impl Settlement {
 
 impl TopicQueue {
     /// Settles a batch; the results are in its order. `window` is how long the
-    /// marks of what has finished last. On an error some may have been settled
-    /// and some not: send the same batch again.
+    /// marks of what has finished last. On an error, which is that Redis is
+    /// away, some may have been settled and some not: send the same batch again.
     pub async fn settle(&self, batch: &[Settlement], window: Duration) -> Result<Vec<Settled>, QueueError> {
         let mut results = vec![Settled::Ok; batch.len()];
         for source in Source::ALL {
             let of_source = || batch.iter().enumerate().filter(move |(_, one)| one.entry.source == source);
             for counted in [Counted::Done, Counted::Duplicate, Counted::Expired] {
-                let plain: Vec<_> =
-                    of_source().map(|(_, one)| one).filter(|one| one.plain() == Some(counted)).collect();
+                let is_such = |(_, one): &(usize, &Settlement)| one.plain() == Some(counted);
+                let (places, plain): (Vec<_>, Vec<_>) = of_source().filter(is_such).unzip();
                 if !plain.is_empty() {
-                    self.settle_plain(source, counted, &plain, window).await?;
+                    let settled = self.settle_plain(source, counted, &plain, window).await;
+                    note(&mut results, &places, settled.map(|()| vec![Settled::Ok; plain.len()]))?;
                 }
             }
             let (places, moving): (Vec<_>, Vec<_>) = of_source().filter(|(_, one)| one.plain().is_none()).unzip();
-            if !moving.is_empty() {
-                let moved = self.settle_moving(source, &moving, window).await?;
-                if moved.len() != moving.len() {
-                    return Err(QueueError::Failed("settle answered for another number of messages".to_owned()));
-                }
-                places.into_iter().zip(moved).for_each(|(place, result)| results[place] = result);
+            for piece in pieces(&moving) {
+                let moved = self.settle_moving(source, &moving[piece.clone()], window).await;
+                note(&mut results, &places[piece], moved)?;
             }
         }
         Ok(results)
@@ -202,8 +214,40 @@ impl TopicQueue {
             words(one, &mut targets).iter().for_each(|word| word.add_to(&mut script));
         }
         let results: Vec<String> = script.invoke_async(&mut self.shared()).await?;
+        if results.len() != moving.len() {
+            return Err(QueueError::Failed("settle answered for another number of messages".to_owned()));
+        }
         Ok(results.into_iter().map(read_result).collect())
     }
+}
+
+/// What a script said of the messages at these places. An error of its own is
+/// theirs, and no other's, unless Redis is away.
+fn note(results: &mut [Settled], places: &[usize], said: Result<Vec<Settled>, QueueError>) -> Result<(), QueueError> {
+    let said = match said {
+        Err(error @ QueueError::Away(_)) => return Err(error),
+        Err(error) => vec![Settled::Failed(error.to_string()); places.len()],
+        Ok(said) => said,
+    };
+    places.iter().zip(said).for_each(|(place, said)| results[*place] = said);
+    Ok(())
+}
+
+/// What one script settles: a server closes the connection of who sends too
+/// much at once, and would close it again.
+fn pieces(moving: &[&Settlement]) -> Vec<Range<usize>> {
+    let (mut pieces, mut first, mut bytes) = (Vec::new(), 0, 0);
+    for (at, one) in moving.iter().enumerate() {
+        if at > first && bytes + one.bytes > PIECE_BYTES {
+            pieces.push(first..at);
+            (first, bytes) = (at, 0);
+        }
+        bytes += one.bytes;
+    }
+    if first < moving.len() {
+        pieces.push(first..moving.len());
+    }
+    pieces
 }
 
 fn read_result(result: String) -> Settled {

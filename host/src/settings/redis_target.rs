@@ -2,6 +2,7 @@
 //! TLS, the login of the sentinels. Files that are named here are read here,
 //! so that one which can't be read is told with all other faults.
 
+use super::level::OnLine;
 use super::redis_url::{RedisMode, RedisPlace};
 use super::{parse, set};
 use crate::capability::Secret;
@@ -54,6 +55,8 @@ impl From<RedisPlace> for RedisTarget {
 /// Where Redis is.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TypedRedis {
+    #[command(flatten)]
+    pub on_line: OnLine,
     /// Where Redis is
     #[arg(
         long,
@@ -124,6 +127,7 @@ impl TypedRedis {
         let (mine, text) = (!self.is_unset(), |port: Option<u16>| port.map(|port| port.to_string()));
         let place = |typed: Option<String>, file: Option<String>| if mine { typed } else { file };
         Self {
+            on_line: self.on_line,
             redis_url: place(self.redis_url, file.url),
             redis_host: place(self.redis_host, file.host),
             redis_port: place(self.redis_port, text(file.port)),
@@ -163,18 +167,63 @@ impl TypedRedis {
         RedisTarget { place, tls_ca, tls_client, sentinel_login }
     }
 
-    /// The URL, written outright or put together from its parts.
+    /// The parts, by their names in the file and their fields here.
+    fn parts(&self) -> [(&'static str, &'static str, &Option<String>); 5] {
+        [
+            ("redis.host", "redis_host", &self.redis_host),
+            ("redis.port", "redis_port", &self.redis_port),
+            ("redis.username", "redis_username", &self.redis_username),
+            ("redis.password", "redis_password", &self.redis_password),
+            ("redis.db", "redis_db", &self.redis_db),
+        ]
+    }
+
+    /// The URL, written outright or put together from its parts, whichever is
+    /// named higher up.
     fn place(&self, faults: &mut Vec<String>) -> RedisPlace {
-        let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
-        if let Some(url) = set(&self.redis_url) {
-            match RedisPlace::parse(url.trim()) {
-                Ok(place) => return place,
-                // What stands before the @ is nobody's business.
-                Err(error) => {
-                    faults.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()))
-                }
+        let host_on_line = set(&self.redis_host).is_some() && self.on_line.has("redis_host");
+        let url = set(&self.redis_url).filter(|_| !host_on_line || self.on_line.has("redis_url"));
+        let Some(url) = url else { return self.put_together(faults) };
+        match RedisPlace::parse(url.trim()) {
+            Ok(place) => {
+                let beside = Self {
+                    redis_url: None,
+                    redis_host: self.redis_host.clone().or_else(|| Some(place.hosts.first()?.0.clone())),
+                    redis_port: self.redis_port.clone().or_else(|| Some(place.hosts.first()?.1.to_string())),
+                    redis_username: self.redis_username.clone().or_else(|| place.login.username.clone()),
+                    ..self.clone()
+                };
+                self.compare(&place, &beside.put_together(faults), faults);
+                place
+            }
+            // What stands before the @ is nobody's business.
+            Err(error) => {
+                faults.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()));
+                self.put_together(faults)
             }
         }
+    }
+
+    /// Tells the parts that are named beside a URL, at its level or above, and
+    /// say something else.
+    fn compare(&self, url: &RedisPlace, parts: &RedisPlace, faults: &mut Vec<String>) {
+        let is_same = |name: &str| match name {
+            "redis.host" => url.mode == RedisMode::Single && url.hosts[..] == parts.hosts[..],
+            "redis.port" => url.hosts.iter().map(|(_, port)| port).eq(parts.hosts.iter().map(|(_, port)| port)),
+            "redis.username" => url.login.username == parts.login.username,
+            "redis.password" => url.login.password == parts.login.password,
+            _ => url.db == parts.db,
+        };
+        for (name, field, typed) in self.parts() {
+            let is_heard = self.on_line.has(field) || !self.on_line.has("redis_url");
+            if set(typed).is_some() && is_heard && !is_same(name) {
+                faults.push(format!("redis.url is {url}, and {name} says something else: name one of them"));
+            }
+        }
+    }
+
+    fn put_together(&self, faults: &mut Vec<String>) -> RedisPlace {
+        let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
         // Some write host:port where only a host is asked for.
         let (host, port) = match host.rsplit_once(':') {
             Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
@@ -215,8 +264,54 @@ mod tests {
         assert_eq!(redis.check(&mut Vec::new()).shown(), "redis://cache:7000/0");
         redis.redis_port = some("7001");
         assert_eq!(redis.check(&mut Vec::new()).shown(), "redis://cache:7001/0");
+        redis.on_line = OnLine::of(&["redis_url"]);
         redis.redis_url = some("redis://elsewhere:1/3");
-        assert_eq!(redis.check(&mut Vec::new()).shown(), "redis://elsewhere:1/3");
+        let mut faults = Vec::new();
+        assert_eq!(redis.check(&mut faults).shown(), "redis://elsewhere:1/3");
+        // As it wins over a URL of the environment.
+        redis.on_line = OnLine::of(&["redis_host"]);
+        assert_eq!(redis.check(&mut faults).shown(), "redis://cache:7001/0");
+        assert!(faults.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn a_url_and_parts_of_one_level_have_to_agree() {
+        let check = |change: &dyn Fn(&mut TypedRedis)| {
+            let mut redis = TypedRedis { redis_url: some("redis://u:hidden@h:7/3"), ..TypedRedis::default() };
+            change(&mut redis);
+            let mut faults = Vec::new();
+            redis.check(&mut faults);
+            assert!(!faults.concat().contains("hidden"), "{faults:?}");
+            faults
+        };
+        assert!(check(&|_| {}).is_empty());
+        assert!(
+            check(&|redis| {
+                redis.redis_host = some("h");
+                redis.redis_port = some("7");
+                redis.redis_username = some("u");
+                redis.redis_password = some("hidden");
+                redis.redis_db = some("3");
+            })
+            .is_empty()
+        );
+        assert!(check(&|redis| redis.redis_host = some("h:7")).is_empty());
+        type Change<'a> = &'a dyn Fn(&mut TypedRedis);
+        let disagree: [(&str, Change<'_>); 6] = [
+            ("redis.host", &|redis| redis.redis_host = some("other")),
+            ("redis.port", &|redis| redis.redis_port = some("8")),
+            ("redis.username", &|redis| redis.redis_username = some("v")),
+            ("redis.password", &|redis| redis.redis_password = some("p")),
+            ("redis.db", &|redis| redis.redis_db = some("4")),
+            ("redis.host", &|redis| {
+                redis.redis_url = some("redis+cluster://h:7,i:7");
+                redis.redis_host = some("h");
+            }),
+        ];
+        for (name, change) in disagree {
+            let faults = check(change);
+            assert!(faults.len() == 1 && faults[0].contains(&format!("and {name} says")), "{name}: {faults:?}");
+        }
     }
 
     #[test]

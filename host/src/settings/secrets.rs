@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-const VARIABLE: &str = "GATEWAY_SECRET_";
+pub(super) const VARIABLE: &str = "GATEWAY_SECRET_";
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SecretsSettings {

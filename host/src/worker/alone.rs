@@ -5,13 +5,24 @@
 use super::{Lane, PAUSE_MAX};
 use crate::queue::{EntryKey, QueueError, Settlement, Taken};
 use crate::topic::Topic;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::timeout;
 
 /// From so many losses on, a message runs alone.
 pub(super) const SUSPECT: u32 = 2;
 /// So many losses while alone convict it.
 const CONVICTED: u32 = 3;
+
+/// Nobody begins while a suspect waits for those that run. So it waits no longer
+/// than a lease, and this at first; in vain, twice as long the next time.
+const PATIENCE_MIN: Duration = Duration::from_secs(10);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// After a wait in vain, none waits for so many times as long: whatever runs,
+/// suspects keep others from beginning for a tenth of the time at most.
+const PAUSE: u32 = 9;
 
 /// Who may run now: many beside each other, or one alone. Fair, so a suspect
 /// waits for those before it, and the next one for those that waited for it.
@@ -19,6 +30,9 @@ const CONVICTED: u32 = 3;
 pub struct Alone {
     gate: RwLock<()>,
     now: Mutex<Option<(Topic, EntryKey)>>,
+    /// Held by the suspect that waits. The last wait in vain, and when the next
+    /// one may begin.
+    waits: tokio::sync::Mutex<Option<(Duration, Instant)>>,
 }
 
 /// Holds a message's place while it runs.
@@ -33,6 +47,29 @@ impl Alone {
         match self.gate.try_read() {
             Ok(guard) => Turn::Beside(guard),
             Err(_) => Turn::Beside(self.gate.read().await),
+        }
+    }
+
+    /// Waits until nobody else runs; an error says when to try again.
+    async fn alone(&self, lease: Duration) -> Result<RwLockWriteGuard<'_, ()>, Instant> {
+        let mut waits = self.waits.lock().await;
+        let patience = match *waits {
+            Some((_, again)) if again > Instant::now() => Duration::ZERO,
+            Some((last, _)) => (last * 2).min(PATIENCE_MAX),
+            None => lease.min(PATIENCE_MIN),
+        };
+        match timeout(patience, self.gate.write()).await {
+            Ok(guard) => {
+                *waits = None;
+                Ok(guard)
+            }
+            Err(_) if patience.is_zero() => Err(waits.map_or_else(Instant::now, |(_, again)| again)),
+            Err(_) => {
+                let again = Instant::now() + patience * PAUSE;
+                *waits = Some((patience, again));
+                tracing::warn!(waited = ?patience, again_in = ?patience * PAUSE, "a suspect can't run alone: what runs beside it does not end");
+                Err(again)
+            }
         }
     }
 
@@ -51,7 +88,14 @@ impl Lane {
         }
         let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.losses);
         let (guard, lost) = loop {
-            let guard = self.alone.gate.write().await;
+            let guard = match self.alone.alone(self.settings.lease).await {
+                Ok(guard) => guard,
+                Err(again) => {
+                    tracing::debug!(topic, %entry, losses, "given back: it can't run alone");
+                    self.hand_on(entry, again).await;
+                    return Err(None);
+                }
+            };
             if self.is_paused() {
                 return Err(None);
             }
@@ -76,6 +120,28 @@ impl Lane {
         tracing::warn!(topic, %entry, losses, lost, "runs alone: workers were lost with it");
         *self.alone.now() = Some((self.topic().clone(), entry.clone()));
         Ok(Turn::Alone(guard))
+    }
+
+    /// Gives a message back for others to take at once, and for us later.
+    async fn hand_on(&self, entry: &EntryKey, again: Instant) {
+        self.handed_on().insert(entry.clone(), again);
+        self.release([entry]);
+        // Otherwise its lease runs out.
+        let _ = self.queue.hand_on(entry).await;
+    }
+
+    /// What is not to be found again: what we hold, and what we have just given
+    /// back.
+    pub(super) fn known_entries(&self) -> Vec<EntryKey> {
+        let mut known = self.held_entries();
+        let (mut handed_on, now) = (self.handed_on(), Instant::now());
+        handed_on.retain(|_, again| *again > now);
+        known.extend(handed_on.keys().cloned());
+        known
+    }
+
+    fn handed_on(&self) -> MutexGuard<'_, HashMap<EntryKey, Instant>> {
+        self.handed_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The message of ours that ran alone, if one did, has ended, or was ended

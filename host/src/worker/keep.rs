@@ -1,5 +1,5 @@
 //! What time brings: leases to renew, messages that are due, others' leases
-//! that ran out, follow-ups to bring on their way.
+//! that ran out.
 
 use super::tidy::Tidied;
 use super::{BATCH_MAX, Lane};
@@ -66,13 +66,12 @@ impl Lane {
     /// One look at everything that time brings. Returns when the next message
     /// is due.
     async fn beat(self: &Arc<Self>, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
-        let relayed = self.relay().await;
         if self.stop.is_cancelled() {
-            return relayed.map(|()| None);
+            return Ok(None);
         }
         let next_due = self.promote(kept).await;
-        // These two are refused while memory is full, and all the rest is not:
-        // it must not wait for them, since some of it frees memory.
+        // This is refused while memory is full, and all the rest is not: it must
+        // not wait for it, since some of it frees memory.
         if kept.is_every_other() {
             self.look_at_keys().await?;
         }
@@ -81,7 +80,7 @@ impl Lane {
             self.look_at_others(connected_at, kept).await?;
         }
         self.tidy(&mut kept.tidied, connected_at.is_some()).await?;
-        relayed.and(next_due)
+        next_due
     }
 
     /// Moves a piece of what is due. Returns when the next one is.
@@ -188,15 +187,6 @@ impl Lane {
                 Ok(_) | Err(QueueError::GroupLost) => {}
                 Err(error) => return Err(error),
             }
-        }
-        Ok(())
-    }
-
-    /// Brings follow-ups out of the outbox, if there may be any.
-    pub(super) async fn relay(&self) -> Result<(), QueueError> {
-        if self.has_outgoing.load(Ordering::SeqCst) {
-            while self.queue.relay(self.settings.lease).await? > 0 {}
-            self.has_outgoing.store(self.queue.outgoing().await? > 0, Ordering::SeqCst);
         }
         Ok(())
     }

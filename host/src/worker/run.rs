@@ -4,7 +4,7 @@ use super::Lane;
 use super::alone::Turn;
 use crate::message::{self, Fields, Message};
 use crate::plugin::{Call, Plugin};
-use crate::queue::{Counted, Settlement, Taken};
+use crate::queue::{Counted, ERROR_FIELD, Settlement, Taken};
 use crate::verdict::{Outcome, Standing, Verdict, judge};
 use jiff::Timestamp;
 use std::slice;
@@ -106,8 +106,8 @@ impl Lane {
         }
         match judge(outcome, run.standing, &plugin.manifest().retry, fastrand::f64()) {
             Verdict::Done(publications) => {
-                let or_later = if publications.is_empty() { Fields::new() } else { run.later_fields(attempt, 0) };
-                run.taken.done(run.mark, publications, or_later)
+                let unsent = if publications.is_empty() { None } else { self.unsent(&run, plugin) };
+                run.taken.done(run.mark, publications, unsent)
             }
             Verdict::Later { after, attempt: next, postponed } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, again_in = ?after, error, "settled");
@@ -117,6 +117,21 @@ impl Lane {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, dead = reason, error, "settled");
                 self.dead(run.taken, reason, &error, Some((&run, plugin.digest())))
             }
+        }
+    }
+
+    /// What becomes of a run whose follow-ups can't be sent: what becomes of a
+    /// retry. Why, the settler is told.
+    fn unsent(&self, run: &Run<'_>, plugin: &Plugin) -> Option<Settlement> {
+        let failed = Outcome::Retry { reason: String::new(), after: None };
+        match judge(failed, run.standing, &plugin.manifest().retry, fastrand::f64()) {
+            Verdict::Later { after, attempt, postponed } => {
+                Some(run.taken.later(after, run.later_fields(attempt, postponed)))
+            }
+            Verdict::Dead { reason, error } => {
+                Some(run.taken.dead(self.letter(run.taken, reason, &error, Some((run, plugin.digest())))))
+            }
+            Verdict::Done(_) => None,
         }
     }
 
@@ -158,19 +173,24 @@ impl Lane {
         ran: Option<(&Run<'_>, &str)>,
     ) -> Settlement {
         self.metrics.dead_letter(reason);
+        taken.dead(self.letter(taken, reason, error, ran))
+    }
+
+    /// The fields that a dead letter gains.
+    fn letter(&self, taken: &Taken, reason: &str, error: &str, ran: Option<(&Run<'_>, &str)>) -> Fields {
         let published_at = ran.map_or_else(|| message::entry_time(&taken.entry.id), |(run, _)| run.published_at);
         let attempts = ran.map_or(0, |(run, _)| run.standing.attempt);
         let source = format!("{}/{}", taken.entry.source.of(self.topic()), taken.entry.id);
         let died_at = message::rfc3339(Timestamp::now());
-        taken.dead(fields([
+        fields([
             ("gw-reason", reason),
-            ("gw-error", error),
+            (ERROR_FIELD, error),
             ("gw-attempts", &attempts.to_string()),
             ("gw-source", &source),
             (message::PUBLISHED_FIELD, &message::rfc3339(published_at)),
             ("gw-died-at", &died_at),
             ("gw-digest", ran.map_or("", |(_, digest)| digest)),
-        ]))
+        ])
     }
 }
 

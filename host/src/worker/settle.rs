@@ -2,6 +2,7 @@
 //! confirmed each.
 
 use super::keep::BEAT;
+use super::refused::Refused;
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
 use crate::queue::{EntryKey, QueueError, Settled, Settlement};
 use std::sync::atomic::Ordering;
@@ -14,40 +15,65 @@ impl Lane {
         mut receiver: mpsc::UnboundedReceiver<Vec<Settlement>>,
         drained: &CancellationToken,
     ) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut pause = PAUSE_MIN;
-        loop {
-            if batch.is_empty() {
-                tokio::select! {
-                    biased;
-                    Some(more) = receiver.recv() => batch.extend(more),
-                    () = drained.cancelled() => return,
-                }
+        let mut refused = Refused::default();
+        while !drained.is_cancelled() {
+            let mut fresh = Vec::with_capacity(BATCH_MAX);
+            tokio::select! {
+                biased;
+                Some(more) = receiver.recv() => fresh.extend(more),
+                () = refused.are_due() => {}
+                () = drained.cancelled() => return,
             }
-            // What came in meanwhile goes along, and does not wait for what
-            // can't be settled now.
-            while batch.len() < BATCH_MAX
+            // What came in meanwhile goes along.
+            while fresh.len() < BATCH_MAX
                 && let Ok(more) = receiver.try_recv()
             {
-                batch.extend(more);
+                fresh.extend(more);
             }
-            match self.settle(&mut batch).await {
-                Ok(()) if batch.is_empty() => {
-                    pause = PAUSE_MIN;
-                    continue;
-                }
-                Ok(()) => {}
-                Err(error) => tracing::warn!(topic = %self.topic(), %error, retry_in = ?pause, "not settled yet"),
+            for again in self.settle_surely(fresh, drained).await {
+                refused.add(again);
             }
-            if tokio::time::timeout(pause, drained.cancelled()).await.is_ok() {
-                return;
+            // By themselves: what can be settled does not wait for what can't,
+            // and where memory is full it is what makes room.
+            let due = refused.take_due();
+            if !due.is_empty() {
+                let tried = due.len();
+                let again = self.settle_surely(due, drained).await;
+                refused.tried(tried, again);
             }
-            pause = (pause * 2).min(PAUSE_MAX);
+            if let Some((waiting, entry, error)) = refused.tell() {
+                tracing::warn!(topic = %self.topic(), waiting, %entry, error, "not settled yet");
+            }
         }
     }
 
-    /// Settles a batch; what is left in it is to be tried again.
-    async fn settle(&self, batch: &mut Vec<Settlement>) -> Result<(), QueueError> {
+    /// Settles a batch, as soon as there is a Redis that does. Returns what it
+    /// refused, with why.
+    async fn settle_surely(
+        &self,
+        mut batch: Vec<Settlement>,
+        drained: &CancellationToken,
+    ) -> Vec<(Settlement, String)> {
+        let (mut refused, mut pause) = (Vec::new(), PAUSE_MIN);
+        while !batch.is_empty() {
+            match self.settle(&mut batch, &mut refused).await {
+                Ok(()) => continue,
+                Err(error) => tracing::warn!(topic = %self.topic(), %error, retry_in = ?pause, "not settled yet"),
+            }
+            if tokio::time::timeout(pause, drained.cancelled()).await.is_ok() {
+                break;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        refused
+    }
+
+    /// Settles a batch once. What is left in it has another fate now.
+    async fn settle(
+        &self,
+        batch: &mut Vec<Settlement>,
+        refused: &mut Vec<(Settlement, String)>,
+    ) -> Result<(), QueueError> {
         let window = self.dedup_window().unwrap_or_default();
         let results = self.queue.settle(batch, window).await?;
         let (mut settled, mut left) = (Vec::with_capacity(batch.len()), Vec::new());
@@ -58,23 +84,35 @@ impl Lane {
                     tracing::debug!(topic = %self.topic(), entry = %settlement.entry, "settled by another, or twice");
                     settled.push(settlement);
                 }
-                Settled::Failed(error) => {
-                    tracing::warn!(topic = %self.topic(), entry = %settlement.entry, error, "not settled yet");
-                    left.push(settlement.or_later(&error, PAUSE_MAX));
-                }
+                Settled::Failed(error) => match settlement.unsent(&error) {
+                    Some(failed) => left.push(self.failed(failed, &error)),
+                    None => refused.push((settlement, error)),
+                },
             }
         }
         *batch = left;
         self.release(settled.iter().map(|one| &one.entry));
         let is_soon = |one: &Settlement| one.comes_back_in().is_some_and(|after| after < BEAT);
-        let is_outgoing = settled.iter().any(|one| self.queue.sends_out(one));
-        if is_outgoing {
+        if settled.iter().any(|one| self.queue.sends_out(one)) {
             self.has_outgoing.store(true, Ordering::SeqCst);
+            self.outgoing.notify_one();
         }
-        if is_outgoing || settled.iter().any(is_soon) {
+        if settled.iter().any(is_soon) {
             self.due.notify_one();
         }
         Ok(())
+    }
+
+    /// A run that ended well has failed after all, and costs its attempt.
+    fn failed(&self, settlement: Settlement, error: &str) -> Settlement {
+        let (topic, entry) = (self.topic(), &settlement.entry);
+        self.metrics.outcome("retry").inc();
+        if settlement.is_dead() {
+            self.metrics.dead_letter("retry");
+        }
+        let (is_dead, again_in) = (settlement.is_dead(), settlement.comes_back_in());
+        tracing::warn!(%topic, %entry, error, is_dead, ?again_in, "the follow-ups of a run can't be sent: it has failed");
+        settlement
     }
 
     /// These are no longer ours to settle.

@@ -284,7 +284,7 @@ impl Lane {
         let _intake = self.intake.lock().await;
         let mut has_found = false;
         for source in self.opened.load().sources.iter() {
-            let strays = self.queue.reconcile(*source, &self.held_entries()).await?;
+            let strays = self.queue.reconcile(*source, &self.known_entries()).await?;
             if !strays.is_empty() {
                 let count = strays.len();
                 has_found = true;
