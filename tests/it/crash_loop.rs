@@ -103,17 +103,24 @@ async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "").and("t", &guest(OK), "").and("long", &built("puppet"), "");
-    redis.publish("long", "first", r#"{"do":"sleep","ms":5000}"#).await;
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
-    redis.until_in_flight("long", 1).await;
-    // One waits for the other to end, to run alone, and one for it.
+    redis.publish("long", "first", r#"{"do":"sleep","ms":8000}"#).await;
     publish_suspect(&redis, "puppet").await;
+    redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    let paused = async |topic: &str, count: usize| {
+        let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
+        until("paused", async || (lines() == count).then_some(())).await;
+    };
+    redis.until_in_flight("long", 1).await;
+    paused("puppet", 1).await;
+    // One waits for the other to end, to run alone, and one for it.
+    redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     gateway.until_logged("taken over", |line| line["topic"] == "puppet").await;
     redis.publish("t", "waits", "{}").await;
     redis.until_in_flight("t", 1).await;
-    for topic in ["puppet", "t"] {
+    for (topic, count) in [("puppet", 2), ("t", 1)] {
         redis.run::<i64>(&format!("HSET {{mq:{topic}}}:state paused 1")).await;
-        gateway.until_logged("paused", |line| line["topic"] == topic).await;
+        paused(topic, count).await;
     }
     assert!(gateway.outcomes("long").is_empty(), "this machine is too slow to tell");
     redis.until_given_back("puppet", 1).await;
