@@ -170,15 +170,16 @@ async fn a_full_memory_is_made_room_in_by_what_is_done() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nbase = \"1h\"\ncap = \"1h\"\n");
-    let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_loaded("puppet").await;
-    let again = r#"{"do":"all","of":[{"do":"sleep","ms":3000},{"do":"retry","reason":"r","after_ms":3600000}]}"#;
+    // All of them run before the first has ended.
+    let again = r#"{"do":"all","of":[{"do":"sleep","ms":10000},{"do":"retry","reason":"r","after_ms":3600000}]}"#;
     for number in 0..300 {
         redis.publish("puppet", &format!("again-{number}"), again).await;
     }
     for number in 0..20 {
-        redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":4000}"#).await;
+        redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":11000}"#).await;
     }
+    let _gateway = Gateway::start(&redis, &plugins);
+    redis.until_in_flight("puppet", 320).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     redis.is("what is done is settled", "XLEN mq:puppet", 300).await;
     assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:later").await, 0);
