@@ -38,9 +38,6 @@ const CORE_INSTANCES_PER_CALL: u32 = 8;
 /// the kernel: giving it back is what costs most of a fresh instance.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
-/// As much of a stack is cleared by hand, which most calls do not use up.
-const STACK_KEEP_RESIDENT_BYTES: usize = 16 << 10;
-
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("the WebAssembly engine can't be made: {0}")]
@@ -158,7 +155,10 @@ pub(super) fn config() -> Config {
         .wasm_memory64(false)
         // No limit sees a memory that is shared.
         .shared_memory(false)
-        .async_stack_zeroing(true)
+        // No guest can read its stack. To clear it would cost each call a third
+        // more, and two threads that do it hold each other up in the kernel; so
+        // what deep calls have touched stays, half a MiB for each of the stacks.
+        .async_stack_zeroing(false)
         // Not as the environment has it.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
@@ -184,7 +184,6 @@ fn pool() -> PoolingAllocationConfig {
         .max_unused_warm_slots(INSTANCES_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10)
-        .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);
     pool
 }
