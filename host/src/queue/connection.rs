@@ -18,14 +18,21 @@ use blocking::Readers;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_routing::Slot;
 use servers::Servers;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 #[derive(Clone)]
 pub struct Connection {
     servers: Arc<Servers>,
     shared: Shared,
     readers: Arc<Readers>,
+    /// Those of a cluster's masters that were ever spoken to by themselves.
+    masters: Arc<Mutex<HashMap<String, Shared>>>,
 }
+
+/// A server that takes longer to answer a ping is away.
+const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a ping found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +53,7 @@ impl Connection {
     /// settings are none.
     pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
         let servers = Arc::new(Servers::new(target)?);
-        Ok(Self { shared: Shared::new(servers.clone()), servers, readers: Arc::default() })
+        Ok(Self { shared: Shared::new(servers.clone()), servers, readers: Arc::default(), masters: Arc::default() })
     }
 
     pub(super) fn shared(&self) -> Shared {
@@ -84,16 +91,34 @@ impl Connection {
             return Ok(vec![Master { name: self.servers.name(), connection: self.shared() }]);
         }
         let nodes = slots::masters(&self.servers, &mut self.shared()).await?;
-        let master =
-            |node: servers::Node| Master { name: node.name.clone(), connection: Shared::new(Arc::new(node.into())) };
+        let mut known = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| nodes.iter().any(|node| node.name == *name));
+        let master = |node: servers::Node| {
+            let name = node.name.clone();
+            let connection = known.entry(name.clone()).or_insert_with(|| Shared::new(Arc::new(node.into())));
+            Master { connection: connection.clone(), name }
+        };
         Ok(nodes.into_iter().map(master).collect())
     }
 
-    /// In a cluster every master has to answer.
+    /// In a cluster every master has to answer, each asked by itself: the
+    /// crate's client forgets one that is away and asks the others.
     pub async fn ping(&self) -> Health {
-        match redis::cmd("PING").query_async::<redis::Value>(&mut self.shared()).await {
-            Ok(_) => Health::Connected,
-            Err(error) => Health::Away(QueueError::from(error).to_string()),
+        match tokio::time::timeout(PING_PATIENCE, self.ping_masters()).await {
+            Ok(Ok(())) => Health::Connected,
+            Ok(Err(reason)) => Health::Away(reason),
+            Err(_) => Health::Away(format!("Redis is away: no answer within {PING_PATIENCE:?}")),
         }
+    }
+
+    async fn ping_masters(&self) -> Result<(), String> {
+        for mut master in self.masters().await.map_err(|error| error.to_string())? {
+            let answer = redis::cmd("PING").query_async::<redis::Value>(&mut master.connection).await;
+            answer.map_err(|error| match QueueError::from(error) {
+                error if self.servers.is_cluster() => format!("{}: {error}", master.name),
+                error => error.to_string(),
+            })?;
+        }
+        Ok(())
     }
 }
