@@ -23,6 +23,7 @@ mod publish;
 mod purge;
 mod reader;
 mod reply;
+mod scan;
 mod scripts;
 mod settle;
 mod show;

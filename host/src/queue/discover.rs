@@ -4,6 +4,7 @@
 use super::QueueError;
 use super::connection::Connection;
 use super::keys::Keys;
+use super::scan::Pages;
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 
@@ -11,38 +12,22 @@ use std::collections::BTreeSet;
 /// others hold what has been, or what is known of it.
 const FAMILIES: [&str; 6] = ["in", "work", "high", "low", "later", "out"];
 
-/// Redis is asked for so many keys at a time, so that it is held up by none.
-const PAGE: usize = 1000;
-
 /// The topics with keys for messages, on whatever server they are.
 pub async fn topics_with_messages(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
-    let mut found = BTreeSet::new();
-    for mut master in connection.masters().await? {
-        for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
-            let mut cursor = 0_u64;
-            loop {
-                let mut command = redis::cmd("SCAN");
-                command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-                let (next, keys): (u64, Vec<Vec<u8>>) = command.query_async(&mut master.connection).await?;
-                let keys: Vec<String> = keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect();
-                found.extend(keys.iter().filter_map(|key| waiting_in(prefix, key)));
-                let own: Vec<_> = keys.iter().filter_map(|key| Some((key, own_key_of(prefix, key)?))).collect();
-                if !own.is_empty() {
-                    let mut pipe = redis::pipe();
-                    for (key, _) in &own {
-                        pipe.cmd("TYPE").arg(key);
-                    }
-                    let kinds: Vec<String> = pipe.query_async(&mut master.connection).await?;
-                    let holds = |kind: &String| matches!(kind.as_str(), "stream" | "list");
-                    let topics = own.into_iter().zip(&kinds).filter(|(_, kind)| holds(kind));
-                    found.extend(topics.map(|((_, topic), _)| topic));
-                }
-                if next == 0 {
-                    break;
-                }
-                cursor = next;
-            }
+    let (mut found, mut pages) = (BTreeSet::new(), Pages::of(connection, prefix).await?);
+    while let Some((mut server, keys)) = pages.next().await? {
+        found.extend(keys.iter().filter_map(|key| waiting_in(prefix, key)));
+        let own: Vec<_> = keys.iter().filter_map(|key| Some((key, own_key_of(prefix, key)?))).collect();
+        if own.is_empty() {
+            continue;
         }
+        let mut pipe = redis::pipe();
+        for (key, _) in &own {
+            pipe.cmd("TYPE").arg(key);
+        }
+        let kinds: Vec<String> = pipe.query_async(&mut server).await?;
+        let holds = |kind: &String| matches!(kind.as_str(), "stream" | "list");
+        found.extend(own.into_iter().zip(&kinds).filter(|(_, kind)| holds(kind)).map(|((_, topic), _)| topic));
     }
     Ok(found)
 }

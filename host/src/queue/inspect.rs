@@ -3,6 +3,7 @@
 use super::QueueError;
 use super::connection::Connection;
 use super::keys::{self, Keys};
+use super::scan::Pages;
 use super::source::Source;
 use crate::topic::Topic;
 use redis::Value;
@@ -45,23 +46,9 @@ pub async fn topics(connection: &Connection, prefix: &str, group: &str) -> Resul
 
 /// The topics that have a key, on whatever server it is.
 pub(super) async fn names(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
-    let mut found = BTreeSet::new();
-    for mut master in connection.masters().await? {
-        for pattern in [format!("{prefix}*"), format!("{{{prefix}*")] {
-            let mut cursor = 0_u64;
-            loop {
-                let mut command = redis::cmd("SCAN");
-                command.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-                let (next, keys): (u64, Vec<Vec<u8>>) = command.query_async(&mut master.connection).await?;
-                // A key of somebody else's may be anything.
-                let keys = keys.iter().filter_map(|key| str::from_utf8(key).ok());
-                found.extend(keys.filter_map(|key| Keys::topic_of(prefix, key)));
-                if next == 0 {
-                    break;
-                }
-                cursor = next;
-            }
-        }
+    let (mut found, mut pages) = (BTreeSet::new(), Pages::of(connection, prefix).await?);
+    while let Some((_, keys)) = pages.next().await? {
+        found.extend(keys.iter().filter_map(|key| Keys::topic_of(prefix, key)));
     }
     Ok(found)
 }
