@@ -103,7 +103,7 @@ async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "").and("t", &guest(OK), "").and("long", &built("puppet"), "");
-    redis.publish("long", "first", r#"{"do":"sleep","ms":8000}"#).await;
+    redis.publish("long", "first", r#"{"do":"sleep","ms":20000}"#).await;
     publish_suspect(&redis, "puppet").await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
