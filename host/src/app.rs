@@ -1,13 +1,15 @@
 //! The worker as a whole: builds everything, starts everything, and stops
 //! everything in a written order.
 
+mod machine;
+
 use crate::admin::{Status, router, serve};
 use crate::capability::{Capabilities, Mailer};
 use crate::health::HealthLoop;
 use crate::lanes::Lanes;
 use crate::mail::Post;
 use crate::metrics::Metrics;
-use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Registry};
+use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Means, Registry};
 use crate::queue::{Connection, QueueError, Store};
 use crate::reloader::{Reloader, Request};
 use crate::secrets::GivenSecrets;
@@ -94,22 +96,19 @@ impl App {
         let address = listener.local_addr().unwrap_or(address);
         let metrics = Arc::new(Metrics::default());
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
-        let compiler = Compiler::new(cache(&settings));
-        let engine = Engine::new(capabilities(&settings, &metrics)?, compiler, settings.handler_threads)?;
-        // Guests burn CPU here; leases are renewed and health is told elsewhere.
-        let handlers = Builder::new_multi_thread()
-            .worker_threads(settings.handler_threads)
-            .thread_name("handlers")
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
+        machine::allow_open_files();
+        let handlers = threads(&settings)?;
+        let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
+        let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
+        let means = Means { threads: settings.handler_threads, memory, runtime: Some(runtime.clone()) };
+        let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
         let archive = Archive::open(settings.cache.as_deref(), &settings.plugins);
         let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.check_files), archive);
         let routes = registry.routes();
-        let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), handlers.handle().clone()));
+        let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), runtime));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
         let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
@@ -143,7 +142,7 @@ impl App {
             has_scanned: has_scanned_receiver,
             requests,
             is_draining,
-            handlers: Handlers(Some(handlers)),
+            handlers,
             lanes_task: Stage::start(|stop| async move { consumed.run(routes, stop).await }),
             reloader_task: Stage::start(|stop| reloader.run(stop)),
             health_task: Stage::start(|stop| health.run(stop)),
@@ -170,6 +169,13 @@ impl App {
         drop(self.handlers);
         tracing::info!("gateway-worker stopped");
     }
+}
+
+/// Guests burn CPU here; leases are renewed and health is told elsewhere.
+fn threads(settings: &Settings) -> Result<Runtime, StartError> {
+    let mut threads = Builder::new_multi_thread();
+    threads.worker_threads(settings.handler_threads).thread_name("handlers").enable_all();
+    threads.build().map_err(StartError::Threads)
 }
 
 /// Without one every start compiles all plugins again.

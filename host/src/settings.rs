@@ -47,6 +47,9 @@ pub struct Settings {
     pub drain: Duration,
     /// Threads that handlers run on.
     pub handler_threads: usize,
+    /// Bytes for the memories of all handlers together. None: what the machine
+    /// allows.
+    pub handler_memory: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +138,9 @@ pub struct Typed {
     /// Threads that handlers run on [default: one per core]
     #[arg(long, env = "GATEWAY_HANDLER_THREADS", value_name = "N")]
     pub handler_threads: Option<String>,
+    /// Memory of all handlers together [default: half of what the worker may have]
+    #[arg(long, env = "GATEWAY_HANDLER_MEMORY", value_name = "SIZE")]
+    pub handler_memory: Option<String>,
 }
 
 /// How the queues are named and kept.
@@ -174,6 +180,7 @@ struct File {
     listen: Option<String>,
     drain: Option<String>,
     handler_threads: Option<usize>,
+    handler_memory: Option<String>,
     admin: admin::FileAdmin,
     redis: redis_target::FileRedis,
     queue: FileQueue,
@@ -238,6 +245,7 @@ impl Typed {
             log_format: set(&self.log_format).or(file.log.format),
             drain: set(&self.drain).or(file.drain),
             handler_threads: set(&self.handler_threads).or(file.handler_threads.map(|threads| threads.to_string())),
+            handler_memory: set(&self.handler_memory).or(file.handler_memory),
         })
     }
 
@@ -265,8 +273,19 @@ impl Typed {
             },
             drain: span("drain", &self.drain, 30_000, (0, 3_600_000), &mut faults),
             handler_threads,
+            handler_memory: self.handler_memory(&mut faults),
         };
         if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+    }
+
+    fn handler_memory(&self, faults: &mut Vec<String>) -> Option<u64> {
+        let least = bytesize::ByteSize::mib(64);
+        set(&self.handler_memory)?;
+        let bytes = parse("handler_memory", &self.handler_memory, least, "a size like 2GiB", faults);
+        if bytes < least {
+            faults.push(format!("handler_memory: {bytes} is out of range: 64MiB or more"));
+        }
+        Some(bytes.as_u64())
     }
 }
 
@@ -411,6 +430,7 @@ mod tests {
         assert_eq!(settings.queue.group, "consumer-group-{topic}");
         assert_eq!(settings.queue.message_bytes_max, 16 << 20);
         assert_eq!(settings.queue.dead_caps, DeadCaps { age: None, bytes: None });
+        assert_eq!(settings.handler_memory, None);
     }
 
     #[test]
@@ -430,11 +450,11 @@ mod tests {
 
     #[test]
     fn the_file_fills_what_is_unset() {
-        let text = "listen = \"127.0.0.1:1\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\ndead_max_age = \"30d\"\ndead_max_bytes = \"1GiB\"\n[log]\nformat = \"pretty\"";
+        let text = "listen = \"127.0.0.1:1\"\nhandler_memory = \"1GiB\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\ndead_max_age = \"30d\"\ndead_max_bytes = \"1GiB\"\n[log]\nformat = \"pretty\"";
         let settings = Typed::default().or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
         assert_eq!((settings.redis.shown().as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
-        assert_eq!(settings.log.format, LogFormat::Pretty);
+        assert_eq!((settings.log.format, settings.handler_memory), (LogFormat::Pretty, Some(1 << 30)));
         let caps = DeadCaps { age: Some(Duration::from_secs(30 * 86_400)), bytes: Some(1 << 30) };
         assert_eq!(settings.queue.dead_caps, caps);
 
@@ -515,9 +535,10 @@ mod tests {
             typed.log_format = some("xml");
             typed.drain = some("soon");
             typed.handler_threads = some("0");
+            typed.handler_memory = some("63MiB");
         });
         let BadSettings(faults) = faults.check().unwrap_err();
-        assert_eq!(faults.len(), 12, "{faults:#?}");
+        assert_eq!(faults.len(), 13, "{faults:#?}");
         assert!(
             faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
             "{faults:#?}"

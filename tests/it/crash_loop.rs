@@ -106,7 +106,8 @@ async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
     redis.publish("long", "first", r#"{"do":"sleep","ms":20000}"#).await;
     publish_suspect(&redis, "puppet").await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+    // As long as a lease the suspect waits: time enough to pause.
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "4s"]);
     let paused = async |topic: &str, count: usize| {
         let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
         until("paused", async || (lines() == count).then_some(())).await;

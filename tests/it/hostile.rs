@@ -40,6 +40,54 @@ fn armed(body: &str) -> Vec<u8> {
     guest_in("full-handler", "", EVERYTHING, data, body)
 }
 
+const WEB: &str = r#"
+    package wasi:http@0.2.0 {
+        interface types {
+            variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
+            resource fields { constructor(); }
+            resource outgoing-request { constructor(headers: fields); set-method: func(method: method) -> result; }
+        }
+    }
+    world web { include message-handler; import wasi:http/types@0.2.0; }"#;
+
+/// A handler with headers and requests, of which it sends none.
+fn web(body: &str) -> Vec<u8> {
+    let imports = r#"
+        (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+        (import "wasi:http/types@0.2.0" "[resource-drop]fields" (func $drop_fields (param i32)))
+        (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
+        (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-method"
+            (func $method (param i32 i32 i32 i32) (result i32)))"#;
+    guest_in("web", WEB, imports, "", body)
+}
+
+/// A method of so many letters, which is taken or not.
+fn method(bytes: usize, is_refused: u8) -> Vec<u8> {
+    web(&format!(
+        "(drop (memory.grow (i32.const 16))) (memory.fill (i32.const 65536) (i32.const 65) (i32.const {bytes}))
+        (if (i32.ne (i32.const {is_refused})
+            (call $method (call $request (call $fields)) (i32.const 9) (i32.const 65536) (i32.const {bytes})))
+            (then unreachable)) {OK}"
+    ))
+}
+
+/// Where `limits.memory` does not see it.
+fn in_the_hosts_memory() -> [Attack; 5] {
+    [
+        Attack::new(
+            "headers",
+            web(&times(1000, "(drop (call $fields))")),
+            "",
+            "handle-limit",
+            "limits.handles = 10000",
+        ),
+        Attack::new("requests", web(&times(1000, "(drop (call $request (call $fields)))")), "", "handle-limit", ""),
+        Attack::new("one.by.one", web(&times(1000, "(call $drop_fields (call $fields))")), "", "done", ""),
+        Attack::new("method", method(1 << 20, 1), "", "done", ""),
+        Attack::new("method.short", method(64, 0), "", "done", ""),
+    ]
+}
+
 fn attacks() -> Vec<Attack> {
     let spin = "(loop $on (br $on)) (unreachable)";
     let down = guest_with("(func $down (call $down))", &format!("(call $down) {OK}"));
@@ -105,6 +153,7 @@ fn attacks() -> Vec<Attack> {
         },
         Attack::new("large", padded(&guest(OK), 50 << 20), "", "done", ""),
     ];
+    all.extend(in_the_hosts_memory());
     all.extend(not_text.map(|(name, call)| Attack::new(name, armed(&format!("{call} {OK}")), grant, "trap", "")));
     all
 }
@@ -208,6 +257,27 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         (metrics["refused"].as_array().unwrap().len() == refused).then_some(())
     })
     .await;
+}
+
+/// As many as are loaded beside each other, and they start for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_starts_keeps_nobody_from_being_loaded() {
+    let redis = Redis::start();
+    let starts = guest_with("(func $start (loop $on (br $on))) (start $start)", OK);
+    let plugins = Plugins::with("good", &guest(OK), "");
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        plugins.put(name, &starts, "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n");
+    }
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-threads", "2"]);
+    gateway.until_loaded("good").await;
+    for name in names {
+        let reason = gateway.until_refused(name).await;
+        // Where four share a slow machine, the clock on the wall may be first.
+        let is_told = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|told| reason.contains(told));
+        assert!(is_told, "{reason}");
+    }
+    gateway.until_ready().await;
 }
 
 /// Components within components, the innermost cut off.

@@ -2,13 +2,14 @@
 //! beyond has its named outcome.
 
 use crate::guest::{OK, guest, guest_in, guest_with};
-use crate::support::{Gateway, Plugins, Redis, built, text, topic};
+use crate::support::{BINARY, Gateway, Plugins, Redis, built, text, topic};
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
+use std::process::Command;
 use std::time::Duration;
 
 const CLOCKS: &str = r#"
-    package wasi:io@0.2.0 { interface poll { resource pollable; } }
+    package wasi:io@0.2.0 { interface poll { resource pollable { block: func(); } } }
     package wasi:clocks@0.2.0 {
         interface monotonic-clock {
             use wasi:io/poll@0.2.0.{pollable};
@@ -23,12 +24,25 @@ const CLOCKS: &str = r#"
     }"#;
 
 const IMPORTS: &str = r#"
+    (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
     (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
     (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
     (import "gateway:worker/logging@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
 
 fn limited(body: &str) -> Vec<u8> {
     guest_in("limited", CLOCKS, IMPORTS, "", body)
+}
+
+/// Waits for so many milliseconds, and is done.
+fn waits(milliseconds: u64) -> String {
+    format!("(call $block (call $subscribe (i64.const {}))) {OK}", milliseconds * 1_000_000)
+}
+
+async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
+    let to = topic(topic_name);
+    let drafts: Vec<_> =
+        (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").seal(Timestamp::now()).unwrap()).collect();
+    redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
 }
 
 /// Does something so many times.
@@ -168,42 +182,86 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
     assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
 }
 
-/// More core instances than a call has room for on average: so many calls at
-/// once do not fit, and those which don't cost their messages nothing.
+/// One plugin has half of the slots. What is beyond it costs its messages
+/// nothing, and neither others nor new versions wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_room_for_an_instance_costs_no_attempt() {
-    const CALLS: usize = 200;
+async fn no_plugin_takes_the_room_of_others() {
     let redis = Redis::start();
-    let spins = crate::guest::crowded(&guest("(loop $forever (br $forever)) (unreachable)"), 42);
-    let manifest = "concurrency = 200\n[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
-    let plugins = Plugins::with("crowd", &spins, manifest);
+    let manifest = "concurrency = 1100\n[limits]\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
+    let plugins = Plugins::with("crowd", &limited(&waits(3_600_000)), manifest).and("good", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
-    for number in 0..CALLS {
-        redis.publish("crowd", &number.to_string(), "{}").await;
-    }
+    gateway.until_ready().await;
+    publish_many(&redis, "crowd", 1100).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
-    assert!(line["error"].as_str().unwrap().contains("too many instances at once"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("too many calls at once"), "{line}");
     assert!(line["again_in"].is_string(), "{line}");
-    let later = redis.run::<i64>("ZCARD {mq:crowd}:later").await;
-    assert!(later > 0 && redis.run::<i64>("XLEN {mq:crowd}:dead").await == 0);
+    redis.publish("good", "g", "{}").await;
+    gateway.until_outcome("good", "g", "done").await;
+    plugins.put("late", &guest(OK), "");
+    gateway.until_loaded("late").await;
+    assert_eq!(redis.run::<i64>("XLEN {mq:crowd}:dead").await, 0);
+}
+
+/// Each is within its own limit, and both are too much: one waits until the
+/// other is gone, and that costs it no attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_memories_together_have_a_limit() {
+    let redis = Redis::start();
+    let grows =
+        format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const 640))) (then unreachable)) {}", waits(3_600_000));
+    let manifest = "[limits]\ntimeout = \"2s\"\n[retry]\nattempts = 1\nbase = \"100ms\"\n";
+    let plugins = Plugins::with("grows", &limited(&grows), manifest).and("good", &guest(OK), "");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "64MiB"]);
+    gateway.until_ready().await;
+    publish_many(&redis, "grows", 2).await;
+    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    assert!(line["error"].as_str().unwrap().contains("handler_memory"), "{line}");
+    redis.publish("good", "g", "{}").await;
+    gateway.until_outcome("good", "g", "done").await;
+    redis.is("both ran", "XLEN {mq:grows}:dead", 2).await;
+    for letter in redis.entries("{mq:grows}:dead").await {
+        assert_eq!(text(&letter, "gw-reason"), "timeout");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_files_may_be_open_as_are_allowed() {
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 256 && exec \"$0\" run --listen 127.0.0.1:0 --redis-url \"$1\" --plugins \"$2\""]);
+    command.args([BINARY, &redis.url()]).arg(plugins.path()).env("GATEWAY_PLUGINS_CACHE", plugins.cache());
+    let gateway = Gateway::spawn(&mut command);
+    gateway.until_ready().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let files: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(files[0], files[1], "{limits}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_needs_little_does_not_wait_for_who_needs_much() {
+    passes_spinners(&guest(OK)).await;
+}
+
+/// It has waited past a tick, and needs next to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_does_not_wait_for_who_spins() {
+    passes_spinners(&limited(&waits(7))).await;
 }
 
 /// One after the other, short messages pass many that spin, before any of
 /// those is through.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_needs_little_does_not_wait_for_who_needs_much() {
+async fn passes_spinners(short: &[u8]) {
     let redis = Redis::start();
     let spins = guest("(loop $forever (br $forever)) (unreachable)");
     let manifest = "concurrency = 64\n[limits]\ncpu = \"250ms\"\ntimeout = \"10m\"\n[retry]\nattempts = 1\n";
-    let plugins = Plugins::with("spins", &spins, manifest).and("short", &guest(OK), "");
+    let plugins = Plugins::with("spins", &spins, manifest).and("short", short, "");
     let options = ["--handler-threads", "2", "--queue-lease", "4s"];
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_loaded("spins").await;
     gateway.until_loaded("short").await;
-    let spinning = topic("spins");
-    let drafts: Vec<_> =
-        (0..64).map(|number| Draft::new(number.to_string(), &spinning, "{}").seal(Timestamp::now()).unwrap()).collect();
-    redis.queue("spins", "publisher").publish_all(&drafts).await.unwrap();
+    publish_many(&redis, "spins", 64).await;
     redis.until_in_flight("spins", 64).await;
     let short = topic("short");
     let queue = redis.queue("short", "publisher");

@@ -176,6 +176,20 @@ async fn a_log_flood_is_cut_and_cannot_forge_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_of_nothing_are_cut_too() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1KiB/s\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    let print = json!({ "do": "print", "text": "\n".repeat(10_000) }).to_string();
+    for (id, data) in [("log", r#"{"do":"log","text":"","times":10000}"#), ("print", &print)] {
+        redis.publish("puppet", id, data).await;
+        gateway.until_outcome("puppet", id, "done").await;
+        let lines = gateway.logged("").iter().filter(|line| line["target"] == "handler" && line["id"] == id).count();
+        assert!(lines <= 500, "{id}: {lines} lines");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_handler_prints_is_in_the_log() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");

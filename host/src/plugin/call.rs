@@ -6,6 +6,7 @@ use super::command;
 use super::component::Plugin;
 use super::cpu::{Metered, OutOfCpu};
 use super::guest::Guest;
+use super::limits::{MemoryBudget, NoMemoryLeft};
 use super::program::Reply;
 use super::reuse::Life;
 use super::words::{cut, panic_text, shown, with_output};
@@ -13,8 +14,12 @@ use crate::message::{self, Message};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use wasmtime::{Store, Trap, WasmBacktrace};
+
+/// As long as a trial may take, waiting included: others wait to be loaded.
+const TRIAL_MAX: Duration = Duration::from_secs(10);
 
 /// A message to be handled.
 pub struct Call {
@@ -58,10 +63,14 @@ impl Plugin {
     where
         F: AsyncFnOnce(&mut Life) -> wasmtime::Result<T>,
     {
-        let Some(_slot) = self.engine.slot().await else {
-            return Err(Outcome::PluginUnavailable("the engine is shutting down".to_owned()));
+        let is_trial = calls.is_empty();
+        let share = (!is_trial).then_some(&*self.share);
+        let Some(_slot) = self.engine.slot(share, self.weight).await else {
+            let told = "too many calls at once: one plugin has room for half of all that a worker has";
+            return Err(Outcome::PluginUnavailable(told.to_owned()));
         };
         let limits = &self.facts.manifest.limits;
+        let time = if is_trial { limits.timeout.min(TRIAL_MAX) } else { limits.timeout };
         let mut life = match self.kept.take() {
             Some(mut kept) => {
                 kept.store.data_mut().begin(calls);
@@ -73,32 +82,35 @@ impl Plugin {
         let budget = life.store.data().run.cpu.clone();
         let ended = {
             let call = pin!(work(&mut life));
-            tokio::time::timeout(limits.timeout, Metered::new(call, &budget, self.engine.turns())).await
+            tokio::time::timeout(time, Metered::new(call, &budget, self.engine.turns(is_trial))).await
         };
         let printed = life.store.data().log_output();
         match ended {
             Ok(Ok(Ok(value))) => {
-                if life.live.is_some() {
-                    self.kept.put(life, self.engine.room_to_wait());
+                if life.live.is_some() && !self.engine.memory().is_scarce() {
+                    self.kept.put(life, self.engine.room_to_wait(), self.weight);
                 }
                 Ok(value)
             }
             Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, life.store.data(), &printed)),
             Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
-            Err(_) => Err(Outcome::Timeout(limits.timeout)),
+            Err(_) => Err(Outcome::Timeout(time)),
         }
     }
 
     fn new_life(&self, calls: &[Call]) -> Result<Life, String> {
         let limits = &self.facts.manifest.limits;
-        let guest = Guest::new(&self.facts, self.engine.capabilities(), calls)?;
+        // What is tried out is not refused for what else runs, and soon gone.
+        let unbounded = || Arc::new(MemoryBudget::new(u64::MAX));
+        let memory = if calls.is_empty() { unbounded() } else { self.engine.memory().clone() };
+        let guest = Guest::new(&self.facts, self.engine.capabilities(), &memory, calls)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
         store.set_hostcall_fuel(limits.host_call as usize);
         store.set_max_component_handles(limits.handles as usize);
         store.epoch_deadline_callback(|context| {
             let cpu = &context.data().run.cpu;
-            cpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tick()
+            cpu.lock().unwrap_or_else(PoisonError::into_inner).tick()
         });
         Ok(Life::new(store))
     }
@@ -106,7 +118,9 @@ impl Plugin {
     fn failed_outcome(&self, error: &wasmtime::Error, guest: &Guest, printed: &str) -> Outcome {
         let limits = &self.facts.manifest.limits;
         if error.downcast_ref::<OutOfCpu>().is_some() {
-            Outcome::CpuLimit(limits.cpu)
+            Outcome::CpuLimit(guest.run.cpu.lock().unwrap_or_else(PoisonError::into_inner).limit())
+        } else if error.downcast_ref::<NoMemoryLeft>().is_some() {
+            Outcome::PluginUnavailable(NoMemoryLeft.to_string())
         } else if let Some(outcome) = guest.limit.outcome(error, limits) {
             outcome
         } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {

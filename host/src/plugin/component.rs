@@ -1,6 +1,6 @@
 //! One version of a plugin: checked and compiled once, then called.
 
-use super::engine::Engine;
+use super::engine::{self, Engine};
 use super::folders;
 use super::http::Outbound;
 use super::imports;
@@ -13,7 +13,10 @@ use super::struck::Struck;
 use super::words::cut;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
+use crate::verdict::Outcome;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 /// What stays the same over all calls of a version.
 pub(super) struct Facts {
@@ -52,6 +55,9 @@ pub struct Plugin {
     /// Instances that wait for another call.
     pub(super) kept: Kept,
     pub(super) facts: Arc<Facts>,
+    /// What its name has of the slots, and how many a call takes.
+    pub(super) share: Arc<Semaphore>,
+    pub(super) weight: u32,
     digest: String,
     withheld: Vec<String>,
     probation: Probation,
@@ -100,10 +106,18 @@ impl Plugin {
             manifest,
         });
         let (kept, probation) = (Kept::new(facts.manifest.instances), Probation::default());
-        let plugin = Self { engine: engine.clone(), program, kept, facts, digest, withheld, probation };
-        match plugin.run(&[], async |life| plugin.program.try_out(&mut life.store).await).await {
+        let (engine, share, weight) = (engine.clone(), engine.share(name), engine::weight(compiled));
+        let plugin = Self { engine, program, kept, facts, share, weight, digest, withheld, probation };
+        // It may burn CPU, and leases are renewed where it is loaded.
+        let (plugin, tried) = match plugin.engine.runtime().cloned() {
+            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
+                .await
+                .map_err(|error| LoadError(format!("it can't be tried out: {error}")))?,
+            None => plugin.tried_out().await,
+        };
+        match tried {
             Ok(Ok(())) => {
-                imports::secrets::warn_of_missing(&plugin.facts, engine.capabilities());
+                imports::secrets::warn_of_missing(&plugin.facts, plugin.engine.capabilities());
                 Ok(plugin)
             }
             Ok(Err(told)) => Err(LoadError(cut(told))),
@@ -111,6 +125,11 @@ impl Plugin {
                 Err(LoadError(format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error())))
             }
         }
+    }
+
+    async fn tried_out(self) -> (Self, Result<Result<(), String>, Outcome>) {
+        let tried = self.run(&[], async |life| self.program.try_out(&mut life.store).await).await;
+        (self, tried)
     }
 
     /// What is to be done for it once in a while: tells how many log lines were

@@ -4,14 +4,17 @@
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
+use super::limits::MemoryBudget;
 use super::program::Compiled;
+use super::slots::{CALLS_MAX, Slot, Slots, TRIALS_MAX};
 use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{
     Config, Enabled, InstancePre as ModulePre, Linker as ModuleLinker, Module, PoolingAllocationConfig,
@@ -22,17 +25,19 @@ use wasmtime::{
 /// worker wakes nobody.
 const IDLE_TICKS: u32 = 20;
 
-/// Calls at the same time, over all plugins. Each has a slot of the pool.
-const CALLS_MAX: u32 = 1000;
-
 /// Instances that wait for another call, over all plugins: beside those that
 /// run, so that they take nothing from them.
 const WAITING_MAX: u32 = 256;
 
-const INSTANCES_MAX: u32 = CALLS_MAX + WAITING_MAX;
+const INSTANCES_MAX: u32 = CALLS_MAX + WAITING_MAX + TRIALS_MAX;
 
-/// Core modules in one component: a Rust handler has three or four.
-const CORE_INSTANCES_PER_CALL: u32 = 8;
+/// Core modules in one component: a Rust handler has three or four. They are
+/// only counted, so that all may have as many.
+const CORE_INSTANCES_MAX: u32 = 64;
+
+/// What the pool has for each slot; who needs more takes several.
+const MEMORIES_PER_SLOT: u32 = 2;
+const TABLES_PER_SLOT: u32 = 4;
 
 /// A slot keeps this much of what a guest touched instead of giving it back to
 /// the kernel: giving it back is what costs most of a fresh instance.
@@ -52,6 +57,16 @@ impl From<wasmtime::Error> for EngineError {
     }
 }
 
+/// What handlers have of the machine.
+pub struct Means {
+    /// How many are theirs.
+    pub threads: usize,
+    /// Bytes, for the memories of all of them together.
+    pub memory: u64,
+    /// Where versions are tried out; without one, where they are loaded.
+    pub runtime: Option<Handle>,
+}
+
 /// Clones share the one engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -62,9 +77,13 @@ struct Inner {
     module_linker: ModuleLinker<Guest>,
     compiler: Compiler,
     capabilities: Arc<Capabilities>,
-    slots: Semaphore,
+    slots: Slots,
     room_to_wait: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    /// One, so that a version is not refused for what else runs.
+    trial_turns: Arc<Semaphore>,
+    memory: Arc<MemoryBudget>,
+    runtime: Option<Handle>,
     /// How many there have been.
     calls: AtomicU64,
     ticker: OnceLock<Thread>,
@@ -74,6 +93,10 @@ struct Inner {
 impl Engine {
     /// `threads` is how many the handlers have.
     pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
+        Self::with(capabilities, compiler, Means { threads, memory: u64::MAX, runtime: None })
+    }
+
+    pub fn with(capabilities: Capabilities, compiler: Compiler, means: Means) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(config().allocation_strategy(pool()))?;
         let inner = Arc::new(Inner {
             linker: guest::linker(&engine)?,
@@ -81,9 +104,12 @@ impl Engine {
             engine,
             compiler,
             capabilities: Arc::new(capabilities),
-            slots: Semaphore::new(CALLS_MAX as usize),
+            slots: Slots::new(),
             room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
-            turns: cpu::turns(threads),
+            turns: cpu::turns(means.threads),
+            trial_turns: cpu::turns(1),
+            memory: Arc::new(MemoryBudget::new(means.memory)),
+            runtime: means.runtime,
             calls: AtomicU64::new(0),
             ticker: OnceLock::new(),
             is_resting: AtomicBool::new(false),
@@ -101,8 +127,23 @@ impl Engine {
     }
 
     /// For guests that have used up their first slice.
-    pub(super) fn turns(&self) -> &Arc<Semaphore> {
-        &self.0.turns
+    pub(super) fn turns(&self, is_trial: bool) -> &Arc<Semaphore> {
+        if is_trial { &self.0.trial_turns } else { &self.0.turns }
+    }
+
+    /// Of all handlers together.
+    pub(super) fn memory(&self) -> &Arc<MemoryBudget> {
+        &self.0.memory
+    }
+
+    /// The handlers' own threads, where there are any.
+    pub(super) fn runtime(&self) -> Option<&Handle> {
+        self.0.runtime.as_ref()
+    }
+
+    /// What all versions of a plugin have of the slots.
+    pub(super) fn share(&self, plugin: &str) -> Arc<Semaphore> {
+        self.0.slots.share(plugin)
     }
 
     pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
@@ -127,11 +168,12 @@ impl Engine {
         &self.0.room_to_wait
     }
 
-    /// Room for one call; while it is held the clock ticks.
-    pub(super) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        let permit = match self.0.slots.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => self.0.slots.acquire().await.ok()?,
+    /// Room for one call, or without a share for a trial; while it is held the
+    /// clock ticks. None where there is none for long.
+    pub(super) async fn slot<'a>(&'a self, share: Option<&'a Semaphore>, weight: u32) -> Option<Slot<'a>> {
+        let slot = match share {
+            Some(share) => self.0.slots.call(share, weight).await?,
+            None => self.0.slots.trial(weight).await?,
         };
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         if self.0.is_resting.load(Ordering::SeqCst)
@@ -139,8 +181,20 @@ impl Engine {
         {
             ticker.unpark();
         }
-        Some(permit)
+        Some(slot)
     }
+}
+
+/// How many slots of the pool an instance takes up.
+pub(super) fn weight(compiled: &Compiled) -> u32 {
+    let needed = match compiled {
+        Compiled::Component(component) => component.resources_required(),
+        Compiled::Module(module) => Some(module.resources_required()),
+    };
+    needed.map_or(1, |needed| {
+        let (memories, tables) = (needed.num_memories, needed.num_tables);
+        memories.div_ceil(MEMORIES_PER_SLOT).max(tables.div_ceil(TABLES_PER_SLOT)).max(1)
+    })
 }
 
 /// What is compiled into a component: the same for the compiler, which runs in
@@ -169,11 +223,11 @@ pub(super) fn config() -> Config {
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_PER_CALL)
-        .total_memories(INSTANCES_MAX * 2)
-        .total_tables(INSTANCES_MAX * 4)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
+        .total_memories(INSTANCES_MAX * MEMORIES_PER_SLOT)
+        .total_tables(INSTANCES_MAX * TABLES_PER_SLOT)
         .total_stacks(INSTANCES_MAX)
-        .max_core_instances_per_component(64)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(16)
         .max_tables_per_component(32)
         .max_memories_per_module(2)
@@ -195,7 +249,7 @@ fn tick(engine: &Weak<Inner>) {
         let Some(inner) = engine.upgrade() else { return };
         inner.engine.increment_epoch();
         let calls = inner.calls.load(Ordering::SeqCst);
-        let is_idle = calls == seen && inner.slots.available_permits() == CALLS_MAX as usize;
+        let is_idle = calls == seen && inner.slots.is_idle();
         seen = calls;
         idle = if is_idle { idle + 1 } else { 0 };
         if idle < IDLE_TICKS {

@@ -10,15 +10,20 @@ use super::cpu::CpuBudget;
 use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
-use super::limits::InstanceLimit;
+use super::limits::{InstanceLimit, MemoryBudget};
 use super::output::{Output, Printed};
 use crate::capability::Capabilities;
 use crate::publication::Publication;
 use crate::topic::Topic;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+/// As much CPU time as a version has that is only tried out: others wait to be
+/// loaded.
+const TRIAL_CPU_MAX: Duration = Duration::from_secs(2);
 
 /// What a guest may draw in one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
@@ -58,7 +63,12 @@ pub(super) struct Member {
 
 impl Guest {
     /// Fails where a folder that was granted is gone.
-    pub(super) fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, calls: &[Call]) -> Result<Self, String> {
+    pub(super) fn new(
+        facts: &Arc<Facts>,
+        capabilities: &Arc<Capabilities>,
+        memory: &Arc<MemoryBudget>,
+        calls: &[Call],
+    ) -> Result<Self, String> {
         let limits = &facts.manifest.limits;
         let (output, errors) = Output::pair();
         // Nothing is inherited: no environment, no arguments, no files, no network.
@@ -75,7 +85,7 @@ impl Guest {
         Ok(Self {
             run: Run::new(facts, capabilities, calls),
             wasi,
-            limit: InstanceLimit::of(limits),
+            limit: InstanceLimit::of(limits, memory),
             output,
             facts: facts.clone(),
             capabilities: capabilities.clone(),
@@ -119,9 +129,12 @@ impl Guest {
 
 impl Run {
     fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, calls: &[Call]) -> Self {
+        let is_trial = calls.is_empty();
+        let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
+        let cpu = CpuBudget::new(facts.manifest.limits.cpu.min(cpu_max));
         Self {
-            http: Http::new(facts, capabilities, calls.is_empty()),
-            cpu: Arc::new(Mutex::new(CpuBudget::new(facts.manifest.limits.cpu))),
+            http: Http::new(facts, capabilities, is_trial),
+            cpu: Arc::new(Mutex::new(cpu)),
             topic: calls.first().map(|call| call.message.topic.clone()),
             members: calls.iter().map(Member::of).collect(),
             buffer: Buffer::default(),

@@ -8,6 +8,7 @@ mod address;
 mod body;
 mod client;
 mod headers;
+mod held;
 mod resolve;
 mod target;
 mod words;
@@ -116,6 +117,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     // The crate's own knows none of the errors that a body ends with.
     linker.allow_shadowing(true);
     linker.instance("wasi:http/types@0.2.12")?.func_wrap("http-error-code", error_code)?;
+    held::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

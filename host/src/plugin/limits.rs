@@ -1,8 +1,11 @@
 //! What one instance may have: memory and table elements over all that it has
-//! of each, handles, and bytes in a call to the host.
+//! of each, handles, and bytes in a call to the host. And what all of them
+//! together may have of memory.
 
 use crate::manifest::Limits;
 use crate::verdict::Outcome;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTableError;
 
@@ -11,7 +14,8 @@ use wasmtime::component::ResourceTableError;
 #[derive(Debug)]
 pub(super) struct InstanceLimit {
     memory_max: u64,
-    pub(super) memory: u64,
+    memory: u64,
+    budget: Arc<MemoryBudget>,
     elements_max: u32,
     elements: u64,
     refused: Option<Refused>,
@@ -25,9 +29,10 @@ enum Refused {
 }
 
 impl InstanceLimit {
-    pub(super) fn of(limits: &Limits) -> Self {
-        let (memory_max, elements_max) = (limits.memory, limits.table_elements);
-        Self { memory_max, memory: 0, elements_max, elements: 0, refused: None }
+    /// A limit beyond what there is for all would be waited for in vain.
+    pub(super) fn of(limits: &Limits, budget: &Arc<MemoryBudget>) -> Self {
+        let (memory_max, elements_max) = (limits.memory.min(budget.max), limits.table_elements);
+        Self { memory_max, memory: 0, budget: budget.clone(), elements_max, elements: 0, refused: None }
     }
 
     /// What an earlier run was refused is not why this one fails.
@@ -48,15 +53,50 @@ impl InstanceLimit {
             return Some(Outcome::HostCallLimit(limits.host_call));
         }
         self.refused.map(|refused| match refused {
-            Refused::Memory => Outcome::MemoryLimit(limits.memory),
+            Refused::Memory => Outcome::MemoryLimit(self.memory_max),
             Refused::Elements => Outcome::TableLimit(limits.table_elements),
         })
     }
 }
 
+impl Drop for InstanceLimit {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.memory, Ordering::Relaxed);
+    }
+}
+
+/// The memory of all instances.
+#[derive(Debug)]
+pub(super) struct MemoryBudget {
+    max: u64,
+    used: AtomicU64,
+}
+
+/// The typed reason for ending a guest that did nothing wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("the memory of all handlers together (handler_memory) is in use")]
+pub(super) struct NoMemoryLeft;
+
+impl MemoryBudget {
+    pub(super) fn new(max: u64) -> Self {
+        Self { max, used: AtomicU64::new(0) }
+    }
+
+    /// Whether instances that only wait had better go.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.max / 2
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), NoMemoryLeft> {
+        let taken = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.max);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).map(drop).map_err(|_| NoMemoryLeft)
+    }
+}
+
 impl ResourceLimiter for InstanceLimit {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let bytes = self.memory + desired.saturating_sub(current) as u64;
+        let more = desired.saturating_sub(current) as u64;
+        let bytes = self.memory + more;
         if bytes > self.memory_max {
             self.refused = Some(Refused::Memory);
             return Ok(false);
@@ -64,6 +104,8 @@ impl ResourceLimiter for InstanceLimit {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
+        // Not as a failure to grow: a guest would take that for its own.
+        self.budget.take(more)?;
         self.memory = bytes;
         Ok(true)
     }

@@ -119,13 +119,17 @@ struct LogState {
     told_at: Option<Instant>,
 }
 
+/// What a line counts at the least: what stands around it is written too.
+const LINE_BYTES_MIN: u64 = 128;
+
 /// How often it is told at the most that lines were dropped, where no line
 /// follows that could tell it.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 impl LogBudget {
     pub(super) fn new(bytes_per_second: u64) -> Self {
-        let state = LogState { bytes: bytes_per_second as f64, at: Instant::now(), dropped: 0, told_at: None };
+        let bytes = bytes_per_second.max(LINE_BYTES_MIN) as f64;
+        let state = LogState { bytes, at: Instant::now(), dropped: 0, told_at: None };
         Self { bytes_per_second, state: Mutex::new(state) }
     }
 
@@ -166,15 +170,16 @@ impl LogBudget {
 
     fn admit_at(&self, length: usize, now: Instant) -> Option<u64> {
         let mut state = self.lock();
+        let length = (length as u64).max(LINE_BYTES_MIN) as f64;
         let per_second = self.bytes_per_second as f64;
         let earned = now.saturating_duration_since(state.at).as_secs_f64() * per_second;
-        state.bytes = (state.bytes + earned).min(per_second);
+        state.bytes = (state.bytes + earned).min(per_second.max(LINE_BYTES_MIN as f64));
         state.at = now;
-        if state.bytes < length as f64 {
+        if state.bytes < length {
             state.dropped += 1;
             return None;
         }
-        state.bytes -= length as f64;
+        state.bytes -= length;
         if state.dropped > 0 {
             state.told_at = Some(now);
         }
@@ -188,15 +193,27 @@ mod tests {
 
     #[test]
     fn a_flood_of_lines_is_cut_and_counted() {
-        let budget = LogBudget::new(100);
+        let budget = LogBudget::new(1000);
         let start = Instant::now();
-        assert_eq!(budget.admit_at(60, start), Some(0));
-        assert_eq!(budget.admit_at(41, start), None);
-        assert_eq!(budget.admit_at(40, start), Some(1));
+        assert_eq!(budget.admit_at(600, start), Some(0));
+        assert_eq!(budget.admit_at(401, start), None);
+        assert_eq!(budget.admit_at(400, start), Some(1));
         assert_eq!(budget.admit_at(1, start), None);
-        assert_eq!(budget.admit_at(50, start + Duration::from_millis(499)), None);
-        assert_eq!(budget.admit_at(50, start + Duration::from_millis(500)), Some(2));
-        assert_eq!(budget.admit_at(101, start + Duration::from_secs(60)), None);
+        assert_eq!(budget.admit_at(500, start + Duration::from_millis(499)), None);
+        assert_eq!(budget.admit_at(500, start + Duration::from_millis(500)), Some(2));
+        assert_eq!(budget.admit_at(1001, start + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn a_line_of_nothing_counts() {
+        let budget = LogBudget::new(1000);
+        let start = Instant::now();
+        let written = (0..1000).filter(|_| budget.admit_at(0, start).is_some()).count();
+        assert_eq!(written, 1000 / 128);
+        // Who may write less than a line a second writes one now and then.
+        let budget = LogBudget::new(64);
+        assert_eq!((budget.admit_at(1, start), budget.admit_at(1, start)), (Some(0), None));
+        assert_eq!(budget.admit_at(1, start + Duration::from_secs(2)), Some(1));
     }
 
     #[test]
@@ -204,9 +221,9 @@ mod tests {
         let budget = LogBudget::new(100);
         let start = Instant::now();
         assert_eq!(budget.dropped_by(start), 0);
-        assert_eq!(budget.admit_at(101, start), None);
+        assert_eq!(budget.admit_at(129, start), None);
         assert_eq!(budget.dropped_by(start), 1);
-        assert_eq!(budget.admit_at(101, start), None);
+        assert_eq!(budget.admit_at(129, start), None);
         assert_eq!(budget.dropped_by(start + Duration::from_millis(999)), 0);
         assert_eq!(budget.dropped_by(start + Duration::from_millis(1000)), 1);
         budget.drop_line();

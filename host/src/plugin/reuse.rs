@@ -64,13 +64,13 @@ impl Kept {
     }
 
     /// To be called when a call has come back with a reply.
-    pub(super) fn put(&self, mut life: Life, room: &Arc<Semaphore>) {
+    pub(super) fn put(&self, mut life: Life, room: &Arc<Semaphore>, weight: u32) {
         life.calls += 1;
         if life.calls >= self.calls_max {
             return;
         }
         // Where there is no room it was the last call of this one.
-        if let Ok(room) = room.clone().try_acquire_owned() {
+        if let Ok(room) = room.clone().try_acquire_many_owned(weight) {
             self.waiting().push(Waiting { life, since: Instant::now(), _room: room });
         }
     }
