@@ -123,3 +123,29 @@ impl ResourceLimiter for InstanceLimit {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_instances_together_have_their_memory_and_give_it_back() {
+        let budget = Arc::new(MemoryBudget::new(100 << 20));
+        let limits = Limits { memory: 60 << 20, ..Limits::default() };
+        let (mut one, mut other) = (InstanceLimit::of(&limits, &budget), InstanceLimit::of(&limits, &budget));
+        assert!(one.memory_growing(0, 50 << 20, None).unwrap());
+        assert!(!budget.is_scarce());
+        assert!(other.memory_growing(0, 50 << 20, None).unwrap());
+        assert!(budget.is_scarce());
+        // Within its own limit it is ended, beyond it it is refused.
+        assert!(one.memory_growing(50 << 20, 51 << 20, None).unwrap_err().is::<NoMemoryLeft>());
+        assert!(!one.memory_growing(50 << 20, 61 << 20, None).unwrap());
+        drop(other);
+        assert!(one.memory_growing(50 << 20, 60 << 20, None).unwrap());
+        drop(one);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+
+        let limits = Limits { memory: 4 << 30, ..limits };
+        assert!(!InstanceLimit::of(&limits, &budget).memory_growing(0, 101 << 20, None).unwrap());
+    }
+}
