@@ -95,6 +95,7 @@ impl Lane {
             tracing::warn!(topic = %self.topic(), size = calls.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);
         }
+        plugin.probation().ended(runs.iter().map(|run| run.id.as_str()).zip(&outcomes));
         let settled = runs.into_iter().zip(outcomes).map(|(run, outcome)| self.judged(run, outcome, plugin, took));
         settlements.extend(settled);
         Ok(settlements)
@@ -124,7 +125,6 @@ impl Lane {
         let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
         self.metrics.processing.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
-        plugin.probation().ended(&run.id, &outcome);
         let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.standing.attempt);
         if matches!(outcome, Outcome::Done(_)) {
             tracing::debug!(topic, id, attempt, outcome = name, ?took, digest, "settled");
