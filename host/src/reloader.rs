@@ -6,7 +6,7 @@
 mod report;
 
 use crate::metrics::Metrics;
-use crate::plugin::{Change, Denied, Registry, Watcher};
+use crate::plugin::{Change, Denied, FolderError, Registry, Watcher};
 use report::Report;
 use std::mem;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ impl Reloader {
                 () = sleep_until(next) => {
                     watcher.ensure();
                     self.registry.tend();
-                    self.scan();
+                    let scanned = self.registry.scan();
+                    self.scanned(scanned);
                     has_looked = true;
                     last = Instant::now();
                     next = last + POLL;
@@ -88,14 +89,15 @@ impl Reloader {
             }
             if self.registry.is_moving() {
                 next = next.min(last + PACE);
-            } else if has_looked && !self.registry.is_loading() {
+            }
+            if has_looked && self.registry.is_at_rest() {
                 self.settle();
             }
         }
     }
 
-    fn scan(&mut self) {
-        match self.registry.scan() {
+    fn scanned(&mut self, scanned: Result<Vec<Change>, FolderError>) {
+        match scanned {
             Ok(changes) => {
                 self.tell(&changes);
                 self.is_readable = true;
@@ -117,7 +119,8 @@ impl Reloader {
         match request {
             Request::Scan(asker) => {
                 self.asking.extend(asker.map(|asker| Asking { asker, seen: Vec::new() }));
-                self.scan();
+                let scanned = self.registry.scan_again();
+                self.scanned(scanned);
                 return true;
             }
             Request::RollBack(name, asker) => match self.registry.roll_back(&name) {
@@ -156,7 +159,7 @@ impl Reloader {
         self.report.live();
     }
 
-    /// Nothing moves and nothing loads.
+    /// Nothing is under way that is worth waiting for.
     fn settle(&mut self) {
         self.registry.settle();
         self.has_scanned.send_if_modified(|has_scanned| !mem::replace(has_scanned, true));

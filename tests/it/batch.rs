@@ -159,3 +159,38 @@ async fn a_pause_begins_no_batch_that_is_being_gathered() {
     redis.is("all are done", "XLEN mq:crew", 0).await;
     assert_eq!(told(&redis).await, [3, 3, 3]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it() {
+    let command = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))").unwrap();
+    let echo = r#"{"do":"echo","to":"seen"}"#;
+    let smaller = "[batch]\nsize = 2\nwait = \"60s\"\n";
+    // Another batch, a handler, a command; and what was published by then.
+    let cases = [(built("crew"), smaller, "\"count\"", 6), (built("puppet"), "", echo, 6), (command, "", "{}", 0)];
+    for (wasm, batch, data, published) in cases {
+        let redis = Redis::start();
+        let plugins = crew(6, "60s");
+        let gateway = Gateway::start(&redis, &plugins);
+        gateway.until_loaded("crew").await;
+        let old = gateway.plugin("crew").await["digest"].clone();
+        let publish = async |ids: std::ops::Range<u32>| {
+            for id in ids {
+                redis.publish("crew", &format!("m-{id}"), data).await;
+            }
+        };
+        publish(0..3).await;
+        redis.until_in_flight("crew", 3).await;
+        plugins.write("crew.toml", format!("{GRANT}{batch}").as_bytes());
+        plugins.write("crew.wasm", &wasm);
+        let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["state"] == "live";
+        gateway.until_plugin("crew", "is replaced", is_new).await;
+        publish(3..6).await;
+        redis.is("all are settled", "XLEN mq:crew", 0).await;
+        let outcomes = gateway.outcomes("crew");
+        assert!(outcomes.len() == 6 && outcomes.iter().all(|(_, outcome)| outcome == "done"), "{outcomes:?}");
+        assert_eq!(redis.run::<i64>("XLEN mq:seen").await, published);
+        if !batch.is_empty() {
+            assert_eq!(told(&redis).await, [2; 6]);
+        }
+    }
+}

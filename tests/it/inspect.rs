@@ -133,6 +133,43 @@ async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_sees_what_several_claim_however_they_are_named() {
+    let good = guest(OK);
+    let rest = "topics = [\"*\"]\n";
+    let plugins = Plugins::with("a-rest", &good, rest).and("b-rest", &good, rest).and("named", &good, "");
+    plugins.put("z-claims", &good, "topics = [\"named\"]\n");
+    let folder = plugins.path().to_str().unwrap();
+    let [first, other] = ["(\"*\") are handled by a-rest.wasm", "topic named is handled by named.wasm"];
+    let by_file: Vec<String> =
+        ["z-claims", "named", "b-rest", "a-rest"].map(|name| path(&plugins, &format!("{name}.wasm"))).into();
+    let twice = [format!("{folder}/."), path(&plugins, "a-rest.wasm"), format!("{folder}/../{}", name_of(folder))];
+    for paths in [vec![folder.to_owned()], by_file, twice.to_vec()] {
+        let args: Vec<&str> = ["check"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+        let (code, out, error) = plugin(&args);
+        assert!(code == 1 && error.contains("2 of 4 would be refused"), "{paths:?}: {out}{error}");
+        assert!(out.contains(first) && out.contains(other), "{paths:?}: {out}");
+    }
+    // Each directory has a worker of its own.
+    let apart = Plugins::with("b-rest", &good, rest);
+    assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), apart.path().to_str().unwrap()]).0, 0);
+}
+
+fn name_of(folder: &str) -> &str {
+    folder.rsplit('/').next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_tells_what_is_beyond_all_that_is_taken() {
+    let plugins = Plugins::empty();
+    for number in 0..=1000 {
+        std::fs::write(plugins.path().join(format!("topic-{number:04}.wasm")), "no").unwrap();
+    }
+    let (code, out, error) = plugin(&["check", plugins.path().to_str().unwrap()]);
+    assert!(code == 1 && error.contains("1001 of 1001 would be refused"), "{error}");
+    assert!(out.contains("refused  topic-1000.wasm\n         too many plugins in its directory"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_runs_the_self_test() {
     // Ok, and an error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";

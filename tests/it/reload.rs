@@ -190,3 +190,106 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_looked_at_is_not_gone() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &version(0), "concurrency = 3\n").and("other", &version(0), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    let before = gateway.plugin("topic").await["digest"].clone();
+    // Names too long for a file: the answer is an error that also root gets.
+    let new = plugins.path().join(".new");
+    for (number, file) in ["topic.toml", "topic.wasm"].into_iter().enumerate() {
+        std::os::unix::fs::symlink("x".repeat(300), &new).unwrap();
+        fs::rename(&new, plugins.path().join(file)).unwrap();
+        for _ in 0..3 {
+            let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
+            assert_eq!((status, &answer["changes"]), (200, &serde_json::json!([])), "{file}");
+        }
+        let plugin = gateway.plugin("topic").await;
+        assert!(plugin["digest"] == before && plugin["state"] == "live", "{file}: {plugin}");
+        redis.publish("topic", &format!("m-{number}"), "{}").await;
+        gateway.until_outcome("topic", &format!("m-{number}"), "done").await;
+    }
+    assert_eq!(gateway.logged("files can't be looked at").len(), 1);
+    plugins.write("topic.toml", b"concurrency = 4\n");
+    plugins.write("topic.wasm", &version(1));
+    gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_has_what_was_refused_looked_at_again() {
+    let redis = Redis::start();
+    let granted = tempfile::tempdir().unwrap();
+    let manifest =
+        |folder: &str| format!("[grants]\nread = {{ \"/in\" = \"{}\" }}\n", granted.path().join(folder).display());
+    let plugins = Plugins::with("api", &version(0), &manifest("api")).and("signal", &version(0), &manifest("signal"));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_refused("api").await;
+    gateway.until_refused("signal").await;
+    gateway.until_ready().await;
+    fs::create_dir(granted.path().join("api")).unwrap();
+    let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
+    assert_eq!((status, &gateway.plugin("api").await["state"]), (200, &serde_json::json!("live")), "{answer}");
+    assert_eq!(gateway.plugin("signal").await["state"], "refused");
+    fs::create_dir(granted.path().join("signal")).unwrap();
+    gateway.signal(Signal::HUP);
+    gateway.until_plugin("signal", "is live", |plugin| plugin["state"] == "live").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_file_that_is_written_for_ever() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &version(0), "");
+    let is_over = AtomicBool::new(false);
+    let writing = async {
+        let path = plugins.path().join("restless.wasm");
+        for number in 0_u64.. {
+            fs::write(&path, number.to_le_bytes()).unwrap();
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let asking = async {
+        let gateway = Gateway::start(&redis, &plugins);
+        gateway.until_ready().await;
+        plugins.write("topic.wasm", &version(1));
+        let before = gateway.plugin("topic").await["digest"].clone();
+        let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
+        assert_eq!(status, 200, "{answer}");
+        let plugin = gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != before).await;
+        assert_eq!(plugin["state"], "live");
+        // Once it rests it is as good as any.
+        is_over.store(true, Ordering::Relaxed);
+        gateway.until_refused("restless").await;
+    };
+    tokio::join!(writing, asking);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_sources_are_in_memory_than_can_be_loaded_at_once() {
+    const COUNT: u64 = 40;
+    const LENGTH: u64 = 16 << 20;
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    for number in 0..COUNT {
+        // Sparse, and refused at the first glance.
+        let file = File::create(plugins.path().join(format!("large-{number:02}.wasm"))).unwrap();
+        file.set_len(LENGTH).unwrap();
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    assert_eq!(gateway.logged("plugin refused").len() as u64, COUNT);
+    let most = peak_bytes(gateway.id());
+    assert!(most < COUNT * LENGTH / 2, "{} MiB", most >> 20);
+}
+
+/// The most that a process ever had in memory.
+fn peak_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}

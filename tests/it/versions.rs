@@ -4,8 +4,9 @@
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 const TRAP: &str = "(unreachable)";
 
@@ -13,11 +14,28 @@ fn other_ok() -> Vec<u8> {
     guest_with("(data (i32.const 600) \"other\")", OK)
 }
 
-/// The versions of the plugin that are kept on disk.
-fn kept(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+/// What is kept of the plugin on disk.
+fn archived(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
     let Some(own) = fs::read_dir(plugins.cache().join("versions")).unwrap().next() else { return Vec::new() };
-    let files = fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path());
-    files.filter(|path| path.extension().is_none()).collect()
+    fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+/// Its versions.
+fn kept(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+    archived(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
+}
+
+/// Its record.
+fn noted(plugins: &Plugins, name: &str) -> Value {
+    let path = archived(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// As if they had been kept long ago: what is young is spared.
+fn age(files: &[PathBuf]) {
+    for path in files {
+        File::options().append(true).open(path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +89,11 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
     }
     let plugin = gateway.plugin("topic").await;
     assert_eq!(plugin["history"].as_array().unwrap().len(), 5, "{plugin}");
+    age(&kept(&plugins, "topic"));
+    plugins.write("topic.toml", b"concurrency = 5\n");
+    assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
     assert_eq!(kept(&plugins, "topic").len(), 2);
+    age(&kept(&plugins, "topic"));
     plugins.remove("topic.wasm");
     gateway.until_logged("plugin removed", |_| true).await;
     assert!(kept(&plugins, "topic").is_empty());
@@ -138,7 +160,7 @@ async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_probation_a_version_that_crashes_on_every_second_message_stays() {
+async fn after_its_probation_a_version_that_crashes_on_every_second_message_stays_over_a_restart_too() {
     const CALLS: usize = 1000;
     let redis = Redis::start();
     let manifest = |version| format!("[retry]\nattempts = 1\n[config]\nversion = \"{version}\"\n");
@@ -151,14 +173,66 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
         redis.publish("puppet", &format!("good-{number}"), r#"{"do":"log","text":"","times":0}"#).await;
     }
     let plugin = gateway.until_plugin("puppet", "is proven", |plugin| plugin["probation"].is_null()).await;
-    for number in 0..20 {
-        let act = if number % 2 == 0 { r#"{"do":"panic","text":"no"}"# } else { r#"{"do":"log","text":"","times":0}"# };
-        redis.publish("puppet", &format!("later-{number}"), act).await;
+    let crash = async |first: usize, gateway: &Gateway| {
+        for number in first..first + 20 {
+            let act =
+                if number % 2 == 0 { r#"{"do":"panic","text":"no"}"# } else { r#"{"do":"log","text":"","times":0}"# };
+            redis.publish("puppet", &format!("later-{number}"), act).await;
+        }
+        let dead = i64::try_from(first / 2 + 10).unwrap();
+        redis.is("half of them are dead", "XLEN {mq:puppet}:dead", dead).await;
+        redis.is("the others are done", "XLEN mq:puppet", 0).await;
+        assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
+        assert!(gateway.logged("plugin version withdrawn").is_empty());
+    };
+    crash(0, &gateway).await;
+    let is_noted = async || (noted(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
+    until("it is noted as proven", is_noted).await;
+    gateway.stop().await;
+    let gateway = Gateway::start(&redis, &plugins);
+    let is_back = |now: &Value| now["digest"] == plugin["digest"] && now["previous"] == plugin["previous"];
+    assert!(gateway.until_plugin("puppet", "is back", is_back).await["probation"].is_null());
+    crash(20, &gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_not_proven_is_nobodys_way_back() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let good = gateway.plugin("topic").await["digest"].clone();
+    // Two bad ones in a row, the first of them without a message.
+    for bad in ["one", "two"] {
+        plugins.write("topic.wasm", &guest_with(&format!("(data (i32.const 600) \"{bad}\")"), TRAP));
+        assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
+        let plugin = gateway.plugin("topic").await;
+        assert!(plugin["digest"] != good && plugin["previous"] == good, "{bad}: {plugin}");
     }
-    redis.is("half of them are dead", "XLEN {mq:puppet}:dead", 10).await;
-    redis.is("the others are done", "XLEN mq:puppet", 0).await;
-    assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
-    assert!(gateway.logged("plugin version withdrawn").is_empty());
+    for id in ["a", "b", "c", "d", "e"] {
+        redis.publish("topic", id, "{}").await;
+    }
+    gateway.until_plugin("topic", "is as before both", |plugin| plugin["digest"] == good).await;
+    redis.publish("topic", "f", "{}").await;
+    gateway.until_outcome("topic", "f", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_with_many_messages_is_one_crash() {
+    let redis = Redis::start();
+    let manifest =
+        |wait| format!("[retry]\nattempts = 1\n[batch]\nsize = 8\nwait = \"{wait}\"\n[grants]\npublish = [\"seen\"]\n");
+    let plugins = Plugins::with("crew", &built("crew"), &manifest("50s"));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("crew").await;
+    plugins.write("crew.toml", manifest("60s").as_bytes());
+    let new = gateway.until_plugin("crew", "is on probation", |plugin| plugin["probation"].is_object()).await;
+    for number in 0..8 {
+        redis.publish("crew", &format!("m-{number}"), "\"withhold\"").await;
+    }
+    redis.is("all are dead", "XLEN {mq:crew}:dead", 8).await;
+    let plugin = gateway.plugin("crew").await;
+    assert_eq!((&plugin["digest"], &plugin["probation"]), (&new["digest"], &json!({ "calls": 1, "crashes": 1 })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

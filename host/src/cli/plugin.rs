@@ -6,8 +6,11 @@ use crate::capability::Capabilities;
 use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection};
 use crate::settings::{BadSettings, FileCheck, TypedPlugins};
 use clap::Args;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+/// All topics that nobody names; it is no topic itself.
+const REST: &str = "*";
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
@@ -48,8 +51,7 @@ impl Inspector {
         }
         // Where it can't be used it is slower, and that is all.
         let cache = files.cache().and_then(|path| Cache::open(&path).ok());
-        let engine = Engine::new(Capabilities::default(), Compiler::new(cache), 1)
-            .map_err(|error| Failure::Failed(error.to_string()))?;
+        let engine = Engine::new(Capabilities::default(), Compiler::new(cache), 1).map_err(told)?;
         Ok(Self { engine, check })
     }
 
@@ -58,13 +60,48 @@ impl Inspector {
     }
 
     /// The plugins that a path names: itself, or those in it.
-    fn plugins(&self, path: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+    fn plugins(&self, path: &Path) -> Result<Named, Failure> {
         if !path.is_dir() {
-            return Ok(vec![split(path)?]);
+            let (folder, name) = split(path)?;
+            return Ok(Named { folder, names: BTreeSet::from([name]), beyond: Vec::new() });
         }
-        let names = Folder::new(path, self.check).names().map_err(|error| Failure::Failed(error.to_string()))?;
-        Ok(names.into_iter().map(|name| (path.to_owned(), name)).collect())
+        let (names, beyond) = Folder::new(path, self.check).names().map_err(told)?;
+        Ok(Named { folder: path.to_owned(), names: names.into_iter().collect(), beyond })
     }
+
+    /// Those of each directory together, however often and by whatever path it
+    /// is named: they are one worker's.
+    fn by_folder(&self, paths: &[PathBuf]) -> Result<Vec<Named>, Failure> {
+        let mut folders: Vec<(PathBuf, Named)> = Vec::new();
+        for path in paths {
+            let named = self.plugins(path)?;
+            let own = named.folder.canonicalize().map_err(told)?;
+            match folders.iter_mut().find(|(known, _)| *known == own) {
+                Some((_, known)) => known.join(named),
+                None => folders.push((own, named)),
+            }
+        }
+        Ok(folders.into_iter().map(|(_, named)| named).collect())
+    }
+}
+
+/// Plugins of one directory.
+struct Named {
+    folder: PathBuf,
+    names: BTreeSet<String>,
+    /// What the worker would leave alone.
+    beyond: Vec<String>,
+}
+
+impl Named {
+    fn join(&mut self, more: Self) {
+        self.names.extend(more.names);
+        self.beyond.extend(more.beyond);
+    }
+}
+
+fn told(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
 }
 
 /// A file's directory, and its name there.
@@ -93,13 +130,15 @@ pub(super) async fn inspect(args: InspectArgs) -> Result<(), Failure> {
 pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     let inspector = Inspector::new(&args.files)?;
     let mut all = Vec::new();
-    for path in &args.paths {
-        let mut of_path = Vec::new();
-        for plugin in inspector.plugins(path)? {
-            of_path.push(inspector.inspect(plugin).await);
+    for Named { folder, names, beyond } in inspector.by_folder(&args.paths)? {
+        let mut of_folder = Vec::new();
+        for name in names {
+            of_folder.push(inspector.inspect((folder.clone(), name)).await);
         }
-        refuse_second_owners(&mut of_path);
-        all.extend(of_path);
+        refuse_second_owners(&mut of_folder);
+        all.extend(of_folder);
+        let refused = || vec!["too many plugins in its directory: it is left alone".to_owned()];
+        all.extend(beyond.into_iter().map(|name| Inspection { name, refused: refused(), ..Inspection::default() }));
     }
     if args.json {
         print_json(&all)?;
@@ -109,19 +148,30 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     ended(&all)
 }
 
-/// As at a cold start: a topic belongs to the first by name.
+/// As at a cold start: a topic belongs to the first by name, and so does the
+/// rest.
 fn refuse_second_owners(plugins: &mut [Inspection]) {
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for plugin in plugins.iter_mut().filter(|plugin| plugin.refused.is_empty()) {
-        let taken = plugin.topics.iter().find_map(|topic| Some((topic, owners.get(topic)?)));
-        if let Some((topic, owner)) = taken {
-            plugin
-                .refused
-                .push(format!("topic {topic} is handled by {owner}.wasm: remove it there, or from {}", plugin.name));
+        let mut claims = plugin.topics.clone();
+        if claims.is_empty() {
+            claims.push(REST.to_owned());
+        }
+        let name = &plugin.name;
+        let taken = claims.iter().find_map(|claim| Some((claim, owners.get(claim)?)));
+        if let Some((claim, owner)) = taken {
+            let reason = if claim == REST {
+                format!(
+                    "all topics that no other plugin claims (\"*\") are handled by {owner}.wasm: name topics there, or in {name}.toml"
+                )
+            } else {
+                format!("topic {claim} is handled by {owner}.wasm: remove it there, or from {name}")
+            };
+            plugin.refused.push(reason);
             plugin.kind = None;
             continue;
         }
-        owners.extend(plugin.topics.iter().map(|topic| (topic.clone(), plugin.name.clone())));
+        owners.extend(claims.into_iter().map(|claim| (claim, name.clone())));
     }
 }
 
@@ -140,7 +190,7 @@ fn print_verdict(told: &Inspection) {
 }
 
 fn topics(told: &Inspection) -> String {
-    if told.topics.is_empty() { "*".to_owned() } else { told.topics.join(", ") }
+    if told.topics.is_empty() { REST.to_owned() } else { told.topics.join(", ") }
 }
 
 fn print(told: &Inspection) {

@@ -9,10 +9,15 @@ use super::words::hex;
 use crate::topic::Topic;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
+
+/// What is younger may be another worker's, or not live yet.
+const SPARED: Duration = Duration::from_secs(600);
 
 const RECORD: &str = "record.json";
 
@@ -20,15 +25,18 @@ const RECORD: &str = "record.json";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) live: Option<String>,
+    /// Whether what was live had stood its probation.
+    pub(super) is_proven: bool,
     pub(super) previous: Option<String>,
     pub(super) held: Vec<(String, Held)>,
     pub(super) topics: BTreeSet<Topic>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written {
     live: Option<String>,
+    #[serde(default)]
+    is_proven: bool,
     previous: Option<String>,
     held: Vec<(String, Held)>,
     topics: Vec<String>,
@@ -64,8 +72,15 @@ impl Archive {
         let Ok(entries) = fs::read_dir(place) else { return BTreeMap::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let read = |name: String| match read_record(&place.join(&name).join(RECORD)) {
-            Ok(record) => Some((name, record)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(record) => {
+                // What was spared when it was noted.
+                let _ = forget(&place.join(&name), &record);
+                Some((name, record))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = forget(&place.join(name), &Record::default());
+                None
+            }
             Err(error) => {
                 tracing::warn!(plugin = name, %error, "what was kept of a plugin can't be read and is passed over");
                 None
@@ -81,7 +96,8 @@ impl Archive {
         private::open(&folder).map_err(io::Error::other)?;
         let path = folder.join(&source.digest);
         if path.exists() {
-            return Ok(());
+            // As good as new, so that nobody forgets it before it is noted.
+            return File::options().append(true).open(&path)?.set_modified(SystemTime::now());
         }
         let length = (source.wasm.len() as u64).to_le_bytes();
         write_whole(&path, &[&length, &source.wasm, source.manifest.as_deref().unwrap_or_default().as_bytes()])
@@ -101,46 +117,80 @@ impl Archive {
         if source.digest == digest { Ok(source) } else { Err(broken()) }
     }
 
-    /// Notes where a name stands, and forgets versions that it can't go back to.
-    pub(super) fn note(&self, name: &str, record: &Record) -> io::Result<()> {
+    /// Notes where a name stands, after what was noted `before`, and forgets
+    /// versions that it can't go back to.
+    pub(super) fn note(&self, name: &str, record: &Record, before: Option<&Record>) -> io::Result<()> {
         let Some(place) = &self.0 else { return Ok(()) };
         let folder = place.join(name);
-        if *record == Record::default() {
-            return match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+        let others = others_held(&folder, record, before);
+        if *record == Record::default() && others.is_empty() {
+            gone(fs::remove_file(folder.join(RECORD)))?;
+            return forget(&folder, record);
         }
         private::open(&folder).map_err(io::Error::other)?;
         let topics = record.topics.iter().map(Topic::to_string).collect();
-        let Record { live, previous, held, .. } = record.clone();
-        let text = serde_json::to_vec(&Written { live, previous, held, topics })?;
+        let Record { live, is_proven, previous, mut held, .. } = record.clone();
+        held.splice(..0, others);
+        let text = serde_json::to_vec(&Written { live, is_proven, previous, held, topics })?;
         write_whole(&folder.join(RECORD), &[&text])?;
-        for entry in fs::read_dir(&folder)? {
-            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-            let is_kept =
-                name == RECORD || [&record.live, &record.previous].into_iter().flatten().any(|kept| name == **kept);
-            if !is_kept {
-                fs::remove_file(path)?;
-            }
+        forget(&folder, record)
+    }
+}
+
+/// What other workers that share the archive keep out, each by the calls that
+/// it made: what stands there and was never ours.
+fn others_held(folder: &Path, record: &Record, before: Option<&Record>) -> Vec<(String, Held)> {
+    let there = read_record(&folder.join(RECORD)).map(|there| there.held).unwrap_or_default();
+    let ours = [Some(record), before].into_iter().flatten().flat_map(|record| &record.held);
+    let ours: BTreeSet<&String> = ours.map(|(digest, _)| digest).collect();
+    there.into_iter().filter(|(digest, _)| !ours.contains(digest)).collect()
+}
+
+/// Removes what a record does not name, and the folder where nothing is left.
+fn forget(folder: &Path, record: &Record) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_named =
+            name == RECORD || [&record.live, &record.previous].into_iter().flatten().any(|kept| name == **kept);
+        let is_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age >= SPARED);
+        // Another worker may have been quicker.
+        if !is_named && entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_old) {
+            gone(fs::remove_file(entry.path()))?;
         }
-        Ok(())
+    }
+    if *record == Record::default() {
+        // Not where something is spared.
+        let _ = fs::remove_dir(folder);
+    }
+    Ok(())
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
 fn read_record(path: &Path) -> io::Result<Record> {
-    let Written { live, previous, held, topics } = serde_json::from_slice(&fs::read(path)?)?;
+    let Written { live, is_proven, previous, held, topics } = serde_json::from_slice(&fs::read(path)?)?;
     let is_digest = |digest: &String| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
     if ![&live, &previous].into_iter().flatten().all(is_digest) {
         return Err(io::Error::other("it names what is no digest"));
     }
     let topics = topics.iter().map(|topic| Topic::parse(topic)).collect::<Result<_, _>>().map_err(io::Error::other)?;
-    Ok(Record { live, previous, held, topics })
+    Ok(Record { live, is_proven, previous, held, topics })
 }
 
 /// All of it or nothing, also where the power fails.
 fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let new = path.with_extension(format!("{}.new", std::process::id()));
+    // A process is number 1 in every container.
+    let new = path.with_extension(format!("{}.new", Uuid::new_v4()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
@@ -154,6 +204,13 @@ mod tests {
 
     fn source(wasm: &[u8], manifest: Option<&str>) -> Source {
         Source::new(wasm.into(), manifest.map(ToOwned::to_owned), Vec::new())
+    }
+
+    /// As if it had been kept long ago.
+    fn age(archive: &Archive, name: &str, source: &Source) {
+        let path = archive.0.as_ref().unwrap().join(name).join(&source.digest);
+        let long_ago = SystemTime::now() - SPARED;
+        File::options().append(true).open(path).unwrap().set_modified(long_ago).unwrap();
     }
 
     fn record(live: &Source, previous: Option<&Source>) -> Record {
@@ -196,17 +253,58 @@ mod tests {
         let versions = [source(b"one", None), source(b"two", None), source(b"three", None)];
         for version in &versions {
             archive.keep("a", version).unwrap();
+            age(&archive, "a", version);
         }
         let mut noted = record(&versions[2], Some(&versions[1]));
+        noted.is_proven = true;
         noted.held.push((versions[0].digest.clone(), Held::Quarantined));
         noted.topics.insert(Topic::parse("t").unwrap());
-        archive.note("a", &noted).unwrap();
+        archive.note("a", &noted, None).unwrap();
         let again = Archive::open(Some(&cache), Path::new("/plugins"));
         assert_eq!(again.records(), BTreeMap::from([("a".to_owned(), noted)]));
         assert!(again.read("a", &versions[0].digest).is_err());
         assert!(again.read("a", &versions[1].digest).is_ok() && again.read("a", &versions[2].digest).is_ok());
-        again.note("a", &Record::default()).unwrap();
+        let known = again.records().remove("a");
+        again.note("a", &Record::default(), known.as_ref()).unwrap();
         assert!(again.records().is_empty() && again.read("a", &versions[2].digest).is_err());
+        assert_eq!(fs::read_dir(again.0.unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_just_kept_is_spared_since_another_may_be_about_to_note_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let versions = [source(b"one", None), source(b"two", None)];
+        versions.iter().for_each(|version| archive.keep("a", version).unwrap());
+        archive.note("a", &record(&versions[0], None), None).unwrap();
+        assert!(archive.read("a", &versions[1].digest).is_ok());
+        // Kept again, it is young again.
+        age(&archive, "a", &versions[1]);
+        archive.keep("a", &versions[1]).unwrap();
+        archive.note("a", &record(&versions[0], None), None).unwrap();
+        assert!(archive.read("a", &versions[1].digest).is_ok());
+        age(&archive, "a", &versions[1]);
+        archive.records();
+        assert!(archive.read("a", &versions[1].digest).is_err());
+    }
+
+    #[test]
+    fn what_other_workers_hold_is_not_let_go_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let good = source(b"one", None);
+        let holding = |digests: &[&str]| Record {
+            held: digests.iter().map(|digest| ((*digest).to_owned(), Held::Quarantined)).collect(),
+            ..record(&good, None)
+        };
+        let held = || archive.records()["a"].held.iter().map(|(digest, _)| digest.clone()).collect::<BTreeSet<_>>();
+        // Two that know nothing of each other.
+        archive.note("a", &holding(&["x"]), None).unwrap();
+        archive.note("a", &holding(&["y"]), None).unwrap();
+        assert_eq!(held(), BTreeSet::from(["x".to_owned(), "y".to_owned()]));
+        // The one lets go of what it held itself, and of nothing else.
+        archive.note("a", &holding(&[]), Some(&holding(&["x"]))).unwrap();
+        assert_eq!(held(), BTreeSet::from(["y".to_owned()]));
     }
 
     #[test]
@@ -225,12 +323,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
         let good = source(b"one", None);
-        archive.note("good", &record(&good, None)).unwrap();
+        archive.note("good", &record(&good, None), None).unwrap();
         let bad = archive.0.as_ref().unwrap().join("bad");
         fs::create_dir(&bad).unwrap();
         for text in ["", "{", r#"{"live":"../../x","previous":null,"held":[],"topics":[]}"#] {
             fs::write(bad.join(RECORD), text).unwrap();
             assert_eq!(archive.records().keys().collect::<Vec<_>>(), ["good"], "{text}");
         }
+    }
+
+    #[test]
+    fn a_record_of_before_there_were_proven_versions_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let old = archive.0.as_ref().unwrap().join("old");
+        fs::create_dir(&old).unwrap();
+        let digest = source(b"one", None).digest;
+        let text = format!(r#"{{"live":"{digest}","previous":null,"held":[],"topics":["t"]}}"#);
+        fs::write(old.join(RECORD), text).unwrap();
+        let record = &archive.records()["old"];
+        assert_eq!((record.live.as_ref(), record.is_proven, record.topics.len()), (Some(&digest), false, 1));
     }
 }

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// A version is loaded when nothing of it has changed for this long.
 pub(super) const QUIET: Duration = Duration::from_millis(150);
 
+/// Nobody waits any longer for a file that never rests.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// So many digests of a plugin are kept out at a time; the oldest go first.
 const HELD_MAX: usize = 32;
 
@@ -50,7 +53,8 @@ pub(super) enum Step {
     Load,
     Live {
         replaced: Option<String>,
-        has_way_back: bool,
+        /// Without, it has a probation to stand.
+        is_proven: bool,
     },
     /// With nothing live of it, what ran before the last start is to be had.
     Refused {
@@ -97,9 +101,13 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct Entry<S> {
     file: File<S>,
+    /// Since when it has not been read or refused, or gone for good.
+    restless_since: Option<Duration>,
     job: Option<Job>,
     pub(super) live: Option<Version>,
-    /// The way back.
+    /// Whether what is live has stood its probation, or had none to stand.
+    is_proven: bool,
+    /// The way back: one that was proven.
     pub(super) previous: Option<String>,
     pub(super) held: Vec<(String, Held)>,
     pub(super) refusal: Option<Refusal>,
@@ -109,16 +117,33 @@ pub(super) struct Entry<S> {
     pub(super) had: BTreeSet<Topic>,
     /// Topics that the file asks for, live or not.
     asked: BTreeSet<Topic>,
-    /// What ran before the start, and what that had to go back to.
-    remembered: Option<(String, Option<String>)>,
+    remembered: Option<Remembered>,
+}
+
+/// What ran before the start, and what that had to go back to.
+#[derive(Debug, Clone)]
+struct Remembered {
+    live: String,
+    is_proven: bool,
+    previous: Option<String>,
+}
+
+impl Remembered {
+    fn of(record: &Record) -> Option<Self> {
+        let previous = record.previous.clone();
+        // Who could go back to nothing had nothing to stand.
+        Some(Self { live: record.live.clone()?, is_proven: record.is_proven || previous.is_none(), previous })
+    }
 }
 
 impl<S> Entry<S> {
     fn new() -> Self {
         Self {
             file: File::Absent,
+            restless_since: None,
             job: None,
             live: None,
+            is_proven: false,
             previous: None,
             held: Vec::new(),
             refusal: None,
@@ -141,6 +166,26 @@ impl<S> Entry<S> {
         self.job.is_some()
     }
 
+    fn is_moving(&self) -> bool {
+        matches!(self.file, File::Moving { .. } | File::Missing { .. })
+    }
+
+    /// Topics that it asks for, as far as is known: most are named after theirs.
+    fn asked(&self, name: &str) -> Vec<Topic> {
+        let is_unread =
+            matches!(self.file, File::Moving { .. } | File::Loading(_)) && self.live.is_none() && self.asked.is_empty();
+        let named = Topic::parse(name).ok().filter(|_| is_unread);
+        self.asked.iter().filter(|_| self.is_there()).cloned().chain(named).collect()
+    }
+
+    fn is_live(&self, digest: &str) -> bool {
+        self.live.as_ref().is_some_and(|live| live.digest == digest)
+    }
+
+    fn is_going_back(&self) -> bool {
+        matches!(self.job.as_ref().map(|job| &job.order.goal), Some(Goal::Restore { .. }))
+    }
+
     fn held_because(&self, digest: &str) -> Option<Held> {
         self.held.iter().find(|(held, _)| held == digest).map(|(_, why)| *why)
     }
@@ -159,12 +204,12 @@ impl<S> Entry<S> {
 
     /// What has to be known to go on after a restart.
     pub(super) fn record(&self) -> Record {
-        let (live, previous) = match (&self.live, &self.remembered) {
-            (Some(live), _) => (Some(live.digest.clone()), self.previous.clone()),
-            (None, Some((live, previous))) => (Some(live.clone()), previous.clone()),
-            (None, None) => (None, None),
+        let (live, is_proven, previous) = match (&self.live, &self.remembered) {
+            (Some(live), _) => (Some(live.digest.clone()), self.is_proven, self.previous.clone()),
+            (None, Some(last)) => (Some(last.live.clone()), last.is_proven, last.previous.clone()),
+            (None, None) => (None, false, None),
         };
-        Record { live, previous, held: self.held.clone(), topics: self.had.clone() }
+        Record { live, is_proven, previous, held: self.held.clone(), topics: self.had.clone() }
     }
 }
 
@@ -173,6 +218,7 @@ impl<S: Clone> Entry<S> {
     fn look_again(&mut self, now: Duration) {
         if let File::Known(stamp) | File::Loading(stamp) = &self.file {
             self.file = File::Moving { stamp: stamp.clone(), since: now };
+            self.restless_since.get_or_insert(now);
         }
     }
 }
@@ -191,7 +237,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
     /// Begins with what was known before the start.
     pub(super) fn new(records: BTreeMap<String, Record>) -> Self {
         let entry = |(name, record): (String, Record)| {
-            let remembered = record.live.map(|live| (live, record.previous));
+            let remembered = Remembered::of(&record);
             (name, Entry { held: record.held, had: record.topics, remembered, ..Entry::new() })
         };
         let entries = records.into_iter().map(entry).collect();
@@ -208,20 +254,23 @@ impl<S: Clone + PartialEq> Deployment<S> {
 
     /// Whether something has to be looked at again after a moment of quiet.
     pub(super) fn is_moving(&self) -> bool {
-        self.entries.values().any(|entry| matches!(entry.file, File::Moving { .. } | File::Missing { .. }))
+        self.entries.values().any(Entry::is_moving)
     }
 
-    /// Whether a read or a load is under way.
-    pub(super) fn is_loading(&self) -> bool {
-        self.entries.values().any(Entry::is_loading)
+    /// Whether nothing is under way that is worth waiting for.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let is_awaited = |entry: &Entry<S>| {
+            entry.is_moving() && entry.restless_since.is_none_or(|since| self.now.saturating_sub(since) < PATIENCE)
+        };
+        !self.entries.values().any(|entry| entry.is_loading() || is_awaited(entry))
     }
 
     /// Topics that do not belong to the rest, though nobody may have them now,
     /// and whose they are.
     pub(super) fn kept(&self) -> BTreeMap<Topic, String> {
         let of = |(name, entry): (&String, &Entry<S>)| {
-            let asked = entry.asked.iter().filter(|_| entry.is_there());
-            entry.had.iter().chain(asked).map(|topic| (topic.clone(), name.clone())).collect::<Vec<_>>()
+            let topics = entry.had.iter().cloned().chain(entry.asked(name));
+            topics.map(|topic| (topic, name.clone())).collect::<Vec<_>>()
         };
         self.entries.iter().flat_map(of).collect()
     }
@@ -243,6 +292,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
             match entry.file {
                 File::Missing { since } if now.saturating_sub(since) >= QUIET => {
                     entry.file = File::Absent;
+                    entry.restless_since = None;
                     entry.job = None;
                     (entry.refusal, entry.conflicting, entry.previous) = (None, None, None);
                     scanned.has_left = true;
@@ -253,6 +303,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
                 File::Absent | File::Missing { .. } => {}
                 _ => {
                     entry.file = File::Missing { since: now };
+                    entry.restless_since.get_or_insert(now);
                     // What comes back is read anew; a way back that was asked for goes on.
                     entry.job.take_if(|job| job.order.goal == Goal::File);
                 }
@@ -269,6 +320,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
                 File::Moving { stamp, since } if is_same(stamp) => now.saturating_sub(*since) >= QUIET,
                 _ => {
                     entry.file = File::Moving { stamp: stamp.clone(), since: now };
+                    entry.restless_since.get_or_insert(now);
                     entry.job.take_if(|job| job.order.goal == Goal::File);
                     self.is_first_scan && is_old(stamp)
                 }
@@ -344,9 +396,8 @@ impl<S: Clone + PartialEq> Deployment<S> {
         Step::Stale
     }
 
-    /// Whether what was read could be loaded. `is_suspect` says that the
-    /// version which is live has crashed and is not proven: nobody's way back.
-    pub(super) fn loaded(&mut self, order: &Order, result: Result<(), String>, is_suspect: bool) -> Step {
+    /// Whether what was read could be loaded.
+    pub(super) fn loaded(&mut self, order: &Order, result: Result<(), String>) -> Step {
         if !self.is_current(order) {
             return Step::Stale;
         }
@@ -360,18 +411,20 @@ impl<S: Clone + PartialEq> Deployment<S> {
         match &order.goal {
             Goal::File => {
                 entry.refusal = None;
-                entry.previous = match (&replaced, remembered) {
-                    (Some(_), _) if is_suspect => entry.previous.take(),
-                    (Some(replaced), _) => Some(replaced.clone()),
-                    (None, Some((live, previous))) if live == candidate.digest => previous,
-                    (None, Some((live, _))) => Some(live),
-                    (None, None) => None,
+                let before = match (&replaced, remembered) {
+                    (Some(replaced), _) => {
+                        let previous = entry.previous.take();
+                        Some(Remembered { live: replaced.clone(), is_proven: entry.is_proven, previous })
+                    }
+                    (None, remembered) => remembered,
                 };
-                entry.previous.take_if(|previous| *previous == candidate.digest);
+                (entry.is_proven, entry.previous) = succeeded(before, &candidate.digest);
             }
             Goal::Restore { instead_of, .. } => {
                 // What it could go back to was not asked for.
-                entry.previous = remembered.and_then(|(_, previous)| previous);
+                let is_proven = remembered.as_ref().is_none_or(|last| last.is_proven);
+                entry.previous = remembered.and_then(|last| last.previous);
+                entry.is_proven = is_proven || entry.previous.is_none();
                 if let Some((digest, why)) = instead_of {
                     entry.hold(digest.clone(), *why);
                     entry.refusal = Some(held(*why, digest, &order.name));
@@ -381,14 +434,38 @@ impl<S: Clone + PartialEq> Deployment<S> {
         let topics = candidate.topics();
         entry.had.extend(topics.iter().cloned());
         entry.live = Some(candidate);
-        let has_way_back = entry.previous.is_some();
+        let is_proven = entry.is_proven;
         for (name, other) in &mut self.entries {
             if *name != order.name {
                 other.had.retain(|topic| !topics.contains(topic));
             }
         }
         self.finish(&order.name);
-        Step::Live { replaced, has_way_back }
+        Step::Live { replaced, is_proven }
+    }
+
+    /// This version has stood its probation, if it is the one that is live.
+    /// Says whether that is news.
+    pub(super) fn prove(&mut self, name: &str, digest: &str) -> bool {
+        let entry = self.entries.get_mut(name).filter(|entry| entry.is_live(digest));
+        entry.is_some_and(|entry| !std::mem::replace(&mut entry.is_proven, true))
+    }
+
+    /// Whether it is live, and no way back from it is being gone already.
+    pub(super) fn stays(&self, name: &str, digest: &str) -> bool {
+        let entry = self.entries.get(name).filter(|entry| entry.is_live(digest));
+        entry.is_some_and(|entry| !entry.is_going_back())
+    }
+
+    /// Somebody asks for it: what was refused as faulty is read again at the
+    /// next scan, since the fault may be mended somewhere else.
+    pub(super) fn reconsider(&mut self) {
+        let is_faulty = |refusal: &Refusal| refusal.kind == RefusalKind::Faulty;
+        for entry in self.entries.values_mut().filter(|entry| !entry.is_loading()) {
+            if entry.refusal.as_ref().is_some_and(is_faulty) {
+                entry.look_again(self.now);
+            }
+        }
     }
 
     /// The way back from this version, because it crashed or because somebody
@@ -407,7 +484,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
         let Some(previous) = entry.previous.clone() else {
             return impossible(format!("no version of {name} before this one is known"));
         };
-        if matches!(entry.job.as_ref().map(|job| &job.order.goal), Some(Goal::Restore { .. })) {
+        if entry.is_going_back() {
             return impossible(format!("an earlier version of {name} is being restored already"));
         }
         if entry.job.is_some() {
@@ -450,10 +527,10 @@ impl<S: Clone + PartialEq> Deployment<S> {
         entry.refusal = Some(refusal.clone());
         let is_wanted = entry.live.is_none() && refusal.kind != RefusalKind::Conflict;
         let remembered = entry.remembered.take_if(|_| is_wanted);
-        let good = remembered.clone().filter(|(digest, _)| entry.held_because(digest).is_none());
-        let restore = good.map(|(digest, _)| {
+        let good = remembered.clone().filter(|last| entry.held_because(&last.live).is_none());
+        let restore = good.map(|last| {
             entry.remembered = remembered;
-            start(entry, &order.name, Goal::Restore { digest, instead_of: None }, &mut self.tickets)
+            start(entry, &order.name, Goal::Restore { digest: last.live, instead_of: None }, &mut self.tickets)
         });
         Step::Refused { refusal, restore }
     }
@@ -464,6 +541,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
             let job = entry.job.take();
             if let (File::Loading(stamp), Some(Goal::File)) = (&entry.file, job.map(|job| job.order.goal)) {
                 entry.file = File::Known(stamp.clone());
+                entry.restless_since = None;
             }
         }
         self.wake_conflicted();
@@ -495,6 +573,16 @@ impl<S: Clone + PartialEq> Deployment<S> {
             }
         })
     }
+}
+
+/// Whether what follows on something needs no probation, and its way back:
+/// only to what is proven, and never to itself.
+fn succeeded(before: Option<Remembered>, digest: &str) -> (bool, Option<String>) {
+    let Some(before) = before else { return (true, None) };
+    let was_proven = before.previous.as_deref() == Some(digest) || (before.live == digest && before.is_proven);
+    let way_back = if before.is_proven && before.live != digest { Some(before.live) } else { before.previous };
+    let way_back = way_back.filter(|previous| previous != digest);
+    (was_proven || way_back.is_none(), way_back)
 }
 
 fn start<S>(entry: &mut Entry<S>, name: &str, goal: Goal, tickets: &mut u64) -> Order {

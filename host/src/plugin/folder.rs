@@ -70,16 +70,28 @@ impl Folder {
         &self.path
     }
 
-    /// Every `<stem>.wasm`, by stem.
-    pub(super) fn scan(&self) -> Result<BTreeMap<String, Stamp>, FolderError> {
-        let stems = self.names()?;
+    /// Every `<stem>.wasm`, by stem, also what can't be looked at now.
+    pub(super) fn scan(&self) -> Result<BTreeMap<String, io::Result<Stamp>>, FolderError> {
+        let (stems, beyond) = self.names()?;
+        if let Some(first) = beyond.first().filter(|_| !self.has_told.swap(true, Ordering::Relaxed)) {
+            let found = stems.len() + beyond.len();
+            tracing::error!(
+                found,
+                at_most = PLUGINS_MAX,
+                first,
+                "too many plugins: those from the first on are not loaded"
+            );
+        }
         let beneath = Beneath::open(&self.path).map_err(|source| FolderError { path: self.path.clone(), source })?;
-        Ok(stems.into_iter().filter_map(|stem| Some((stem.clone(), stamp(&beneath, &stem).ok()?))).collect())
+        let found = stems.into_iter().map(|stem| (stem.clone(), stamp(&beneath, &stem)));
+        let is_gone =
+            |stamp: &io::Result<Stamp>| stamp.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        Ok(found.filter(|(_, stamp)| !is_gone(stamp)).collect())
     }
 
-    /// The stems in order. Names that begin with a dot are skipped; the
-    /// directory is not searched in depth.
-    pub fn names(&self) -> Result<Vec<String>, FolderError> {
+    /// The stems in order, and those beyond what is taken. Names that begin with
+    /// a dot are skipped; the directory is not searched in depth.
+    pub fn names(&self) -> Result<(Vec<String>, Vec<String>), FolderError> {
         let error = |source| FolderError { path: self.path.clone(), source };
         let mut stems = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(error)? {
@@ -90,18 +102,8 @@ impl Folder {
             }
         }
         stems.sort_unstable();
-        let is_much = stems.len() > PLUGINS_MAX;
-        if is_much && !self.has_told.swap(is_much, Ordering::Relaxed) {
-            let (found, first) = (stems.len(), &stems[PLUGINS_MAX]);
-            tracing::error!(
-                found,
-                at_most = PLUGINS_MAX,
-                first,
-                "too many plugins: those from the first on are not loaded"
-            );
-        }
-        stems.truncate(PLUGINS_MAX);
-        Ok(stems)
+        let beyond = stems.split_off(stems.len().min(PLUGINS_MAX));
+        Ok((stems, beyond))
     }
 
     pub(super) fn stamp(&self, stem: &str) -> io::Result<Stamp> {
@@ -152,7 +154,12 @@ fn stamp(beneath: &Beneath, stem: &str) -> io::Result<Stamp> {
         };
         metadata.map(|metadata| FileStamp::of(&metadata))
     };
-    Ok(Stamp(of("wasm")?, of("toml").ok()))
+    let wasm = of("wasm")?;
+    match of("toml") {
+        Ok(manifest) => Ok(Stamp(wasm, Some(manifest))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stamp(wasm, None)),
+        Err(error) => Err(error),
+    }
 }
 
 impl Source {

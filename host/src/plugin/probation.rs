@@ -1,6 +1,7 @@
 //! The first while of a version that has replaced another. If it crashes on
-//! several messages then, the one before it is restored; afterwards a crash
-//! says something about its message, and no longer about the version.
+//! several messages then, the one before it is restored; afterwards it is
+//! proven: a crash says something about its message, and no longer about the
+//! version.
 
 use crate::verdict::Outcome;
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 const LASTS: Duration = Duration::from_secs(600);
 const CALLS: u32 = 1000;
 /// Crashes on so many messages, told apart by their ids, condemn it.
-const CRASHES: usize = 5;
+const CRASHES: u32 = 5;
 
 /// A version that has not stood its probation: its plugin, its digest.
 pub(super) type Condemned = (String, String);
@@ -21,6 +22,7 @@ pub(super) type Condemned = (String, String);
 #[derive(Default)]
 pub struct Probation {
     is_on: AtomicBool,
+    is_condemned: AtomicBool,
     calls: AtomicU32,
     crashes: AtomicU32,
     trial: Mutex<Option<Trial>>,
@@ -28,7 +30,9 @@ pub struct Probation {
 
 struct Trial {
     ends: Instant,
+    /// Messages that it crashed on.
     crashed: BTreeSet<String>,
+    crashes: u32,
     version: Condemned,
     court: mpsc::UnboundedSender<Condemned>,
 }
@@ -42,7 +46,8 @@ pub struct Standing {
 
 impl Probation {
     pub(super) fn begin(&self, now: Instant, version: Condemned, court: mpsc::UnboundedSender<Condemned>) {
-        *self.trial() = Some(Trial { ends: now + LASTS, crashed: BTreeSet::new(), version, court });
+        *self.trial() = Some(Trial { ends: now + LASTS, crashed: BTreeSet::new(), crashes: 0, version, court });
+        self.is_condemned.store(false, Ordering::Relaxed);
         self.calls.store(0, Ordering::Relaxed);
         self.crashes.store(0, Ordering::Relaxed);
         self.is_on.store(true, Ordering::Relaxed);
@@ -50,30 +55,37 @@ impl Probation {
 
     pub(super) fn end(&self) {
         self.is_on.store(false, Ordering::Relaxed);
+        self.is_condemned.store(false, Ordering::Relaxed);
         *self.trial() = None;
     }
 
-    /// Tells how a message ended. Costs next to nothing once it is over.
-    pub fn ended(&self, id: &str, outcome: &Outcome) {
+    /// Tells how the messages of one call ended. Costs next to nothing once it
+    /// is over.
+    pub fn ended<'a>(&self, messages: impl Iterator<Item = (&'a str, &'a Outcome)>) {
         if self.is_on.load(Ordering::Relaxed) {
-            self.ended_at(id, outcome, Instant::now());
+            self.ended_at(messages, Instant::now());
         }
     }
 
-    fn ended_at(&self, id: &str, outcome: &Outcome, now: Instant) {
+    fn ended_at<'a>(&self, messages: impl Iterator<Item = (&'a str, &'a Outcome)>, now: Instant) {
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_crash = matches!(outcome, Outcome::Trap(_) | Outcome::BadReply(_));
-        if !is_crash && calls < CALLS {
+        let is_crash = |outcome: &Outcome| matches!(outcome, Outcome::Trap(_) | Outcome::BadReply(_));
+        let crashed: Vec<&str> = messages.filter(|(_, outcome)| is_crash(outcome)).map(|(id, _)| id).collect();
+        if crashed.is_empty() && calls < CALLS {
             return;
         }
         let mut trial = self.trial();
         let Some(open) = trial.as_mut() else { return };
-        if now < open.ends && is_crash {
-            open.crashed.insert(id.to_owned());
-            self.crashes.store(u32::try_from(open.crashed.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        if now < open.ends && !crashed.is_empty() {
+            // However many there were in it, one call is one crash; and so are
+            // all calls with the same message.
+            open.crashes += u32::from(crashed.iter().all(|id| !open.crashed.contains(*id)));
+            open.crashed.extend(crashed.into_iter().map(ToOwned::to_owned));
+            self.crashes.store(open.crashes, Ordering::Relaxed);
         }
-        let is_condemned = open.crashed.len() >= CRASHES;
+        let is_condemned = open.crashes >= CRASHES;
         if is_condemned {
+            self.is_condemned.store(true, Ordering::Relaxed);
             let _ = open.court.send(open.version.clone());
         }
         if is_condemned || calls >= CALLS || now >= open.ends {
@@ -90,9 +102,10 @@ impl Probation {
         lasts.then(|| Standing { calls: count(&self.calls), crashes: count(&self.crashes) })
     }
 
-    /// Whether it has crashed and is not proven yet.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.standing().is_some_and(|standing| standing.crashes > 0)
+    /// Whether it has stood it, or had none to stand.
+    pub(super) fn is_stood(&self) -> bool {
+        let is_over = self.trial().as_ref().is_none_or(|trial| Instant::now() >= trial.ends);
+        is_over && !self.is_condemned.load(Ordering::Relaxed)
     }
 
     fn trial(&self) -> MutexGuard<'_, Option<Trial>> {
@@ -115,21 +128,47 @@ mod tests {
         Outcome::Trap("unreachable".to_owned())
     }
 
+    impl Probation {
+        fn one_ended(&self, id: &str, outcome: &Outcome, now: Instant) {
+            self.ended_at([(id, outcome)].into_iter(), now);
+        }
+    }
+
     #[test]
     fn crashes_on_five_messages_condemn_and_on_four_do_not() {
         let (probation, mut condemned, now) = begun();
         for round in 0..3 {
             for id in 0..4 {
                 let crash = if id % 2 == 0 { trap() } else { Outcome::BadReply("none".to_owned()) };
-                probation.ended_at(&id.to_string(), &crash, now);
+                probation.one_ended(&id.to_string(), &crash, now);
             }
             assert!(condemned.try_recv().is_err(), "round {round}: one message's retries are one crash");
         }
-        probation.ended_at("4", &trap(), now);
+        assert!(!probation.is_stood());
+        probation.one_ended("4", &trap(), now);
         assert_eq!(condemned.try_recv().unwrap(), ("a".to_owned(), "digest".to_owned()));
         // Once.
-        probation.ended("5", &trap());
-        assert!(condemned.try_recv().is_err() && probation.standing().is_none());
+        probation.one_ended("5", &trap(), now);
+        assert!(condemned.try_recv().is_err() && probation.standing().is_none() && !probation.is_stood());
+    }
+
+    #[test]
+    fn a_batch_is_one_crash_and_so_are_all_with_the_same_message() {
+        let (probation, mut condemned, now) = begun();
+        let batch = |ids: &[&str]| {
+            let crash = Outcome::BadReply("1 replies to a batch of 6".to_owned());
+            probation.ended_at(ids.iter().map(|id| (*id, &crash)), now);
+        };
+        for ids in [["a", "b", "c", "d", "e", "f"], ["f", "1", "2", "3", "4", "5"], ["5", "6", "7", "8", "9", "a"]] {
+            batch(&ids);
+        }
+        assert_eq!(probation.standing(), Some(Standing { calls: 3, crashes: 1 }));
+        for ids in [["g"], ["h"], ["i"]] {
+            batch(&ids);
+        }
+        assert!(condemned.try_recv().is_err());
+        batch(&["j", "a new one with it"]);
+        assert!(condemned.try_recv().is_ok());
     }
 
     #[test]
@@ -142,7 +181,7 @@ mod tests {
                 2 => Outcome::Timeout(LASTS),
                 _ => Outcome::CpuLimit(LASTS),
             };
-            probation.ended_at(&id.to_string(), &outcome, now);
+            probation.one_ended(&id.to_string(), &outcome, now);
         }
         assert!(condemned.try_recv().is_err());
         assert_eq!(probation.standing(), Some(Standing { calls: 100, crashes: 0 }));
@@ -153,11 +192,11 @@ mod tests {
         for (calls, is_over) in [(CALLS - 1, false), (CALLS, true)] {
             let (probation, mut condemned, now) = begun();
             for id in 0..calls {
-                probation.ended_at(&id.to_string(), &Outcome::Done(Vec::new()), now);
+                probation.one_ended(&id.to_string(), &Outcome::Done(Vec::new()), now);
             }
-            assert_eq!(probation.standing().is_none(), is_over);
+            assert_eq!((probation.standing().is_none(), probation.is_stood()), (is_over, is_over));
             for id in 0..10 {
-                probation.ended(&format!("late {id}"), &trap());
+                probation.one_ended(&format!("late {id}"), &trap(), now);
             }
             // The last call of it counts, those after it do not.
             assert!(condemned.try_recv().is_err(), "{calls}");
@@ -169,7 +208,7 @@ mod tests {
         for (after, is_condemned) in [(LASTS - Duration::from_secs(1), true), (LASTS, false)] {
             let (probation, mut condemned, now) = begun();
             for id in 0..CRASHES {
-                probation.ended_at(&id.to_string(), &trap(), now + after);
+                probation.one_ended(&id.to_string(), &trap(), now + after);
             }
             assert_eq!(condemned.try_recv().is_ok(), is_condemned, "{after:?}");
         }

@@ -14,11 +14,11 @@ use super::routes::{Change, Past, Routes, Status};
 use super::version::{Claim, Denied, Held, Version};
 use crate::manifest::Manifest;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 /// At the first scan, a file that has not been written for this long is not
 /// being written.
@@ -39,7 +39,13 @@ enum Candidate {
 
 /// What a task has brought.
 enum Done {
-    Read(Vec<(Order, Candidate)>),
+    /// With the room to load it, and what is to be read after it.
+    Read {
+        order: Order,
+        candidate: Candidate,
+        room: Option<OwnedSemaphorePermit>,
+        rest: VecDeque<Order>,
+    },
     Loaded(Order, Result<Arc<Plugin>, String>, Duration),
 }
 
@@ -49,6 +55,10 @@ pub struct Registry {
     archive: Arc<Archive>,
     started: Instant,
     deployment: Deployment<Stamp>,
+    /// What the last scan found.
+    found: BTreeMap<String, Stamp>,
+    /// What it could not look at: that is told once.
+    unseen: BTreeSet<String>,
     /// What is live or can be gone back to at once, by name and digest.
     loaded: BTreeMap<(String, String), Arc<Plugin>>,
     /// What the archive says.
@@ -78,6 +88,8 @@ impl Registry {
             archive: Arc::new(archive),
             started: Instant::now(),
             deployment: Deployment::new(noted.clone()),
+            found: BTreeMap::new(),
+            unseen: BTreeSet::new(),
             loaded: BTreeMap::new(),
             noted,
             is_settled: false,
@@ -101,16 +113,20 @@ impl Registry {
     }
 
     /// To be called once in a while, for what is live or can be gone back to.
-    pub fn tend(&self) {
+    pub fn tend(&mut self) {
+        let mut is_news = false;
         for ((name, digest), plugin) in &self.loaded {
             let live = self.deployment.entry(name).and_then(|entry| entry.live.as_ref());
-            if live.is_some_and(|live| live.digest == *digest) { plugin.tend() } else { plugin.rest() }
+            if live.is_none_or(|live| live.digest != *digest) {
+                plugin.rest();
+                continue;
+            }
+            plugin.tend();
+            is_news |= plugin.probation().is_stood() && self.deployment.prove(name, digest);
         }
-    }
-
-    /// Whether something is being read or loaded.
-    pub fn is_loading(&self) -> bool {
-        self.deployment.is_loading()
+        if is_news {
+            self.note();
+        }
     }
 
     /// Whether something has to be looked at again after a moment of quiet.
@@ -118,14 +134,26 @@ impl Registry {
         self.deployment.is_moving()
     }
 
+    /// Whether nothing is under way that is worth waiting for.
+    pub fn is_at_rest(&self) -> bool {
+        self.deployment.is_at_rest()
+    }
+
+    /// Looks at the directory because somebody asks for it: also at what was
+    /// refused and has not changed.
+    pub fn scan_again(&mut self) -> Result<Vec<Change>, FolderError> {
+        self.deployment.reconsider();
+        self.scan()
+    }
+
     /// Looks at the directory. One that can't be read changes nothing.
     pub fn scan(&mut self) -> Result<Vec<Change>, FolderError> {
-        let found = self.folder.scan()?;
+        self.look()?;
         let wall = SystemTime::now();
         let scanned =
-            self.deployment.scanned(&found, self.started.elapsed(), |stamp| stamp.is_older_than(SETTLED, wall));
+            self.deployment.scanned(&self.found, self.started.elapsed(), |stamp| stamp.is_older_than(SETTLED, wall));
         let is_news = !scanned.orders.is_empty() || scanned.has_left;
-        self.read(scanned.orders);
+        self.read(scanned.orders.into());
         for name in &scanned.gone {
             self.history.remove(name);
         }
@@ -135,7 +163,27 @@ impl Registry {
         Ok(scanned.gone.into_iter().map(|name| Change::Removed { name }).collect())
     }
 
-    /// To be called when nothing moves and nothing loads.
+    /// A file that can't be looked at is as it was, and not gone.
+    fn look(&mut self) -> Result<(), FolderError> {
+        let scanned = self.folder.scan()?;
+        let mut before = std::mem::take(&mut self.found);
+        let mut unseen = BTreeSet::new();
+        for (name, stamp) in scanned {
+            let stamp = stamp.map_err(|error| {
+                if !self.unseen.contains(&name) {
+                    tracing::warn!(plugin = name, %error, "this plugin's files can't be looked at; it stays as it is");
+                }
+                unseen.insert(name.clone());
+            });
+            if let Some(stamp) = stamp.ok().or_else(|| before.remove(&name)) {
+                self.found.insert(name, stamp);
+            }
+        }
+        self.unseen = unseen;
+        Ok(())
+    }
+
+    /// To be called when nothing is under way that is worth waiting for.
     pub fn settle(&mut self) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.publish();
@@ -152,23 +200,32 @@ impl Registry {
                 };
                 let orders = self.orders.remove(&id).unwrap_or_default();
                 match ended {
-                    Ok((_, Done::Read(read))) => {
-                        read.into_iter().filter_map(|(order, version)| self.has_read(order, version)).collect()
+                    Ok((_, Done::Read { order, candidate, room, rest })) => {
+                        self.read(rest);
+                        self.has_read(order, candidate, room).into_iter().collect()
                     }
                     Ok((_, Done::Loaded(order, plugin, took))) => {
                         self.has_loaded(&order, plugin, took).into_iter().collect()
                     }
-                    Err(error) => orders.iter().filter_map(|order| self.has_failed(order, &error.to_string())).collect(),
+                    Err(error) => orders.iter().filter_map(|order| self.has_failed(order, &error)).collect(),
                 }
             }
-            Some((name, digest)) = self.condemned.recv() => match self.deployment.withdraw(&name, Some(&digest), Held::Quarantined) {
-                Ok(order) => self.go_back(order).into_iter().collect(),
-                Err(denied) => vec![Change::NotRestored { name, reason: denied.to_string() }],
-            },
+            Some((name, digest)) = self.condemned.recv() => self.condemn(name, &digest).into_iter().collect(),
             else => std::future::pending().await,
         };
         self.publish();
         changes
+    }
+
+    fn condemn(&mut self, name: String, digest: &str) -> Option<Change> {
+        // Otherwise it comes late: nobody waits for its answer.
+        if !self.deployment.stays(&name, digest) {
+            return None;
+        }
+        match self.deployment.withdraw(&name, Some(digest), Held::Quarantined) {
+            Ok(order) => self.go_back(order),
+            Err(denied) => Some(Change::NotRestored { name, reason: denied.to_string() }),
+        }
     }
 
     /// Goes back to the version before. None where that has to be loaded first:
@@ -187,36 +244,26 @@ impl Registry {
         Ok(())
     }
 
-    /// Reads in the order of names: the first has what several claim.
-    fn read(&mut self, orders: Vec<Order>) {
-        if orders.is_empty() {
-            return;
-        }
-        let (folder, archive) = (self.folder.clone(), self.archive.clone());
-        let reading: Vec<_> = orders.iter().map(|order| (order.clone(), self.deployment.expected(order))).collect();
-        let task = self.tasks.spawn_blocking(move || {
-            let read = |(order, expected): (Order, Option<Stamp>)| {
-                let source = match &order.goal {
-                    Goal::File => folder.read(&order.name),
-                    Goal::Restore { digest, .. } => archive.read(&order.name, digest),
-                };
-                let is_moved = order.goal == Goal::File && folder.stamp(&order.name).ok() != expected;
-                let candidate = match source.and_then(|source| {
-                    let manifest = source.manifest(&order.name).map_err(|faults| faults.join("; "))?;
-                    Ok((manifest, source))
-                }) {
-                    _ if is_moved => Candidate::Moved,
-                    Ok((manifest, source)) => Candidate::Read(source, Box::new(manifest)),
-                    Err(reason) => Candidate::Faulty(reason),
-                };
-                (order, candidate)
-            };
-            Done::Read(reading.into_iter().map(read).collect())
+    /// Reads in the order of names: the first has what several claim. One after
+    /// the other, and each only when there is room to load it, so that no more
+    /// sources than that are in memory.
+    fn read(&mut self, mut orders: VecDeque<Order>) {
+        let Some(first) = orders.pop_front() else { return };
+        let (folder, archive, loads) = (self.folder.clone(), self.archive.clone(), self.loads.clone());
+        let (order, rest, expected) = (first.clone(), orders.clone(), self.deployment.expected(&first));
+        let task = self.tasks.spawn(async move {
+            // Never closed.
+            let room = loads.acquire_owned().await.ok();
+            let reading = order.clone();
+            let read = tokio::task::spawn_blocking(move || candidate(&folder, &archive, &reading, expected.as_ref()));
+            let candidate = read.await.unwrap_or_else(|error| Candidate::Faulty(failed(&error)));
+            Done::Read { order, candidate, room, rest }
         });
-        self.orders.insert(task.id(), orders);
+        orders.push_front(first);
+        self.orders.insert(task.id(), orders.into());
     }
 
-    fn has_read(&mut self, order: Order, candidate: Candidate) -> Option<Change> {
+    fn has_read(&mut self, order: Order, candidate: Candidate, room: Option<OwnedSemaphorePermit>) -> Option<Change> {
         let step = match candidate {
             Candidate::Moved => self.deployment.moved(&order),
             Candidate::Faulty(reason) => self.deployment.read(&order, Err(reason)),
@@ -225,7 +272,7 @@ impl Registry {
                     Step::Load => {
                         let plugin = &order.name;
                         source.warnings.iter().for_each(|warning| tracing::warn!(plugin, "{warning}"));
-                        self.load(order, source, *manifest);
+                        self.load(order, source, *manifest, room);
                         return None;
                     }
                     step => step,
@@ -235,12 +282,11 @@ impl Registry {
         self.change(&order, step, Duration::ZERO)
     }
 
-    fn load(&mut self, order: Order, source: Source, manifest: Manifest) {
-        let (engine, archive, loads) = (self.engine.clone(), self.archive.clone(), self.loads.clone());
+    fn load(&mut self, order: Order, source: Source, manifest: Manifest, room: Option<OwnedSemaphorePermit>) {
+        let (engine, archive) = (self.engine.clone(), self.archive.clone());
         let loading = order.clone();
         let task = self.tasks.spawn(async move {
-            // Never closed.
-            let _permit = loads.acquire_owned().await;
+            let _room = room;
             let started = Instant::now();
             let Source { wasm, digest, .. } = &source;
             let plugin = Plugin::load(&engine, &order.name, wasm.clone(), manifest, digest.clone()).await;
@@ -262,22 +308,23 @@ impl Registry {
     }
 
     /// A fault of ours must not leave a name loading for ever.
-    fn has_failed(&mut self, order: &Order, error: &str) -> Option<Change> {
-        let step = self.deployment.read(order, Err(format!("the worker failed to load it: {error}")));
+    fn has_failed(&mut self, order: &Order, error: &JoinError) -> Option<Change> {
+        let step = self.deployment.read(order, Err(failed(error)));
         self.change(order, step, Duration::ZERO)
     }
 
     fn has_loaded(&mut self, order: &Order, plugin: Result<Arc<Plugin>, String>, took: Duration) -> Option<Change> {
         let live = self.routes.borrow().plugins.get(&order.name).cloned();
-        let is_suspect = live.is_some_and(|live| live.probation().is_suspect());
-        let step = self.deployment.loaded(order, plugin.as_ref().map(drop).map_err(Clone::clone), is_suspect);
-        if let (Step::Live { has_way_back, .. }, Ok(plugin)) = (&step, plugin) {
+        if let Some(live) = live.filter(|live| live.probation().is_stood()) {
+            self.deployment.prove(&order.name, live.digest());
+        }
+        let step = self.deployment.loaded(order, plugin.as_ref().map(drop).map_err(Clone::clone));
+        if let (Step::Live { is_proven, .. }, Ok(plugin)) = (&step, plugin) {
             let version = (order.name.clone(), plugin.digest().to_owned());
-            match order.goal {
-                Goal::File if *has_way_back => {
-                    plugin.probation().begin(Instant::now(), version.clone(), self.court.clone());
-                }
-                _ => plugin.probation().end(),
+            if *is_proven {
+                plugin.probation().end();
+            } else {
+                plugin.probation().begin(Instant::now(), version.clone(), self.court.clone());
             }
             let past = self.history.entry(order.name.clone()).or_default();
             past.push(Past { digest: version.1.clone(), since: Timestamp::now() });
@@ -292,7 +339,7 @@ impl Registry {
     fn go_back(&mut self, order: Order) -> Option<Change> {
         let Goal::Restore { digest, .. } = &order.goal else { return None };
         let Some(plugin) = self.loaded.get(&(order.name.clone(), digest.clone())).cloned() else {
-            self.read(vec![order]);
+            self.read(VecDeque::from([order]));
             return None;
         };
         match self.deployment.read(&order, Ok(version(digest, plugin.manifest()))) {
@@ -371,12 +418,34 @@ impl Registry {
             if self.noted.get(name).unwrap_or(&Record::default()) == &record {
                 continue;
             }
-            if let Err(error) = self.archive.note(name, &record) {
+            if let Err(error) = self.archive.note(name, &record, self.noted.get(name)) {
                 tracing::warn!(plugin = name, %error, "where this plugin stands can't be kept for a restart");
             }
             self.noted.insert(name.clone(), record);
         }
     }
+}
+
+fn candidate(folder: &Folder, archive: &Archive, order: &Order, expected: Option<&Stamp>) -> Candidate {
+    let source = match &order.goal {
+        Goal::File => folder.read(&order.name),
+        Goal::Restore { digest, .. } => archive.read(&order.name, digest),
+    };
+    if order.goal == Goal::File && folder.stamp(&order.name).ok().as_ref() != expected {
+        return Candidate::Moved;
+    }
+    let read = source.and_then(|source| {
+        let manifest = source.manifest(&order.name).map_err(|faults| faults.join("; "))?;
+        Ok((source, manifest))
+    });
+    match read {
+        Ok((source, manifest)) => Candidate::Read(source, Box::new(manifest)),
+        Err(reason) => Candidate::Faulty(reason),
+    }
+}
+
+fn failed(error: &JoinError) -> String {
+    format!("the worker failed to load it: {error}")
 }
 
 fn version(digest: &str, manifest: &Manifest) -> Version {

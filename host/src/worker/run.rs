@@ -25,24 +25,49 @@ impl Lane {
                 return Vec::new();
             }
         };
-        let plugin = self.plugin.load_full();
-        let settlements = match self.call(&plugin, taken).await {
+        let settlements = self.run_in_pieces(taken).await;
+        if matches!(turn, Turn::Alone(_)) {
+            let _ = self.acquit().await;
+        }
+        settlements
+    }
+
+    /// What was gathered for one version may be more than the one that is live
+    /// by now takes at once: most often it is a single piece.
+    async fn run_in_pieces(&self, taken: &[Taken]) -> Vec<Settlement> {
+        let (mut settlements, mut left) = (Vec::new(), taken);
+        while !left.is_empty() {
+            if !settlements.is_empty() {
+                // Who has ended does not wait for all that follow.
+                let _ = self.settlements.send(std::mem::take(&mut settlements));
+                if self.is_paused() || self.stop.is_cancelled() {
+                    self.set_aside(left);
+                    break;
+                }
+            }
+            let plugin = self.plugin.load_full();
+            let size = plugin.manifest().batch.map_or(1, |batch| batch.size);
+            let (piece, rest) = left.split_at(size.clamp(1, left.len()));
+            settlements = self.run_piece(&plugin, piece).await;
+            left = rest;
+        }
+        settlements
+    }
+
+    async fn run_piece(&self, plugin: &Plugin, taken: &[Taken]) -> Vec<Settlement> {
+        match self.call(plugin, taken).await {
             Ok(settlements) => settlements,
             // Whose fault it was is seen when each runs by itself.
             Err(mut settlements) => {
                 let is_settled = |one: &&Taken| settlements.iter().any(|settled| settled.entry == one.entry);
                 let left: Vec<_> = taken.iter().filter(|one| !is_settled(one)).collect();
                 for one in left {
-                    let (Ok(alone) | Err(alone)) = self.call(&plugin, slice::from_ref(one)).await;
+                    let (Ok(alone) | Err(alone)) = self.call(plugin, slice::from_ref(one)).await;
                     settlements.extend(alone);
                 }
                 settlements
             }
-        };
-        if matches!(turn, Turn::Alone(_)) {
-            let _ = self.acquit().await;
         }
-        settlements
     }
 
     /// Calls the handler once and judges each message. An error means that a
@@ -70,6 +95,7 @@ impl Lane {
             tracing::warn!(topic = %self.topic(), size = calls.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);
         }
+        plugin.probation().ended(runs.iter().map(|run| run.id.as_str()).zip(&outcomes));
         let settled = runs.into_iter().zip(outcomes).map(|(run, outcome)| self.judged(run, outcome, plugin, took));
         settlements.extend(settled);
         Ok(settlements)
@@ -99,7 +125,6 @@ impl Lane {
         let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
         self.metrics.processing.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
-        plugin.probation().ended(&run.id, &outcome);
         let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.standing.attempt);
         if matches!(outcome, Outcome::Done(_)) {
             tracing::debug!(topic, id, attempt, outcome = name, ?took, digest, "settled");

@@ -53,6 +53,8 @@ enum Event {
     /// One of the reads or loads under way ends.
     Finish(Index),
     Withdraw(usize),
+    /// What is live of it has stood its probation.
+    Prove(usize),
     Release(usize),
     Restart,
 }
@@ -77,6 +79,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (0..400_u64).prop_map(Event::Scan),
         8 => any::<Index>().prop_map(Event::Finish),
         1 => name.clone().prop_map(Event::Withdraw),
+        1 => name.clone().prop_map(Event::Prove),
         1 => name.prop_map(Event::Release),
         1 => Just(Event::Restart),
     ]
@@ -95,6 +98,8 @@ struct World {
     known: BTreeMap<String, Content>,
     /// By name, what went live last, since it was not removed.
     last_good: BTreeMap<String, String>,
+    /// Names and digests that stood their probation, or had none.
+    proven: BTreeSet<(String, String)>,
     /// By name, since which scan it has not been found.
     missing: BTreeMap<String, Duration>,
     /// What could not be gone back to, because others have its topics.
@@ -113,6 +118,7 @@ impl World {
             loads: VecDeque::new(),
             known: BTreeMap::new(),
             last_good: BTreeMap::new(),
+            proven: BTreeSet::new(),
             missing: BTreeMap::new(),
             not_restored: BTreeSet::new(),
         }
@@ -148,6 +154,7 @@ impl World {
                     self.reads.push_back((order, None));
                 }
             }
+            Event::Prove(name) => self.prove(NAMES[name]),
             Event::Release(name) => drop(self.deployment.release(NAMES[name])),
             Event::Restart => {
                 let record = |(name, entry): (&String, &Entry<u64>)| (name.clone(), entry.record());
@@ -163,6 +170,13 @@ impl World {
             }
         }
         self.check();
+    }
+
+    fn prove(&mut self, name: &str) {
+        if let Some(live) = self.live(name).map(|live| live.digest.clone()) {
+            self.deployment.prove(name, &live);
+            self.proven.insert((name.to_owned(), live));
+        }
     }
 
     fn put(&mut self, name: &str, content: Content) {
@@ -208,8 +222,14 @@ impl World {
         } else {
             let (order, content) = self.loads.remove(which - self.reads.len()).unwrap();
             let result = if content.kind == Kind::Good { Ok(()) } else { Err("it does not load".to_owned()) };
-            let step = self.deployment.loaded(&order, result, false);
-            if let Step::Live { .. } = step {
+            let step = self.deployment.loaded(&order, result);
+            if let Step::Live { is_proven, .. } = step {
+                if self.deployment.entry(&order.name).unwrap().previous.is_none() {
+                    assert!(is_proven, "it has nothing to go back to");
+                    self.proven.insert((order.name.clone(), content.digest()));
+                }
+                let is_known = self.proven.contains(&(order.name.clone(), content.digest()));
+                assert!(!is_proven || is_known, "{order:?} has a probation to stand");
                 assert_eq!(content.kind, Kind::Good);
                 self.last_good.insert(order.name.clone(), content.digest());
             }
@@ -263,6 +283,8 @@ impl World {
             let Some(entry) = self.deployment.entry(name) else { continue };
             let is_free = |live: &Version| entry.held_because(&live.digest).is_none();
             assert!(entry.live.as_ref().is_none_or(is_free), "{entry:?}");
+            let is_proven = |digest: &String| self.proven.contains(&(name.to_owned(), digest.clone()));
+            assert!(entry.previous.as_ref().is_none_or(is_proven), "{entry:?}");
             assert!(
                 entry.previous.is_none() || entry.previous.as_ref() != entry.live.as_ref().map(|live| &live.digest)
             );
@@ -432,21 +454,102 @@ fn a_version_that_is_withdrawn_stays_out_until_its_bytes_change_or_it_is_release
 }
 
 #[test]
-fn a_version_that_crashed_in_its_probation_is_nobodys_way_back() {
-    for (is_suspect, previous) in [(true, good(1, 0)), (false, good(1, 1))] {
+fn only_what_is_proven_is_a_way_back_and_it_needs_no_second_probation() {
+    for (is_proven, previous) in [(false, good(1, 0)), (true, good(1, 1))] {
         let mut world = at_rest(&[("a", good(1, 0))]);
         world.put("a", good(1, 1));
         world.come_to_rest();
-        world.put("a", good(1, 2));
-        for _ in 0..2 {
-            world.now += QUIET;
-            world.scan();
+        if is_proven {
+            world.happen(Event::Prove(0));
         }
-        world.finish(0);
-        let (order, _) = world.loads.pop_back().unwrap();
-        world.deployment.loaded(&order, Ok(()), is_suspect);
-        assert_eq!(world.deployment.entry("a").unwrap().previous, Some(previous.digest()));
+        // Over a restart as without one.
+        for event in [None, Some(Event::Restart)] {
+            event.into_iter().for_each(|event| world.happen(event));
+            world.put("a", good(1, 2));
+            world.come_to_rest();
+            let entry = world.deployment.entry("a").unwrap();
+            assert_eq!((&entry.previous, entry.is_proven), (&Some(previous.digest()), false));
+        }
+        world.put("a", previous);
+        world.come_to_rest();
+        assert!(world.deployment.entry("a").unwrap().is_proven);
     }
+}
+
+#[test]
+fn what_was_proven_before_a_restart_stays_so() {
+    for is_proven in [false, true] {
+        let mut world = at_rest(&[("a", good(1, 0))]);
+        world.put("a", good(1, 1));
+        world.come_to_rest();
+        if is_proven {
+            world.happen(Event::Prove(0));
+        }
+        world.happen(Event::Restart);
+        world.come_to_rest();
+        let entry = world.deployment.entry("a").unwrap();
+        assert_eq!((entry.is_proven, &entry.previous), (is_proven, &Some(good(1, 0).digest())));
+        // Also where its file is broken by then.
+        world.put("a", Content { kind: Kind::Corrupt, ..good(1, 2) });
+        world.happen(Event::Restart);
+        world.come_to_rest();
+        let entry = world.deployment.entry("a").unwrap();
+        assert_eq!((entry.is_live(&good(1, 1).digest()), entry.is_proven), (true, is_proven));
+    }
+}
+
+#[test]
+fn a_judgement_that_comes_late_is_about_nothing_that_stays() {
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    let (old, new) = (good(1, 0).digest(), good(1, 1).digest());
+    assert!(world.deployment.stays("a", &new) && !world.deployment.stays("a", &old));
+    world.happen(Event::Withdraw(0));
+    assert!(!world.deployment.stays("a", &new), "the way back from it is under way");
+    assert!(!world.deployment.stays("b", &new));
+}
+
+#[test]
+fn nobody_waits_for_a_file_that_never_rests() {
+    let mut world = at_rest(&[("b", good(2, 0))]);
+    let step = Duration::from_millis(100);
+    let write = |world: &mut World, variant: u8| {
+        world.put("a", good(1, variant));
+        world.now += step;
+        assert!(world.scan() && world.reads.is_empty(), "it is looked at again, and not read");
+    };
+    write(&mut world, 0);
+    let began = world.now;
+    while world.now - began < PATIENCE {
+        assert!(!world.deployment.is_at_rest(), "{:?}", world.now - began);
+        write(&mut world, 1);
+    }
+    assert!(world.deployment.is_at_rest());
+    assert!(world.deployment.kept().contains_key(&Topic::parse("a").unwrap()), "it may be about to ask for it");
+    // Others are waited for as ever, and so is this one once it rests.
+    world.put("b", good(2, 1));
+    write(&mut world, 2);
+    assert!(!world.deployment.is_at_rest());
+    world.come_to_rest();
+    assert_eq!(world.live("a").unwrap().digest, good(1, 2).digest());
+    write(&mut world, 0);
+    assert!(!world.deployment.is_at_rest());
+}
+
+#[test]
+fn what_is_faulty_is_read_again_when_somebody_asks() {
+    let mut world = at_rest(&[("a", Content { kind: Kind::Unloadable, ..good(1, 0) }), ("b", good(2, 0))]);
+    world.now += QUIET;
+    assert!(!world.scan() && world.reads.is_empty());
+    world.deployment.reconsider();
+    world.now += QUIET;
+    world.scan();
+    assert_eq!(world.reads.iter().map(|(order, _)| order.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    // Not a second time beside it.
+    world.deployment.reconsider();
+    world.now += QUIET;
+    assert!(!world.scan() && world.reads.len() == 1);
 }
 
 #[test]
