@@ -8,6 +8,10 @@ use std::time::Duration;
 /// A message that has been postponed for this long is dead.
 pub const POSTPONED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// A handler's own pause is at least as long, unless the policy begins with less:
+/// who is never ready must not be asked all the time.
+const POSTPONED_LEAST: Duration = Duration::from_secs(1);
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -208,7 +212,10 @@ fn postpone(after: Option<Duration>, error: String, standing: Standing, policy: 
         return Verdict::Dead { reason: "postponed-too-long", error };
     }
     let postponed = standing.postponed.saturating_add(1);
-    let after = after.unwrap_or_else(|| policy.pause(postponed, chance));
+    let least = POSTPONED_LEAST.min(policy.base);
+    let after = after.map_or_else(|| policy.pause(postponed, chance), |after| after.max(least));
+    // So that it is told in time that it was too long.
+    let after = after.min(POSTPONED_MAX - waited);
     Verdict::Later { after, attempt: standing.attempt, postponed }
 }
 
@@ -284,6 +291,33 @@ mod tests {
             let verdict = judge(outcome.clone(), standing, &RetryPolicy::default(), 0.5);
             let dead = Verdict::Dead { reason: "postponed-too-long", error: "wait".to_owned() };
             assert_eq!(verdict == dead, is_dead, "{waited}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_handlers_own_postponement_neither_spins_nor_outlasts_the_seven_days() {
+        let ms = Duration::from_millis;
+        let week = POSTPONED_MAX.as_millis() as u64;
+        let after = |asked: u64, waited: u64, base: Duration| {
+            let since = Timestamp::from_millisecond(NOW - waited as i64).unwrap();
+            let standing = Standing { postponed_since: Some(since), ..standing(1) };
+            let outcome = Outcome::Postpone { reason: "wait".to_owned(), after: Some(ms(asked)) };
+            match judge(outcome, standing, &RetryPolicy { base, ..RetryPolicy::default() }, 0.0) {
+                Verdict::Later { after, .. } => after,
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        let second = ms(1000);
+        for (asked, waited, base, expected) in [
+            (0, 0, second, second),
+            (999, 0, ms(5000), second),
+            (0, 0, ms(20), ms(20)),
+            (77_000, 0, second, ms(77_000)),
+            (u32::MAX.into(), 0, second, POSTPONED_MAX),
+            (week, week - 5000, second, ms(5000)),
+            (0, week - 1, second, ms(1)),
+        ] {
+            assert_eq!(after(asked, waited, base), expected, "{asked} after {waited}, base {base:?}");
         }
     }
 

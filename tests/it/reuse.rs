@@ -1,6 +1,7 @@
 //! Instances that are kept for another call, where the manifest asks for it:
 //! so many calls and no more, and never after one that did not come back.
 
+use crate::guest::encode;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, resident_bytes, until};
 
 /// Counts the calls of its instance at address 256, and traps beyond so many.
@@ -61,6 +62,48 @@ async fn after_a_run_that_was_ended_the_next_one_is_fresh() {
     let gateway = Gateway::start(&redis, &plugins);
     for end in ["trap", "bad-reply", "cpu-limit", "timeout"] {
         assert_eq!(ends(&gateway, &redis, end, 4).await, ["done", end, "done", end]);
+    }
+}
+
+/// A batch handler that replies to all at its first call, and to none from then
+/// on.
+fn withholds() -> Vec<u8> {
+    let module = r#"(module
+        (memory (export "memory") 1)
+        (global $heap (mut i32) (i32.const 1024))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+            (global.get $heap)
+            (global.set $heap (i32.add (global.get $heap) (local.get 3))))
+        (func (export "gateway:worker/batch-handler@1.0.0#handle-batch") (param i32 i32) (result i32)
+            ;; A list of so many that are all zero, which is ok.
+            (i32.store (i32.const 16) (i32.const 49152))
+            (i32.store (i32.const 20) (select (i32.const 0) (local.get 1) (i32.load (i32.const 256))))
+            (i32.store (i32.const 256) (i32.const 1))
+            (i32.const 16)))"#;
+    let wit = include_str!("../../wit/gateway.wit").replacen("  export handler;", "  export batch-handler;", 1);
+    encode(module, "batch.wit", Some(&wit))
+}
+
+/// What is no answer says that an instance is not to be trusted, like a trap.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_bad_answer_the_next_run_is_fresh() {
+    let redis = Redis::start();
+    // A reject with an empty code, which is none.
+    let code = guest(&format!(
+        "(if (i32.load (i32.const 256)) (then
+            (i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2)) (return (i32.const 16))))
+         (i32.store (i32.const 256) (i32.const 1)) {OK}"
+    ));
+    let batch = "[batch]\nsize = 1\nwait = \"0s\"\n";
+    let plugins = Plugins::with("code", &code, &reused("reuse = 1000")).and(
+        "count",
+        &withholds(),
+        &format!("{}{batch}", reused("reuse = 1000")),
+    );
+    let gateway = Gateway::start(&redis, &plugins);
+    for topic in ["code", "count"] {
+        assert_eq!(ends(&gateway, &redis, topic, 4).await, ["done", "bad-reply", "done", "bad-reply"], "{topic}");
     }
 }
 

@@ -1,5 +1,5 @@
 //! Headers that the host adds to requests, with secrets in them: the guest
-//! sees neither.
+//! sees neither. A fault never quotes a value, since everybody may read it.
 
 use super::value::SecretName;
 
@@ -35,7 +35,7 @@ impl Header {
         let name = name.to_ascii_lowercase();
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || !name.bytes().all(token) {
-            return Err(format!("\"{}\" is no name of a header", name.escape_debug()));
+            return Err("that is no name of a header".to_owned());
         }
         if RESERVED.contains(&name.as_str()) {
             return Err(format!("`{name}` is set by the host itself"));
@@ -43,7 +43,8 @@ impl Header {
         if !value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
             return Err(format!("the value of `{name}` has characters other than printable ASCII"));
         }
-        Ok(Self { name, value: pieces(value)? })
+        let value = pieces(value).map_err(|told| format!("the value of `{name}`: {told}"))?;
+        Ok(Self { name, value })
     }
 }
 
@@ -52,10 +53,8 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        let (inside, behind) = after.split_once('}').ok_or_else(|| format!("\"{text}\": `${{` without `}}`"))?;
-        let name = inside
-            .strip_prefix("secret:")
-            .ok_or_else(|| format!("\"${{{inside}}}\": only ${{secret:NAME}} can stand here"))?;
+        let (inside, behind) = after.split_once('}').ok_or("`${` without `}`")?;
+        let name = inside.strip_prefix("secret:").ok_or("of `${...}` only ${secret:NAME} can stand there")?;
         pieces.push(Piece::Text(before.to_owned()));
         pieces.push(Piece::Secret(SecretName::parse(name)?));
         rest = behind;

@@ -29,7 +29,7 @@ impl Origin {
     pub fn parse(text: &str) -> Result<Self, String> {
         const MEND: &str = "an origin is written like \"https://api.example.com\", \"http://10.0.0.5:8080\" or \
             \"https://*.example.com\"";
-        let wrong = |what: &str| format!("\"{}\": {what}; {MEND}", text.escape_debug());
+        let wrong = |what: &str| format!("\"{}\": {what}; {MEND}", without_login(text).escape_debug());
         let below = text.split_once("://*.").map(|(scheme, rest)| format!("{scheme}://{rest}"));
         let url = Url::parse(below.as_deref().unwrap_or(text)).map_err(|error| wrong(&error.to_string()))?;
         let is_https = match url.scheme() {
@@ -78,6 +78,12 @@ impl Origin {
     pub fn is_https(&self) -> bool {
         self.is_https
     }
+}
+
+/// As it may be told: a name and a password stand before the last `@`, if they
+/// are not meant to be there.
+fn without_login(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("...@{host}"))
 }
 
 /// A name without the dot that says that it is complete.
@@ -144,6 +150,16 @@ mod tests {
         ] {
             let error = Origin::parse(text).unwrap_err();
             assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_never_told() {
+        for text in
+            ["https://me:s3cr3t@a.example", "https://me:s3/cr3t@a.example", "me:s3cr3t@a.example", "https://s3cr3t@"]
+        {
+            let error = Origin::parse(text).unwrap_err();
+            assert!(!error.contains("s3") && !error.contains("cr3t") && error.contains("...@"), "{error}");
         }
     }
 

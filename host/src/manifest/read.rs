@@ -81,7 +81,7 @@ fn manifest<'t>(all: &mut Section<'t>, stem: &str, faults: &mut Faults<'t>) -> M
         limits: limits(all, faults),
         retry: retry(all, faults),
         grants,
-        config: all.pairs("config", faults).into_iter().map(|(key, value)| (key.value, value.value)).collect(),
+        config: config(all, faults),
         http_headers,
     }
 }
@@ -283,6 +283,11 @@ fn folders<'t>(section: &mut Section<'t>, key: &'static str, faults: &mut Faults
     folders
 }
 
+fn config<'t>(all: &mut Section<'t>, faults: &mut Faults<'t>) -> BTreeMap<String, String> {
+    let Some(section) = all.section("config", faults) else { return BTreeMap::new() };
+    section.into_texts(faults).into_iter().map(|(key, value)| (key.value, value.value)).collect()
+}
+
 fn http_headers<'t>(
     all: &mut Section<'t>,
     granted: &BTreeSet<Origin>,
@@ -290,7 +295,7 @@ fn http_headers<'t>(
 ) -> BTreeMap<Origin, Vec<Header>> {
     let mut by_origin = BTreeMap::new();
     for (origin, section) in all.sections("http_headers", faults) {
-        let headers = section.into_pairs::<String>(faults).into_iter().filter_map(|(name, value)| {
+        let headers = section.into_texts(faults).into_iter().filter_map(|(name, value)| {
             Header::parse(&name.value, &value.value).map_err(|told| faults.add(value.span, told)).ok()
         });
         let headers: Vec<Header> = headers.collect();

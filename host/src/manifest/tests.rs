@@ -146,6 +146,42 @@ fn what_only_looks_like_a_contradiction_is_none() {
     }
 }
 
+/// Refusals stand in the log and on pages that everybody may read.
+#[test]
+fn a_fault_never_quotes_what_may_be_a_secret() {
+    let headers = "[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\n";
+    for text in [
+        header("Authorization", "Bearer s3cr3t ${x"),
+        header("Authorization", "Bearer ${s3cr3t}"),
+        header("Authorization", "Bearer ${secret:s3cr3t!}"),
+        header("Authorization", "s3cr3t\\u0007"),
+        header("Bearer s3cr3t", "x"),
+        format!("{headers}Authorization = [\"s3cr3t\"]"),
+        format!("{headers}Authorization = \"s3cr3t"),
+        format!("{headers}Authorization = s3cr3t"),
+        "[http_headers.\"https://me:s3cr3t@a.example\"]\nx = \"y\"".to_owned(),
+        "[http_headers]\n\"https://me:s3cr3t@a.example\" = \"y\"".to_owned(),
+        "[http_headers]\n\"https://a.example\" = \"s3cr3t\"".to_owned(),
+        "[grants]\nhttp = [\"https://me:s3cr3t@a.example\"]".to_owned(),
+        "[grants]\nhttp = [\"me:s3cr3t@a.example\"]".to_owned(),
+        "[grants]\nsecrets = [\"s3cr3t!\"]".to_owned(),
+        "[config]\nP = 918273645".to_owned(),
+        "[config]\nP = [\"s3cr3t\"]".to_owned(),
+        "[config]\nP = { q = \"s3cr3t\" }".to_owned(),
+        "[config]\nP = \"s3cr3t".to_owned(),
+        "config = \"s3cr3t\"".to_owned(),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert!(!error.contains("s3cr3t") && !error.contains("918273645"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_fault_is_short_and_steers_no_terminal() {
+    let error = parse(&format!("[limits]\n\"\\u001b[2J{}\" = 1", "x".repeat(100_000))).unwrap_err();
+    assert!(error.len() < 2000 && error.contains("\\u{1b}[2J") && !error.contains('\u{1b}'), "{error}");
+}
+
 /// A manifest with one header for a granted origin.
 fn header(name: &str, value: &str) -> String {
     format!("[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\n\"{name}\"=\"{value}\"")

@@ -44,7 +44,7 @@ impl<'t> Faults<'t> {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        self.found.push(Fault { line, column, what: what.to_string().trim_end().to_owned() });
+        self.found.push(Fault { line, column, what: short(what.to_string().trim_end()) });
     }
 
     /// In the order of the text.
@@ -53,6 +53,21 @@ impl<'t> Faults<'t> {
         self.found.dedup();
         self.found
     }
+}
+
+/// As much of a fault as is told.
+const FAULT_CHARS_MAX: usize = 1000;
+
+/// What a fault quotes could be long, and steer the terminal that shows it.
+fn short(what: &str) -> String {
+    let mut short = String::new();
+    for char in what.chars().take(FAULT_CHARS_MAX) {
+        if char.is_control() { short.extend(char.escape_default()) } else { short.push(char) }
+    }
+    if what.chars().nth(FAULT_CHARS_MAX).is_some() {
+        short.push_str("...");
+    }
+    short
 }
 
 /// A value with where it stands.
@@ -152,9 +167,10 @@ impl<'t> Section<'t> {
     /// A table of tables whose keys are the author's own.
     pub(super) fn sections(&mut self, key: &'static str, faults: &mut Faults<'t>) -> Vec<(Placed<String>, Self)> {
         let Some(section) = self.section(key, faults) else { return Vec::new() };
-        let prefix = key;
+        // Not by its own key, which may be what a fault must not tell.
+        let name = format!("{key}.\"...\"");
         let inner = |(key, (span, value)): (String, (Range<usize>, Spanned<DeValue<'t>>))| {
-            let inner = table(&format!("{prefix}.\"{key}\""), span.clone(), value, faults)?;
+            let inner = table(&name, span.clone(), value, faults)?;
             Some((Placed { value: key, span }, inner))
         };
         section.entries.into_iter().filter_map(inner).collect()
@@ -164,6 +180,21 @@ impl<'t> Section<'t> {
     pub(super) fn into_pairs<T: DeserializeOwned>(self, faults: &mut Faults<'t>) -> Vec<(Placed<String>, Placed<T>)> {
         let pair = |(key, (span, value))| Some((Placed { value: key, span }, read(value, faults)?));
         self.entries.into_iter().filter_map(pair).collect()
+    }
+
+    /// The same where what stands here is nobody's business: no fault quotes it.
+    pub(super) fn into_texts(self, faults: &mut Faults<'t>) -> Vec<(Placed<String>, Placed<String>)> {
+        let mut texts = Vec::new();
+        for (key, (at, value)) in self.entries {
+            let span = value.span();
+            match value.into_inner() {
+                DeValue::String(text) => {
+                    texts.push((Placed { value: key, span: at }, Placed { value: text.into_owned(), span }));
+                }
+                other => faults.add(span, format!("`{key}` is a string, not {}", other.type_str())),
+            }
+        }
+        texts
     }
 
     pub(super) fn end(self, faults: &mut Faults<'t>) {

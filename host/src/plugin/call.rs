@@ -36,25 +36,21 @@ impl Plugin {
         // A command is equipped with its message when its store is made.
         let messages: Vec<WitMessage> =
             if self.facts.is_command { Vec::new() } else { calls.iter_mut().map(wit_message).collect() };
+        let count = calls.len();
         let handled = self.run(calls, async |life| {
             let live = match life.live.take() {
                 Some(live) => live,
                 None => self.program.start(&mut life.store).await?,
             };
             let replies = live.call(&mut life.store, &messages).await?;
-            life.live = Some(live);
-            let guest = life.store.data_mut();
-            Ok(replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect())
-        });
-        let handled: Result<Vec<Outcome>, Outcome> = handled.await;
-        match handled {
-            Ok(outcomes) if outcomes.len() == calls.len() => outcomes,
-            Ok(outcomes) => {
-                let told = format!("{} replies to a batch of {}", outcomes.len(), calls.len());
-                vec![Outcome::BadReply(told); calls.len()]
+            let outcomes = outcomes(replies, count, life.store.data_mut());
+            // Who answers what is no answer is not asked again.
+            if !outcomes.iter().any(|outcome| matches!(outcome, Outcome::BadReply(_))) {
+                life.live = Some(live);
             }
-            Err(outcome) => vec![outcome; calls.len()],
-        }
+            Ok(outcomes)
+        });
+        handled.await.unwrap_or_else(|outcome| vec![outcome; count])
     }
 
     /// Does something with an instance, within limits; without calls it is only
@@ -150,6 +146,14 @@ fn wit_message(call: &mut Call) -> WitMessage {
         attempt: message.attempt,
         max_attempts: call.max_attempts,
     }
+}
+
+/// Of each message, in their order.
+fn outcomes(replies: Vec<Reply>, count: usize, guest: &mut Guest) -> Vec<Outcome> {
+    if replies.len() != count {
+        return vec![Outcome::BadReply(format!("{} replies to a batch of {count}", replies.len())); count];
+    }
+    replies.into_iter().enumerate().map(|(place, reply)| reply_outcome(reply, guest, place)).collect()
 }
 
 fn reply_outcome(reply: Reply, guest: &mut Guest, place: usize) -> Outcome {
