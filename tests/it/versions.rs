@@ -102,7 +102,8 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     let redis = Redis::start();
-    let plugins = Plugins::with("topic", &guest(OK), "");
+    // None of them is dead before the fifth has come, however slow it is.
+    let plugins = Plugins::with("topic", &guest(OK), "[retry]\nattempts = 20\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     let good = gateway.plugin("topic").await["digest"].clone();
