@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,4 +121,7 @@ pub struct Capabilities {
     pub key_value: Option<Arc<dyn KeyValue>>,
     pub mailer: Option<Arc<dyn Mailer>>,
     pub secrets: Option<Arc<dyn Secrets>>,
+    /// The host's own folders, of plugins, of what is compiled of them, of
+    /// secrets: no grant reaches into them.
+    pub own_folders: Vec<PathBuf>,
 }

@@ -6,7 +6,7 @@
 mod report;
 
 use crate::metrics::Metrics;
-use crate::plugin::{Change, Denied, FolderError, Registry, Watcher};
+use crate::plugin::{Change, Denied, FolderError, LoneManifests, Registry, Watcher};
 use report::Report;
 use std::mem;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub struct Reloader {
     has_scanned: watch::Sender<bool>,
     report: Report,
     is_readable: bool,
+    lone: LoneManifests,
     /// Who wants to know what a scan changes.
     asking: Vec<Asking>,
     /// Who waits for a version from before.
@@ -59,6 +60,7 @@ impl Reloader {
             requests,
             has_scanned,
             is_readable: true,
+            lone: LoneManifests::default(),
             asking: Vec::new(),
             going_back: Vec::new(),
         }
@@ -101,6 +103,7 @@ impl Reloader {
             Ok(changes) => {
                 self.tell(&changes);
                 self.is_readable = true;
+                self.lone.look(self.registry.folder().path());
             }
             Err(error) => {
                 // Once, not at every poll. What is live stays live.

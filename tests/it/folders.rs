@@ -2,10 +2,11 @@
 //! and nothing beside them.
 
 use crate::http_rig::{Rig, manifest};
-use crate::support::{Gateway, Plugins, Redis, built};
+use crate::support::{BINARY, Gateway, Plugins, Redis, built};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 fn read(path: &str) -> Value {
     json!({ "do": "read", "path": path })
@@ -79,6 +80,37 @@ async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
         let reason = gateway.until_refused("fetch").await;
         assert!(reason.contains(told) && reason.contains("fetch.toml"), "{reason}");
     }
+}
+
+/// Who may write to the plugins or to what is compiled of them has left the
+/// sandbox, and who may read the secrets was granted all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_own_folders_can_not_be_granted() {
+    let outer = tempfile::tempdir().unwrap();
+    let redis = Redis::start();
+    for name in ["secrets", "cache", "cache/compiled", "beside"] {
+        fs::create_dir(outer.path().join(name)).unwrap();
+    }
+    symlink("secrets", outer.path().join("link")).unwrap();
+    let plugins = Plugins::with("fetch", &built("fetch"), &manifest(""));
+    let own = |name: &str| outer.path().join(name).to_str().unwrap().to_owned();
+    let started = || {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--secrets-dir", &own("secrets")]);
+        command.args(["--plugins-cache", &own("cache")]).arg("--plugins").arg(plugins.path());
+        Gateway::spawn(&mut command)
+    };
+    let of_plugins = plugins.path().to_str().unwrap().to_owned();
+    for (key, folder) in
+        [("read", own("")), ("read", own("link")), ("write", own("cache/compiled")), ("write", of_plugins)]
+    {
+        plugins.write("fetch.toml", manifest(&format!("{key} = {{ \"/in\" = \"{folder}\" }}")).as_bytes());
+        let reason = started().until_refused("fetch").await;
+        assert!(reason.contains(&format!("grants.{key}: {folder} reaches into ")), "{reason}");
+    }
+    let beside = format!("write = {{ \"/in\" = \"{}\" }}", own("beside"));
+    plugins.write("fetch.toml", manifest(&beside).as_bytes());
+    started().until_loaded("fetch").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,3 +151,22 @@ async fn a_connection_stands_in_time_or_not_at_all() {
     .await;
     assert_eq!(both[1]["data"]["told"]["error"], "timeout", "{both:?}");
 }
+
+/// What a run leaves open would be a connection that no run's limit counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_instance_holds_no_connections_of_runs_before() {
+    let server = Server::start().await;
+    let rig = small(&server, "http_requests = 1\n[instances]\nreuse = 1000\nidle = \"1h\"").await;
+    let authority = format!("127.0.0.1:{}", server.port);
+    for _ in 0..5 {
+        let told = rig.told(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;
+        assert_eq!(told, "Ok(200)");
+    }
+    until("all are let go of", async || (server.closed().len() == 5).then_some(())).await;
+    // Who reads to the end is kept.
+    until("an instance is kept", async || {
+        assert_eq!(word(&rig.told(send(&server, "/hello")).await), "200");
+        (rig.told(json!({ "do": "count" })).await.as_u64() > Some(1)).then_some(())
+    })
+    .await;
+}

@@ -92,7 +92,11 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, connection: usiz
         }
         let body = read_body(&mut stream, &mut read, &head).await;
         let seen = Seen { connection, head, body: body.unwrap_or(0), is_whole: body.is_some() };
+        let echoed = seen.head.clone();
         shared.seen.lock().unwrap().push(seen);
+        if path == "/echo" && reply(&mut stream, "", echoed.as_bytes()).await.is_some() {
+            continue;
+        }
         if body.is_none() || answer(&mut stream, &path, &shared).await.is_none() {
             return;
         }

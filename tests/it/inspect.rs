@@ -170,6 +170,42 @@ async fn a_check_tells_what_is_beyond_all_that_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_without_its_plugin_is_told_by_the_check_and_once_by_the_worker() {
+    let plugins = Plugins::with("order", &guest(OK), "");
+    plugins.write("ordr.toml", b"concurrency = 1");
+    let told = "ordr.toml is for nothing: there is no ordr.wasm beside it";
+    let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
+    assert!(code == 0 && out.contains(&format!("warning  {told}\n")), "{out}");
+    let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert!(listed.as_array().unwrap().len() == 1 && error.contains(told), "{out}{error}");
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged(told, |line| line["level"] == "WARN").await;
+    gateway.post("/api/v1/plugins/reload").await;
+    assert_eq!(gateway.logged(told).len(), 1);
+}
+
+/// The names in a file are whoever made it's.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_in_a_file_neither_steer_the_terminal_nor_fill_it() {
+    let good = r#"(memory (export "memory") 1) (func (export "_start")) (func (export "\1b[2J\1b]0;title\07over\nok       b.wasm"))"#;
+    let foreign = format!(r#"(import "\1b[31mred" "{}" (func))"#, "x\\1b[1m".repeat(40_000));
+    let wasm = |text: &str| wat::parse_str(format!("(module {text})")).unwrap();
+    let plugins = Plugins::with("exports", &wasm(good), "").and("imports", &wasm(&foreign), "");
+    for (command, file, shown) in [("inspect", "exports.wasm", "over\\nok"), ("check", "imports.wasm", "of red")] {
+        let (_, out, error) = plugin(&[command, &path(&plugins, file)]);
+        assert!(!out.contains('\u{1b}') && !out.contains("\nok "), "{out}");
+        assert!(out.len() < 10_000, "{} bytes", out.len());
+        assert!(command == "check" || out.contains(shown), "{out}{error}");
+    }
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    let reason = gateway.until_refused("imports").await;
+    assert!(reason.len() < 5000 && !reason.contains('\u{1b}'), "{} {reason}", reason.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_runs_the_self_test() {
     // Ok, and an error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";

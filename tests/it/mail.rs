@@ -94,6 +94,16 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn recipients_that_are_no_mails_are_not_even_kept() {
+    let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
+    let office = Office::open(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
+    let long = mail(&"x".repeat(70_000));
+    let answers = office.send("m", json!([long, long, mail("ada@a.example")])).await;
+    assert_eq!((&answers[0]["fault"], &answers[1]["fault"]), (&json!("too-large"), &json!("too-large")));
+    assert_eq!(answers[2], json!({ "ok": null }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_relay_says_comes_back() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);

@@ -1,6 +1,8 @@
 //! Secrets: had by grant only, counted, replaced without a restart, and
 //! nowhere to be read afterwards.
 
+use crate::http_rig::{Rig, word};
+use crate::http_server::Server;
 use crate::key_value::{acts, manifest};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
 use serde_json::{Value, json};
@@ -89,6 +91,23 @@ async fn what_was_read_stands_nowhere_in_the_log_or_in_dead_letters() {
     }
     let log = gateway.last_words();
     assert!(!log.iter().any(|line| line.to_string().contains(value)), "{log:?}");
+}
+
+/// A server may send back what it was sent, and a handler may log that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_a_header_is_counted_and_struck_out_too() {
+    let server = Server::start().await;
+    let origin = server.origin();
+    let grants = format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"Bearer ${{secret:KEY}}\"");
+    let rig = Rig::with_env(&grants, &[("GATEWAY_SECRET_KEY", "sesame!open")]).await;
+    let told = rig.told(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
+    assert_eq!(word(&told), "200");
+    assert!(told["body"].as_str().unwrap().contains("Bearer sesame!open"), "{told}");
+    let line = rig.gateway.until_logged("the server says", |_| true).await;
+    let text = line["message"].as_str().unwrap();
+    assert!(text.contains("Bearer [secret:KEY]") && !text.contains("sesame"), "{text}");
+    let (_, metrics) = rig.gateway.get("/metrics/prometheus").await;
+    assert!(metrics.contains("gateway_secret_reads_total{plugin=\"fetch\",secret=\"KEY\"} 1\n"), "{metrics}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::Failure;
 use crate::capability::Capabilities;
-use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection};
+use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
 use crate::settings::{BadSettings, FileCheck, TypedPlugins};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,6 +145,10 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     } else {
         all.iter().for_each(print_verdict);
     }
+    for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
+        let told = format!("warning  {name}.toml is for nothing: there is no {name}.wasm beside it");
+        if args.json { eprintln!("{}", plain(&told)) } else { print_line(&told) }
+    }
     ended(&all)
 }
 
@@ -182,11 +186,17 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 fn print_verdict(told: &Inspection) {
     match told.kind {
-        Some(kind) => println!("ok       {}.wasm: {kind} of {}", told.name, topics(told)),
-        None => println!("refused  {}.wasm", told.name),
+        Some(kind) => print_line(&format!("ok       {}.wasm: {kind} of {}", told.name, topics(told))),
+        None => print_line(&format!("refused  {}.wasm", told.name)),
     }
-    told.refused.iter().for_each(|reason| println!("         {reason}"));
-    told.warnings.iter().for_each(|warning| println!("warning  {warning}"));
+    told.refused.iter().for_each(|reason| print_line(&format!("         {reason}")));
+    told.warnings.iter().for_each(|warning| print_line(&format!("warning  {warning}")));
+}
+
+/// A file's names and words are whoever made it's: they must not steer the
+/// terminal, nor look like lines of ours.
+fn print_line(line: &str) {
+    println!("{}", plain(line).trim_end());
 }
 
 fn topics(told: &Inspection) -> String {
@@ -210,7 +220,7 @@ fn print(told: &Inspection) {
     list(&mut lines, "limits", told.limits.iter().map(|(name, limit)| format!("{name} = {limit}")));
     list(&mut lines, "warnings", told.warnings.iter().cloned());
     for (name, text) in lines {
-        println!("{}", format!("{name:<10} {text}").trim_end());
+        print_line(&format!("{name:<10} {text}"));
     }
 }
 

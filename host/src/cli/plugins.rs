@@ -2,6 +2,7 @@
 
 use super::http::WorkerArgs;
 use super::{Failure, table};
+use crate::plugin::plain;
 use crate::worker::short;
 use clap::Args;
 use hyper::Method;
@@ -44,12 +45,14 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let row = |plugin: &Value| {
         let grants = plugin["grants"].as_object().map(|grants| grants.keys().cloned().collect::<Vec<_>>().join(", "));
         let topics: Vec<&str> = plugin["topics"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        [text(plugin, "name"), state(plugin), digest(plugin, "digest"), topics.join(", "), grants.unwrap_or_default()]
+        let (topics, grants) =
+            (plain(&topics.join(", ")).into_owned(), plain(&grants.unwrap_or_default()).into_owned());
+        [text(plugin, "name"), state(plugin), digest(plugin, "digest"), topics, grants]
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {reason}", text(plugin, "name"));
+            println!("\n{}: {}", text(plugin, "name"), plain(reason));
         }
     }
     Ok(())
@@ -130,12 +133,13 @@ fn list<'a>(answer: &'a Value, key: &str) -> Result<&'a Vec<Value>, Failure> {
         .ok_or_else(|| Failure::Failed(format!("the answer has no {key}: is it a gateway-worker of this version?")))
 }
 
+/// What comes from plugins must not steer the terminal.
 fn text(value: &Value, key: &str) -> String {
-    value[key].as_str().unwrap_or_default().to_owned()
+    plain(value[key].as_str().unwrap_or_default()).into_owned()
 }
 
 fn digest(value: &Value, key: &str) -> String {
-    short(value[key].as_str().unwrap_or("-")).to_owned()
+    plain(short(value[key].as_str().unwrap_or("-"))).into_owned()
 }
 
 fn print_json(value: &Vec<Value>) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use super::http::Outbound;
 use super::imports;
 use super::offer::Import;
 use super::output::LogBudget;
+use super::plain::plain;
 use super::probation::Probation;
 use super::program::{Compiled, Program};
 use super::reuse::Kept;
@@ -68,6 +69,13 @@ pub struct Plugin {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+impl LoadError {
+    /// What is told quotes the file, whose names may be long and are anybody's.
+    pub(super) fn of(told: &str) -> Self {
+        Self(cut(plain(told).into_owned()))
+    }
+}
+
 impl Plugin {
     /// Compiles and checks a component. The types of its exports are only
     /// compared when there is an instance, so one is made and thrown away,
@@ -80,7 +88,7 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
-        let compiled = engine.compile(&bytes).await.map_err(|error| LoadError(cut(error.to_string())))?;
+        let compiled = engine.compile(&bytes).await.map_err(|error| LoadError::of(&error.to_string()))?;
         Self::of(engine, name, &compiled, manifest, digest).await
     }
 
@@ -92,8 +100,10 @@ impl Plugin {
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
-        folders::check(&manifest.grants, name).map_err(LoadError)?;
-        let program = Program::link(engine, compiled, &manifest).map_err(LoadError)?;
+        folders::check(&manifest.grants, name)
+            .and_then(|()| folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name))
+            .map_err(|told| LoadError::of(&told))?;
+        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::of(&told))?;
         let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
         let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
@@ -120,9 +130,10 @@ impl Plugin {
                 imports::secrets::warn_of_missing(&plugin.facts, plugin.engine.capabilities());
                 Ok(plugin)
             }
-            Ok(Err(told)) => Err(LoadError(cut(told))),
+            Ok(Err(told)) => Err(LoadError::of(&told)),
             Err(outcome) => {
-                Err(LoadError(format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error())))
+                let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
+                Err(LoadError::of(&told))
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::manifest::Grants;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 /// What is wrong with the folders of a manifest, and how to mend it.
@@ -33,6 +33,26 @@ pub(super) fn check(grants: &Grants, name: &str) -> Result<(), String> {
         )),
         None => Ok(()),
     }
+}
+
+/// Fails where a handler would reach into what the host itself lives on: who may
+/// write there is no longer in a sandbox, and who may read there sees secrets
+/// that it was not granted.
+pub(super) fn check_apart(grants: &Grants, own: &[PathBuf], name: &str) -> Result<(), String> {
+    let own: Vec<PathBuf> = own.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+    for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
+        for host in folders.values() {
+            let Ok(granted) = host.canonicalize() else { continue };
+            if let Some(own) = own.iter().find(|own| own.starts_with(&granted) || granted.starts_with(own)) {
+                return Err(format!(
+                    "grants.{key}: {} reaches into {}, which is the worker's own; name another folder in {name}.toml",
+                    host.display(),
+                    own.display()
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens them for one run. They were there when the plugin was loaded.

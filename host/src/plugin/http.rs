@@ -211,7 +211,7 @@ impl Hooks {
         if announced.is_some_and(|length| length > limits.http_body) {
             return Err(Refusal::new(Error::HttpRequestBodySize(Some(limits.http_body)), "", ""));
         }
-        headers::add(&mut head.headers, &self.facts.manifest, &target.url, self.capabilities.secrets.as_deref())?;
+        headers::add(&mut head.headers, &self.facts, &target.url, self.capabilities.secrets.as_deref())?;
         let host = HeaderValue::try_from(target.host)
             .map_err(|error| Refusal::new(Error::HttpRequestUriInvalid, "url", error.to_string()))?;
         head.headers.insert(HOST, host);

@@ -55,7 +55,7 @@ impl Inspection {
         }
         // Both are looked at, so that all that is wrong is told at once.
         let compiled = match check_header(&source.wasm) {
-            Ok(()) => engine.compile(&source.wasm).await.map_err(|error| LoadError(error.to_string())),
+            Ok(()) => engine.compile(&source.wasm).await.map_err(|error| LoadError::of(&error.to_string())),
             Err(error) => Err(error),
         };
         if let Ok(compiled) = &compiled {

@@ -1,4 +1,4 @@
-//! Text from a guest as it may stand in a log: it can't draw on a terminal,
+//! Text from a guest as it may stand in a log or on a terminal: it can't draw on a terminal,
 //! begin a line of its own, or turn round what is read.
 
 use std::borrow::Cow;
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// No sequence that a terminal takes for an order is longer than this.
 const SEQUENCE_CHARS_MAX: usize = 64;
 
-pub(super) fn plain(text: &str) -> Cow<'_, str> {
+pub fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(is_dangerous) {
         return Cow::Borrowed(text);
     }

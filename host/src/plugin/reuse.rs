@@ -1,6 +1,7 @@
 //! Instances that are kept for another call, where the manifest asks for it.
-//! One is kept only after a call that came back with a reply; what it has in
-//! memory, the next message's call sees.
+//! One is kept only after a call that came back with a good reply and left
+//! nothing of its requests open; what it has in memory, the next message's call
+//! sees.
 
 use super::guest::Guest;
 use super::program::Live;
@@ -66,7 +67,9 @@ impl Kept {
     /// To be called when a call has come back with a reply.
     pub(super) fn put(&self, mut life: Life, room: &Arc<Semaphore>, weight: u32) {
         life.calls += 1;
-        if life.calls >= self.calls_max {
+        // What is left open of its requests would hold connections that no
+        // run's limit counts.
+        if life.calls >= self.calls_max || life.store.data().run.http.is_under_way() {
             return;
         }
         // Where there is no room it was the last call of this one.

@@ -12,6 +12,11 @@ pub(super) const BYTES_MIN: usize = 4;
 const LINE_BYTES_MIN: usize = 16;
 /// One that was replaced may still be about.
 const KNOWN_MAX: usize = 1000;
+/// So many of one value's lines: a bundle of keys must not push others out.
+const LINES_MAX: usize = 200;
+/// More of a text is not looked at, and cut off: nobody is told as much, and
+/// names are longer than what they stand for.
+const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What the runs of a plugin have read so far.
 #[derive(Default)]
@@ -21,6 +26,9 @@ pub(super) struct Struck(ArcSwap<Vec<Known>>);
 struct Known {
     name: String,
     value: Secret,
+    is_line: bool,
+    /// The later it was read, the larger.
+    turn: u64,
 }
 
 impl Struck {
@@ -31,11 +39,18 @@ impl Struck {
             return;
         }
         let lines = value.lines().filter(|line| line.len() >= LINE_BYTES_MIN && line.len() < value.len());
-        let new = std::iter::once(value).chain(lines);
-        let new: Vec<Known> =
-            new.map(|text| Known { name: name.to_owned(), value: Secret::new(text.to_owned()) }).collect();
         self.0.rcu(|known| {
-            let mut all: Vec<Known> = new.iter().chain(known.iter()).take(KNOWN_MAX).cloned().collect();
+            let turn = known.iter().map(|known| known.turn).max().unwrap_or(0) + 1;
+            let new = |text: &str, is_line| {
+                let (name, value) = (name.to_owned(), Secret::new(text.to_owned()));
+                Known { name, value, is_line, turn }
+            };
+            let mut all: Vec<Known> = lines.clone().take(LINES_MAX).map(|line| new(line, true)).collect();
+            all.push(new(value, false));
+            all.extend(known.iter().cloned());
+            // Lines go before values, and of both the oldest.
+            all.sort_by_key(|known| (known.is_line, Reverse(known.turn)));
+            all.truncate(KNOWN_MAX);
             // One may be a part of another.
             all.sort_by_key(|known| Reverse(known.value.reveal().len()));
             Arc::new(all)
@@ -43,6 +58,9 @@ impl Struck {
     }
 
     pub(super) fn strike<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Cow::Owned(self.strike_cut(text) + "...");
+        }
         let mut text = Cow::Borrowed(text);
         for known in self.0.load().iter() {
             if text.contains(known.value.reveal()) {
@@ -54,6 +72,7 @@ impl Struck {
 
     /// The same for a text that was cut, maybe within a secret.
     pub(super) fn strike_cut(&self, text: &str) -> String {
+        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
         let mut text = self.strike(text).into_owned();
         for known in self.0.load().iter() {
             let value = known.value.reveal();
@@ -96,6 +115,37 @@ mod tests {
     fn a_key_of_many_lines_is_struck_out_line_by_line() {
         let struck = knowing(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nshort\n")]);
         assert_eq!(struck.strike("line MIIEvQIBADANBgkqhkiG, short"), "line [secret:KEY], short");
+    }
+
+    #[test]
+    fn a_value_of_very_many_lines_pushes_no_other_out() {
+        let lines = |mark: char| (0..4000).map(|number| format!("{mark}{number:0>15}\n")).collect::<String>();
+        let struck = knowing(&[("FIRST", "abcd")]);
+        for mark in 'a'..='z' {
+            struck.learn("BUNDLE", &Secret::new(lines(mark)));
+        }
+        assert_eq!(struck.strike("abcd"), "[secret:FIRST]");
+        assert_eq!(struck.strike(&lines('a')[..5000]).len(), 5000, "lines of the oldest go first");
+        assert_eq!(struck.strike("z000000000000000"), "[secret:BUNDLE]");
+        assert!(struck.0.load().len() <= KNOWN_MAX);
+        // Of values too, the oldest go first, and not the shortest.
+        for number in 0..KNOWN_MAX {
+            struck.learn("MANY", &Secret::new(format!("value number {number:0>20}")));
+        }
+        struck.learn("LAST", &Secret::new("wxyz".to_owned()));
+        assert_eq!(struck.strike("abcd wxyz"), "abcd [secret:LAST]");
+    }
+
+    #[test]
+    fn a_text_grows_by_no_more_than_is_told_of_it() {
+        let name = "N".repeat(128);
+        let struck = knowing(&[(&name, "aaaa"), ("B", "bcdefgh")]);
+        let text = "a".repeat(32 << 20);
+        let told = struck.strike(&text);
+        assert!(told.len() < 50 * TEXT_BYTES_MAX && !told.contains("aaaa"), "{}", told.len());
+        // Cut within a secret.
+        let text = format!("{}bcdefgh", "x".repeat(TEXT_BYTES_MAX - 5));
+        assert!(struck.strike(&text).ends_with("x[secret:B]..."));
     }
 
     #[test]

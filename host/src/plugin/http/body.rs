@@ -1,6 +1,7 @@
 //! Bodies that pass by, counted. One that is larger than allowed ends with an
 //! error, on both sides: it never looks whole.
 
+use super::Http;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +30,14 @@ pub(super) struct Reply {
     pause: Option<(Duration, Pin<Box<Sleep>>)>,
     /// Its place among those that are under way.
     _permit: OwnedSemaphorePermit,
+}
+
+impl Http {
+    /// Whether something of its requests is still about: one that waits for its
+    /// reply, a body that was not sent or read to its end.
+    pub(in crate::plugin) fn is_under_way(&self) -> bool {
+        self.hooks.room.as_ref().is_some_and(|room| Arc::strong_count(room) > 1)
+    }
 }
 
 struct Budget {

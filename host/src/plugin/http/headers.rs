@@ -1,9 +1,11 @@
 //! Headers that the host sets. Their secrets are read for each request, and
-//! neither the guest nor the log sees them.
+//! neither the guest nor the log sees them: a server may send back what it got,
+//! so they are struck out like those that handlers read.
 
 use super::words::Refusal;
 use crate::capability::Secrets;
-use crate::manifest::{Header, Manifest, Piece};
+use crate::manifest::{Header, Piece};
+use crate::plugin::component::Facts;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error};
@@ -17,28 +19,29 @@ pub(super) fn is_forbidden(name: &HeaderName) -> bool {
 /// Adds the manifest's headers for this URL, in place of what the guest set.
 pub(super) fn add(
     headers: &mut HeaderMap,
-    manifest: &Manifest,
+    facts: &Facts,
     url: &Url,
     secrets: Option<&dyn Secrets>,
 ) -> Result<(), Refusal> {
     // Exact names come first in their order: last, they win over patterns.
-    for (_, added) in manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
+    for (_, added) in facts.manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
         for header in added {
             let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|error| wrong(header, &error))?;
-            headers.insert(name, value(header, secrets)?);
+            headers.insert(name, value(header, facts, secrets)?);
         }
     }
     Ok(())
 }
 
-fn value(header: &Header, secrets: Option<&dyn Secrets>) -> Result<HeaderValue, Refusal> {
+fn value(header: &Header, facts: &Facts, secrets: Option<&dyn Secrets>) -> Result<HeaderValue, Refusal> {
     let mut text = String::new();
     for piece in &header.value {
         match piece {
             Piece::Text(piece) => text.push_str(piece),
             Piece::Secret(name) => {
                 let store = secrets.ok_or_else(|| wrong(header, &"this host has no secrets"))?;
-                let secret = store.get(name.as_str()).map_err(|fault| wrong(header, &fault))?;
+                let secret = store.read(&facts.name, name.as_str()).map_err(|fault| wrong(header, &fault))?;
+                facts.struck.learn(name.as_str(), &secret);
                 text.push_str(secret.reveal());
             }
         }
@@ -57,6 +60,10 @@ fn wrong(header: &Header, told: &dyn std::fmt::Display) -> Refusal {
 mod tests {
     use super::*;
     use crate::capability::{Fault, Secret};
+    use crate::manifest::Manifest;
+    use crate::plugin::http::Outbound;
+    use crate::plugin::output::LogBudget;
+    use crate::plugin::struck::Struck;
 
     struct Store;
 
@@ -86,12 +93,22 @@ mod tests {
         x-lines = "${secret:LINES}"
     "#;
 
+    fn facts() -> Facts {
+        Facts {
+            name: "a".to_owned(),
+            manifest: Manifest::parse(MANIFEST, "a").unwrap(),
+            is_command: false,
+            log: LogBudget::new(1),
+            http: Outbound::new(),
+            struck: Struck::default(),
+        }
+    }
+
     fn added(url: &str, secrets: Option<&dyn Secrets>) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         headers.append("authorization", HeaderValue::from_static("the guest's"));
         headers.append("authorization", HeaderValue::from_static("and another"));
-        let manifest = Manifest::parse(MANIFEST, "a").unwrap();
-        add(&mut headers, &manifest, &Url::parse(url).unwrap(), secrets).map_err(|refusal| refusal.words)?;
+        add(&mut headers, &facts(), &Url::parse(url).unwrap(), secrets).map_err(|refusal| refusal.words)?;
         Ok(headers)
     }
 

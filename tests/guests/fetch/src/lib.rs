@@ -3,10 +3,11 @@
 mod raw;
 
 use gateway_plugin_sdk::http::{self, Error, Pending, Request, Response};
-use gateway_plugin_sdk::{Failure, Message, config, handler, publish};
+use gateway_plugin_sdk::{Failure, Message, config, handler, info, publish};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 #[derive(Deserialize)]
@@ -24,6 +25,15 @@ enum Act {
         bytes: usize,
         is_ended: bool,
     },
+    /// The same as `send`, and logs the reply's body.
+    Show(Send),
+    /// Goes away from a reply that has begun.
+    Leave {
+        authority: String,
+        path: String,
+    },
+    /// How many messages this instance has had.
+    Count,
     Read {
         path: String,
     },
@@ -69,7 +79,10 @@ impl Send {
     }
 }
 
+static MESSAGES: AtomicU32 = AtomicU32::new(0);
+
 fn act(message: Message) -> Result<(), Failure> {
+    let count = MESSAGES.fetch_add(1, Ordering::Relaxed) + 1;
     let told = match message.json::<Act>()? {
         Act::Send(send) => told(send.start().and_then(Pending::wait)),
         Act::Together { of } => {
@@ -80,6 +93,15 @@ fn act(message: Message) -> Result<(), Failure> {
             told.into()
         }
         Act::Upload { authority, path, bytes, is_ended } => raw::upload(&authority, &path, bytes, is_ended).into(),
+        Act::Show(send) => {
+            let reply = send.start().and_then(Pending::wait);
+            if let Ok(reply) = &reply {
+                info!("the server says {}", reply.text());
+            }
+            told(reply)
+        }
+        Act::Leave { authority, path } => raw::leave(&authority, &path).into(),
+        Act::Count => count.into(),
         Act::Read { path } => told_file(fs::read_to_string(path)),
         Act::Write { path, text } => told_file(fs::write(path, text).map(|()| String::new())),
         Act::List { path } => told_file(fs::read_dir(path).map(|found| {

@@ -33,3 +33,21 @@ pub(crate) fn upload(authority: &str, path: &str, bytes: usize, is_ended: bool) 
     let _reply = pending.get();
     panic!("in the midst of it");
 }
+
+/// Waits for a reply to begin, and neither reads nor drops it.
+pub(crate) fn leave(authority: &str, path: &str) -> String {
+    let request = OutgoingRequest::new(Headers::new());
+    let is_taken = request.set_scheme(Some(&Scheme::Http)).is_ok()
+        && request.set_authority(Some(authority)).is_ok()
+        && request.set_path_with_query(Some(path)).is_ok();
+    assert!(is_taken);
+    let pending = outgoing_handler::handle(request, None).expect("it is sent");
+    pending.subscribe().block();
+    let reply = pending.get().expect("a reply").expect("once");
+    let told = format!("{:?}", reply.as_ref().map(|reply| reply.status()));
+    if let Ok(reply) = reply {
+        std::mem::forget(reply.consume().expect("its body"));
+        std::mem::forget(reply);
+    }
+    told
+}
