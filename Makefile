@@ -3,6 +3,7 @@
 STATE := $(CURDIR)/.gateway-worker
 # Redis persists to disk in the benchmark as it would in production.
 BENCH_MESSAGES ?= 100000
+PART ?=
 # A seed of its own each time, unless one is given.
 SECONDS ?= 600
 SEED ?=
@@ -50,8 +51,8 @@ bench: plugins ## messages a second, CPU and latency, beside bare primitives
 bench-queue: plugins ## what the queue's options and promises cost
 	cargo bench --locked -p gateway-worker --bench queue -- $(BENCH_MESSAGES)
 
-bench-plugins: plugins ## what a sandbox costs
-	cargo bench --locked -p gateway-worker --bench plugins
+bench-plugins: plugins ## what a sandbox costs; PART=instances, threads, limits or live of it
+	cargo bench --locked -p gateway-worker --bench plugins -- $(PART)
 
 bench-reload: ## what a thousand reloads cost and leave behind
 	cargo bench --locked -p gateway-worker --bench reload
