@@ -10,7 +10,9 @@ rustc=$("$here/wasm-target.sh" "$state")
 # Another compiler than the host's, so another folder for what it builds. Not
 # --locked: a new handler is new to the lock file.
 packages=$(for folder in plugins/*/ tests/guests/*/; do printf -- '-p %s ' "$(basename "$folder")"; done)
-RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --profile plugin --target wasm32-wasip2 $packages
+# The same source makes the same handler, wherever it lies.
+RUSTFLAGS="--remap-path-prefix=$(pwd)=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo ${RUSTFLAGS:-}" \
+    RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --profile plugin --target wasm32-wasip2 $packages
 
 built=target/guests/wasm32-wasip2/plugin
 # A rename, so that a running worker never sees half a file.
