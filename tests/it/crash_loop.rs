@@ -98,43 +98,6 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
     second.until_outcome("t", "suspect", "done").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
-    let redis = Redis::start();
-    let plugins =
-        Plugins::with("puppet", &built("puppet"), "").and("t", &guest(OK), "").and("long", &built("puppet"), "");
-    redis.publish("long", "first", r#"{"do":"sleep","ms":25000}"#).await;
-    publish_suspect(&redis, "puppet").await;
-    redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
-    // As long as a lease the suspect waits: time enough to pause.
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "6s"]);
-    let paused = async |topic: &str, count: usize| {
-        let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
-        until("paused", async || (lines() == count).then_some(())).await;
-    };
-    redis.until_in_flight("long", 1).await;
-    paused("puppet", 1).await;
-    // One waits for the other to end, to run alone, and one for it.
-    redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
-    gateway.until_logged("taken over", |line| line["topic"] == "puppet").await;
-    redis.publish("t", "waits", "{}").await;
-    redis.until_in_flight("t", 1).await;
-    for topic in ["puppet", "t"] {
-        redis.run::<i64>(&format!("HSET {{mq:{topic}}}:state paused 1")).await;
-    }
-    paused("puppet", 2).await;
-    paused("t", 1).await;
-    assert!(gateway.outcomes("long").is_empty(), "this machine is too slow to tell");
-    redis.until_given_back("puppet", 1).await;
-    redis.until_given_back("t", 1).await;
-    assert!(gateway.logged("runs alone").is_empty() && gateway.outcomes("t").is_empty());
-    for topic in ["puppet", "t"] {
-        redis.run::<i64>(&format!("HDEL {{mq:{topic}}}:state paused")).await;
-    }
-    gateway.until_outcome("t", "waits", "done").await;
-    gateway.until_logged("runs alone", |line| line["topic"] == "puppet").await;
-}
-
 const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
 
 /// A worker that is given a suspect once a long handler runs.
