@@ -6,7 +6,7 @@
 mod report;
 
 use crate::metrics::Metrics;
-use crate::plugin::{Change, Denied, FolderError, LoneManifests, Registry, Watcher};
+use crate::plugin::{Change, Denied, FolderError, Hint, LoneManifests, QUIET, Registry, SHORT_QUIET, Watcher};
 use report::Report;
 use std::mem;
 use std::sync::Arc;
@@ -15,8 +15,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Scans are as far apart, however many hints there are.
-const PACE: Duration = Duration::from_millis(150);
 const POLL: Duration = Duration::from_secs(2);
 
 /// What somebody wants of the plugins.
@@ -69,20 +67,33 @@ impl Reloader {
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut watcher, mut hints) = Watcher::new(self.registry.folder().path());
         let (mut last, mut next, mut has_looked) = (Instant::now(), Instant::now(), false);
+        // How long files must be the same; scans are as far apart, however many
+        // hints there are.
+        let mut quiet = QUIET;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep_until(next) => {
                     watcher.ensure();
                     self.registry.tend();
-                    let scanned = self.registry.scan();
+                    let scanned = self.registry.scan(quiet);
                     self.scanned(scanned);
+                    if !self.registry.is_moving() {
+                        // A change without an event says nothing of its writers.
+                        quiet = QUIET;
+                    }
                     has_looked = true;
                     last = Instant::now();
                     next = last + POLL;
                 }
                 changes = self.registry.next() => self.tell(&changes),
-                Some(()) = hints.recv() => next = next.min(last + PACE),
+                Ok(()) = hints.changed() => {
+                    quiet = match *hints.borrow_and_update() {
+                        Hint::Written => QUIET,
+                        Hint::Whole => SHORT_QUIET,
+                    };
+                    next = next.min(last + quiet);
+                }
                 Some(request) = self.requests.recv() => {
                     if self.answer(request) {
                         last = Instant::now();
@@ -90,7 +101,7 @@ impl Reloader {
                 }
             }
             if self.registry.is_moving() {
-                next = next.min(last + PACE);
+                next = next.min(last + quiet);
             }
             if has_looked && self.registry.is_at_rest() {
                 self.settle();

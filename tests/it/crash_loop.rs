@@ -46,14 +46,19 @@ async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_i
     redis.is("and nobody is suspected any more", "EXISTS {mq:puppet}:suspects {mq:other}:suspects", 0).await;
 }
 
-/// A message that two workers were lost with.
+/// A message that two workers were lost with, some time ago.
 async fn publish_suspect(redis: &Redis, topic: &str) {
+    publish_suspect_idle(redis, topic, Duration::from_secs(60)).await;
+}
+
+async fn publish_suspect_idle(redis: &Redis, topic: &str, idle: Duration) {
     redis.publish(topic, "suspect", "{}").await;
     redis.run::<()>(&format!("XGROUP CREATE mq:{topic} consumer-group-{topic} 0")).await;
     let take = format!("XREADGROUP GROUP consumer-group-{topic} lost COUNT 1 STREAMS mq:{topic} >");
     redis.run::<Value>(&take).await;
     let entries: Vec<(String, Vec<String>)> = redis.run(&format!("XRANGE mq:{topic} - +")).await;
-    let claim = format!("XCLAIM mq:{topic} consumer-group-{topic} lost 0 {} IDLE 60000 RETRYCOUNT 2", entries[0].0);
+    let (entry, idle) = (&entries[0].0, idle.as_millis());
+    let claim = format!("XCLAIM mq:{topic} consumer-group-{topic} lost 0 {entry} IDLE {idle} RETRYCOUNT 2");
     redis.run::<Value>(&claim).await;
 }
 
@@ -99,6 +104,57 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
 }
 
 const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
+    // It can't be alone in the end; or it could, since what ran has ended.
+    for ms in [600_000, 9_500] {
+        let mut tries = 0;
+        while !was_paused_in_time(ms).await {
+            tries += 1;
+            assert!(tries < 4, "this machine is too slow to tell");
+        }
+    }
+}
+
+/// Whether the topics were paused while something ran that takes so long, and a
+/// suspect waited for its end.
+async fn was_paused_in_time(ms: u32) -> bool {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &guest(OK), "").and("t", &guest(OK), "").and("long", &built("puppet"), LONG);
+    redis.publish("long", "first", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
+    // As if given back, so that no lease is waited for: with a long one, who
+    // waits to be alone does so for ten seconds, time enough to pause.
+    publish_suspect_idle(&redis, "puppet", Duration::from_hours(25)).await;
+    redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--drain", "10ms"]);
+    let paused = async |topic: &str, count: usize| {
+        let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
+        until("paused", async || (lines() == count).then_some(())).await;
+    };
+    redis.until_in_flight("long", 1).await;
+    paused("puppet", 1).await;
+    redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
+    // One waits for the long one to end, and one behind it.
+    gateway.until_logged("waits for those that run", |line| line["topic"] == "puppet").await;
+    redis.publish("t", "waits", "{}").await;
+    let has_ended = || !gateway.outcomes("long").is_empty();
+    until("taken", async || (has_ended() || redis.in_flight("t").await == 1).then_some(())).await;
+    for topic in ["puppet", "t"] {
+        redis.run::<i64>(&format!("HSET {{mq:{topic}}}:state paused 1")).await;
+    }
+    paused("puppet", 2).await;
+    paused("t", 1).await;
+    if has_ended() || !gateway.logged("a suspect can't run alone").is_empty() {
+        return false;
+    }
+    redis.until_given_back("puppet", 1).await;
+    redis.until_given_back("t", 1).await;
+    assert!(gateway.logged("runs alone").is_empty() && gateway.outcomes("t").is_empty());
+    redis.run::<i64>("HDEL {mq:t}:state paused").await;
+    gateway.until_outcome("t", "waits", "done").await;
+    true
+}
 
 /// A worker that is given a suspect once a long handler runs.
 async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {

@@ -15,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A version is loaded when nothing of it has changed for this long.
-pub(super) const QUIET: Duration = Duration::from_millis(150);
+pub const QUIET: Duration = Duration::from_millis(150);
+
+/// Or for this long, where its writers have said that they are done.
+pub const SHORT_QUIET: Duration = Duration::from_millis(25);
 
 /// Nobody waits any longer for a file that never rests.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -275,12 +278,14 @@ impl<S: Clone + PartialEq> Deployment<S> {
         self.entries.iter().flat_map(of).collect()
     }
 
-    /// A scan's answer, at a moment of a clock that only goes forward.
-    /// `is_old` says of a file that it surely is not being written.
+    /// A scan's answer, at a moment of a clock that only goes forward. `quiet`
+    /// says for how long a file must be the same; `is_old`, that it surely is
+    /// not being written.
     pub(super) fn scanned(
         &mut self,
         found: &BTreeMap<String, S>,
         now: Duration,
+        quiet: impl Fn(&S) -> Duration,
         is_old: impl Fn(&S) -> bool,
     ) -> Scanned {
         let mut scanned = Scanned { orders: Vec::new(), gone: Vec::new(), has_left: false };
@@ -317,7 +322,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
             let is_same = |known: &S| known == stamp;
             let is_quiet = match &entry.file {
                 File::Known(known) | File::Loading(known) if is_same(known) => continue,
-                File::Moving { stamp, since } if is_same(stamp) => now.saturating_sub(*since) >= QUIET,
+                File::Moving { stamp, since } if is_same(stamp) => now.saturating_sub(*since) >= quiet(stamp),
                 _ => {
                     entry.file = File::Moving { stamp: stamp.clone(), since: now };
                     entry.restless_since.get_or_insert(now);

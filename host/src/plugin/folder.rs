@@ -187,6 +187,10 @@ impl Source {
 }
 
 impl Stamp {
+    pub(super) fn has_manifest(&self) -> bool {
+        self.1.is_some()
+    }
+
     /// Whether both files were last written at least `age` before `now`.
     pub(super) fn is_older_than(&self, age: Duration, now: SystemTime) -> bool {
         let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -6,7 +6,7 @@
 
 use super::archive::{Archive, Record};
 use super::component::Plugin;
-use super::deployment::{Deployment, Entry, Goal, Order, Step};
+use super::deployment::{Deployment, Entry, Goal, Order, QUIET, Step};
 use super::engine::Engine;
 use super::folder::{Folder, FolderError, Source, Stamp};
 use super::probation::Condemned;
@@ -143,15 +143,18 @@ impl Registry {
     /// refused and has not changed.
     pub fn scan_again(&mut self) -> Result<Vec<Change>, FolderError> {
         self.deployment.reconsider();
-        self.scan()
+        self.scan(QUIET)
     }
 
-    /// Looks at the directory. One that can't be read changes nothing.
-    pub fn scan(&mut self) -> Result<Vec<Change>, FolderError> {
+    /// Looks at the directory; a version has to have been the same for so long.
+    /// A directory that can't be read changes nothing.
+    pub fn scan(&mut self, quiet: Duration) -> Result<Vec<Change>, FolderError> {
         self.look()?;
         let wall = SystemTime::now();
-        let scanned =
-            self.deployment.scanned(&self.found, self.started.elapsed(), |stamp| stamp.is_older_than(SETTLED, wall));
+        // Where there is no manifest, one may be on its way.
+        let quiet = |stamp: &Stamp| if stamp.has_manifest() { quiet } else { QUIET };
+        let is_old = |stamp: &Stamp| stamp.is_older_than(SETTLED, wall);
+        let scanned = self.deployment.scanned(&self.found, self.started.elapsed(), quiet, is_old);
         let is_news = !scanned.orders.is_empty() || scanned.has_left;
         self.read(scanned.orders.into());
         for name in &scanned.gone {

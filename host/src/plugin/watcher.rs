@@ -2,23 +2,32 @@
 //! scan, which looks for itself: what an event names is often not the file
 //! (a Kubernetes swap names a link), and some file systems have no events.
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+/// What the last event says about the file that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// More of it may follow.
+    Written,
+    /// It was closed by its writer, moved here, or removed.
+    Whole,
+}
 
 pub struct Watcher {
     path: PathBuf,
-    hints: mpsc::Sender<()>,
+    hints: watch::Sender<Hint>,
     /// The watcher and the inode that it watches.
     watching: Option<(RecommendedWatcher, u64)>,
 }
 
 impl Watcher {
     /// Every hint wakes the receiver; many at once are one.
-    pub fn new(path: &Path) -> (Self, mpsc::Receiver<()>) {
-        let (hints, receiver) = mpsc::channel(1);
+    pub fn new(path: &Path) -> (Self, watch::Receiver<Hint>) {
+        let (hints, receiver) = watch::channel(Hint::Written);
         (Self { path: path.to_owned(), hints, watching: None }, receiver)
     }
 
@@ -35,15 +44,60 @@ impl Watcher {
     fn watch(&self) -> Option<RecommendedWatcher> {
         let hints = self.hints.clone();
         let on_event = move |event: notify::Result<Event>| {
-            // Reading is no change; our own scans would wake us for ever.
-            let is_read =
-                |kind| matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
-            if event.is_ok_and(|event| !is_read(event.kind)) {
-                let _ = hints.try_send(());
+            if let Some(hint) = event.ok().and_then(|event| hint(event.kind)) {
+                let _ = hints.send(hint);
             }
         };
         let mut watcher = notify::recommended_watcher(on_event).ok()?;
         watcher.watch(&self.path, RecursiveMode::NonRecursive).ok()?;
         Some(watcher)
+    }
+}
+
+fn hint(kind: EventKind) -> Option<Hint> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Remove(_) => Some(Hint::Whole),
+        // Reading is no change; our own scans would wake us for ever.
+        EventKind::Access(_) => None,
+        _ => Some(Hint::Written),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::time::Duration;
+
+    async fn until(hints: &mut watch::Receiver<Hint>, hint: Hint) {
+        let awaited = hints.wait_for(|now| *now == hint);
+        tokio::time::timeout(Duration::from_secs(10), awaited).await.expect("no such hint").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_whole_once_it_is_closed_or_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut watcher, mut hints) = Watcher::new(folder.path());
+        watcher.ensure();
+        let (first, second) = (folder.path().join("a.wasm"), folder.path().join("b.wasm"));
+        for _ in 0..2 {
+            let mut file = File::create(&first).unwrap();
+            file.write_all(b"a half").unwrap();
+            until(&mut hints, Hint::Written).await;
+            drop(file);
+            until(&mut hints, Hint::Whole).await;
+        }
+        fs::set_permissions(&first, fs::metadata(&first).unwrap().permissions()).unwrap();
+        until(&mut hints, Hint::Written).await;
+        fs::rename(&first, &second).unwrap();
+        until(&mut hints, Hint::Whole).await;
+        fs::remove_file(&second).unwrap();
+        // Who opens it and reads tells nothing.
+        for kind in [AccessKind::Open(AccessMode::Any), AccessKind::Read, AccessKind::Close(AccessMode::Read)] {
+            assert_eq!(hint(EventKind::Access(kind)), None, "{kind:?}");
+        }
     }
 }

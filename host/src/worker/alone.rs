@@ -88,6 +88,7 @@ impl Lane {
         }
         let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.losses);
         let (guard, lost) = loop {
+            tracing::debug!(topic, %entry, losses, "waits for those that run, to run alone");
             let guard = match self.alone.alone(self.settings.lease).await {
                 Ok(guard) => guard,
                 Err(again) => {

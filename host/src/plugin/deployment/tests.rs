@@ -192,7 +192,7 @@ impl World {
         let found = self.folder.iter().map(|(name, (stamp, _))| (name.clone(), *stamp)).collect();
         let live: BTreeSet<String> =
             NAMES.iter().filter(|name| self.live(name).is_some()).map(ToString::to_string).collect();
-        let scanned = self.deployment.scanned(&found, self.now, |_| false);
+        let scanned = self.deployment.scanned(&found, self.now, |_| QUIET, |_| false);
         for name in NAMES {
             if found.contains_key(name) {
                 self.missing.remove(name);
@@ -380,13 +380,26 @@ fn a_file_is_read_once_it_has_been_quiet_for_long_enough() {
 }
 
 #[test]
+fn each_file_has_a_quiet_of_its_own() {
+    let mut deployment = Deployment::new(BTreeMap::new());
+    let found = BTreeMap::from([("a".to_owned(), 1_u64), ("b".to_owned(), 2)]);
+    let quiet = |stamp: &u64| if *stamp == 1 { SHORT_QUIET } else { QUIET };
+    let mut orders = |now: Duration| {
+        let scanned = deployment.scanned(&found, now, quiet, |_| false);
+        scanned.orders.into_iter().map(|order| order.name).collect::<String>()
+    };
+    let looks = [Duration::ZERO, SHORT_QUIET - Duration::from_millis(1), SHORT_QUIET, QUIET];
+    assert_eq!(looks.map(&mut orders), ["", "", "a", "b"]);
+}
+
+#[test]
 fn what_is_old_at_the_first_scan_is_read_at_once_and_never_later() {
     let mut deployment = Deployment::new(BTreeMap::new());
     let found = BTreeMap::from([("a".to_owned(), 1_u64), ("b".to_owned(), 2)]);
-    let scanned = deployment.scanned(&found, Duration::ZERO, |stamp| *stamp == 1);
+    let scanned = deployment.scanned(&found, Duration::ZERO, |_| QUIET, |stamp| *stamp == 1);
     assert_eq!(scanned.orders.iter().map(|order| order.name.as_str()).collect::<Vec<_>>(), ["a"]);
     let more = BTreeMap::from([("c".to_owned(), 1_u64)]);
-    assert!(deployment.scanned(&more, Duration::ZERO, |_| true).orders.is_empty());
+    assert!(deployment.scanned(&more, Duration::ZERO, |_| QUIET, |_| true).orders.is_empty());
 }
 
 #[test]
