@@ -5,10 +5,8 @@
 --   3: how long the markers last, in ms   4: the counter's name   5..: ids
 -- Returns 1. May be sent twice. Counter and markers come last: they may be
 -- refused at maxmemory, and then the messages are settled all the same.
-local ids = {}
-for i = 5, #ARGV do ids[#ids + 1] = ARGV[i] end
-local count = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
-if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ids)) end
+local count = redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 5))
+if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 5)) end
 for i = 3, #KEYS do redis.pcall('SET', KEYS[i], '1', 'PX', ARGV[3]) end
 redis.pcall('HINCRBY', KEYS[2], ARGV[4], count)
 return 1

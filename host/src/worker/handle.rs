@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// What has ended is not kept from being settled for longer.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(2);
 
 /// A runner gives others on its thread a turn after this many messages.
-const TURN: usize = 128;
+const TURN: usize = 256;
 
 impl Lane {
     pub(super) fn start_runners(self: &Arc<Self>, count: usize) {

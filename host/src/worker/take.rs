@@ -118,12 +118,12 @@ impl Lane {
     /// Takes until something has changed that wants a look at the keys.
     async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
         let opened = self.opened.load_full();
-        let mut reconciled = None::<Instant>;
+        let (mut reconciled, mut was_paused) = (None::<Instant>, false);
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
             if self.is_paused() {
                 self.stand_still().await?;
                 // Some of what was given back may still be in our name.
-                reconciled = None;
+                (reconciled, was_paused) = (None, true);
                 continue;
             }
             // An idle topic has little that could have been lost on the way: what a
@@ -132,9 +132,10 @@ impl Lane {
             let every = if must { self.settings.lease / 3 } else { self.settings.lease };
             if reconciled.is_none_or(|at: Instant| at.elapsed() >= every) {
                 self.must_reconcile.store(false, Ordering::SeqCst);
-                let has_found = self.reconcile().await?;
+                let has_found = self.reconcile(was_paused || must).await?;
                 // There may be more, and they are ours whether there is room or not.
                 reconciled = (!has_found).then(Instant::now);
+                was_paused &= has_found;
                 continue;
             }
             let free = self.free();
@@ -280,15 +281,19 @@ impl Lane {
     }
 
     /// Finds again a piece of what was lost on the way. Returns whether there was any.
-    async fn reconcile(self: &Arc<Self>) -> Result<bool, QueueError> {
+    async fn reconcile(self: &Arc<Self>, was_given_back: bool) -> Result<bool, QueueError> {
         let _intake = self.intake.lock().await;
         let mut has_found = false;
         for source in self.opened.load().sources.iter() {
             let strays = self.queue.reconcile(*source, &self.known_entries()).await?;
             if !strays.is_empty() {
-                let count = strays.len();
+                let (topic, count) = (self.topic(), strays.len());
                 has_found = true;
-                tracing::warn!(topic = %self.topic(), count, "taken again: Redis' answer was lost on the way");
+                if was_given_back {
+                    tracing::debug!(%topic, count, "taken again: it had been given back");
+                } else {
+                    tracing::warn!(%topic, count, "taken again: Redis' answer was lost on the way");
+                }
             }
             self.receive(strays).await?;
         }
