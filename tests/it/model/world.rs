@@ -122,6 +122,8 @@ impl<'a> World<'a> {
             is_full: false,
             ids: 0,
         };
+        // A world that was given up may have left it full.
+        world.ask::<()>("CONFIG SET maxmemory 0").await;
         world.ask::<()>("FLUSHALL").await;
         match kind {
             // Plain clients came first.
