@@ -53,7 +53,8 @@ fn every_message_is_where_the_model_says() {
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { 96 };
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let kinds = prop::sample::select(vec![Kind::List, Kind::Stream, Kind::Shared]);
-    proptest!(config, |(kind in kinds, is_cluster in prop::bool::weighted(0.3), steps in prop::collection::vec(steps(), 1..100))| {
+    let places = (kinds, prop::bool::weighted(0.3));
+    proptest!(config, |((kind, is_cluster) in places, steps in prop::collection::vec(steps(), 1..100))| {
         runtime.block_on(async {
             let mut world = World::new(servers.of(is_cluster), kind).await;
             for (step, is_full) in steps {

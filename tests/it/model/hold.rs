@@ -77,7 +77,10 @@ impl World<'_> {
     pub(super) async fn grip(&mut self, grip: Grip) {
         let Some(sources) = self.sources(0).await else { return };
         match grip {
-            Grip::Take { worker, count, total, rate } => self.take(&sources, worker, count, total, rate).await,
+            Grip::Take { worker, count, total, rate } => {
+                let control = FlowControl { total, rate: rate.map(|limit| (limit, HOUR)), turn: self.turn };
+                self.take(&sources, worker, count, control).await;
+            }
             Grip::TakeOver { worker, count } => self.take_over(&sources, worker, count).await,
             Grip::Renew { worker } => self.renew(worker).await,
             Grip::Reconcile { worker } => self.reconcile(&sources, worker).await,
@@ -96,13 +99,12 @@ impl World<'_> {
         }
     }
 
-    async fn take(&mut self, sources: &[Source], worker: usize, count: usize, total: Option<usize>, rate: Option<u32>) {
+    async fn take(&mut self, sources: &[Source], worker: usize, count: usize, control: FlowControl) {
         if sources.is_empty() {
             return;
         }
-        let room_in_all = total.map_or(count, |total| total.saturating_sub(self.in_flight(|_| true)));
-        let room_now = rate.map_or(count, |limit| (limit as usize).saturating_sub(self.begun));
-        let control = FlowControl { total, rate: rate.map(|limit| (limit, HOUR)), turn: self.turn };
+        let room_in_all = control.total.map_or(count, |total| total.saturating_sub(self.in_flight(|_| true)));
+        let room_now = control.rate.map_or(count, |(limit, _)| (limit as usize).saturating_sub(self.begun));
         let Worker { queue, reader, .. } = &mut self.workers[worker];
         if reader.is_none() {
             *reader = Some(Reader::connect(queue).await.unwrap());
@@ -124,7 +126,7 @@ impl World<'_> {
             let waiting = self.count(|place| matches!(place, Place::Waiting(_)));
             assert_eq!(taken.len(), count.min(room_in_all).min(room_now).min(waiting));
             self.turn += taken.len();
-            self.begun += if rate.is_some() { taken.len() } else { 0 };
+            self.begun += if control.rate.is_some() { taken.len() } else { 0 };
             for one in taken {
                 let id = id_of(&one);
                 assert_eq!(self.places[&id], Place::Waiting(one.entry.source), "{id}");

@@ -2,10 +2,13 @@
 //! way; and what the original does beside us.
 
 use super::world::{Kind, Place, WORKERS, World, id_in, key_of, plain};
-use crate::support::Entry;
+use crate::support::{Entry, field};
 use gateway_worker::queue::{End, Outbox, Source};
 use proptest::prelude::*;
 use std::time::Duration;
+
+/// With their ids.
+type Entries = Vec<(String, Entry)>;
 
 #[derive(Debug, Clone)]
 pub(super) enum Passage {
@@ -96,13 +99,13 @@ impl World<'_> {
     }
 
     /// Where it may: on a list it fails, and without the group.
-    async fn original_reads(&mut self, count: usize) -> Vec<(String, Entry)> {
+    async fn original_reads(&mut self, count: usize) -> Entries {
         let sources = self.sources(0).await.unwrap_or_default();
         if !sources.contains(&Source::Normal) {
             return Vec::new();
         }
         let read = format!("XREADGROUP GROUP consumer-group-t consumer-1 COUNT {count} STREAMS mq:t >");
-        let streams: Option<Vec<(String, Vec<(String, Entry)>)>> = self.ask(&read).await;
+        let streams: Option<Vec<(String, Entries)>> = self.ask(&read).await;
         let entries = streams.into_iter().flatten().flat_map(|(_, entries)| entries).collect::<Vec<_>>();
         let waiting = self.count(|place| *place == Place::Waiting(Source::Normal));
         assert_eq!(entries.len(), count.min(waiting));
@@ -112,7 +115,7 @@ impl World<'_> {
     async fn original_runs(&mut self, count: usize) {
         for (entry, fields) in self.original_reads(count).await {
             self.ask::<i64>(&format!("XACK mq:t consumer-group-t {entry}")).await;
-            let id = id_in(&crate::support::field(&fields, "message"));
+            let id = id_in(&field(&fields, "message"));
             assert_eq!(self.places.insert(id.clone(), Place::Done), Some(Place::Waiting(Source::Normal)));
             self.history.push(id);
         }
@@ -123,7 +126,7 @@ impl World<'_> {
             return;
         }
         let Some((_, fields)) = self.original_reads(1).await.pop() else { return };
-        let body: serde_json::Value = serde_json::from_slice(&crate::support::field(&fields, "message")).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&field(&fields, "message")).unwrap();
         let id = body["id"].as_str().unwrap().to_owned();
         let retry = body["retry"].as_u64().unwrap_or(0) + 1;
         let data = self.data.get(&id).copied().unwrap_or(1);

@@ -97,7 +97,7 @@ impl World<'_> {
         } else {
             let expected = if next.is_some() || fate.is_plain() { Settled::Ok } else { Settled::Gone };
             assert_eq!(result, expected, "{id} {fate:?}");
-            self.note(&id, &child, one, *fate, next);
+            self.note(&settling, &child, next);
         }
         self.last = Some(settling);
     }
@@ -143,7 +143,8 @@ impl World<'_> {
     }
 
     /// It has happened.
-    fn note(&mut self, id: &str, child: &str, one: &Taken, fate: Fate, next: Option<Place>) {
+    fn note(&mut self, Settling { one, fate, .. }: &Settling, child: &str, next: Option<Place>) {
+        let (id, fate) = (&id_of(one), *fate);
         // Who has run to the end has finished, even if it counts no more.
         if fate == Fate::Once || (fate.sends() && next.is_some()) {
             self.marks.insert(mark_of(id));
@@ -160,7 +161,7 @@ impl World<'_> {
         };
         self.add(counter, 1);
         match fate {
-            Fate::Again | Fate::Later => *self.attempts.entry(id.to_owned()).or_default() += 1,
+            Fate::Again | Fate::Later => *self.attempts.entry(id.clone()).or_default() += 1,
             Fate::Send { priority, is_delayed } => self.put(child, self.place_of(priority, is_delayed)),
             Fate::SendOut if self.server.is_cluster => self.put(child, Place::Out(Box::new(Place::Sent))),
             Fate::SendOut => self.put(child, Place::Sent),
