@@ -264,7 +264,11 @@ impl World<'_> {
 
     async fn suspect(&mut self, worker: usize, at: usize) {
         let Some(entry) = self.held(worker, at) else { return };
-        let Some(before) = self.unless_refused(self.queue(worker).suspect(&entry).await) else { return };
+        let Some(before) = self.unless_refused(self.queue(worker).suspect(&entry).await) else {
+            // What is one's own may run alone with a full memory too.
+            assert_eq!(self.owned(worker, &entry), None);
+            return;
+        };
         let times = self.suspects.entry(entry.to_string()).or_default();
         assert_eq!(before, *times);
         *times += 1;
