@@ -218,8 +218,10 @@ impl TopicQueue {
         script.arg(how).arg(&hit.handle).arg(by).arg(GIVEN_BACK.as_millis());
         let removed: i64 = script.invoke_async(&mut self.shared()).await?;
         if !shares && removed > 0 {
+            // It is removed, even where a full memory has no room to count it.
             let mut command = redis::cmd("HINCRBY");
-            command.arg(&keys.state).arg("cancelled").arg(removed).query_async::<()>(&mut self.shared()).await?;
+            command.arg(&keys.state).arg("cancelled").arg(removed);
+            let _ = command.query_async::<redis::Value>(&mut self.shared()).await;
         }
         Ok(match u64::try_from(removed) {
             Ok(0) => Removal::None,

@@ -53,7 +53,8 @@ until #rows < limit
 for _, id in ipairs(ids) do
   if not pending[id] then gone[#gone + 1] = id end
 end
--- The deletion stands first: behind it nothing is refused at maxmemory.
+-- The deletion stands first: behind it nothing is refused at maxmemory. A floor
+-- that stands is an older one, or the 0 of a sweep that came to its end.
 if #gone > 0 then redis.call('XDEL', key, unpack(gone)) end
-redis.call('HSETNX', state, 'floor', floor)
+redis.call('HSET', state, 'floor', floor)
 return { until_id, #gone, 0 }

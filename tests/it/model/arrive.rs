@@ -1,0 +1,178 @@
+//! Messages come: from publishers, plain clients, the original, schedules, and
+//! from topics in other slots.
+
+use super::world::{HOUR, Kind, Place, SCHEDULES, WORKERS, World, plain};
+use crate::servers::words;
+use crate::support::topic;
+use gateway_worker::publication::{Draft, Priority, Publication};
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use std::time::Duration;
+
+/// Between two fire times of a schedule.
+const BEAT: SignedDuration = SignedDuration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub(super) enum Arrival {
+    Publish {
+        priority: Priority,
+        is_delayed: bool,
+    },
+    /// With an id that counts once: the one of this place among those that
+    /// there were, or a new one.
+    PublishOnce {
+        at: usize,
+        is_delayed: bool,
+    },
+    /// A plain client's, or in a stream the original's.
+    Push {
+        is_left: bool,
+    },
+    /// A delayed one of the original's.
+    PushLegacy {
+        is_due: bool,
+    },
+    /// A follow-up of a topic in another slot.
+    PutOut {
+        priority: Priority,
+        is_delayed: bool,
+    },
+    Fire {
+        worker: usize,
+        schedule: usize,
+        count: usize,
+        clock: Clock,
+    },
+}
+
+/// What who fires a schedule takes the time for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Clock {
+    Right,
+    /// It does not know of the last fire time.
+    Slow,
+    /// The last of its times is still to come.
+    Fast,
+}
+
+pub(super) fn priorities() -> impl Strategy<Value = Priority> {
+    prop::sample::select(vec![Priority::High, Priority::Normal, Priority::Low])
+}
+
+pub(super) fn arrivals() -> impl Strategy<Value = Arrival> {
+    let clock = prop_oneof![4 => Just(Clock::Right), 1 => Just(Clock::Slow), 1 => Just(Clock::Fast)];
+    prop_oneof![
+        6 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| Arrival::Publish { priority, is_delayed }),
+        2 => (0..4_usize, any::<bool>()).prop_map(|(at, is_delayed)| Arrival::PublishOnce { at, is_delayed }),
+        4 => any::<bool>().prop_map(|is_left| Arrival::Push { is_left }),
+        2 => any::<bool>().prop_map(|is_due| Arrival::PushLegacy { is_due }),
+        2 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| Arrival::PutOut { priority, is_delayed }),
+        2 => (0..WORKERS, 0..SCHEDULES.len(), 1..4_usize, clock)
+            .prop_map(|(worker, schedule, count, clock)| Arrival::Fire { worker, schedule, count, clock }),
+    ]
+}
+
+impl World<'_> {
+    pub(super) async fn arrive(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Publish { priority, is_delayed } => self.publish(priority, is_delayed).await,
+            Arrival::PublishOnce { at, is_delayed } => self.publish_once(at, is_delayed).await,
+            Arrival::Push { is_left } => self.push(is_left).await,
+            Arrival::PushLegacy { is_due } => self.push_legacy(is_due).await,
+            Arrival::PutOut { priority, is_delayed } => self.put_out(priority, is_delayed).await,
+            Arrival::Fire { worker, schedule, count, clock } => self.fire(worker, schedule, count, clock).await,
+        }
+    }
+
+    async fn publish(&mut self, priority: Priority, is_delayed: bool) {
+        let id = self.next_id();
+        let publication = publication("t", &id, priority, is_delayed);
+        if self.unless_refused(self.queue(0).publish(&publication).await).is_some() {
+            self.put(&id, self.place_of(priority, is_delayed));
+        }
+    }
+
+    async fn publish_once(&mut self, at: usize, is_delayed: bool) {
+        let id = self.once.get(at).cloned().unwrap_or_else(|| self.next_id());
+        let publication = publication("t", &id, Priority::Normal, is_delayed);
+        let Some(is_new) = self.unless_refused(self.queue(0).publish_once(&publication, HOUR).await) else { return };
+        assert_eq!(is_new, !self.once.contains(&id), "{id}");
+        if is_new {
+            self.put(&id, self.place_of(Priority::Normal, is_delayed));
+            self.once.push(id);
+        }
+    }
+
+    async fn push(&mut self, is_left: bool) {
+        let id = self.next_id();
+        let command = match self.kind {
+            Kind::List if is_left => "LPUSH mq:t",
+            Kind::List => "RPUSH mq:t",
+            Kind::Stream | Kind::Shared => "XADD mq:t * message",
+        };
+        if self.client::<redis::Value>(&format!("{command} {}", plain(&id, 1))).await.is_some() {
+            self.put(&id, if self.is_list() { Place::List } else { Place::Waiting(self.main()) });
+        }
+    }
+
+    async fn push_legacy(&mut self, is_due: bool) {
+        let id = self.next_id();
+        let second = if is_due { 1 } else { Timestamp::now().as_second() + 3600 };
+        if self.client::<i64>(&format!("ZADD mq:delay:t {second} {}", plain(&id, 1))).await.is_some() {
+            self.put(&id, Place::Legacy { is_due });
+        }
+    }
+
+    async fn put_out(&mut self, priority: Priority, is_delayed: bool) {
+        let id = self.next_id();
+        let due = if is_delayed { Timestamp::now().as_millisecond() + 3_600_000 } else { 0 };
+        let class = publication("t", &id, priority, false).class();
+        let mut command = words(&format!("XADD {{mq:t}}:out * topic t due {due} priority"));
+        command.arg(class).arg("message").arg(plain(&id, 1));
+        if self.send::<String>(&command).await.is_some() {
+            self.put(&id, Place::Out(Box::new(self.place_of(priority, is_delayed))));
+        }
+    }
+
+    /// Long ago, so that there are fire times enough.
+    pub(super) async fn begin_schedules(&mut self) {
+        let begin = Timestamp::from_second(Timestamp::now().as_second() - 1_000_000).unwrap();
+        for name in SCHEDULES {
+            self.queue(0).look_at_schedule(name).await.unwrap();
+            self.ask::<i64>(&format!("HSET {{mq:t}}:cron {name} {}", begin.as_millisecond())).await;
+        }
+        self.fired = [begin; SCHEDULES.len()];
+    }
+
+    /// Each of them a message, unless another was faster or it is too early;
+    /// nor where the other schedule has just fired the same time.
+    async fn fire(&mut self, worker: usize, schedule: usize, count: usize, clock: Clock) {
+        let known = self.fired[schedule];
+        let last = if matches!(clock, Clock::Slow) { known - BEAT } else { known };
+        let mut times: Vec<Timestamp> = (1..).map(|beat| last + BEAT * beat).take(count).collect();
+        if matches!(clock, Clock::Fast) {
+            times.push(Timestamp::from_second(Timestamp::now().as_second() + 3600).unwrap());
+        }
+        let fires: Vec<(Timestamp, Publication)> =
+            times.iter().map(|at| (*at, publication("t", &self.next_id(), Priority::Normal, false))).collect();
+        let fired = self.queue(worker).fire(SCHEDULES[schedule], last, &fires).await;
+        let Some(fired) = self.unless_refused(fired) else { return };
+        let mut published = 0;
+        if matches!(clock, Clock::Right) {
+            let other = self.fired[1 - schedule];
+            for (_, publication) in fires.iter().filter(|(at, _)| *at != other) {
+                self.put(&publication.id, Place::Waiting(self.main()));
+                published += 1;
+            }
+            self.fired[schedule] = times[count - 1];
+        }
+        assert_eq!((fired.published, fired.last), (published, self.fired[schedule]));
+    }
+}
+
+pub(super) fn publication(to: &str, id: &str, priority: Priority, is_delayed: bool) -> Publication {
+    let topic = topic(to);
+    let delay = if is_delayed { HOUR } else { Duration::ZERO };
+    let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "1") };
+    draft.seal(Timestamp::now()).unwrap()
+}
