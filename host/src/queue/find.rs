@@ -218,8 +218,7 @@ impl TopicQueue {
         script.arg(how).arg(&hit.handle).arg(by).arg(GIVEN_BACK.as_millis());
         let removed: i64 = script.invoke_async(&mut self.shared()).await?;
         if !shares && removed > 0 {
-            let mut command = redis::cmd("HINCRBY");
-            command.arg(&keys.state).arg("cancelled").arg(removed).query_async::<()>(&mut self.shared()).await?;
+            self.count_apart("cancelled", removed).await;
         }
         Ok(match u64::try_from(removed) {
             Ok(0) => Removal::None,
