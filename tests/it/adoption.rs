@@ -1,12 +1,12 @@
 //! Taking over from the original's workers, which acknowledge only what went
 //! well: what they copied is not run again, what they dropped is.
 
-use crate::support::{Gateway, Plugins, Redis, built, text, until};
-use std::collections::BTreeSet;
+use crate::support::{Gateway, Plugins, Redis, built, until};
+use serde_json::Value;
 
-const GO: &str = "consumer-1795419923585502180";
+pub(crate) const GO: &str = "consumer-1795419923585502180";
 
-fn envelope(id: &str, retry: u32) -> String {
+pub(crate) fn envelope(id: &str, retry: u32) -> String {
     format!(
         r#"{{"id":"{id}","topic":"puppet","data":{{"do":"echo","to":"seen"}},"timestamp":"2026-11-23T07:45:23.585502861Z","retry":{retry},"max_retry":3}}"#
     )
@@ -20,50 +20,18 @@ async fn go_takes(redis: &Redis, message: &[u8], consumer: &str) {
         .await;
 }
 
-fn plugins() -> Plugins {
+pub(crate) fn plugins() -> Plugins {
     Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"seen\"]\n")
 }
 
 async fn seen(redis: &Redis) -> Vec<(String, u64)> {
-    let envelopes = redis.envelopes("mq:seen").await;
-    let seen = |one: &serde_json::Value| {
-        (one["data"]["id"].as_str().unwrap().to_owned(), one["data"]["attempt"].as_u64().unwrap())
-    };
-    envelopes.iter().map(seen).collect()
+    seen_in(&redis.envelopes("mq:seen").await)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not() {
-    let redis = Redis::start();
-    redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    // Handled and acknowledged: history, which it never deletes.
-    go_takes(&redis, envelope("history", 0).as_bytes(), GO).await;
-    let ids: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:puppet - +").await;
-    redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", ids[0].0)).await;
-    // Failed, copied with its retry one higher, and the copy still waits.
-    go_takes(&redis, envelope("failed", 0).as_bytes(), GO).await;
-    // Failed for the last time, and a dead letter.
-    go_takes(&redis, envelope("buried", 2).as_bytes(), GO).await;
-    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
-    redis.run::<String>(&format!("XADD mq:dead-letter:puppet * message {buried}")).await;
-    // It could not be read.
-    go_takes(&redis, b"{broken", GO).await;
-    // Its worker died with it in hand.
-    go_takes(&redis, envelope("abandoned", 1).as_bytes(), GO).await;
-    redis.add("puppet", envelope("failed", 1).as_bytes()).await;
-    redis.add("puppet", envelope("waiting", 0).as_bytes()).await;
-
-    let plugins = plugins();
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
-    redis.is("all is settled", "XLEN mq:puppet", 0).await;
-    let expected: BTreeSet<(String, u64)> =
-        [("failed", 2), ("abandoned", 2), ("waiting", 1)].map(|(id, attempt)| (id.to_owned(), attempt)).into();
-    let seen = seen(&redis).await;
-    assert_eq!(seen.len(), 3, "{seen:?}");
-    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
-    assert_eq!(text(&redis.dead("puppet").await, "gw-reason"), "decode");
-    assert_eq!(redis.run::<i64>("XLEN mq:dead-letter:puppet").await, 1);
-    assert_eq!(gateway.logged("taken over").len(), 2);
+/// What these tell that was seen: id and attempt.
+pub(crate) fn seen_in(envelopes: &[Value]) -> Vec<(String, u64)> {
+    let seen = |one: &Value| (one["data"]["id"].as_str().unwrap().to_owned(), one["data"]["attempt"].as_u64().unwrap());
+    envelopes.iter().map(seen).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

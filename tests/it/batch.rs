@@ -4,7 +4,7 @@ use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text};
 
 const GRANT: &str = "[grants]\npublish = [\"seen\"]\n[retry]\nattempts = 1\n";
 
-fn crew(size: usize, wait: &str) -> Plugins {
+pub(crate) fn crew(size: usize, wait: &str) -> Plugins {
     let manifest = format!("{GRANT}[batch]\nsize = {size}\nwait = \"{wait}\"\n");
     Plugins::with("crew", &built("crew"), &manifest)
 }
@@ -32,48 +32,6 @@ async fn what_waits_is_handled_together_up_to_the_size() {
     told.sort_unstable();
     assert_eq!(told, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
     assert_eq!(gateway.outcomes("crew").len(), 10);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_message_of_a_batch_has_its_own_end() {
-    let redis = Redis::start();
-    publish(&redis, &["count", "fail", "orphan", "count", "no such act"]).await;
-    redis.add("crew", b"{broken").await;
-    let plugins = crew(6, "2s");
-    let _gateway = Gateway::start(&redis, &plugins);
-    redis.is("all are settled", "XLEN mq:crew", 0).await;
-    let dead = redis.entries("{mq:crew}:dead").await;
-    let mut reasons: Vec<_> = dead.iter().map(|one| (text(one, "gw-reason"), text(one, "gw-error"))).collect();
-    reasons.sort();
-    let expected = [
-        ("decode", "bad JSON"),
-        ("reject", "bad-data"),
-        ("reject", "invalid: name the parent"),
-        ("reject", "told: to fail"),
-    ];
-    assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
-    for ((reason, error), (expected, told)) in reasons.iter().zip(expected) {
-        assert!(reason == expected && error.starts_with(told), "{reason} {error}");
-    }
-    // What a failed one published stays here, with the others it leaves; and
-    // the ids tell whose it is.
-    assert_eq!(told(&redis).await, [5, 5]);
-    let ids: Vec<String> =
-        redis.envelopes("mq:seen").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
-    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.starts_with("crew/") && id.ends_with("/1")), "{ids:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trap_in_a_batch_costs_only_its_own_message() {
-    let redis = Redis::start();
-    publish(&redis, &["count", "panic", "count"]).await;
-    let plugins = crew(3, "2s");
-    let gateway = Gateway::start(&redis, &plugins);
-    redis.is("all are settled", "XLEN mq:crew", 0).await;
-    assert_eq!(text(&redis.dead("crew").await, "gw-reason"), "trap");
-    assert_eq!(redis.run::<i64>("XLEN {mq:crew}:dead").await, 1);
-    assert_eq!(told(&redis).await, [1, 1]);
-    assert_eq!(gateway.logged("a batch is run one by one").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

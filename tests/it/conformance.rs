@@ -1,16 +1,37 @@
 //! One suite for every Redis there is: each scenario runs unchanged against
 //! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
 
+mod adoption;
+mod batch;
+mod dead;
 mod flow;
+mod losses;
+mod messages;
 mod schedule;
 mod store;
 
 use crate::servers::{Mode, Server};
-use crate::support::{Gateway, OK, Plugins, built, command, guest, text, until};
+use crate::support::{Gateway, OK, Plugins, built, guest, said, text, until};
+use adoption::{
+    the_originals_delayed_messages_are_due_by_redis_clock, the_originals_delayed_messages_come_once_over_two_workers,
+    what_another_group_has_still_to_read_is_left_to_it,
+    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
+};
+use batch::{a_trap_in_a_batch_costs_only_its_own_message, each_message_of_a_batch_has_its_own_end};
+use dead::dead_letters_are_listed_shown_edited_replayed_and_purged;
 use flow::{
-    a_list_of_plain_clients_is_drained_again_and_again, a_paused_topic_waits_for_its_resumption,
-    copies_are_published_and_run_once, every_priority_is_served, messages_are_found_cancelled_and_replayed,
-    rate_and_total_hold_over_two_workers,
+    a_copy_of_what_has_finished_is_not_run, a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained,
+    a_topic_is_set_aside_and_goes_on_by_command, every_priority_is_served, rate_and_total_hold_over_two_workers,
+    what_is_published_again_within_its_time_is_there_once,
+};
+use losses::{
+    a_full_memory_holds_up_only_what_needs_more_of_it, follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
+    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
+};
+use messages::{
+    a_message_is_found_wherever_it_is, a_peek_shows_what_waits_and_takes_nothing,
+    a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told, a_topic_is_shown_in_true_numbers,
+    what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere,
 };
 use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
@@ -51,13 +72,27 @@ suite!(
     the_commands_see_what_the_worker_sees,
     a_lost_group_and_lost_scripts_are_made_again,
     topics_all_over_the_slots_are_consumed_at_once,
-    the_originals_work_is_taken_over,
-    a_list_of_plain_clients_is_drained_again_and_again,
+    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
+    the_originals_delayed_messages_are_due_by_redis_clock,
+    the_originals_delayed_messages_come_once_over_two_workers,
+    what_another_group_has_still_to_read_is_left_to_it,
+    a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained,
     every_priority_is_served,
-    copies_are_published_and_run_once,
-    a_paused_topic_waits_for_its_resumption,
+    what_is_published_again_within_its_time_is_there_once,
+    a_copy_of_what_has_finished_is_not_run,
+    a_topic_is_set_aside_and_goes_on_by_command,
     rate_and_total_hold_over_two_workers,
-    messages_are_found_cancelled_and_replayed,
+    each_message_of_a_batch_has_its_own_end,
+    a_trap_in_a_batch_costs_only_its_own_message,
+    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
+    a_full_memory_holds_up_only_what_needs_more_of_it,
+    follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
+    a_message_is_found_wherever_it_is,
+    what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere,
+    a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told,
+    a_topic_is_shown_in_true_numbers,
+    a_peek_shows_what_waits_and_takes_nothing,
+    dead_letters_are_listed_shown_edited_replayed_and_purged,
     a_schedule_fires_each_time_once_over_two_workers,
     plugins_keep_values_over_two_workers,
 );
@@ -74,8 +109,29 @@ suite!(
     topics_all_over_the_slots_are_consumed_at_once
 );
 
+fn options<'a>(server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
+    [&server.flags()[..], &["--plugins-cache", server.cache()], more].concat()
+}
+
 fn start(server: &Server, plugins: &Plugins, more: &[&str]) -> Gateway {
-    Gateway::start_with(&server.url, plugins, &[&server.flags()[..], more].concat())
+    Gateway::start_with(&server.url, plugins, &options(server, more))
+}
+
+/// Exit code, stdout and stderr of a command.
+fn run(server: &Server, args: &[&str]) -> (i32, String, String) {
+    said(&[args, &["--redis-url", &server.url], &server.flags()].concat())
+}
+
+/// What a command says that succeeds.
+fn told(server: &Server, args: &[&str]) -> String {
+    let (code, out, error) = run(server, args);
+    assert_eq!(code, 0, "{args:?}: {error}");
+    out
+}
+
+fn json(server: &Server, args: &[&str]) -> Value {
+    let (_, out, error) = run(server, &[args, &["--json"]].concat());
+    serde_json::from_str(&out).unwrap_or_else(|bad| panic!("{args:?}: {bad}: {out}{error}"))
 }
 
 fn puppet(manifest: &str) -> Plugins {
@@ -178,28 +234,23 @@ async fn a_stopped_worker_gives_back_what_has_not_begun(server: &Server) {
 }
 
 async fn the_commands_see_what_the_worker_sees(server: &Server) {
-    let run = |args: &[&str]| {
-        let output = command(&[args, &["--redis-url", &server.url], &server.flags()].concat());
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        assert!(output.status.success(), "{args:?}: {}", text(output.stderr));
-        text(output.stdout)
-    };
+    let run = |args: &[&str]| told(server, args);
     assert_eq!(run(&["publish", "alpha", "--id", "mine"]), "mine\n");
     run(&["publish", "alpha", "--count", "700"]);
     run(&["publish", "beta", "--delay", "1h"]);
     server.run::<String>("XADD {mq:gamma}:dead * message {} gw-reason trap").await;
     server.run::<i64>("ZADD mq:delay:delta 99999999999 {}").await;
-    let topics: Vec<Value> = serde_json::from_str(&run(&["topics", "ls", "--json"])).unwrap();
+    let topics = json(server, &["topics", "ls"]);
     let seen = |one: &Value| {
         let number = |name: &str| one[name].as_u64().unwrap();
         (one["topic"].as_str().unwrap().to_owned(), number("waiting"), number("delayed"), number("dead"))
     };
     let expected = [("alpha", 701, 0, 0), ("beta", 0, 1, 0), ("delta", 0, 1, 0), ("gamma", 0, 0, 1)];
     assert_eq!(
-        topics.iter().map(seen).collect::<Vec<_>>(),
+        topics.as_array().unwrap().iter().map(seen).collect::<Vec<_>>(),
         expected.map(|(name, waiting, delayed, dead)| (name.to_owned(), waiting, delayed, dead))
     );
-    let dead: Value = serde_json::from_str(&run(&["dead", "ls", "--json"])).unwrap();
+    let dead = json(server, &["dead", "ls"]);
     assert_eq!((dead[0]["topic"].as_str(), dead[0]["reason"].as_str()), (Some("gamma"), Some("trap")));
 }
 
@@ -209,11 +260,11 @@ async fn a_lost_group_and_lost_scripts_are_made_again(server: &Server) {
     server.publish("quiet", "a", "{}").await;
     gateway.until_outcome("quiet", "a", "done").await;
     server.is("settled", "XLEN mq:quiet", 0).await;
-    server.run_everywhere("SCRIPT FLUSH").await;
+    server.run_everywhere::<()>("SCRIPT FLUSH").await;
     server.run::<i64>("XGROUP DESTROY mq:quiet consumer-group-quiet").await;
     server.publish("quiet", "b", "{}").await;
     gateway.until_outcome("quiet", "b", "done").await;
-    server.run_everywhere("FLUSHALL").await;
+    server.run_everywhere::<()>("FLUSHALL").await;
     server.publish("quiet", "c", "{}").await;
     gateway.until_outcome("quiet", "c", "done").await;
     server.is("settled", "XLEN mq:quiet", 0).await;
@@ -243,28 +294,4 @@ async fn topics_all_over_the_slots_are_consumed_at_once(server: &Server) {
         }
         assert_eq!(holding, 3, "the topics lie on every master");
     }
-}
-
-async fn the_originals_work_is_taken_over(server: &Server) {
-    server.run::<String>("XGROUP CREATE mq:quiet consumer-group-quiet 0 MKSTREAM").await;
-    let envelope =
-        |id: &str, retry: u32| format!(r#"{{"id":"{id}","topic":"quiet","data":{{}},"retry":{retry},"max_retry":3}}"#);
-    for (id, retry) in [("copied", 0), ("abandoned", 0)] {
-        server.run::<String>(&format!("XADD mq:quiet * message {}", envelope(id, retry))).await;
-        let take = "XREADGROUP GROUP consumer-group-quiet consumer-1795419923585502180 COUNT 1 STREAMS mq:quiet >";
-        server.run::<::redis::Value>(take).await;
-    }
-    server.run::<String>(&format!("XADD mq:quiet * message {}", envelope("copied", 1))).await;
-    // Before that a living worker of the original may be at work on them.
-    until("they lie long enough", async || {
-        let idle = "XPENDING mq:quiet consumer-group-quiet IDLE 500 - + 10";
-        (server.run::<Vec<::redis::Value>>(idle).await.len() == 2).then_some(())
-    })
-    .await;
-    let plugins = Plugins::with("quiet", &guest(OK), "");
-    let gateway = start(server, &plugins, &["--queue-adopt-after", "500ms"]);
-    server.is("all are settled", "XLEN mq:quiet", 0).await;
-    let mut done = gateway.outcomes("quiet");
-    done.sort();
-    assert_eq!(done, [("abandoned".to_owned(), "done".to_owned()), ("copied".to_owned(), "done".to_owned())]);
 }

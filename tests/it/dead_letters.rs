@@ -1,7 +1,6 @@
 //! What is done with dead letters: shown, edited, replayed, purged, capped.
 
-use crate::servers::{Mode, Server};
-use crate::support::{BINARY, Gateway, Plugins, Redis, command, field, guest, text, until};
+use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, said, text, until};
 use gateway_worker::queue::TopicQueue;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
 use serde_json::{Value, json};
@@ -10,9 +9,7 @@ use std::process::{Command, Stdio};
 
 /// Exit code, stdout, stderr of `dead ...`.
 fn dead_at(url: &str, args: &[&str]) -> (i32, String, String) {
-    let output = command(&[&["dead"], args, &["--redis-url", url]].concat());
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    said(&[&["dead"], args, &["--redis-url", url]].concat())
 }
 
 fn dead(redis: &Redis, args: &[&str]) -> (i32, String, String) {
@@ -258,20 +255,6 @@ async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
     assert!(error.contains("original_message"), "{error}");
     redis.is("what can't live stays", "XLEN mq:dead-letter:t", 1).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "1 purged\n");
-}
-
-/// There no script reaches the original's letters and the stream at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn in_a_cluster_too_both_kinds_live_again() {
-    let server = Server::start(Mode::Cluster).await;
-    let body = r#"{"error":"e","failed_at":"f","original_message":{"id":"old","topic":"t","data":1}}"#;
-    server.run::<String>(&format!("XADD mq:dead-letter:t * message {body}")).await;
-    server.run::<String>("XADD {mq:t}:dead * message {\"id\":\"ours\",\"topic\":\"t\"} gw-reason trap").await;
-    let (code, out, error) = dead_at(&server.url, &["replay", "t", "--all"]);
-    assert_eq!((code, out.as_str()), (0, "2 replayed\n"), "{error}");
-    for (key, left) in [("mq:t", 2), ("mq:dead-letter:t", 0), ("{mq:t}:dead", 0)] {
-        assert_eq!(server.run::<i64>(&format!("XLEN {key}")).await, left, "{key}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,6 @@ use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Priority, Publication};
 use gateway_worker::queue::{FlowControl, Reader, Settled, Source, Take, Taken, TopicQueue};
 use jiff::Timestamp;
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -337,44 +336,6 @@ async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     gateway.until_outcome("t", "a", "done").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_what_has_finished_is_not_run() {
-    let redis = Redis::start();
-    let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
-    let plugins = Plugins::with("puppet", &built("puppet"), manifest);
-    let gateway = Gateway::start(&redis, &plugins);
-    // With a follow-up and without; and one that fails first.
-    for (id, data) in [
-        ("plain", r#"{"do":"sleep","ms":0}"#),
-        ("parent", r#"{"do":"echo","to":"seen"}"#),
-        ("fails", r#"{"do":"reject","code":"c","reason":"r"}"#),
-    ] {
-        for copy in 1..=2 {
-            redis.publish("puppet", id, data).await;
-            redis.is("settled", "XLEN mq:puppet", 0).await;
-            let ran =
-                gateway.outcomes("puppet").iter().filter(|(ran, outcome)| ran == id && outcome != "duplicate").count();
-            assert_eq!(ran, if id == "fails" { copy } else { 1 }, "{id}");
-        }
-    }
-    assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
-    assert_eq!(redis.run::<i64>("HGET {mq:puppet}:state duplicate").await, 2);
-    let (_, metrics) = gateway.json("/metrics").await;
-    assert!(metrics.to_string().contains(r#""duplicate":2"#), "{metrics}");
-    // A dedup key says what a copy is, whatever the id.
-    for id in ["one", "two"] {
-        let body = json!({"id": id, "topic": "puppet", "data": {"do": "sleep", "ms": 0}, "dedup_key": "k"});
-        redis.add("puppet", body.to_string().as_bytes()).await;
-        redis.is("settled", "XLEN mq:puppet", 0).await;
-    }
-    assert_eq!(redis.run::<i64>("HGET {mq:puppet}:state duplicate").await, 3);
-    let markers: Vec<String> = redis.run("KEYS {mq:puppet}:done:*").await;
-    assert_eq!(markers.len(), 3);
-    for marker in markers {
-        assert!((1..=3_600_000).contains(&redis.run::<i64>(&format!("PTTL {marker}")).await));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,29 +19,6 @@ async fn is_drained(redis: &Redis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained() {
-    let redis = Redis::start();
-    let plugins = Plugins::with("t", &guest(OK), "");
-    // The publisher comes first.
-    push(&redis, "LPUSH", "first").await;
-    let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_outcome("t", "first", "done").await;
-    is_drained(&redis).await;
-    // Again, from either end.
-    for (how, id) in [("LPUSH", "left"), ("RPUSH", "right")] {
-        push(&redis, how, id).await;
-        gateway.until_outcome("t", id, "done").await;
-        is_drained(&redis).await;
-    }
-    // Through us it becomes no stream, so that plain clients can go on.
-    redis.publish("t", "ours", "{}").await;
-    gateway.until_outcome("t", "ours", "done").await;
-    push(&redis, "LPUSH", "after").await;
-    gateway.until_outcome("t", "after", "done").await;
-    is_drained(&redis).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_there_first_sees_a_list_too() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");

@@ -1,8 +1,7 @@
-//! Looking at messages as operators do: found wherever they are, cancelled
-//! where they wait, topics shown, set aside and emptied.
+//! Looking at messages as operators do, in what one server is enough to show:
+//! what is odd about an id or a key, and what moves under the look.
 
-use crate::support::{Gateway, OK, Plugins, Redis, command, guest, topic, until};
-use gateway_worker::message::Fields;
+use crate::support::{Gateway, OK, Plugins, Redis, guest, said, topic, until};
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, Taken, TopicQueue};
 use jiff::Timestamp;
@@ -14,9 +13,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Exit code, stdout, stderr.
 fn run(redis: &Redis, args: &[&str]) -> (i32, String, String) {
-    let output = command(&[args, &["--redis-url", &redis.url()]].concat());
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    said(&[args, &["--redis-url", &redis.url()]].concat())
 }
 
 fn json(redis: &Redis, args: &[&str]) -> Value {
@@ -26,12 +23,17 @@ fn json(redis: &Redis, args: &[&str]) -> Value {
 
 /// Where the command finds it, each place with its source where it has one.
 fn places(redis: &Redis, id: &str) -> Vec<String> {
+    places_in(&json(redis, &["messages", "find", id]), id)
+}
+
+/// The places in what was found of this id.
+pub(crate) fn places_in(found: &Value, id: &str) -> Vec<String> {
     let place = |one: &Value| {
         assert!(one["id"] == id, "{one}");
         let (place, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
         source.map_or(place.to_owned(), |source| format!("{place} {source}"))
     };
-    json(redis, &["messages", "find", id]).as_array().unwrap().iter().map(place).collect()
+    found.as_array().unwrap().iter().map(place).collect()
 }
 
 async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
@@ -40,7 +42,7 @@ async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
     redis.queue("t", "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
 }
 
-fn envelope(id: &str) -> String {
+pub(crate) fn envelope(id: &str) -> String {
     serde_json::json!({ "id": id, "topic": "t", "data": {} }).to_string()
 }
 
@@ -49,69 +51,13 @@ async fn push(redis: &Redis, key: &str, id: &str) {
     push.arg(key).arg(envelope(id)).query_async::<i64>(&mut redis.connection().await).await.unwrap();
 }
 
-/// One whose id is its place, in each place, beside others.
-async fn fill(redis: &Redis) {
-    // What is taken by and by: in flight, dead, and back for another run.
-    for id in ["flies", "dies", "again"] {
-        redis.publish("t", id, "{}").await;
-    }
-    let queue = redis.queue("t", "me");
-    let taken = take(&queue, Source::Normal, 3).await;
-    let set = |name: &str, value: &str| -> Fields { vec![(name.into(), value.into())] };
-    queue.settle(&[taken[1].dead(set("gw-reason", "boom"))], HOUR).await.unwrap();
-    queue.settle(&[taken[2].later(HOUR, set("gw-attempt", "2"))], HOUR).await.unwrap();
-    for (id, priority, delay) in [
-        ("stream", Priority::Normal, Duration::ZERO),
-        ("high", Priority::High, Duration::ZERO),
-        ("low", Priority::Low, Duration::ZERO),
-        ("later", Priority::High, HOUR),
-    ] {
-        publish(redis, id, priority, delay).await;
-        publish(redis, &format!("{id}-other"), priority, delay).await;
-    }
-    redis.run::<String>(&format!("XADD {{mq:t}}:work * message {}", envelope("work"))).await;
-    push(redis, "{mq:t}:in", "in").await;
-    redis.run::<i64>(&format!("ZADD mq:delay:t 4102444800 {}", envelope("legacy"))).await;
-    let buried = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
-    redis.run::<String>(&format!("XADD mq:dead-letter:t * message {buried}")).await;
-}
-
-async fn take(queue: &TopicQueue, source: Source, count: usize) -> Vec<Taken> {
+pub(crate) async fn take(queue: &TopicQueue, source: Source, count: usize) -> Vec<Taken> {
     queue.open().await.unwrap();
     let mut reader = Reader::connect(queue).await.unwrap();
     match reader.take(queue, &[source], FlowControl::default(), count).await.unwrap() {
         Take::Taken(taken) => taken,
         other => panic!("{other:?}"),
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_found_wherever_it_is() {
-    let redis = Redis::start();
-    fill(&redis).await;
-    for (id, place) in [
-        ("stream", "waiting normal"),
-        ("high", "waiting high"),
-        ("low", "waiting low"),
-        ("work", "waiting work"),
-        ("in", "list-out"),
-        ("later", "delayed"),
-        ("again", "delayed"),
-        ("legacy", "legacy-delayed"),
-        ("flies", "in-flight normal"),
-        ("dies", "dead"),
-        ("buried", "legacy-dead"),
-    ] {
-        assert_eq!(places(&redis, id), [place], "{id}");
-    }
-    let found = &json(&redis, &["messages", "find", "flies"])[0];
-    assert_eq!((&found["consumer"], &found["deliveries"]), (&"me".into(), &1.into()));
-    let (code, table, _) = run(&redis, &["messages", "find", "dies", "--topic", "t"]);
-    assert!(code == 0 && table.contains("dead") && table.contains("boom"), "{table}");
-    let (code, out, error) = run(&redis, &["messages", "find", "nobody"]);
-    assert!(code == 1 && out.is_empty() && error.contains("no message nobody is anywhere"), "{out}{error}");
-    let (code, _, error) = run(&redis, &["messages", "find", "dies", "--topic", "other"]);
-    assert_eq!(code, 1, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,33 +75,6 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
     // The others are untouched, and go on.
     assert_eq!(redis.queue("t", "me").ingest(End::Left).await.unwrap(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere() {
-    let redis = Redis::start();
-    fill(&redis).await;
-    let before = redis.run::<i64>("XLEN mq:t").await;
-    let waiting = ["stream", "high", "low", "work", "in", "later", "again", "legacy"];
-    for id in waiting {
-        let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
-        assert!(code == 0 && out.starts_with("cancelled "), "{id}: {out}{error}");
-        assert_eq!(places(&redis, id), [""; 0], "{id}");
-    }
-    assert_eq!(redis.run::<usize>("HGET {mq:t}:state cancelled").await, waiting.len());
-    // Nothing else went with them.
-    assert_eq!(redis.run::<i64>("XLEN mq:t").await, before - 1);
-    for key in ["{mq:t}:high", "{mq:t}:low"] {
-        assert_eq!(redis.run::<i64>(&format!("XLEN {key}")).await, 1, "{key}");
-    }
-    assert_eq!(redis.run::<i64>("ZCARD {mq:t}:later").await, 1);
-    assert_eq!(redis.run::<i64>("HLEN {mq:t}:later:body").await, 1);
-    for (id, told) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")] {
-        let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
-        assert!(code == 1 && out.is_empty() && error.contains(told), "{id}: {out}{error}");
-    }
-    assert_eq!(redis.in_flight("t").await, 1);
-    assert_eq!(places(&redis, "dies"), ["dead"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -329,113 +248,6 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
         .unwrap();
     assert_eq!(found.len(), 1);
     assert!(trimmed);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told() {
-    let redis = Redis::start();
-    let (code, _, error) = run(&redis, &["topics", "purge", "t"]);
-    assert!(code == 2 && error.contains("--yes"), "{error}");
-    fill(&redis).await;
-    let (code, out, error) = run(&redis, &["topics", "purge", "t", "--yes"]);
-    assert_eq!((code, out.as_str(), error.as_str()), (0, "8 waiting messages deleted\n", ""));
-    for (id, place) in [
-        ("later", "delayed"),
-        ("again", "delayed"),
-        ("legacy", "legacy-delayed"),
-        ("flies", "in-flight normal"),
-        ("dies", "dead"),
-    ] {
-        assert_eq!(places(&redis, id), [place], "{id}");
-    }
-    let (_, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
-    assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
-    let (_, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--dead"]);
-    assert_eq!(out, "0 waiting messages deleted\n2 dead letters deleted\n");
-    assert_eq!(places(&redis, "flies"), ["in-flight normal"]);
-    // Others that read the stream are named before they lose something.
-    redis.run::<String>("XGROUP CREATE mq:t audit 0").await;
-    assert!(run(&redis, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_is_set_aside_and_goes_on_by_command() {
-    let redis = Redis::start();
-    let plugins = Plugins::with("t", &guest(OK), "");
-    let gateway = Gateway::start(&redis, &plugins);
-    redis.publish("t", "before", "{}").await;
-    gateway.until_outcome("t", "before", "done").await;
-    let (code, out, _) = run(&redis, &["topics", "pause", "t"]);
-    assert!(code == 0 && out.contains("t is paused"), "{out}");
-    assert!(run(&redis, &["topics", "pause", "t"]).1.contains("already"));
-    redis.publish("t", "aside", "{}").await;
-    until("the worker obeys", async || gateway.logged("paused").into_iter().next()).await;
-    let (_, table, _) = run(&redis, &["topics", "ls"]);
-    assert!(table.contains("paused"), "{table}");
-    assert_eq!(json(&redis, &["topics", "show", "t"])["is_paused"], true);
-    assert!(!gateway.outcomes("t").iter().any(|(id, _)| id == "aside"));
-    let (code, out, _) = run(&redis, &["topics", "resume", "t"]);
-    assert!(code == 0 && out.contains("goes on"), "{out}");
-    gateway.until_outcome("t", "aside", "done").await;
-    // A purge of a topic that workers take from says so.
-    until("the worker is known", async || {
-        run(&redis, &["topics", "purge", "t", "--yes"]).2.contains("workers take").then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_is_shown_in_true_numbers() {
-    let redis = Redis::start();
-    fill(&redis).await;
-    run(&redis, &["messages", "cancel", "t", "stream"]);
-    let shown = json(&redis, &["topics", "show", "t"]);
-    let waiting = serde_json::json!({ "normal": 1, "high": 2, "low": 2, "work": 1, "list": 1 });
-    assert_eq!(shown["waiting"], waiting);
-    let numbers =
-        ["delayed", "legacy_delayed", "dead", "legacy_dead", "outbox"].map(|key| shown[key].as_u64().unwrap());
-    assert_eq!(numbers, [3, 1, 1, 1, 0]);
-    let counter = |name: &str| shown["counters"][name].as_u64().unwrap();
-    assert_eq!(["retried", "dead", "cancelled", "done"].map(counter), [1, 1, 1, 0]);
-    assert_eq!((&shown["in_flight"][0]["name"], &shown["in_flight"][0]["in_flight"]), (&"me".into(), &1.into()));
-    assert_eq!(
-        (&shown["kind"], &shown["has_handler"], &shown["is_paused"]),
-        (&"stream".into(), &false.into(), &false.into())
-    );
-    let due: Timestamp = shown["next_due"].as_str().unwrap().parse().unwrap();
-    assert!(due > Timestamp::now() && due < "2099-01-01T00:00:00Z".parse().unwrap(), "{due}");
-    let oldest: Timestamp = shown["oldest_waiting"].as_str().unwrap().parse().unwrap();
-    assert!(oldest <= Timestamp::now());
-    let (_, text, _) = run(&redis, &["topics", "show", "t"]);
-    assert!(text.contains("no handler: waits") && text.contains("cancelled"), "{text}");
-    // What counts all of a topic agrees.
-    let listed = &json(&redis, &["topics", "ls"])[0];
-    let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
-    assert_eq!(counts, [7, 1, 4, 2]);
-    // One that nobody has heard of is empty, and one of a foreign kind says so.
-    assert_eq!(json(&redis, &["topics", "show", "nobody"])["kind"], "none");
-    redis.run::<()>("SET mq:foreign text").await;
-    assert_eq!(json(&redis, &["topics", "show", "foreign"])["kind"], "string");
-    assert_eq!(run(&redis, &["messages", "find", "nobody"]).0, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_peek_shows_what_waits_and_takes_nothing() {
-    let redis = Redis::start();
-    fill(&redis).await;
-    let peek = |limit: &str| json(&redis, &["messages", "ls", "t", "--limit", limit]);
-    let ids = |found: &Value| -> Vec<String> {
-        found.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
-    };
-    assert_eq!(ids(&peek("1")), ["in", "high", "stream", "work", "low", "again", "legacy"]);
-    let all = peek("20");
-    assert_eq!(ids(&all).len(), 12);
-    assert_eq!(ids(&peek("20")), ids(&all));
-    let due: Vec<&str> = all.as_array().unwrap().iter().filter_map(|one| one["due"].as_str()).collect();
-    assert!(due.is_sorted(), "{due:?}");
-    assert_eq!(redis.in_flight("t").await, 1);
-    let (code, table, _) = run(&redis, &["messages", "ls", "t"]);
-    assert!(code == 0 && table.contains("stream-other"), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

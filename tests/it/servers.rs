@@ -3,15 +3,18 @@
 
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
-use crate::support::{Entry, patient_connection, topic, try_connection, until};
-use gateway_worker::publication::{Draft, Priority};
+use crate::support::{Entry, field, patient_connection, topic, try_connection, until};
+use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, TopicQueue};
 use gateway_worker::settings::TypedRedis;
 use jiff::Timestamp;
 use redis::FromRedisValue;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub(crate) struct Server {
     pub(crate) nodes: Vec<Process>,
     pub(crate) sentinels: Vec<Process>,
     connection: Connection,
+    cache: Arc<TempDir>,
     _certificates: Option<Certificates>,
     _permit: Option<SemaphorePermit<'static>>,
 }
@@ -110,7 +114,13 @@ impl Server {
         let target = typed.check(&mut faults);
         assert!(faults.is_empty(), "{faults:?}");
         let connection = Connection::to(&target).unwrap();
-        Self { mode, url, options, nodes, sentinels, connection, _certificates: certificates, _permit: None }
+        let cache = shared_cache();
+        Self { mode, url, options, nodes, sentinels, connection, cache, _certificates: certificates, _permit: None }
+    }
+
+    /// A cache of plugins that workers of several tests may share.
+    pub(crate) fn cache(&self) -> &str {
+        self.cache.path().to_str().unwrap()
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -130,11 +140,18 @@ impl Server {
         .await
     }
 
-    /// Runs a command on each master.
-    pub(crate) async fn run_everywhere(&self, command: &str) {
+    /// Runs a command on each master. Returns all their answers.
+    pub(crate) async fn run_everywhere<T: FromRedisValue>(&self, command: &str) -> Vec<T> {
+        let mut answers = Vec::new();
         for node in &self.nodes {
-            self.ask(node, command).await;
+            answers.extend(self.ask(node, command).await.map(|value| redis::from_redis_value(value).unwrap()));
         }
+        answers
+    }
+
+    /// How many bytes each master may use; 0 for any number.
+    pub(crate) async fn set_memory(&self, bytes: u64) {
+        self.run_everywhere::<()>(&format!("CONFIG SET maxmemory {bytes}")).await;
     }
 
     /// The node's answer, if it is the one to ask.
@@ -185,38 +202,54 @@ impl Server {
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
+    /// The envelopes in a stream.
+    pub(crate) async fn envelopes(&self, key: &str) -> Vec<Value> {
+        let parse = |fields: &Entry| serde_json::from_slice(&field(fields, "message")).unwrap();
+        self.entries(key).await.iter().map(parse).collect()
+    }
+
     /// The only dead letter of a topic, once it is there.
     pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
 
+    /// A topic's queue, seen by a worker called `me`.
+    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
+        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+    }
+
     pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
         self.publish_later(name, id, data, Duration::ZERO).await;
     }
 
-    /// Through the library, as often as it takes: a publisher that knows its
-    /// message's id may say it twice.
     pub(crate) async fn publish_later(&self, name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(name);
-        let draft = Draft {
-            id: id.to_owned(),
-            topic: &topic,
-            data,
-            headers: &[],
-            priority: Priority::Normal,
-            delay,
-            dedup_key: None,
-            hops: 0,
-            expires_at: None,
-        };
+        self.publish_draft(Draft { delay, ..Draft::new(id.to_owned(), &topic, data) }).await;
+    }
+
+    /// Through the library, as often as it takes: a publisher that knows its
+    /// message's id may say it twice.
+    pub(crate) async fn publish_draft(&self, draft: Draft<'_>) {
+        let queue = self.queue(draft.topic.as_str(), "publisher");
         let publication = draft.seal(Timestamp::now()).unwrap();
-        let queue = TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", "publisher", &topic);
         until("published", async || {
             queue.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
         })
         .await;
     }
+}
+
+/// For what plugins are compiled to, which takes longer than most scenarios:
+/// shared by tests that run at the same time, and gone with the last of them.
+fn shared_cache() -> Arc<TempDir> {
+    static CACHE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut cache = CACHE.lock().unwrap();
+    cache.upgrade().unwrap_or_else(|| {
+        let new = Arc::new(tempfile::tempdir().unwrap());
+        *cache = Arc::downgrade(&new);
+        new
+    })
 }
 
 pub(crate) fn words(command: &str) -> redis::Cmd {

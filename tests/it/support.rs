@@ -66,10 +66,10 @@ impl Redis {
     }
 
     /// A server whose clock can be set.
-    pub(crate) fn start_with_clock() -> (Self, RedisClock) {
+    pub(crate) fn start_with_clock() -> (Self, WrongClock) {
         let data = tempfile::tempdir().unwrap();
-        let clock = RedisClock::wind_up(data.path());
-        let server = PrivateRedis::start(data.path(), data.path(), &[]).unwrap();
+        let clock = WrongClock::wind_up();
+        let server = PrivateRedis::start(clock.folder_of_redis(), data.path(), &[]).unwrap();
         (Self { server, data, options: Vec::new() }, clock)
     }
 
@@ -176,13 +176,16 @@ impl Redis {
     }
 }
 
-/// How far a server's clock is ahead of the machine's.
-pub(crate) struct RedisClock(File);
+/// A process's clock, and how far it is ahead of the machine's.
+pub(crate) struct WrongClock {
+    folder: TempDir,
+    ahead: File,
+}
 
-impl RedisClock {
-    /// Stands between the server and its clock: a library that is loaded before
+impl WrongClock {
+    /// Stands between a process and its clock: a library that is loaded before
     /// its own reads a file for how far it is to be off.
-    fn wind_up(folder: &Path) -> Self {
+    pub(crate) fn wind_up() -> Self {
         const LIBRARY: &str = r#"
             #define _GNU_SOURCE
             #include <fcntl.h>
@@ -214,28 +217,44 @@ impl RedisClock {
               return exact.tv_sec;
             }
         "#;
-        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("clock.c"), LIBRARY).unwrap();
         // Who builds Rust has it.
         let made = Command::new("cc").args(["-shared", "-fPIC", "-o", &path("clock.so"), &path("clock.c")]).status();
         assert!(made.unwrap().success());
-        let clock = Self(File::create(path("clock")).unwrap());
+        let clock = Self { ahead: File::create(path("clock")).unwrap(), folder };
         clock.set_ahead(Duration::ZERO);
-        let server = private_redis::find(&state()).unwrap();
-        let script = format!(
-            "#!/bin/sh\nLD_PRELOAD={} CLOCK={} exec {} \"$@\"\n",
-            path("clock.so"),
-            path("clock"),
-            server.display()
-        );
-        std::fs::create_dir(path("redis")).unwrap();
-        std::fs::write(path("redis/redis-server"), script).unwrap();
-        std::fs::set_permissions(path("redis/redis-server"), Permissions::from_mode(0o755)).unwrap();
         clock
     }
 
+    /// A folder with a server that goes by it.
+    fn folder_of_redis(&self) -> &Path {
+        let environment = self.environment().map(|(name, path)| format!("{name}={}", path.display())).join(" ");
+        let server = private_redis::find(&state()).unwrap();
+        let script = format!("#!/bin/sh\n{environment} exec {} \"$@\"\n", server.display());
+        let program = self.folder.path().join("redis/redis-server");
+        std::fs::create_dir(program.parent().unwrap()).unwrap();
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        self.folder.path()
+    }
+
+    /// What makes a process go by it.
+    fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [("LD_PRELOAD", "clock.so"), ("CLOCK", "clock")].map(|(name, file)| (name, self.folder.path().join(file)))
+    }
+
     pub(crate) fn set_ahead(&self, by: Duration) {
-        self.0.write_all_at(&by.as_secs().to_ne_bytes(), 0).unwrap();
+        self.set(by.as_secs().cast_signed());
+    }
+
+    pub(crate) fn set_behind(&self, by: Duration) {
+        self.set(-by.as_secs().cast_signed());
+    }
+
+    fn set(&self, seconds: i64) {
+        self.ahead.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }
 }
 
@@ -328,6 +347,15 @@ impl Gateway {
     }
 
     pub(crate) fn start_with(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
+        Self::spawn(&mut Self::command(redis_url, plugins, options))
+    }
+
+    /// One whose own clock is wrong.
+    pub(crate) fn start_with_clock(clock: &WrongClock, redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
+        Self::spawn(Self::command(redis_url, plugins, options).envs(clock.environment()))
+    }
+
+    fn command(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", redis_url, "--plugins"]);
         command.env("GATEWAY_ADMIN_TOKEN", TOKEN);
@@ -336,7 +364,8 @@ impl Gateway {
             // What is kept of plugins is the test's own, and lives as long as its directory.
             command.arg("--plugins-cache").arg(plugins.cache());
         }
-        Self::spawn(command.args(options))
+        command.args(options);
+        command
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -506,6 +535,13 @@ impl Drop for Gateway {
 /// A one-shot command, with nothing of the environment's.
 pub(crate) fn command(args: &[&str]) -> Output {
     command_in(Path::new("/"), args)
+}
+
+/// What a one-shot command said: exit code, stdout and stderr.
+pub(crate) fn said(args: &[&str]) -> (i32, String, String) {
+    let output = command(args);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 pub(crate) fn command_in(folder: &Path, args: &[&str]) -> Output {

@@ -218,10 +218,7 @@ impl TopicQueue {
         script.arg(how).arg(&hit.handle).arg(by).arg(GIVEN_BACK.as_millis());
         let removed: i64 = script.invoke_async(&mut self.shared()).await?;
         if !shares && removed > 0 {
-            // It is removed, even where a full memory has no room to count it.
-            let mut command = redis::cmd("HINCRBY");
-            command.arg(&keys.state).arg("cancelled").arg(removed);
-            let _ = command.query_async::<redis::Value>(&mut self.shared()).await;
+            self.count_apart("cancelled", removed).await;
         }
         Ok(match u64::try_from(removed) {
             Ok(0) => Removal::None,

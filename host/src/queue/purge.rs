@@ -27,7 +27,11 @@ impl TopicQueue {
             let shares = self.connection().share_slot(&keys.stream, &keys.legacy_delay);
             let legacy = [keys.legacy_delay.as_str(), &keys.state];
             let reached = if shares { &legacy[..] } else { &legacy[..1] };
-            purged.delayed += self.purge_whole(reached, progress).await?;
+            let count = self.purge_whole(reached, progress).await?;
+            if !shares && count > 0 {
+                self.count_apart("purged", count).await;
+            }
+            purged.delayed += count;
         }
         for list in [&keys.stream, &keys.input] {
             purged.waiting += self.purge_whole(&[list, &keys.state], progress).await?;

@@ -9,6 +9,10 @@ use std::time::Duration;
 /// How many are moved or looked at by one script, which nothing else runs beside.
 const PIECE: usize = 100;
 
+/// How long who has taken some of the original's delayed messages may need to
+/// publish them; after that they are anybody's.
+const TAKEN_SECONDS: u32 = 30;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promoted {
     pub moved: usize,
@@ -60,11 +64,14 @@ impl TopicQueue {
     }
 
     /// Publish, then remove: in a cluster no step can do both, so a worker that
-    /// is lost in between leaves a message twice, and none is lost.
+    /// is lost in between leaves a message twice, and none is lost. Before that
+    /// it takes them for itself: else all workers, which look every few seconds,
+    /// would publish them.
     async fn promote_legacy_across(&self) -> Result<usize, QueueError> {
         let legacy = &self.keys().legacy_delay;
         let mut script = scripts::DUE_LEGACY.key(legacy);
-        let due: Vec<Vec<u8>> = script.arg(PIECE).arg(PIECE_BYTES).invoke_async(&mut self.shared()).await?;
+        script.arg(PIECE).arg(PIECE_BYTES).arg(TAKEN_SECONDS);
+        let due: Vec<Vec<u8>> = script.invoke_async(&mut self.shared()).await?;
         for envelope in &due {
             self.publish_body(envelope).await?;
             let mut command = redis::cmd("ZREM");

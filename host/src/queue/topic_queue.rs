@@ -108,6 +108,14 @@ impl TopicQueue {
         self.connection.share_slot(&self.keys.stream, &self.keys_of(topic).stream)
     }
 
+    /// Counts what was removed where no script reaches the state. It is gone
+    /// by then, so that memory is full or Redis away is no failure of the removal.
+    pub(super) async fn count_apart(&self, counter: &str, count: impl redis::ToSingleRedisArg) {
+        let mut command = redis::cmd("HINCRBY");
+        command.arg(&self.keys.state).arg(counter).arg(count);
+        let _ = command.query_async::<()>(&mut self.shared()).await;
+    }
+
     /// Whether settled entries may be deleted, in the words of scripts.
     pub(super) fn deletes(&self, source: Source) -> u8 {
         u8::from(!self.has_others[source as usize].load(Ordering::Relaxed))

@@ -1,31 +1,44 @@
 //! The scenarios of who goes first, how many at once, not now, and not twice.
 
-use super::{puppet, start};
+use super::{json, puppet, run, start, told};
+use crate::messages::envelope;
 use crate::servers::Server;
-use crate::support::{OK, Plugins, command, guest, until};
+use crate::support::{OK, Plugins, guest, until};
+use serde_json::json;
 
 fn publish(server: &Server, args: &[&str]) {
-    let output = command(&[&["publish"], args, &["--redis-url", &server.url], &server.flags()].concat());
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    told(server, &[&["publish"], args].concat());
 }
 
-pub(super) async fn a_list_of_plain_clients_is_drained_again_and_again(server: &Server) {
-    let plugins = Plugins::with("quiet", &guest(OK), "");
-    for id in ["a", "b"] {
-        server.run::<i64>(&format!(r#"LPUSH mq:quiet {{"id":"{id}","topic":"quiet","data":1}}"#)).await;
-    }
+async fn push(server: &Server, how: &str, id: &str) {
+    server.run::<i64>(&format!("{how} mq:t {}", envelope(id))).await;
+}
+
+async fn is_drained(server: &Server) {
+    server.is("the list is drained", "EXISTS mq:t", 0).await;
+    server.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
+    server.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+}
+
+pub(super) async fn a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained(server: &Server) {
+    let plugins = Plugins::with("t", &guest(OK), "");
+    // The publisher comes first.
+    push(server, "LPUSH", "first").await;
     let gateway = start(server, &plugins, &[]);
-    for id in ["a", "b"] {
-        gateway.until_outcome("quiet", id, "done").await;
+    gateway.until_outcome("t", "first", "done").await;
+    is_drained(server).await;
+    // Again, from either end.
+    for (how, id) in [("LPUSH", "left"), ("RPUSH", "right")] {
+        push(server, how, id).await;
+        gateway.until_outcome("t", id, "done").await;
+        is_drained(server).await;
     }
-    server.is("the list is drained", "EXISTS mq:quiet", 0).await;
-    server.run::<i64>(r#"RPUSH mq:quiet {"id":"c","topic":"quiet","data":1}"#).await;
-    gateway.until_outcome("quiet", "c", "done").await;
-    // Ours goes beside it, so that the key stays a list for the others.
-    server.publish("quiet", "ours", "{}").await;
-    gateway.until_outcome("quiet", "ours", "done").await;
-    server.is("settled", "XLEN {mq:quiet}:work", 0).await;
-    assert_eq!(server.run::<i64>("EXISTS mq:quiet {mq:quiet}:in").await, 0);
+    // Through us it becomes no stream, so that plain clients can go on.
+    server.publish("t", "ours", "{}").await;
+    gateway.until_outcome("t", "ours", "done").await;
+    push(server, "LPUSH", "after").await;
+    gateway.until_outcome("t", "after", "done").await;
+    is_drained(server).await;
 }
 
 pub(super) async fn every_priority_is_served(server: &Server) {
@@ -44,40 +57,78 @@ pub(super) async fn every_priority_is_served(server: &Server) {
     }
 }
 
-pub(super) async fn copies_are_published_and_run_once(server: &Server) {
-    let plugins = Plugins::with("quiet", &guest(OK), "[dedup]\nwindow = \"1h\"\n");
-    let gateway = start(server, &plugins, &[]);
+pub(super) async fn what_is_published_again_within_its_time_is_there_once(server: &Server) {
     for _ in 0..3 {
         publish(server, &["quiet", "--id", "once", "--once", "1h"]);
     }
-    gateway.until_outcome("quiet", "once", "done").await;
-    server.is("settled", "XLEN mq:quiet", 0).await;
-    assert_eq!(server.run::<i64>("HGET {mq:quiet}:state done").await, 1);
-    for _ in 0..2 {
-        server.publish("quiet", "once", "{}").await;
-        server.is("settled", "XLEN mq:quiet", 0).await;
-    }
-    assert_eq!(server.run::<i64>("HGET {mq:quiet}:state duplicate").await, 2);
-    assert_eq!(server.run::<i64>("HGET {mq:quiet}:state done").await, 1);
+    assert_eq!(server.run::<i64>("XLEN mq:quiet").await, 1);
 }
 
-pub(super) async fn a_paused_topic_waits_for_its_resumption(server: &Server) {
-    let plugins = Plugins::with("quiet", &guest(OK), "");
+pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
+    let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
+    let plugins = puppet(manifest);
     let gateway = start(server, &plugins, &[]);
-    server.publish("quiet", "before", "{}").await;
-    gateway.until_outcome("quiet", "before", "done").await;
-    server.run::<i64>("HSET {mq:quiet}:state paused 1").await;
-    server.publish("quiet", "meanwhile", "{}").await;
-    gateway.until_logged("paused", |_| true).await;
-    server.is("it waits", "XLEN mq:quiet", 1).await;
-    assert_eq!(gateway.outcomes("quiet").len(), 1);
-    server.run::<i64>("HDEL {mq:quiet}:state paused").await;
-    gateway.until_outcome("quiet", "meanwhile", "done").await;
+    // With a follow-up and without; and one that fails first.
+    for (id, data) in [
+        ("plain", r#"{"do":"sleep","ms":0}"#),
+        ("parent", r#"{"do":"echo","to":"seen"}"#),
+        ("fails", r#"{"do":"reject","code":"c","reason":"r"}"#),
+    ] {
+        for copy in 1..=2 {
+            server.publish("puppet", id, data).await;
+            server.is("settled", "XLEN mq:puppet", 0).await;
+            let ran =
+                gateway.outcomes("puppet").iter().filter(|(ran, outcome)| ran == id && outcome != "duplicate").count();
+            assert_eq!(ran, if id == "fails" { copy } else { 1 }, "{id}");
+        }
+    }
+    server.is("its follow-up", "XLEN mq:seen", 1).await;
+    assert_eq!(server.run::<i64>("HGET {mq:puppet}:state duplicate").await, 2);
+    let (_, metrics) = gateway.json("/metrics").await;
+    assert!(metrics.to_string().contains(r#""duplicate":2"#), "{metrics}");
+    // A dedup key says what a copy is, whatever the id.
+    for id in ["one", "two"] {
+        let body = json!({"id": id, "topic": "puppet", "data": {"do": "sleep", "ms": 0}, "dedup_key": "k"});
+        server.run::<String>(&format!("XADD mq:puppet * message {body}")).await;
+        server.is("settled", "XLEN mq:puppet", 0).await;
+    }
+    assert_eq!(server.run::<i64>("HGET {mq:puppet}:state duplicate").await, 3);
+    let markers: Vec<String> = server.run_everywhere::<Vec<String>>("KEYS {mq:puppet}:done:*").await.concat();
+    assert_eq!(markers.len(), 3);
+    for marker in markers {
+        assert!((1..=3_600_000).contains(&server.run::<i64>(&format!("PTTL {marker}")).await));
+    }
+}
+
+pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server) {
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = start(server, &plugins, &[]);
+    server.publish("t", "before", "{}").await;
+    gateway.until_outcome("t", "before", "done").await;
+    let (code, out, _) = run(server, &["topics", "pause", "t"]);
+    assert!(code == 0 && out.contains("t is paused"), "{out}");
+    assert!(run(server, &["topics", "pause", "t"]).1.contains("already"));
+    server.publish("t", "aside", "{}").await;
+    until("the worker obeys", async || gateway.logged("paused").into_iter().next()).await;
+    let (_, table, _) = run(server, &["topics", "ls"]);
+    assert!(table.contains("paused"), "{table}");
+    assert_eq!(json(server, &["topics", "show", "t"])["is_paused"], true);
+    assert!(!gateway.outcomes("t").iter().any(|(id, _)| id == "aside"));
+    let (code, out, _) = run(server, &["topics", "resume", "t"]);
+    assert!(code == 0 && out.contains("goes on"), "{out}");
+    gateway.until_outcome("t", "aside", "done").await;
+    // A purge of a topic that workers take from says so.
+    until("the worker is known", async || {
+        run(server, &["topics", "purge", "t", "--yes"]).2.contains("workers take").then_some(())
+    })
+    .await;
 }
 
 pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
     let plugins = puppet("concurrency_total = 2\n[rate]\nlimit = 50\nper = \"1s\"\n");
+    plugins.put("slow", &guest(OK), "[rate]\nlimit = 4\nper = \"1h\"\n");
     for number in 0..8 {
+        server.publish("slow", &number.to_string(), "{}").await;
         server.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":100}"#).await;
     }
     let _workers = [start(server, &plugins, &[]), start(server, &plugins, &[])];
@@ -89,36 +140,6 @@ pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
     .await;
     assert!(most <= 2, "{most}");
     assert!(server.run::<i64>("HEXISTS {mq:puppet}:state rate").await == 1);
-}
-
-/// What people do about messages, by command.
-pub(super) async fn messages_are_found_cancelled_and_replayed(server: &Server) {
-    let run = |args: &[&str]| {
-        let output = command(&[args, &["--redis-url", &server.url], &server.flags()].concat());
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        assert!(output.status.success(), "{args:?}: {}", text(output.stderr));
-        text(output.stdout)
-    };
-    publish(server, &["quiet", "--id", "waits"]);
-    publish(server, &["quiet", "--id", "delayed", "--delay", "1h", "--priority", "high"]);
-    server.run::<i64>(r#"ZADD mq:delay:quiet 99999999999 {"id":"legacy","topic":"quiet","data":1}"#).await;
-    for id in ["waits", "delayed", "legacy"] {
-        assert!(run(&["messages", "find", id]).contains("quiet"), "{id}");
-        run(&["messages", "cancel", "quiet", id]);
-    }
-    for command in ["XLEN mq:quiet", "ZCARD {mq:quiet}:later", "HLEN {mq:quiet}:later:body", "ZCARD mq:delay:quiet"] {
-        assert_eq!(server.run::<i64>(command).await, 0, "{command}");
-    }
-    let envelope = r#"{"id":"dead","topic":"quiet","data":1,"retry":3,"max_retry":3}"#;
-    server
-        .run::<String>(&format!("XADD {{mq:quiet}}:dead * message {envelope} gw-reason retry gw-source quiet/1-1"))
-        .await;
-    let legacy = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{envelope}}}"#);
-    server.run::<String>(&format!("XADD mq:dead-letter:quiet * message {legacy}")).await;
-    run(&["dead", "replay", "quiet", "--all"]);
-    assert_eq!(server.run::<i64>("XLEN mq:quiet").await, 2);
-    let plugins = Plugins::with("quiet", &guest(OK), "");
-    let gateway = start(server, &plugins, &[]);
-    until("both are run", async || (gateway.outcomes("quiet").len() == 2).then_some(())).await;
-    run(&["topics", "show", "quiet"]);
+    server.is("as many have run as may", "HGET {mq:slow}:state done", 4).await;
+    assert_eq!((server.in_flight("slow").await, server.run::<i64>("XLEN mq:slow").await), (0, 4));
 }
