@@ -1,6 +1,6 @@
 //! Messages that workers are lost with, again and again.
 
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
 use redis::Value;
 use std::time::Duration;
 

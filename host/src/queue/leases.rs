@@ -172,7 +172,8 @@ impl TopicQueue {
     /// A message that ran alone has ended in some way, and its worker lives.
     pub async fn acquit(&self, entry: &EntryKey) -> Result<(), QueueError> {
         let mut command = redis::cmd("HDEL");
-        command.arg(&self.keys().suspects).arg(entry.to_string());
+        // What it was lost with, and who wrote that down last.
+        command.arg(&self.keys().suspects).arg(entry.to_string()).arg(format!("{entry}:by"));
         Ok(command.query_async(&mut self.shared()).await?)
     }
 }

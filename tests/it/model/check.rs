@@ -108,7 +108,11 @@ impl World<'_> {
         let marks: Vec<String> = (0..MARKS).map(|number| mark_of(&format!("m{number}"))).collect();
         let expected: Vec<bool> = marks.iter().map(|mark| self.marks.contains(mark)).collect();
         assert_eq!(self.queue(0).finished(&marks).await.unwrap(), expected);
-        assert_eq!(self.ask::<BTreeMap<String, u32>>("HGETALL {mq:t}:suspects").await, self.suspects);
+        let both = |(entry, (times, by)): (&String, &(u32, usize))| {
+            [(entry.clone(), times.to_string()), (format!("{entry}:by"), format!("worker-{by}"))]
+        };
+        let suspects: BTreeMap<String, String> = self.suspects.iter().flat_map(both).collect();
+        assert_eq!(self.ask::<BTreeMap<String, String>>("HGETALL {mq:t}:suspects").await, suspects);
         let mut command = words("HMGET {mq:t}:cron");
         command.arg(&SCHEDULES);
         let fired: Vec<i64> = self.send(&command).await.unwrap();

@@ -269,9 +269,11 @@ impl World<'_> {
             assert_eq!(self.owned(worker, &entry), None);
             return;
         };
-        let times = self.suspects.entry(entry.to_string()).or_default();
-        assert_eq!(before, *times);
-        *times += 1;
+        let (times, last) = self.suspects.entry(entry.to_string()).or_insert((0, worker));
+        // Who writes it down again was not lost with it.
+        *times += u32::from(*times == 0 || *last != worker);
+        *last = worker;
+        assert_eq!(before + 1, *times);
         self.refresh(worker, &entry);
     }
 

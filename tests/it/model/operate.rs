@@ -94,8 +94,10 @@ impl World<'_> {
             let ours = self.move_all(|place| matches!(place, Place::Later { .. }).then_some(Place::Done));
             let legacy = self.move_all(|place| matches!(place, Place::Legacy { .. }).then_some(Place::Done));
             delayed = ours + legacy;
-            // In a cluster the original's set has no state beside it.
-            self.add("purged", if self.server.is_cluster { ours } else { delayed });
+            // In a cluster the original's set has no state beside it, and the
+            // command that counts it may be refused.
+            let is_counted = !(self.server.is_cluster && self.is_full());
+            self.add("purged", if is_counted { delayed } else { ours });
         }
         let waiting = self.move_all(|place| matches!(place, Place::List | Place::Waiting(_)).then_some(Place::Done));
         self.add("purged", waiting);

@@ -82,7 +82,7 @@ pub(super) struct World<'a> {
     pub(super) marks: BTreeSet<String>,
     /// What was published with an id that counts once.
     pub(super) once: Vec<String>,
-    pub(super) suspects: BTreeMap<String, u32>,
+    pub(super) suspects: BTreeMap<String, (u32, usize)>,
     /// When each schedule fired last.
     pub(super) fired: [Timestamp; SCHEDULES.len()],
     pub(super) last: Option<Settling>,
