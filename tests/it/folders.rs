@@ -82,6 +82,18 @@ async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_comes_later_is_noticed() {
+    let outer = tempfile::tempdir().unwrap();
+    let redis = Redis::start();
+    let granted = format!("read = {{ \"/in\" = \"{}/later\" }}", outer.path().display());
+    let plugins = Plugins::with("fetch", &built("fetch"), &manifest(&granted));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_refused("fetch").await;
+    fs::create_dir(outer.path().join("later")).unwrap();
+    gateway.until_loaded("fetch").await;
+}
+
 /// Who may write to the plugins or to what is compiled of them has left the
 /// sandbox, and who may read the secrets was granted all of them.
 #[tokio::test(flavor = "multi_thread")]

@@ -51,8 +51,10 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
+        let again = plugin["again_at"].as_str().map(|at| format!("; tried again at {}", plain(at)));
+        let again = again.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}", text(plugin, "name"), plain(reason));
+            println!("\n{}: {}{again}", text(plugin, "name"), plain(reason));
         }
     }
     Ok(())
@@ -102,7 +104,11 @@ fn told(change: &Value) -> String {
     };
     match text(change, "result").as_str() {
         "loaded" => format!("{name}: {} is live{}", digest(change, "digest"), after(", in place of ", "replaced")),
-        "refused" => format!("{name}: refused: {}{}", text(change, "reason"), after("; keeps ", "keeps")),
+        "refused" => {
+            let again = change["again_in_seconds"].as_u64().map(|seconds| format!("; tried again in {seconds}s"));
+            let (reason, again) = (text(change, "reason"), again.unwrap_or_default());
+            format!("{name}: refused: {reason}{}{again}", after("; keeps ", "keeps"))
+        }
         "removed" => format!("{name}: removed; messages of its topics wait"),
         "restored" => format!("{name}: {}, the last good version, is live", digest(change, "digest")),
         "not-restored" => format!("{name}: no earlier version can be restored: {}", text(change, "reason")),

@@ -4,14 +4,13 @@ use super::engine::{self, Engine};
 use super::folders;
 use super::http::Outbound;
 use super::imports;
+use super::load_error::{Cause, LoadError};
 use super::offer::Import;
 use super::output::LogBudget;
-use super::plain::plain;
 use super::probation::Probation;
 use super::program::{Compiled, Program};
 use super::reuse::Kept;
 use super::struck::Struck;
-use super::words::cut;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
 use crate::verdict::Outcome;
@@ -64,18 +63,6 @@ pub struct Plugin {
     probation: Probation,
 }
 
-/// Why a file is no plugin, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct LoadError(pub String);
-
-impl LoadError {
-    /// What is told quotes the file, whose names may be long and are anybody's.
-    pub(super) fn of(told: &str) -> Self {
-        Self(cut(plain(told).into_owned()))
-    }
-}
-
 impl Plugin {
     /// Compiles and checks a component. The types of its exports are only
     /// compared when there is an instance, so one is made and thrown away,
@@ -88,7 +75,7 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
-        let compiled = engine.compile(&bytes).await.map_err(|error| LoadError::of(&error.to_string()))?;
+        let compiled = engine.compile(&bytes).await?;
         Self::of(engine, name, &compiled, manifest, digest).await
     }
 
@@ -100,10 +87,10 @@ impl Plugin {
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
-        folders::check(&manifest.grants, name)
-            .and_then(|()| folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name))
-            .map_err(|told| LoadError::of(&told))?;
-        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::of(&told))?;
+        folders::check(&manifest.grants, name)?;
+        folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name)
+            .map_err(|told| LoadError::lasting(&told))?;
+        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
         let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
         let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
@@ -122,7 +109,7 @@ impl Plugin {
         let (plugin, tried) = match plugin.engine.runtime().cloned() {
             Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
                 .await
-                .map_err(|error| LoadError(format!("it can't be tried out: {error}")))?,
+                .map_err(|error| LoadError::lasting(&format!("it can't be tried out: {error}")))?,
             None => plugin.tried_out().await,
         };
         match tried {
@@ -130,10 +117,10 @@ impl Plugin {
                 imports::secrets::warn_of_missing(&plugin.facts, plugin.engine.capabilities());
                 Ok(plugin)
             }
-            Ok(Err(told)) => Err(LoadError::of(&told)),
+            Ok(Err(told)) => Err(LoadError::lasting(&told)),
             Err(outcome) => {
                 let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
-                Err(LoadError::of(&told))
+                Err(LoadError::of(&told, cause(&outcome)))
             }
         }
     }
@@ -191,6 +178,15 @@ impl Plugin {
     }
 }
 
+/// What a machine under load can do to a version that is only tried out. Its CPU
+/// time is its own.
+fn cause(outcome: &Outcome) -> Cause {
+    match outcome {
+        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => Cause::Passing,
+        _ => Cause::Lasting,
+    }
+}
+
 /// A component or a module begins with a magic number, a version and its layer.
 pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     let told = match bytes {
@@ -212,5 +208,5 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
             "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
         }
     };
-    Err(LoadError(format!("it is {told}")))
+    Err(LoadError::lasting(&format!("it is {told}")))
 }

@@ -1,9 +1,10 @@
 //! What can be told about a plugin without a message: what it is, what it
 //! reaches for, and whether the host would load it.
 
-use super::component::{LoadError, Plugin, check_header};
+use super::component::{Plugin, check_header};
 use super::engine::Engine;
 use super::folder::{Folder, Source};
+use super::load_error::LoadError;
 use super::offer::{self, Import};
 use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
@@ -39,7 +40,7 @@ impl Inspection {
         let mut told = Self { name: name.to_owned(), ..Self::default() };
         match folder.read(name) {
             Ok(source) => told.look_into(engine, source).await,
-            Err(reason) => told.refused.push(reason),
+            Err(error) => told.refused.push(error.told),
         }
         told
     }
@@ -55,7 +56,7 @@ impl Inspection {
         }
         // Both are looked at, so that all that is wrong is told at once.
         let compiled = match check_header(&source.wasm) {
-            Ok(()) => engine.compile(&source.wasm).await.map_err(|error| LoadError::of(&error.to_string())),
+            Ok(()) => engine.compile(&source.wasm).await.map_err(LoadError::from),
             Err(error) => Err(error),
         };
         if let Ok(compiled) = &compiled {
@@ -65,12 +66,12 @@ impl Inspection {
             (Ok(compiled), Ok(manifest)) => {
                 match Plugin::of(engine, &self.name, &compiled, manifest, source.digest).await {
                     Ok(plugin) => self.kind = Some(plugin.kind()),
-                    Err(error) => self.refused.push(error.to_string()),
+                    Err(error) => self.refused.push(error.told),
                 }
             }
             (compiled, manifest) => {
                 self.refused.extend(manifest.err().unwrap_or_default());
-                self.refused.extend(compiled.err().map(|error| error.to_string()));
+                self.refused.extend(compiled.err().map(|error| error.told));
             }
         }
     }
