@@ -96,11 +96,11 @@ impl App {
         let address = listener.local_addr().unwrap_or(address);
         let metrics = Arc::new(Metrics::default());
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
-        machine::allow_open_files();
+        let open_files = machine::allow_open_files();
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let means = Means { threads: settings.handler_threads, memory, runtime: Some(runtime.clone()) };
+        let means = Means { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
         let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 

@@ -117,6 +117,7 @@ fn shown(name: &str, routes: &Routes) -> Value {
         "digest": status.live,
         "topics": topics.unwrap_or_default(),
         "grants": live.map(|plugin| plugin.manifest().grants.by_kind()).unwrap_or_default(),
+        "waiting": live.map(|plugin| plugin.waiting()),
         "refusal": refusal,
         "again_at": status.again.map(crate::message::rfc3339),
         "previous": status.previous,

@@ -10,12 +10,12 @@ use super::output::LogBudget;
 use super::probation::Probation;
 use super::program::{Compiled, Program};
 use super::reuse::Kept;
+use super::shares::Share;
 use super::struck::Struck;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
 use crate::verdict::Outcome;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What stays the same over all calls of a version.
@@ -55,8 +55,9 @@ pub struct Plugin {
     /// Instances that wait for another call.
     pub(super) kept: Kept,
     pub(super) facts: Arc<Facts>,
-    /// What its name has of the slots, and how many a call takes.
-    pub(super) share: Arc<Semaphore>,
+    /// What its name has of what is there for all, and how many slots a call
+    /// takes.
+    pub(super) share: Arc<Share>,
     pub(super) weight: u32,
     digest: String,
     withheld: Vec<String>,
@@ -167,6 +168,11 @@ impl Plugin {
     /// grant them.
     pub fn withheld(&self) -> &[String] {
         &self.withheld
+    }
+
+    /// Calls that wait for room to run, those of its other versions too.
+    pub fn waiting(&self) -> usize {
+        self.share.waiting()
     }
 
     pub fn manifest(&self) -> &Manifest {
