@@ -2,7 +2,7 @@
 
 use super::engine::{self, Engine};
 use super::folders;
-use super::http::Outbound;
+use super::http::{Outbound, headers};
 use super::imports;
 use super::load_error::{Cause, LoadError};
 use super::offer::Import;
@@ -115,7 +115,7 @@ impl Plugin {
         };
         match tried {
             Ok(Ok(())) => {
-                imports::secrets::warn_of_missing(&plugin.facts, plugin.engine.capabilities());
+                plugin.warn_of_secrets();
                 Ok(plugin)
             }
             Ok(Err(told)) => Err(LoadError::lasting(&told)),
@@ -123,6 +123,18 @@ impl Plugin {
                 let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
                 Err(LoadError::of(&told, cause(&outcome)))
             }
+        }
+    }
+
+    /// Tells the operator what calls will be refused for, or show.
+    fn warn_of_secrets(&self) {
+        let (plugin, manifest) = (self.name(), self.manifest());
+        let secrets = self.engine.capabilities().secrets.as_deref();
+        for wanting in secrets.into_iter().flat_map(|secrets| imports::secrets::wanting(manifest, secrets)) {
+            tracing::warn!(plugin, secret = wanting.secret, "{}", wanting.told);
+        }
+        for fault in headers::faults(manifest, secrets) {
+            tracing::warn!(plugin, "{fault}");
         }
     }
 

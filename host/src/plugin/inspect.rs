@@ -4,6 +4,8 @@
 use super::component::{Plugin, check_header};
 use super::engine::Engine;
 use super::folder::{Folder, Source};
+use super::http::headers;
+use super::imports::secrets;
 use super::load_error::LoadError;
 use super::offer::{self, Import};
 use super::program::Compiled;
@@ -53,6 +55,7 @@ impl Inspection {
         if let Ok(manifest) = &manifest {
             self.topics = manifest.topics.iter().map(ToString::to_string).collect();
             self.limits = limits(&manifest.limits);
+            self.warn_of_secrets(engine, manifest);
         }
         // Both are looked at, so that all that is wrong is told at once.
         let compiled = match check_header(&source.wasm) {
@@ -74,6 +77,14 @@ impl Inspection {
                 self.refused.extend(compiled.err().map(|error| error.told));
             }
         }
+    }
+
+    /// What the worker would warn of when it loads it.
+    fn warn_of_secrets(&mut self, engine: &Engine, manifest: &Manifest) {
+        let Some(secrets) = engine.capabilities().secrets.as_deref() else { return };
+        let wanting = secrets::wanting(manifest, secrets).into_iter();
+        self.warnings.extend(wanting.map(|wanting| format!("grants.secrets: {}: {}", wanting.secret, wanting.told)));
+        self.warnings.extend(headers::faults(manifest, Some(secrets)));
     }
 
     fn list(&mut self, engine: &Engine, compiled: &Compiled, manifest: Option<&Manifest>) {
