@@ -197,11 +197,10 @@ fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilit
     let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
     let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
     let secrets = GivenSecrets::new(&settings.secrets, metrics);
-    let own_folders = [Some(&settings.plugins), settings.cache.as_ref(), settings.secrets.dir.as_ref()];
     Ok(Capabilities {
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
-        own_folders: own_folders.into_iter().flatten().cloned().collect(),
+        own_folders: settings.own_folders(),
     })
 }

@@ -1,6 +1,7 @@
 //! `plugins`: what a running worker has loaded, and changing it.
 
 use super::http::WorkerArgs;
+use super::print::print_json;
 use super::{Failure, table};
 use crate::plugin::plain;
 use crate::worker::short;
@@ -86,14 +87,14 @@ pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
     println!(
         "{} stays out until its bytes change, or `gateway-worker plugins release {}`",
         digest(&change, "withdrawn"),
-        args.name
+        plain(&args.name)
     );
     Ok(())
 }
 
 pub(super) async fn release(args: NameArgs) -> Result<(), Failure> {
     args.worker.ask(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "release"]].concat()).await?;
-    println!("nothing is held against {} any longer", args.name);
+    println!("nothing is held against {} any longer", plain(&args.name));
     Ok(())
 }
 
@@ -146,9 +147,4 @@ fn text(value: &Value, key: &str) -> String {
 
 fn digest(value: &Value, key: &str) -> String {
     plain(short(value[key].as_str().unwrap_or("-"))).into_owned()
-}
-
-fn print_json(value: &Vec<Value>) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?);
-    Ok(())
 }
