@@ -10,7 +10,7 @@ pub use server::serve;
 
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::plugin::Routes;
+use crate::plugin::{Refusal, Routes};
 use crate::queue::Health;
 use crate::reloader::Request;
 use crate::settings::AdminSettings;
@@ -158,9 +158,13 @@ impl Status {
             "consumers": { "active": active, "topics": topics },
             "topics": lanes.values().map(per_topic).collect::<Vec<_>>(),
             "plugins": routes.plugins.values().map(plugin).collect::<Vec<_>>(),
-            "refused": routes.refused().map(|(name, refusal)| json!({ "plugin": name, "reason": refusal.reason })).collect::<Vec<_>>(),
+            "refused": routes.refused().map(refused).collect::<Vec<_>>(),
         })
     }
+}
+
+fn refused((name, refusal, again): (&str, &Refusal, Option<Timestamp>)) -> Value {
+    json!({ "plugin": name, "reason": refusal.reason, "again_at": again.map(crate::message::rfc3339) })
 }
 
 /// `1h2m5s`, as the original's users know it.

@@ -96,11 +96,11 @@ impl App {
         let address = listener.local_addr().unwrap_or(address);
         let metrics = Arc::new(Metrics::default());
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
-        machine::allow_open_files();
+        let open_files = machine::allow_open_files();
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let means = Means { threads: settings.handler_threads, memory, runtime: Some(runtime.clone()) };
+        let means = Means { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
         let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
@@ -197,11 +197,10 @@ fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilit
     let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
     let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
     let secrets = GivenSecrets::new(&settings.secrets, metrics);
-    let own_folders = [Some(&settings.plugins), settings.cache.as_ref(), settings.secrets.dir.as_ref()];
     Ok(Capabilities {
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
-        own_folders: own_folders.into_iter().flatten().cloned().collect(),
+        own_folders: settings.own_folders(),
     })
 }

@@ -12,6 +12,7 @@ mod known;
 mod messages;
 mod plugin;
 mod plugins;
+mod print;
 mod publish;
 mod run;
 mod show;
@@ -23,6 +24,7 @@ use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
 use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use print::plain_lines;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -230,11 +232,11 @@ impl Cli {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Ended(code, told)) => {
-                eprintln!("{told}");
+                eprintln!("{}", plain_lines(&told));
                 code
             }
             Err(failure) => {
-                eprintln!("gateway-worker: {failure}");
+                eprintln!("gateway-worker: {}", plain_lines(&failure.to_string()));
                 failure.exit_code()
             }
         }

@@ -132,6 +132,11 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// How many folders are opened for each run.
+    pub fn folders(&self) -> usize {
+        self.read.len() + self.write.len()
+    }
+
     /// Each kind that is granted, with what of it; for people and for status.
     pub fn by_kind(&self) -> BTreeMap<&'static str, Vec<String>> {
         fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {

@@ -160,7 +160,7 @@ impl Default for Metrics {
         registry.register("dead_letters_dropped", "Dead letters dropped by age or bytes", dropped);
         registry.register_with_unit(
             "message_processing",
-            "Time in the handler",
+            "Time in the handler, with the wait for room to run",
             Unit::Seconds,
             metrics.processing.clone(),
         );

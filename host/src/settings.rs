@@ -16,7 +16,7 @@ mod variables;
 pub use admin::{AdminSettings, TypedAdmin};
 pub use level::OnLine;
 pub use mail::{MailSettings, Outlet, Relay, Security, TypedMail};
-pub use plugins::{FileCheck, TypedPlugins};
+pub use plugins::{FileCheck, PluginSettings, TypedPlugins};
 pub use redis_target::{ClientPem, Login, RedisTarget, TypedRedis};
 pub use redis_url::{RedisMode, RedisPlace};
 pub use secrets::{SecretsSettings, TypedSecrets};
@@ -50,6 +50,13 @@ pub struct Settings {
     /// Bytes for the memories of all handlers together. None: what the machine
     /// allows.
     pub handler_memory: Option<u64>,
+}
+
+impl Settings {
+    /// The worker's own folders: no grant reaches into them.
+    pub fn own_folders(&self) -> Vec<PathBuf> {
+        plugins::own_folders(&self.plugins, self.cache.as_deref(), self.secrets.dir.as_deref())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -259,7 +266,7 @@ impl Typed {
         }
         let settings = Settings {
             listen,
-            plugins: set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into(),
+            plugins: self.plugins(),
             cache: self.plugin_files.cache(),
             check_files: self.plugin_files.check_files(&mut faults),
             admin: self.admin.check(&mut faults),
@@ -276,6 +283,23 @@ impl Typed {
             handler_memory: self.handler_memory(&mut faults),
         };
         if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+    }
+
+    /// What concerns plugins alone, for who only looks at them: a folder of
+    /// secrets need not be there.
+    pub fn check_plugins(&self) -> Result<PluginSettings, BadSettings> {
+        let mut faults = Vec::new();
+        let settings = PluginSettings {
+            dir: self.plugins(),
+            cache: self.plugin_files.cache(),
+            check_files: self.plugin_files.check_files(&mut faults),
+            secrets: self.secrets.check(&mut Vec::new()),
+        };
+        if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+    }
+
+    fn plugins(&self) -> PathBuf {
+        set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into()
     }
 
     fn handler_memory(&self, faults: &mut Vec<String>) -> Option<u64> {

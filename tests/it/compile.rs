@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -63,6 +64,32 @@ async fn a_compiler_that_is_killed_says_so() {
     rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
     let error = loading.await.unwrap();
     assert!(error.contains("the compiler crashed on it: it was killed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_compiler_was_killed_at_is_tried_again_by_itself() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("slow", &slow(25_000), "").and("bad", b"nothing", "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged("gateway-worker starting", |_| true).await;
+    let id = gateway.id();
+    let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    let line = gateway.until_logged("plugin refused", |line| line["plugin"] == "slow").await;
+    assert!(line["again_in"].as_str().is_some_and(|wait| wait.ends_with('s')), "{line}");
+    let refused = gateway.plugin("slow").await;
+    assert_eq!((refused["refusal"]["kind"].as_str(), refused["again_at"].is_string()), (Some("passing"), true));
+    let url = format!("http://{}", gateway.address().await);
+    let listed = Command::new(BINARY).args(["plugins", "ls", "--url", &url]).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.lines().any(|line| line.starts_with("slow: ") && line.contains("; tried again at 2")), "{listed}");
+    gateway.until_loaded("slow").await;
+    let loaded = gateway.plugin("slow").await;
+    assert!(loaded["refusal"].is_null() && loaded["again_at"].is_null(), "{loaded}");
+    // What only another file can mend is not.
+    let bad = gateway.plugin("bad").await;
+    assert_eq!((bad["refusal"]["kind"].as_str(), bad["again_at"].is_null()), (Some("faulty"), true));
+    assert_eq!(gateway.logged("plugin refused").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

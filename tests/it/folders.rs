@@ -2,7 +2,7 @@
 //! and nothing beside them.
 
 use crate::http_rig::{Rig, manifest};
-use crate::support::{BINARY, Gateway, Plugins, Redis, built};
+use crate::support::{BINARY, Gateway, Plugins, Redis, built, text};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -80,6 +80,56 @@ async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
         let reason = gateway.until_refused("fetch").await;
         assert!(reason.contains(told) && reason.contains("fetch.toml"), "{reason}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_too_many_files_gets_an_error_from_the_call() {
+    let outer = tempfile::tempdir().unwrap();
+    fs::write(outer.path().join("a"), "here").unwrap();
+    let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
+    let rig = Rig::new(&granted).await;
+    let told = rig.told(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
+    assert!(told["count"] == 100 && told["error"].is_string(), "{told}");
+    assert_eq!(rig.told(read("/in/a")).await["text"], "here");
+
+    // A core module asks in its own way: for its first folder itself, again and again.
+    let module = wat::parse_str(
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) ".")
+            (func (export "_start") (local $count i32) (local $error i32)
+                (loop $again
+                    (local.set $error (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 2)
+                        (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 0)))
+                    (if (i32.eqz (local.get $error)) (then
+                        (local.set $count (i32.add (local.get $count) (i32.const 1)))
+                        (br_if $again (i32.lt_u (local.get $count) (i32.const 100000))))))
+                (if (i32.eq (local.get $error) (i32.const 33)) (then (call $exit (local.get $count))))
+                (unreachable)))"#,
+    );
+    let redis = Redis::start();
+    let manifest = format!("[grants]\n{granted}\n[retry]\nattempts = 1\n");
+    let plugins = Plugins::with("module", &module.unwrap(), &manifest);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("module").await;
+    redis.publish("module", "m", "{}").await;
+    let dead = redis.dead("module").await;
+    assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "exit code 100".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_comes_later_is_noticed() {
+    let outer = tempfile::tempdir().unwrap();
+    let redis = Redis::start();
+    let granted = format!("read = {{ \"/in\" = \"{}/later\" }}", outer.path().display());
+    let plugins = Plugins::with("fetch", &built("fetch"), &manifest(&granted));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_refused("fetch").await;
+    fs::create_dir(outer.path().join("later")).unwrap();
+    gateway.until_loaded("fetch").await;
 }
 
 /// Who may write to the plugins or to what is compiled of them has left the

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// Who may name a crate.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("redis", &["queue"]),
     ("wasmtime", &["plugin"]),
     ("wasmtime_wasi", &["plugin"]),
     ("wasmtime_wasi_http", &["plugin"]),
+    ("wiggle", &["plugin"]),
     ("hyper_rustls", &["plugin"]),
     ("lettre", &["mail"]),
     ("notify", &["plugin"]),

@@ -205,6 +205,103 @@ async fn names_in_a_file_neither_steer_the_terminal_nor_fill_it() {
     assert!(reason.len() < 5000 && !reason.contains('\u{1b}'), "{} {reason}", reason.len());
 }
 
+/// Nor do they in JSON, which means the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn json_for_a_terminal_has_no_characters_that_steer_it() {
+    let export = "red\u{9b}31m\u{202e}over";
+    let wasm = wat::parse_str(format!(
+        r#"(module (memory (export "memory") 1) (func (export "_start")) (func (export "{}")))"#,
+        export.escape_unicode()
+    ));
+    let (name, manifest) = ("a\u{9b}31m\u{2066}", "topics = [\"a\"]");
+    let plugins = Plugins::with(name, &wasm.unwrap(), manifest).and("bad\u{9d}", b"no", "topics = [\"b\"]");
+    let is_plain = |out: &str| !out.contains(|char: char| (char.is_control() && char != '\n') || char > '\u{2000}');
+    let (_, out, _) = plugin(&["check", plugins.path().to_str().unwrap(), "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert!(is_plain(&out) && told[0]["name"] == name, "{out}");
+    assert!(told[0]["exports"].as_array().unwrap().contains(&json!(export)), "{out}");
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    let url = format!("http://{}", gateway.address().await);
+    for args in [&["plugins", "ls", "--json"][..], &["plugins", "ls"]] {
+        let out = String::from_utf8(command(&[args, &["--url", &url]].concat()).stdout).unwrap();
+        assert!(is_plain(&out.replace('\u{fffd}', "?")), "{out}");
+        if args.contains(&"--json") {
+            assert_eq!(serde_json::from_str::<Value>(&out).unwrap()[0]["name"], name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_knows_the_workers_own_folders() {
+    let outer = tempfile::tempdir().unwrap();
+    let at = |name: &str| outer.path().join(name).to_str().unwrap().to_owned();
+    for name in ["plugins", "cache", "cache/versions", "secrets", "beside"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let file = path(&plugins, "topic.wasm");
+    let settings = format!(
+        "plugins = {{ dir = {:?}, cache = {:?} }}\n[secrets]\ndir = {:?}\n",
+        at("plugins"),
+        at("cache"),
+        at("secrets")
+    );
+    std::fs::write(at("worker.toml"), settings).unwrap();
+    let (folder, cache, secrets, config) = (at("plugins"), at("cache"), at("secrets"), at("worker.toml"));
+    let typed = ["--plugins", &folder, "--plugins-cache", &cache, "--secrets-dir", &secrets];
+    for settings in [&typed[..], &["--config", &config]] {
+        for name in ["", "plugins", "cache", "cache/versions", "secrets"] {
+            plugins.write("topic.toml", format!("[grants]\nwrite = {{ \"/in\" = {:?} }}", at(name)).as_bytes());
+            for command_name in ["check", "inspect"] {
+                let output = command(&[&["plugin", command_name, &file], settings].concat());
+                let out = String::from_utf8(output.stdout).unwrap();
+                assert!(output.status.code() == Some(1) && out.contains("which is the worker's own"), "{name}: {out}");
+            }
+        }
+        // Where it lies is where the worker's plugins do.
+        let own = plugins.path().to_str().unwrap();
+        plugins.write("topic.toml", format!("[grants]\nread = {{ \"/in\" = {own:?} }}").as_bytes());
+        assert_eq!(command(&[&["plugin", "check", own], settings].concat()).status.code(), Some(1));
+        plugins.write("topic.toml", format!("[grants]\nread = {{ \"/in\" = {:?} }}", at("beside")).as_bytes());
+        let output = command(&[&["plugin", "check", &file], settings].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_are_not_as_they_should_be_are_told() {
+    let secrets = tempfile::tempdir().unwrap();
+    for (name, value) in [("tiny", "abc"), ("empty", ""), ("lines", "one\ntwo-two\n"), ("good", "value-1")] {
+        std::fs::write(secrets.path().join(name), value).unwrap();
+    }
+    let manifest = "[grants]\nhttp = [\"https://a.example\"]\nsecrets = [\"none\", \"good\"]\n\
+                    [http_headers.\"https://a.example\"]\nX-A = \"${secret:tiny}\"\nX-B = \"${secret:empty}\"\n\
+                    X-C = \"${secret:lines}\"\nX-D = \"${secret:missing}\"\nX-E = \"Bearer ${secret:good}\"\n";
+    let plugins = Plugins::with("fetch", &built("fetch"), manifest);
+    let file = path(&plugins, "fetch.wasm");
+    let dir = secrets.path().to_str().unwrap();
+    let (code, out, _) = plugin(&["check", &file, "--secrets-dir", dir]);
+    assert_eq!(code, 0, "{out}");
+    let header =
+        |name: &str| format!("warning  [http_headers] for https://a.example: the header `{name}` can't be made: ");
+    for told in [
+        "warning  grants.secrets: none: a granted secret can't be had: this host has no secret none".to_owned(),
+        header("x-a") + "the secret tiny has less than 4 bytes",
+        header("x-b") + "unavailable: the secret empty: ",
+        header("x-c") + "the secret lines has characters that no header may have",
+        header("x-d") + "unavailable: this host has no secret missing",
+    ] {
+        assert!(out.contains(&told), "{told}: {out}");
+    }
+    assert!(!out.contains("x-e") && !out.contains("grants.secrets: good") && !out.contains("abc"), "{out}");
+    let redis = Redis::start();
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--secrets-dir", dir]);
+    gateway.until_logged("the header `x-d` can't be made", |line| line["level"] == "WARN").await;
+    assert_eq!(gateway.logged("[http_headers] for https://a.example: ").len(), 4);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_runs_the_self_test() {
     // Ok, and an error whose text is the four bytes at 512.

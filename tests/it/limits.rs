@@ -192,6 +192,9 @@ async fn no_plugin_takes_the_room_of_others() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 1100).await;
+    // Those wait for room, which is seen, and is no part of their `limits.timeout`.
+    let waits = |plugin: &serde_json::Value| plugin["waiting"].as_u64().is_some_and(|calls| calls > 0);
+    gateway.until_plugin("crowd", "has calls that wait", waits).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
     assert!(line["error"].as_str().unwrap().contains("too many calls at once"), "{line}");
     assert!(line["again_in"].is_string(), "{line}");
@@ -211,7 +214,8 @@ async fn all_memories_together_have_a_limit() {
         format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const 640))) (then unreachable)) {}", waits(3_600_000));
     let manifest = "[limits]\ntimeout = \"2s\"\n[retry]\nattempts = 1\nbase = \"100ms\"\n";
     let plugins = Plugins::with("grows", &limited(&grows), manifest).and("good", &guest(OK), "");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "64MiB"]);
+    // Half of it is one plugin's.
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "128MiB"]);
     gateway.until_ready().await;
     publish_many(&redis, "grows", 2).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
@@ -222,6 +226,26 @@ async fn all_memories_together_have_a_limit() {
     for letter in redis.entries("{mq:grows}:dead").await {
         assert_eq!(text(&letter, "gw-reason"), "timeout");
     }
+}
+
+/// What waits with all the memory that it could get leaves enough for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_plugin_takes_the_memory_of_others() {
+    let redis = Redis::start();
+    let grows = |and: &str| {
+        let grown = "(i32.eq (i32.const -1) (memory.grow (i32.const 320)))";
+        limited(&format!("(if {grown} (then unreachable)) {and}"))
+    };
+    let hostile = "concurrency = 10\n[limits]\ntimeout = \"1h\"\n";
+    let plugins = Plugins::with("hostile", &grows(&waits(3_600_000)), hostile).and("good", &grows(OK), "");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--drain", "10ms"]);
+    gateway.until_ready().await;
+    publish_many(&redis, "hostile", 10).await;
+    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    assert!(line["error"].as_str().unwrap().contains("one plugin may have, half of"), "{line}");
+    redis.publish("good", "g", "{}").await;
+    gateway.until_outcome("good", "g", "done").await;
+    assert!(gateway.outcomes("good").iter().all(|(_, outcome)| outcome == "done"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,7 @@ fn shown(name: &str, routes: &Routes) -> Value {
     let refusal = status.refusal.as_ref().map(|refusal| {
         let kind = match refusal.kind {
             RefusalKind::Faulty => "faulty",
+            RefusalKind::Passing => "passing",
             RefusalKind::Conflict => "conflict",
             RefusalKind::Held => "held",
         };
@@ -116,7 +117,9 @@ fn shown(name: &str, routes: &Routes) -> Value {
         "digest": status.live,
         "topics": topics.unwrap_or_default(),
         "grants": live.map(|plugin| plugin.manifest().grants.by_kind()).unwrap_or_default(),
+        "waiting": live.map(|plugin| plugin.waiting()),
         "refusal": refusal,
+        "again_at": status.again.map(crate::message::rfc3339),
         "previous": status.previous,
         "held": status.held.iter().map(|(digest, why)| json!({ "digest": digest, "because": because(*why) })).collect::<Vec<_>>(),
         "probation": probation.map(|standing| json!({ "calls": standing.calls, "crashes": standing.crashes })),
@@ -138,8 +141,9 @@ fn changed(change: &Change) -> Value {
         Change::Loaded { digest, replaced, .. } => {
             json!({ "plugin": plugin, "result": "loaded", "digest": digest, "replaced": replaced })
         }
-        Change::Refused { reason, keeps, .. } => {
-            json!({ "plugin": plugin, "result": "refused", "reason": reason, "keeps": keeps })
+        Change::Refused { reason, keeps, again_in, .. } => {
+            let again_in = again_in.map(|wait| wait.as_secs());
+            json!({ "plugin": plugin, "result": "refused", "reason": reason, "keeps": keeps, "again_in_seconds": again_in })
         }
         Change::Removed { .. } => json!({ "plugin": plugin, "result": "removed" }),
         Change::Withdrawn { digest, restored, why, .. } => {

@@ -48,7 +48,8 @@ fn limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
 }
 
 /// As many as are allowed: what handlers open must leave some for connections.
-pub(super) fn allow_open_files() {
+/// Tells how many that is.
+pub(super) fn allow_open_files() -> u64 {
     let allowed = getrlimit(Resource::Nofile).maximum;
     let wanted = allowed.unwrap_or(OPEN_FILES_MAX);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: allowed }) {
@@ -61,6 +62,7 @@ pub(super) fn allow_open_files() {
              (LimitNOFILE=, ulimit -Hn)"
         );
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(wanted)
 }
 
 #[cfg(test)]

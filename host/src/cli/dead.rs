@@ -11,6 +11,7 @@ pub(super) use replay::{ReplayArgs, replay};
 pub(super) use show::{ShowArgs, show};
 
 use super::known::known;
+use super::print::print_json;
 use super::{Failure, RedisArgs, table};
 use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
 use crate::queue::{Connection, TopicQueue, inspect};
@@ -82,8 +83,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         listed.extend(letters.into_iter().map(|letter| Listed { topic: topic.to_string(), letter }));
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&listed).map_err(|error| Failure::Failed(error.to_string()))?);
-        return Ok(());
+        return print_json(&listed);
     }
     let row = |Listed { topic, letter }: &Listed| {
         let attempts = letter.attempts.map(|attempts| attempts.to_string()).unwrap_or_default();

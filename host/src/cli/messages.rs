@@ -1,6 +1,7 @@
 //! `messages`: what waits, where one is, and taking one back.
 
 use super::known::known;
+use super::print::print_json;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Found, Place, TopicQueue, Topics};
 use crate::topic::Topic;
@@ -183,9 +184,4 @@ fn words(place: &Place) -> (&'static str, String, String) {
 /// What a terminal may be given.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
-}
-
-fn print_json(found: &[Found]) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(found).map_err(|error| Failure::Failed(error.to_string()))?);
-    Ok(())
 }

@@ -1,13 +1,17 @@
 //! `plugin inspect` and `plugin check`: what a plugin is and whether the worker
 //! would load it, for its author. No Redis is needed.
 
-use super::Failure;
+use super::print::print_json;
+use super::{Failure, with_file};
 use crate::capability::Capabilities;
+use crate::metrics::Metrics;
 use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
-use crate::settings::{BadSettings, FileCheck, TypedPlugins};
+use crate::secrets::GivenSecrets;
+use crate::settings::{FileCheck, Typed, TypedPlugins, TypedSecrets};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// All topics that nobody names; it is no topic itself.
 const REST: &str = "*";
@@ -21,7 +25,7 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    files: TypedPlugins,
+    worker: WorkerSettings,
 }
 
 #[derive(Debug, Args)]
@@ -33,7 +37,22 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    worker: WorkerSettings,
+}
+
+/// What of a worker's settings says whether it would load a plugin.
+#[derive(Debug, Args)]
+struct WorkerSettings {
+    /// The worker's settings file [default: gateway-worker.toml, if there is one]
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the worker's plugins are [default: plugins]
+    #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
+    plugins: Option<String>,
+    #[command(flatten)]
     files: TypedPlugins,
+    #[command(flatten)]
+    secrets: TypedSecrets,
 }
 
 /// Loads plugins as the worker does.
@@ -43,16 +62,23 @@ struct Inspector {
 }
 
 impl Inspector {
-    fn new(files: &TypedPlugins) -> Result<Self, Failure> {
-        let mut faults = Vec::new();
-        let check = files.check_files(&mut faults);
-        if !faults.is_empty() {
-            return Err(BadSettings(faults).into());
-        }
+    /// For these files, or directories of such.
+    fn new(worker: WorkerSettings, paths: &[PathBuf]) -> Result<Self, Failure> {
+        let WorkerSettings { config, plugins, files, secrets } = worker;
+        let typed = Typed { plugins, plugin_files: files, secrets, ..Typed::default() };
+        let settings = with_file(typed, config.as_deref())?.check_plugins()?;
+        // What is checked lies where the worker's plugins do, or will.
+        let own_folders = settings.own_folders().into_iter().chain(paths.iter().map(|path| folder(path).to_owned()));
+        let secrets = GivenSecrets::new(&settings.secrets, &Arc::new(Metrics::default()));
+        let capabilities = Capabilities {
+            secrets: Some(Arc::new(secrets)),
+            own_folders: own_folders.collect(),
+            ..Capabilities::default()
+        };
         // Where it can't be used it is slower, and that is all.
-        let cache = files.cache().and_then(|path| Cache::open(&path).ok());
-        let engine = Engine::new(Capabilities::default(), Compiler::new(cache), 1).map_err(told)?;
-        Ok(Self { engine, check })
+        let cache = settings.cache.and_then(|path| Cache::open(&path).ok());
+        let engine = Engine::new(capabilities, Compiler::new(cache), 1).map_err(told)?;
+        Ok(Self { engine, check: settings.check_files })
     }
 
     async fn inspect(&self, (folder, name): (PathBuf, String)) -> Inspection {
@@ -104,6 +130,14 @@ fn told(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
+/// The directory that a path is, or that its file is in.
+fn folder(path: &Path) -> &Path {
+    if path.is_dir() {
+        return path;
+    }
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A file's directory, and its name there.
 fn split(file: &Path) -> Result<(PathBuf, String), Failure> {
     if !file.is_file() {
@@ -112,13 +146,12 @@ fn split(file: &Path) -> Result<(PathBuf, String), Failure> {
     let stem = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
     let name =
         stem.ok_or_else(|| Failure::Usage(format!("{}: a plugin's file is called <name>.wasm", file.display())))?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((folder.to_owned(), name.to_owned()))
+    Ok((folder(file).to_owned(), name.to_owned()))
 }
 
 pub(super) async fn inspect(args: InspectArgs) -> Result<(), Failure> {
     let plugin = split(&args.file)?;
-    let told = Inspector::new(&args.files)?.inspect(plugin).await;
+    let told = Inspector::new(args.worker, std::slice::from_ref(&args.file))?.inspect(plugin).await;
     if args.json {
         print_json(&told)?;
     } else {
@@ -128,7 +161,7 @@ pub(super) async fn inspect(args: InspectArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
-    let inspector = Inspector::new(&args.files)?;
+    let inspector = Inspector::new(args.worker, &args.paths)?;
     let mut all = Vec::new();
     for Named { folder, names, beyond } in inspector.by_folder(&args.paths)? {
         let mut of_folder = Vec::new();
@@ -177,11 +210,6 @@ fn refuse_second_owners(plugins: &mut [Inspection]) {
         }
         owners.extend(claims.into_iter().map(|claim| (claim, name.clone())));
     }
-}
-
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?);
-    Ok(())
 }
 
 fn print_verdict(told: &Inspection) {

@@ -1,6 +1,7 @@
 //! `plugins`: what a running worker has loaded, and changing it.
 
 use super::http::WorkerArgs;
+use super::print::print_json;
 use super::{Failure, table};
 use crate::plugin::plain;
 use crate::worker::short;
@@ -51,8 +52,10 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
+        let again = plugin["again_at"].as_str().map(|at| format!("; tried again at {}", plain(at)));
+        let again = again.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}", text(plugin, "name"), plain(reason));
+            println!("\n{}: {}{again}", text(plugin, "name"), plain(reason));
         }
     }
     Ok(())
@@ -84,14 +87,14 @@ pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
     println!(
         "{} stays out until its bytes change, or `gateway-worker plugins release {}`",
         digest(&change, "withdrawn"),
-        args.name
+        plain(&args.name)
     );
     Ok(())
 }
 
 pub(super) async fn release(args: NameArgs) -> Result<(), Failure> {
     args.worker.ask(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "release"]].concat()).await?;
-    println!("nothing is held against {} any longer", args.name);
+    println!("nothing is held against {} any longer", plain(&args.name));
     Ok(())
 }
 
@@ -102,7 +105,11 @@ fn told(change: &Value) -> String {
     };
     match text(change, "result").as_str() {
         "loaded" => format!("{name}: {} is live{}", digest(change, "digest"), after(", in place of ", "replaced")),
-        "refused" => format!("{name}: refused: {}{}", text(change, "reason"), after("; keeps ", "keeps")),
+        "refused" => {
+            let again = change["again_in_seconds"].as_u64().map(|seconds| format!("; tried again in {seconds}s"));
+            let (reason, again) = (text(change, "reason"), again.unwrap_or_default());
+            format!("{name}: refused: {reason}{}{again}", after("; keeps ", "keeps"))
+        }
         "removed" => format!("{name}: removed; messages of its topics wait"),
         "restored" => format!("{name}: {}, the last good version, is live", digest(change, "digest")),
         "not-restored" => format!("{name}: no earlier version can be restored: {}", text(change, "reason")),
@@ -140,9 +147,4 @@ fn text(value: &Value, key: &str) -> String {
 
 fn digest(value: &Value, key: &str) -> String {
     plain(short(value[key].as_str().unwrap_or("-"))).into_owned()
-}
-
-fn print_json(value: &Vec<Value>) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?);
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `topics show`: one topic in numbers.
 
+use super::print::print_json;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
 use crate::queue::{Details, TopicQueue, inspect};
@@ -24,8 +25,7 @@ pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
     let details = queue.details(is_handled).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&details).map_err(|error| Failure::Failed(error.to_string()))?);
-        return Ok(());
+        return print_json(&details);
     }
     let lines = lines(&details, Timestamp::now());
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);

@@ -4,6 +4,7 @@
 use super::dead::purge_pieces;
 use super::known::known;
 use super::messages::Progress;
+use super::print::print_json;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Connection, TopicQueue, inspect};
 use crate::settings::QueueSettings;
@@ -56,8 +57,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     if args.json {
         let topics = inspect::topics(&connection, &settings.prefix, &settings.group).await?;
-        println!("{}", serde_json::to_string_pretty(&topics).map_err(|error| Failure::Failed(error.to_string()))?);
-        return Ok(());
+        return print_json(&topics);
     }
     print(&connection, &settings).await
 }

@@ -3,6 +3,7 @@
 //! whose bytes its digest is made of, so what is read is what was written.
 
 use super::folder::Source;
+use super::load_error::LoadError;
 use super::private;
 use super::version::Held;
 use super::words::hex;
@@ -104,11 +105,15 @@ impl Archive {
     }
 
     /// A version that was kept, if its bytes are still what they were.
-    pub(super) fn read(&self, name: &str, digest: &str) -> Result<Source, String> {
-        let none = || format!("version {} of {name} is not kept", digest.get(..12).unwrap_or(digest));
+    pub(super) fn read(&self, name: &str, digest: &str) -> Result<Source, LoadError> {
+        let none =
+            || LoadError::lasting(&format!("version {} of {name} is not kept", digest.get(..12).unwrap_or(digest)));
         let path = self.0.as_ref().ok_or_else(none)?.join(name).join(digest);
-        let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let broken = || format!("{}: it is not what was written there", path.display());
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => none(),
+            _ => LoadError::of_io(&format!("{}: {error}", path.display()), &error),
+        })?;
+        let broken = || LoadError::lasting(&format!("{}: it is not what was written there", path.display()));
         let (length, rest) = bytes.split_first_chunk().ok_or_else(broken)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
         let (wasm, manifest) = rest.split_at_checked(length).ok_or_else(broken)?;

@@ -5,8 +5,9 @@ use super::bindings::{Failure, WitMessage};
 use super::command;
 use super::component::Plugin;
 use super::cpu::{Metered, OutOfCpu};
-use super::guest::Guest;
-use super::limits::{MemoryBudget, NoMemoryLeft};
+use super::guest::{Guest, InstanceMeans};
+use super::limits::{MemoryShare, NoMemoryLeft};
+use super::open_files::OpenFiles;
 use super::program::Reply;
 use super::reuse::Life;
 use super::words::{cut, panic_text, shown, with_output};
@@ -14,7 +15,7 @@ use crate::message::{self, Message};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -83,7 +84,7 @@ impl Plugin {
         let printed = life.store.data().log_output();
         match ended {
             Ok(Ok(Ok(value))) => {
-                if life.live.is_some() && !self.engine.memory().is_scarce() {
+                if life.live.is_some() && !self.share.memory.is_scarce() {
                     self.kept.put(life, self.engine.room_to_wait(), self.weight);
                 }
                 Ok(value)
@@ -97,9 +98,9 @@ impl Plugin {
     fn new_life(&self, calls: &[Call]) -> Result<Life, String> {
         let limits = &self.facts.manifest.limits;
         // What is tried out is not refused for what else runs, and soon gone.
-        let unbounded = || Arc::new(MemoryBudget::new(u64::MAX));
-        let memory = if calls.is_empty() { unbounded() } else { self.engine.memory().clone() };
-        let guest = Guest::new(&self.facts, self.engine.capabilities(), &memory, calls)?;
+        let memory = if calls.is_empty() { MemoryShare::unbounded() } else { self.share.memory.clone() };
+        let files = OpenFiles::with(self.engine.files(), self.facts.manifest.grants.folders())?;
+        let guest = Guest::new(&self.facts, self.engine.capabilities(), InstanceMeans { memory, files }, calls)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
         store.set_hostcall_fuel(limits.host_call as usize);
@@ -115,8 +116,8 @@ impl Plugin {
         let limits = &self.facts.manifest.limits;
         if error.downcast_ref::<OutOfCpu>().is_some() {
             Outcome::CpuLimit(guest.run.cpu.lock().unwrap_or_else(PoisonError::into_inner).limit())
-        } else if error.downcast_ref::<NoMemoryLeft>().is_some() {
-            Outcome::PluginUnavailable(NoMemoryLeft.to_string())
+        } else if let Some(told) = error.downcast_ref::<NoMemoryLeft>() {
+            Outcome::PluginUnavailable(told.to_string())
         } else if let Some(outcome) = guest.limit.outcome(error, limits) {
             outcome
         } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {

@@ -4,7 +4,9 @@
 
 use super::cache::{self, ARTIFACT_BYTES_MAX, Cache, Key};
 use super::engine;
+use super::load_error::{Cause, LoadError};
 use super::program::Compiled;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{ExitStatusExt, parent_id};
@@ -48,14 +50,36 @@ impl Default for CompileLimits {
 pub enum CompileError {
     #[error("not valid WebAssembly (is it complete?): {0}")]
     Invalid(String),
+    /// Of CPU time, which is the component's doing.
     #[error("it takes too long to compile: more than {0}; is it built for release, and stripped?")]
     TooLong(String),
+    /// By the clock, which is also the doing of what else runs.
+    #[error("it takes too long to compile: more than {0}; is it built for release, and stripped?")]
+    TooSlow(String),
     #[error("it takes too much memory to compile: more than {0}; is it built for release, and stripped?")]
     TooMuchMemory(String),
     #[error("the compiler crashed on it: {0}")]
     Crashed(String),
+    /// It did not get as far as to judge.
+    #[error("the compiler crashed on it: {0}")]
+    Stopped(String),
     #[error("the compiler can't be started: {0}")]
     NotStarted(String),
+}
+
+impl CompileError {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Invalid(_) | Self::TooLong(_) | Self::TooMuchMemory(_) | Self::Crashed(_) => Cause::Lasting,
+            Self::TooSlow(_) | Self::Stopped(_) | Self::NotStarted(_) => Cause::Passing,
+        }
+    }
+}
+
+impl From<CompileError> for LoadError {
+    fn from(error: CompileError) -> Self {
+        Self::of(&error.to_string(), error.cause())
+    }
 }
 
 pub struct Compiler {
@@ -90,8 +114,7 @@ impl Compiler {
         tracing::debug!(bytes = artifact.len(), took = ?started.elapsed(), "compiled");
         let (engine, wasm, cache) = (engine.clone(), wasm.clone(), self.cache.clone());
         blocking(move || {
-            let compiled = cache::compiled(&engine, &artifact)
-                .map_err(|error| CompileError::Crashed(format!("what it wrote can't be used: {error:#}")))?;
+            let compiled = cache::compiled(&engine, &artifact).map_err(|error| unusable(&error))?;
             if let Some(cache) = cache {
                 cache.put(&Key::of(&engine, &wasm), &artifact);
             }
@@ -125,7 +148,7 @@ impl Compiler {
         let Ok(talked) = talked else {
             // It was asked nothing that it could refuse: this waits, too.
             let _ = child.kill().await;
-            return Err(CompileError::TooLong(humantime::format_duration(self.limits.wall).to_string()));
+            return Err(CompileError::TooSlow(humantime::format_duration(self.limits.wall).to_string()));
         };
         let (status, artifact, told) = talked.map_err(not_started)?;
         if status.success() { Ok(artifact) } else { Err(self.failure(status, &told)) }
@@ -150,8 +173,12 @@ impl Compiler {
     }
 
     fn failure(&self, status: ExitStatus, told: &str) -> CompileError {
+        /// Its own code for a fault of the system's: a pipe, a limit.
+        const FAILED: i32 = 1;
         const ABORT: i32 = 6;
         const KILL: i32 = 9;
+        /// What people and supervisors end processes with.
+        const ENDED: [i32; 3] = [1, 2, 15];
         const CPU: i32 = 24;
         let memory = || CompileError::TooMuchMemory(bytesize::ByteSize(self.limits.memory).to_string());
         let is_out_of_memory =
@@ -162,11 +189,20 @@ impl Compiler {
             (Some(code), _) if code == i32::from(INVALID) => CompileError::Invalid(told.to_owned()),
             (_, Some(CPU)) => CompileError::TooLong(format!("{}s of CPU time", self.limits.cpu)),
             (_, Some(KILL)) => {
-                CompileError::Crashed("it was killed, as the kernel does when memory is short".to_owned())
+                CompileError::Stopped("it was killed, as the kernel does when memory is short".to_owned())
             }
+            (_, Some(signal)) if ENDED.contains(&signal) => CompileError::Stopped(status.to_string()),
+            (Some(FAILED), _) => CompileError::Stopped(format!("{status}: {told}").trim_end_matches(": ").to_owned()),
             _ => CompileError::Crashed(format!("{status}: {told}").trim_end_matches(": ").to_owned()),
         }
     }
+}
+
+/// The system may have had no room for it.
+fn unusable(error: &wasmtime::Error) -> CompileError {
+    let told = format!("what it wrote can't be used: {error:#}");
+    let is_of_system = error.chain().any(|cause| cause.is::<io::Error>() || cause.is::<Errno>());
+    if is_of_system { CompileError::Stopped(told) } else { CompileError::Crashed(told) }
 }
 
 /// Hands it the component, and takes what it has to say.

@@ -2,21 +2,20 @@
 
 use super::engine::{self, Engine};
 use super::folders;
-use super::http::Outbound;
+use super::http::{Outbound, headers};
 use super::imports;
+use super::load_error::{Cause, LoadError};
 use super::offer::Import;
 use super::output::LogBudget;
-use super::plain::plain;
 use super::probation::Probation;
 use super::program::{Compiled, Program};
 use super::reuse::Kept;
+use super::shares::Share;
 use super::struck::Struck;
-use super::words::cut;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
 use crate::verdict::Outcome;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What stays the same over all calls of a version.
@@ -56,24 +55,13 @@ pub struct Plugin {
     /// Instances that wait for another call.
     pub(super) kept: Kept,
     pub(super) facts: Arc<Facts>,
-    /// What its name has of the slots, and how many a call takes.
-    pub(super) share: Arc<Semaphore>,
+    /// What its name has of what is there for all, and how many slots a call
+    /// takes.
+    pub(super) share: Arc<Share>,
     pub(super) weight: u32,
     digest: String,
     withheld: Vec<String>,
     probation: Probation,
-}
-
-/// Why a file is no plugin, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct LoadError(pub String);
-
-impl LoadError {
-    /// What is told quotes the file, whose names may be long and are anybody's.
-    pub(super) fn of(told: &str) -> Self {
-        Self(cut(plain(told).into_owned()))
-    }
 }
 
 impl Plugin {
@@ -88,7 +76,7 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
-        let compiled = engine.compile(&bytes).await.map_err(|error| LoadError::of(&error.to_string()))?;
+        let compiled = engine.compile(&bytes).await?;
         Self::of(engine, name, &compiled, manifest, digest).await
     }
 
@@ -100,10 +88,10 @@ impl Plugin {
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
-        folders::check(&manifest.grants, name)
-            .and_then(|()| folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name))
-            .map_err(|told| LoadError::of(&told))?;
-        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::of(&told))?;
+        folders::check(&manifest.grants, name)?;
+        folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name)
+            .map_err(|told| LoadError::lasting(&told))?;
+        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
         let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
         let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
@@ -122,19 +110,31 @@ impl Plugin {
         let (plugin, tried) = match plugin.engine.runtime().cloned() {
             Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
                 .await
-                .map_err(|error| LoadError(format!("it can't be tried out: {error}")))?,
+                .map_err(|error| LoadError::lasting(&format!("it can't be tried out: {error}")))?,
             None => plugin.tried_out().await,
         };
         match tried {
             Ok(Ok(())) => {
-                imports::secrets::warn_of_missing(&plugin.facts, plugin.engine.capabilities());
+                plugin.warn_of_secrets();
                 Ok(plugin)
             }
-            Ok(Err(told)) => Err(LoadError::of(&told)),
+            Ok(Err(told)) => Err(LoadError::lasting(&told)),
             Err(outcome) => {
                 let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
-                Err(LoadError::of(&told))
+                Err(LoadError::of(&told, cause(&outcome)))
             }
+        }
+    }
+
+    /// Tells the operator what calls will be refused for, or show.
+    fn warn_of_secrets(&self) {
+        let (plugin, manifest) = (self.name(), self.manifest());
+        let secrets = self.engine.capabilities().secrets.as_deref();
+        for wanting in secrets.into_iter().flat_map(|secrets| imports::secrets::wanting(manifest, secrets)) {
+            tracing::warn!(plugin, secret = wanting.secret, "{}", wanting.told);
+        }
+        for fault in headers::faults(manifest, secrets) {
+            tracing::warn!(plugin, "{fault}");
         }
     }
 
@@ -182,12 +182,26 @@ impl Plugin {
         &self.withheld
     }
 
+    /// Calls that wait for room to run, those of its other versions too.
+    pub fn waiting(&self) -> usize {
+        self.share.waiting()
+    }
+
     pub fn manifest(&self) -> &Manifest {
         &self.facts.manifest
     }
 
     pub fn topics(&self) -> &[Topic] {
         &self.facts.manifest.topics
+    }
+}
+
+/// What a machine under load can do to a version that is only tried out. Its CPU
+/// time is its own.
+fn cause(outcome: &Outcome) -> Cause {
+    match outcome {
+        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => Cause::Passing,
+        _ => Cause::Lasting,
     }
 }
 
@@ -212,5 +226,5 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
             "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
         }
     };
-    Err(LoadError(format!("it is {told}")))
+    Err(LoadError::lasting(&format!("it is {told}")))
 }

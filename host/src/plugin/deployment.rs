@@ -5,12 +5,17 @@
 //!
 //! A file is *moving* until two looks, a moment apart, found it the same; then
 //! it is *read*, and loaded if nothing speaks against it; then it is *known*,
-//! live or refused. Refused, it leaves what runs alone. One that is *missing*
-//! for a moment may be a delete before a create; after that it is gone.
+//! live or refused. Refused, it leaves what runs alone; for a cause that may
+//! pass, it is tried again. One that is *missing* for a moment may be a delete
+//! before a create; after that it is gone.
+
+mod again;
 
 use super::archive::Record;
+use super::load_error::LoadError;
 use super::version::{Claim, Denied, Held, Refusal, RefusalKind, Version};
 use crate::topic::Topic;
+use again::Again;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -114,6 +119,8 @@ pub(super) struct Entry<S> {
     pub(super) previous: Option<String>,
     pub(super) held: Vec<(String, Held)>,
     pub(super) refusal: Option<Refusal>,
+    /// What failed last for a cause that may pass.
+    again: Option<Again>,
     /// What is refused because others have what it claims.
     conflicting: Option<Version>,
     /// Topics that it once had: nobody gets them as part of the rest.
@@ -150,6 +157,7 @@ impl<S> Entry<S> {
             previous: None,
             held: Vec::new(),
             refusal: None,
+            again: None,
             conflicting: None,
             had: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -171,6 +179,43 @@ impl<S> Entry<S> {
 
     fn is_moving(&self) -> bool {
         matches!(self.file, File::Moving { .. } | File::Missing { .. })
+    }
+
+    /// When what failed is tried again by itself, on the clock of scans.
+    pub(super) fn again_at(&self) -> Option<Duration> {
+        let is_under_way = |again: &&Again| self.job.as_ref().is_some_and(|job| job.order.goal == again.goal);
+        self.again.as_ref().filter(|again| !is_under_way(again) && self.is_wanted(again)).map(|again| again.at)
+    }
+
+    /// Whether what failed is still what is to be done.
+    fn is_wanted(&self, again: &Again) -> bool {
+        match &again.goal {
+            Goal::File => matches!(self.file, File::Known(_)),
+            Goal::Restore { instead_of: Some((withdrawn, _)), .. } => self.is_live(withdrawn),
+            Goal::Restore { digest, instead_of: None } => {
+                self.live.is_none() && self.remembered.as_ref().is_some_and(|last| last.live == *digest)
+            }
+        }
+    }
+
+    fn due(&self, now: Duration) -> Option<Goal> {
+        self.again_at().filter(|at| *at <= now && self.job.is_none())?;
+        self.again.as_ref().map(|again| again.goal.clone())
+    }
+
+    /// One of two ways is tried again: if the file loads, no way back is needed.
+    fn failed_for_now(&mut self, goal: &Goal, now: Duration) {
+        let is_rollback = matches!(goal, Goal::Restore { instead_of: Some((_, Held::RolledBack)), .. });
+        let is_file = self.again.as_ref().is_some_and(|again| again.goal == Goal::File);
+        // Whoever wanted to roll back has been told.
+        if !is_rollback && (*goal == Goal::File || !is_file) {
+            self.again = Some(Again::after(self.again.as_ref(), goal, now));
+        }
+    }
+
+    /// It was done, or has failed for good, or makes no sense any longer.
+    fn forget_again(&mut self, goal: &Goal) {
+        self.again.take_if(|again| again.goal == *goal);
     }
 
     /// Topics that it asks for, as far as is known: most are named after theirs.
@@ -300,6 +345,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
                     entry.restless_since = None;
                     entry.job = None;
                     (entry.refusal, entry.conflicting, entry.previous) = (None, None, None);
+                    entry.again = None;
                     scanned.has_left = true;
                     if entry.live.take().is_some() {
                         scanned.gone.push(name.clone());
@@ -321,12 +367,22 @@ impl<S: Clone + PartialEq> Deployment<S> {
             let entry = self.entries.entry(name.clone()).or_insert_with(Entry::new);
             let is_same = |known: &S| known == stamp;
             let is_quiet = match &entry.file {
-                File::Known(known) | File::Loading(known) if is_same(known) => continue,
+                File::Known(known) if is_same(known) => {
+                    if let Some(goal) = entry.due(now) {
+                        if goal == Goal::File {
+                            entry.file = File::Loading(stamp.clone());
+                        }
+                        scanned.orders.push(start(entry, name, goal, &mut self.tickets));
+                    }
+                    continue;
+                }
+                File::Loading(known) if is_same(known) => continue,
                 File::Moving { stamp, since } if is_same(stamp) => now.saturating_sub(*since) >= quiet(stamp),
                 _ => {
                     entry.file = File::Moving { stamp: stamp.clone(), since: now };
                     entry.restless_since.get_or_insert(now);
                     entry.job.take_if(|job| job.order.goal == Goal::File);
+                    entry.forget_again(&Goal::File);
                     self.is_first_scan && is_old(stamp)
                 }
             };
@@ -341,7 +397,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
     }
 
     /// What an order's bytes are, or why they are nothing.
-    pub(super) fn read(&mut self, order: &Order, version: Result<Version, String>) -> Step {
+    pub(super) fn read(&mut self, order: &Order, version: Result<Version, LoadError>) -> Step {
         if !self.is_current(order) {
             return Step::Stale;
         }
@@ -355,13 +411,14 @@ impl<S: Clone + PartialEq> Deployment<S> {
         }
         let version = match version {
             Ok(version) => version,
-            Err(reason) => return self.fail(order, Refusal { reason, kind: RefusalKind::Faulty }),
+            Err(error) => return self.fail(order, error.into()),
         };
         let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
         if order.goal == Goal::File {
             if entry.live.as_ref().is_some_and(|live| live.digest == version.digest) {
                 // Touched, or back to what runs: nothing is refused any more.
                 entry.refusal = None;
+                entry.forget_again(&Goal::File);
                 self.finish(&order.name);
                 return Step::Unchanged;
             }
@@ -402,15 +459,16 @@ impl<S: Clone + PartialEq> Deployment<S> {
     }
 
     /// Whether what was read could be loaded.
-    pub(super) fn loaded(&mut self, order: &Order, result: Result<(), String>) -> Step {
+    pub(super) fn loaded(&mut self, order: &Order, result: Result<(), LoadError>) -> Step {
         if !self.is_current(order) {
             return Step::Stale;
         }
-        if let Err(reason) = result {
-            return self.fail(order, Refusal { reason, kind: RefusalKind::Faulty });
+        if let Err(error) = result {
+            return self.fail(order, error.into());
         }
         let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
         let Some(candidate) = entry.job.as_mut().and_then(|job| job.candidate.take()) else { return Step::Stale };
+        entry.forget_again(&order.goal);
         let remembered = entry.remembered.take();
         let replaced = entry.live.take().map(|live| live.digest);
         match &order.goal {
@@ -465,7 +523,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
     /// Somebody asks for it: what was refused as faulty is read again at the
     /// next scan, since the fault may be mended somewhere else.
     pub(super) fn reconsider(&mut self) {
-        let is_faulty = |refusal: &Refusal| refusal.kind == RefusalKind::Faulty;
+        let is_faulty = |refusal: &Refusal| matches!(refusal.kind, RefusalKind::Faulty | RefusalKind::Passing);
         for entry in self.entries.values_mut().filter(|entry| !entry.is_loading()) {
             if entry.refusal.as_ref().is_some_and(is_faulty) {
                 entry.look_again(self.now);
@@ -526,6 +584,10 @@ impl<S: Clone + PartialEq> Deployment<S> {
     fn fail(&mut self, order: &Order, refusal: Refusal) -> Step {
         self.finish(&order.name);
         let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
+        match refusal.kind {
+            RefusalKind::Passing => entry.failed_for_now(&order.goal, self.now),
+            _ => entry.forget_again(&order.goal),
+        }
         if order.goal != Goal::File {
             return Step::NotRestored { reason: refusal.reason };
         }

@@ -5,8 +5,10 @@ use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
 use super::limits::MemoryBudget;
+use super::open_files::FileBudget;
 use super::program::Compiled;
-use super::slots::{CALLS_MAX, Slot, Slots, TRIALS_MAX};
+use super::shares::{Share, Shares};
+use super::slots::{CALLS_MAX, SHARE, Slot, Slots, TRIALS_MAX};
 use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,6 +65,8 @@ pub struct Means {
     pub threads: usize,
     /// Bytes, for the memories of all of them together.
     pub memory: u64,
+    /// Files that the whole process may have open.
+    pub open_files: u64,
     /// Where versions are tried out; without one, where they are loaded.
     pub runtime: Option<Handle>,
 }
@@ -82,7 +86,8 @@ struct Inner {
     turns: Arc<Semaphore>,
     /// One, so that a version is not refused for what else runs.
     trial_turns: Arc<Semaphore>,
-    memory: Arc<MemoryBudget>,
+    shares: Shares,
+    files: Arc<FileBudget>,
     runtime: Option<Handle>,
     /// How many there have been.
     calls: AtomicU64,
@@ -93,7 +98,7 @@ struct Inner {
 impl Engine {
     /// `threads` is how many the handlers have.
     pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
-        Self::with(capabilities, compiler, Means { threads, memory: u64::MAX, runtime: None })
+        Self::with(capabilities, compiler, Means { threads, memory: u64::MAX, open_files: u64::MAX, runtime: None })
     }
 
     pub fn with(capabilities: Capabilities, compiler: Compiler, means: Means) -> Result<Self, EngineError> {
@@ -108,7 +113,8 @@ impl Engine {
             room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
             turns: cpu::turns(means.threads),
             trial_turns: cpu::turns(1),
-            memory: Arc::new(MemoryBudget::new(means.memory)),
+            shares: Shares::of(SHARE, Arc::new(MemoryBudget::new(means.memory))),
+            files: FileBudget::of(means.open_files),
             runtime: means.runtime,
             calls: AtomicU64::new(0),
             ticker: OnceLock::new(),
@@ -132,8 +138,8 @@ impl Engine {
     }
 
     /// Of all handlers together.
-    pub(super) fn memory(&self) -> &Arc<MemoryBudget> {
-        &self.0.memory
+    pub(super) fn files(&self) -> &Arc<FileBudget> {
+        &self.0.files
     }
 
     /// The handlers' own threads, where there are any.
@@ -141,9 +147,9 @@ impl Engine {
         self.0.runtime.as_ref()
     }
 
-    /// What all versions of a plugin have of the slots.
-    pub(super) fn share(&self, plugin: &str) -> Arc<Semaphore> {
-        self.0.slots.share(plugin)
+    /// What all versions of a plugin have of what is there for all.
+    pub(super) fn share(&self, plugin: &str) -> Arc<Share> {
+        self.0.shares.share(plugin)
     }
 
     pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
@@ -170,7 +176,7 @@ impl Engine {
 
     /// Room for one call, or without a share for a trial; while it is held the
     /// clock ticks. None where there is none for long.
-    pub(super) async fn slot<'a>(&'a self, share: Option<&'a Semaphore>, weight: u32) -> Option<Slot<'a>> {
+    pub(super) async fn slot<'a>(&'a self, share: Option<&'a Share>, weight: u32) -> Option<Slot<'a>> {
         let slot = match share {
             Some(share) => self.0.slots.call(share, weight).await?,
             None => self.0.slots.trial(weight).await?,

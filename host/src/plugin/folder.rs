@@ -1,6 +1,7 @@
 //! What lies in the plugins directory. Looks and reads, judges nothing.
 
 use super::beneath::{Beneath, open_to_others};
+use super::load_error::LoadError;
 use super::words::hex;
 use crate::manifest::Manifest;
 use crate::settings::FileCheck;
@@ -111,9 +112,11 @@ impl Folder {
     }
 
     /// Reads a version. An error says what is wrong in words.
-    pub(super) fn read(&self, stem: &str) -> Result<Source, String> {
-        let told = |what: &str, error: io::Error| format!("{stem}.{what} can't be read: {error}");
-        let beneath = Beneath::open(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+    pub(super) fn read(&self, stem: &str) -> Result<Source, LoadError> {
+        let told =
+            |what: &str, error: io::Error| LoadError::of_io(&format!("{stem}.{what} can't be read: {error}"), &error);
+        let of_folder = |error: io::Error| LoadError::of_io(&format!("{}: {error}", self.path.display()), &error);
+        let beneath = Beneath::open(&self.path).map_err(of_folder)?;
         let before = stamp(&beneath, stem).map_err(|error| told("wasm", error))?;
         let wasm = beneath.read(&format!("{stem}.wasm"), WASM_BYTES_MAX).map_err(|error| told("wasm", error))?;
         let manifest = match beneath.read(&format!("{stem}.toml"), MANIFEST_BYTES_MAX) {
@@ -122,10 +125,10 @@ impl Folder {
             Err(error) => return Err(told("toml", error)),
         };
         if stamp(&beneath, stem).ok() != Some(before) {
-            return Err(format!("{stem} changed while it was read"));
+            return Err(LoadError::passing(&format!("{stem} changed while it was read")));
         }
         let mut warnings = Vec::new();
-        let folder = beneath.folder().metadata().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let folder = beneath.folder().metadata().map_err(of_folder)?;
         let files = [Some((self.path.display().to_string(), &folder)), Some((format!("{stem}.wasm"), &wasm.1))];
         let of_manifest = manifest.as_ref().map(|(_, metadata)| (format!("{stem}.toml"), metadata));
         for (name, metadata) in files.into_iter().chain([of_manifest]).flatten() {
@@ -133,12 +136,14 @@ impl Folder {
                 (FileCheck::Off, _) | (_, None) => {}
                 (FileCheck::Warn, Some(why)) => warnings.push(format!("{name}: {why}")),
                 (FileCheck::Refuse, Some(why)) => {
-                    return Err(format!("{name} is not to be trusted (plugins.check_files): {why}"));
+                    let told = format!("{name} is not to be trusted (plugins.check_files): {why}");
+                    return Err(LoadError::lasting(&told));
                 }
             }
         }
         let manifest = manifest.map(|(bytes, _)| String::from_utf8(bytes)).transpose();
-        Ok(Source::new(wasm.0.into(), manifest.map_err(|_| format!("{stem}.toml is not UTF-8"))?, warnings))
+        let manifest = manifest.map_err(|_| LoadError::lasting(&format!("{stem}.toml is not UTF-8")))?;
+        Ok(Source::new(wasm.0.into(), manifest, warnings))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Folders of the host that a guest may read or write. Nothing else of the
 //! file system is there for it, and a link cannot lead it out of them.
 
+use super::load_error::LoadError;
 use crate::manifest::Grants;
 use std::fs;
 use std::path::{Path, PathBuf};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 /// What is wrong with the folders of a manifest, and how to mend it.
-pub(super) fn check(grants: &Grants, name: &str) -> Result<(), String> {
+pub(super) fn check(grants: &Grants, name: &str) -> Result<(), LoadError> {
     for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
         for (guest, host) in folders {
             let told = |what: &str| {
@@ -19,18 +20,19 @@ pub(super) fn check(grants: &Grants, name: &str) -> Result<(), String> {
             };
             match fs::metadata(host) {
                 Ok(found) if found.is_dir() => {
-                    fs::read_dir(host).map(drop).map_err(|error| told(&error.to_string()))?
+                    // What is mounted may be away for a while, or come later than we.
+                    fs::read_dir(host).map(drop).map_err(|error| LoadError::of_io(&told(&error.to_string()), &error))?
                 }
-                Ok(_) => return Err(told("is no folder")),
-                Err(error) => return Err(told(&format!("is not there: {error}"))),
+                Ok(_) => return Err(LoadError::lasting(&told("is no folder"))),
+                Err(error) => return Err(LoadError::of_io(&told(&format!("is not there: {error}")), &error)),
             }
         }
     }
     match grants.read.keys().find(|guest| grants.write.contains_key(*guest)) {
-        Some(twice) => Err(format!(
+        Some(twice) => Err(LoadError::lasting(&format!(
             "{} stands in grants.read and in grants.write: what may be written may be read, so leave it only in grants.write of {name}.toml",
             twice.display()
-        )),
+        ))),
         None => Ok(()),
     }
 }

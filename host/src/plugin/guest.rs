@@ -10,7 +10,8 @@ use super::cpu::CpuBudget;
 use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
-use super::limits::{InstanceLimit, MemoryBudget};
+use super::limits::{InstanceLimit, MemoryShare};
+use super::open_files::{self, OpenFiles};
 use super::output::{Output, Printed};
 use crate::capability::Capabilities;
 use crate::publication::Publication;
@@ -35,9 +36,16 @@ pub(super) struct Guest {
     pub(super) run: Run,
     pub(super) wasi: WasiP1Ctx,
     pub(super) limit: InstanceLimit,
+    pub(super) files: OpenFiles,
     pub(super) output: Output,
     pub(super) facts: Arc<Facts>,
     pub(super) capabilities: Arc<Capabilities>,
+}
+
+/// What an instance has of what is there for all.
+pub(super) struct InstanceMeans {
+    pub(super) memory: Arc<MemoryShare>,
+    pub(super) files: OpenFiles,
 }
 
 /// What one run has, and has used up so far.
@@ -66,7 +74,7 @@ impl Guest {
     pub(super) fn new(
         facts: &Arc<Facts>,
         capabilities: &Arc<Capabilities>,
-        memory: &Arc<MemoryBudget>,
+        means: InstanceMeans,
         calls: &[Call],
     ) -> Result<Self, String> {
         let limits = &facts.manifest.limits;
@@ -85,7 +93,8 @@ impl Guest {
         Ok(Self {
             run: Run::new(facts, capabilities, calls),
             wasi,
-            limit: InstanceLimit::of(limits, memory),
+            limit: InstanceLimit::of(limits, &means.memory),
+            files: means.files,
             output,
             facts: facts.clone(),
             capabilities: capabilities.clone(),
@@ -164,6 +173,7 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     http::add_to_linker(&mut linker)?;
+    open_files::add_to_linker(&mut linker)?;
     FullHandler::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     Ok(linker)
 }
@@ -176,5 +186,6 @@ pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmt
     linker.allow_shadowing(true);
     linker.func_wrap(WASI_P1, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     linker.allow_shadowing(false);
+    open_files::add_to_module_linker(&mut linker)?;
     Ok(linker)
 }

@@ -7,7 +7,7 @@
 mod address;
 mod body;
 mod client;
-mod headers;
+pub(super) mod headers;
 mod held;
 mod resolve;
 mod target;

@@ -1,9 +1,12 @@
 //! What can be told about a plugin without a message: what it is, what it
 //! reaches for, and whether the host would load it.
 
-use super::component::{LoadError, Plugin, check_header};
+use super::component::{Plugin, check_header};
 use super::engine::Engine;
 use super::folder::{Folder, Source};
+use super::http::headers;
+use super::imports::secrets;
+use super::load_error::LoadError;
 use super::offer::{self, Import};
 use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
@@ -39,7 +42,7 @@ impl Inspection {
         let mut told = Self { name: name.to_owned(), ..Self::default() };
         match folder.read(name) {
             Ok(source) => told.look_into(engine, source).await,
-            Err(reason) => told.refused.push(reason),
+            Err(error) => told.refused.push(error.told),
         }
         told
     }
@@ -52,10 +55,11 @@ impl Inspection {
         if let Ok(manifest) = &manifest {
             self.topics = manifest.topics.iter().map(ToString::to_string).collect();
             self.limits = limits(&manifest.limits);
+            self.warn_of_secrets(engine, manifest);
         }
         // Both are looked at, so that all that is wrong is told at once.
         let compiled = match check_header(&source.wasm) {
-            Ok(()) => engine.compile(&source.wasm).await.map_err(|error| LoadError::of(&error.to_string())),
+            Ok(()) => engine.compile(&source.wasm).await.map_err(LoadError::from),
             Err(error) => Err(error),
         };
         if let Ok(compiled) = &compiled {
@@ -65,14 +69,22 @@ impl Inspection {
             (Ok(compiled), Ok(manifest)) => {
                 match Plugin::of(engine, &self.name, &compiled, manifest, source.digest).await {
                     Ok(plugin) => self.kind = Some(plugin.kind()),
-                    Err(error) => self.refused.push(error.to_string()),
+                    Err(error) => self.refused.push(error.told),
                 }
             }
             (compiled, manifest) => {
                 self.refused.extend(manifest.err().unwrap_or_default());
-                self.refused.extend(compiled.err().map(|error| error.to_string()));
+                self.refused.extend(compiled.err().map(|error| error.told));
             }
         }
+    }
+
+    /// What the worker would warn of when it loads it.
+    fn warn_of_secrets(&mut self, engine: &Engine, manifest: &Manifest) {
+        let Some(secrets) = engine.capabilities().secrets.as_deref() else { return };
+        let wanting = secrets::wanting(manifest, secrets).into_iter();
+        self.warnings.extend(wanting.map(|wanting| format!("grants.secrets: {}: {}", wanting.secret, wanting.told)));
+        self.warnings.extend(headers::faults(manifest, Some(secrets)));
     }
 
     fn list(&mut self, engine: &Engine, compiled: &Compiled, manifest: Option<&Manifest>) {

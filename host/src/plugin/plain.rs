@@ -2,6 +2,7 @@
 //! begin a line of its own, or turn round what is read.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// No sequence that a terminal takes for an order is longer than this.
 const SEQUENCE_CHARS_MAX: usize = 64;
@@ -28,6 +29,26 @@ pub fn plain(text: &str) -> Cow<'_, str> {
         rest = &rest[char.len_utf8()..];
     }
     safe.push_str(rest);
+    Cow::Owned(safe)
+}
+
+/// The same for JSON, where it can be told exactly: what a terminal could take
+/// for something else is escaped. JSON has such characters within texts alone,
+/// but for the ends of its own lines.
+pub fn plain_json(json: &str) -> Cow<'_, str> {
+    let is_to_escape = |char: char| char != '\n' && is_dangerous(char);
+    if !json.contains(is_to_escape) {
+        return Cow::Borrowed(json);
+    }
+    let mut safe = String::with_capacity(json.len());
+    for char in json.chars() {
+        if is_to_escape(char) {
+            // All of them have four digits.
+            let _ = write!(safe, "\\u{:04x}", u32::from(char));
+        } else {
+            safe.push(char);
+        }
+    }
     Cow::Owned(safe)
 }
 
@@ -93,6 +114,18 @@ mod tests {
         ] {
             assert_eq!(plain(text), safe, "{text:?}");
         }
+    }
+
+    #[test]
+    fn json_means_the_same_without_what_could_deceive() {
+        let text = "a\u{1b}[2J\u{9b}31m\u{85}\u{7f}\u{202e}gnp.exe\u{2066}\u{2028}\u{61c}\n\tä";
+        let json = serde_json::to_string_pretty(&serde_json::json!({ text: [text] })).unwrap();
+        let safe = plain_json(&json);
+        assert!(!safe.contains(|char| char != '\n' && is_dangerous(char)), "{safe}");
+        assert!(safe.contains("\\u009b31m\\u0085\\u007f\\u202egnp.exe\\u2066\\u2028\\u061c"), "{safe}");
+        let same = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(same(&safe), same(&json));
+        assert!(matches!(plain_json("{\n  \"a\": 1\n}"), Cow::Borrowed(_)));
     }
 
     #[test]

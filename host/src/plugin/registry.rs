@@ -9,6 +9,7 @@ use super::component::Plugin;
 use super::deployment::{Deployment, Entry, Goal, Order, QUIET, Step};
 use super::engine::Engine;
 use super::folder::{Folder, FolderError, Source, Stamp};
+use super::load_error::LoadError;
 use super::probation::Condemned;
 use super::routes::{Change, Past, Routes, Status};
 use super::version::{Claim, Denied, Held, Version};
@@ -32,7 +33,7 @@ const HISTORY_MAX: usize = 16;
 
 enum Candidate {
     Read(Source, Box<Manifest>),
-    Faulty(String),
+    Faulty(LoadError),
     /// It changed between the scan and the end of the read.
     Moved,
 }
@@ -46,7 +47,7 @@ enum Done {
         room: Option<OwnedSemaphorePermit>,
         rest: VecDeque<Order>,
     },
-    Loaded(Order, Result<Arc<Plugin>, String>, Duration),
+    Loaded(Order, Result<Arc<Plugin>, LoadError>, Duration),
 }
 
 pub struct Registry {
@@ -227,7 +228,7 @@ impl Registry {
         }
         match self.deployment.withdraw(&name, Some(digest), Held::Quarantined) {
             Ok(order) => self.go_back(order),
-            Err(denied) => Some(Change::NotRestored { name, reason: denied.to_string() }),
+            Err(denied) => Some(Change::NotRestored { name, reason: denied.to_string(), again_in: None }),
         }
     }
 
@@ -269,7 +270,7 @@ impl Registry {
     fn has_read(&mut self, order: Order, candidate: Candidate, room: Option<OwnedSemaphorePermit>) -> Option<Change> {
         let step = match candidate {
             Candidate::Moved => self.deployment.moved(&order),
-            Candidate::Faulty(reason) => self.deployment.read(&order, Err(reason)),
+            Candidate::Faulty(error) => self.deployment.read(&order, Err(error)),
             Candidate::Read(source, manifest) => {
                 match self.deployment.read(&order, Ok(version(&source.digest, &manifest))) {
                     Step::Load => {
@@ -293,7 +294,7 @@ impl Registry {
             let started = Instant::now();
             let Source { wasm, digest, .. } = &source;
             let plugin = Plugin::load(&engine, &order.name, wasm.clone(), manifest, digest.clone()).await;
-            let plugin = plugin.map(Arc::new).map_err(|error| error.to_string());
+            let plugin = plugin.map(Arc::new);
             if plugin.is_ok() {
                 let name = order.name.clone();
                 let keep = move || archive.keep(&name, &source).map_err(|error| (name, error));
@@ -316,7 +317,7 @@ impl Registry {
         self.change(order, step, Duration::ZERO)
     }
 
-    fn has_loaded(&mut self, order: &Order, plugin: Result<Arc<Plugin>, String>, took: Duration) -> Option<Change> {
+    fn has_loaded(&mut self, order: &Order, plugin: Result<Arc<Plugin>, LoadError>, took: Duration) -> Option<Change> {
         let live = self.routes.borrow().plugins.get(&order.name).cloned();
         if let Some(live) = live.filter(|live| live.probation().is_stood()) {
             self.deployment.prove(&order.name, live.digest());
@@ -354,13 +355,14 @@ impl Registry {
     fn change(&mut self, order: &Order, step: Step, took: Duration) -> Option<Change> {
         let entry = self.deployment.entry(&order.name)?;
         let (name, live) = (order.name.clone(), entry.live.as_ref().map(|live| live.digest.clone()));
+        let again_in = entry.again_at().map(|at| self.until(at));
         match step {
             Step::Stale | Step::Unchanged | Step::Load => None,
             Step::Refused { refusal, restore } => {
                 self.read(restore.into_iter().collect());
-                Some(Change::Refused { name, reason: refusal.reason, keeps: live })
+                Some(Change::Refused { name, reason: refusal.reason, keeps: live, again_in })
             }
-            Step::NotRestored { reason } => Some(Change::NotRestored { name, reason }),
+            Step::NotRestored { reason } => Some(Change::NotRestored { name, reason, again_in }),
             Step::Live { replaced, .. } => {
                 let digest = live?;
                 Some(match &order.goal {
@@ -404,14 +406,22 @@ impl Registry {
     }
 
     fn status(&self, name: &str, entry: &Entry<Stamp>) -> Status {
+        let at = |at: Duration| Timestamp::now().checked_add(self.until(at)).ok();
         Status {
             live: entry.live.as_ref().map(|live| live.digest.clone()),
             previous: entry.previous.clone(),
             refusal: entry.refusal.clone(),
+            again: entry.again_at().and_then(at),
             held: entry.held.clone(),
             is_loading: entry.is_loading(),
             history: self.history.get(name).cloned().unwrap_or_default(),
         }
+    }
+
+    /// In whole seconds, as people read it.
+    fn until(&self, at: Duration) -> Duration {
+        let left = at.saturating_sub(self.started.elapsed());
+        Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
     /// Notes in the archive what has changed.
@@ -438,17 +448,17 @@ fn candidate(folder: &Folder, archive: &Archive, order: &Order, expected: Option
         return Candidate::Moved;
     }
     let read = source.and_then(|source| {
-        let manifest = source.manifest(&order.name).map_err(|faults| faults.join("; "))?;
+        let manifest = source.manifest(&order.name).map_err(|faults| LoadError::lasting(&faults.join("; ")))?;
         Ok((source, manifest))
     });
     match read {
         Ok((source, manifest)) => Candidate::Read(source, Box::new(manifest)),
-        Err(reason) => Candidate::Faulty(reason),
+        Err(error) => Candidate::Faulty(error),
     }
 }
 
-fn failed(error: &JoinError) -> String {
-    format!("the worker failed to load it: {error}")
+fn failed(error: &JoinError) -> LoadError {
+    LoadError::lasting(&format!("the worker failed to load it: {error}"))
 }
 
 fn version(digest: &str, manifest: &Manifest) -> Version {

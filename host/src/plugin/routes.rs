@@ -41,9 +41,10 @@ impl Routes {
         self.plugins.get(name)?.probation().standing()
     }
 
-    /// Those that are not the version in the directory, and why.
-    pub fn refused(&self) -> impl Iterator<Item = (&str, &Refusal)> {
-        self.status.iter().filter_map(|(name, status)| Some((name.as_str(), status.refusal.as_ref()?)))
+    /// Those that are not the version in the directory, why, and when they are
+    /// tried again by themselves.
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &Refusal, Option<Timestamp>)> {
+        self.status.iter().filter_map(|(name, status)| Some((name.as_str(), status.refusal.as_ref()?, status.again)))
     }
 }
 
@@ -56,6 +57,8 @@ pub struct Status {
     pub previous: Option<String>,
     /// Why the version in the directory is not the one that runs.
     pub refusal: Option<Refusal>,
+    /// When it, or the way back, is tried again by itself.
+    pub again: Option<Timestamp>,
     /// Digests that are kept out.
     pub held: Vec<(String, Held)>,
     pub is_loading: bool,
@@ -83,6 +86,8 @@ pub enum Change {
         name: String,
         reason: String,
         keeps: Option<String>,
+        /// After how long it is tried again by itself.
+        again_in: Option<Duration>,
     },
     Removed {
         name: String,
@@ -102,6 +107,7 @@ pub enum Change {
     NotRestored {
         name: String,
         reason: String,
+        again_in: Option<Duration>,
     },
 }
 

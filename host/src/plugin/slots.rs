@@ -1,8 +1,7 @@
 //! Room for calls: what the pool has of it, shared so that no plugin takes all
 //! of it, and versions are tried out beside whatever runs.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use super::shares::Share;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -11,7 +10,7 @@ use tokio::time::timeout;
 pub(super) const CALLS_MAX: u32 = 1000;
 
 /// What all versions of one plugin may have of them.
-const SHARE: usize = CALLS_MAX as usize / 2;
+pub(super) const SHARE: usize = CALLS_MAX as usize / 2;
 
 /// For what is only tried out, beside them.
 pub(super) const TRIALS_MAX: u32 = 32;
@@ -22,7 +21,6 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Slots {
     calls: Semaphore,
     trials: Semaphore,
-    shares: Mutex<BTreeMap<String, Weak<Semaphore>>>,
 }
 
 /// Room for one call, of its plugin's share.
@@ -33,39 +31,25 @@ pub(super) struct Slot<'a> {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self {
-            calls: Semaphore::new(CALLS_MAX as usize),
-            trials: Semaphore::new(TRIALS_MAX as usize),
-            shares: Mutex::default(),
-        }
-    }
-
-    /// A plugin's own, the same for all of its versions.
-    pub(super) fn share(&self, plugin: &str) -> Arc<Semaphore> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(plugin).and_then(Weak::upgrade) {
-            return share;
-        }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(SHARE));
-        shares.insert(plugin.to_owned(), Arc::downgrade(&share));
-        share
+        Self { calls: Semaphore::new(CALLS_MAX as usize), trials: Semaphore::new(TRIALS_MAX as usize) }
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.calls.available_permits() == CALLS_MAX as usize && self.trials.available_permits() == TRIALS_MAX as usize
     }
 
-    /// None where there is no room in time.
-    pub(super) async fn call<'a>(&'a self, share: &'a Semaphore, weight: u32) -> Option<Slot<'a>> {
-        if let Ok(of_share) = share.try_acquire_many(weight)
+    /// None where there is no room in time. That wait is before the run, and not
+    /// part of its `limits.timeout`: a run is not charged with what others use up.
+    pub(super) async fn call<'a>(&'a self, share: &'a Share, weight: u32) -> Option<Slot<'a>> {
+        if let Ok(of_share) = share.calls.try_acquire_many(weight)
             && let Ok(of_all) = self.calls.try_acquire_many(weight)
         {
             return Some(Slot { _of_share: Some(of_share), _of_all: of_all });
         }
+        let _waiting = share.wait();
         timeout(WAIT_MAX, async {
             // In this order: who waits for its own plugin keeps no other waiting.
-            let of_share = share.acquire_many(weight).await.ok()?;
+            let of_share = share.calls.acquire_many(weight).await.ok()?;
             let of_all = self.calls.acquire_many(weight).await.ok()?;
             Some(Slot { _of_share: Some(of_share), _of_all: of_all })
         })
@@ -83,23 +67,36 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::limits::MemoryBudget;
+    use crate::plugin::shares::Shares;
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn no_plugin_has_all_of_it() {
         let slots = Slots::new();
-        let (greedy, other) = (slots.share("greedy"), slots.share("other"));
+        let shares = Shares::of(SHARE, Arc::new(MemoryBudget::new(u64::MAX)));
+        let (greedy, other) = (shares.share("greedy"), shares.share("other"));
         let mut taken = Vec::new();
-        while let Ok(of_share) = greedy.clone().try_acquire_owned() {
-            taken.push((of_share, slots.calls.try_acquire().unwrap()));
+        while greedy.calls.available_permits() > 0 {
+            taken.push(slots.call(&greedy, 1).await.unwrap());
         }
         assert_eq!(taken.len(), 500);
+        // Who waits is seen, and no longer once it has given up or has its turn.
+        let waits = slots.call(&greedy, 1);
+        let seen = async {
+            while greedy.waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            slot = waits => panic!("{}", slot.is_some()),
+            () = seen => {}
+        }
+        assert_eq!(greedy.waiting(), 0);
         assert!(slots.call(&other, 8).await.is_some());
         assert!(slots.trial(8).await.is_some());
         assert!(!slots.is_idle());
-        // A new version has no share of its own.
-        assert_eq!(slots.share("greedy").available_permits(), 0);
-        drop((taken, greedy));
+        drop(taken);
         assert!(slots.is_idle());
-        assert_eq!(slots.share("greedy").available_permits(), 500);
     }
 }

@@ -1,6 +1,7 @@
 //! What is said about a version of a plugin: what it claims, and why it does
 //! not run or no longer.
 
+use super::load_error::{Cause, LoadError};
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -40,10 +41,22 @@ pub struct Refusal {
 pub enum RefusalKind {
     /// It is no plugin, or not one for this host.
     Faulty,
+    /// It can't be read or loaded now: it is tried again by itself.
+    Passing,
     /// Another plugin has what it claims.
     Conflict,
     /// It was live, and was withdrawn.
     Held,
+}
+
+impl From<LoadError> for Refusal {
+    fn from(error: LoadError) -> Self {
+        let kind = match error.cause {
+            Cause::Lasting => RefusalKind::Faulty,
+            Cause::Passing => RefusalKind::Passing,
+        };
+        Self { reason: error.told, kind }
+    }
 }
 
 /// Why a version that was live is kept out.

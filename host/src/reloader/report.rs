@@ -7,6 +7,7 @@ use crate::worker::short;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tracing::field;
 
 pub(super) struct Report {
     metrics: Arc<Metrics>,
@@ -42,9 +43,9 @@ impl Report {
                 );
                 "loaded"
             }
-            Change::Refused { name, reason, keeps } => {
+            Change::Refused { name, reason, keeps, again_in } => {
                 let keeps = keeps.as_deref().map(short);
-                tracing::error!(plugin = name, reason, keeps, "plugin refused");
+                tracing::error!(plugin = name, reason, keeps, again_in = again_in.map(field::debug), "plugin refused");
                 "refused"
             }
             Change::Removed { name } => {
@@ -73,8 +74,13 @@ impl Report {
                 );
                 "restored"
             }
-            Change::NotRestored { name, reason } => {
-                tracing::error!(plugin = name, reason, "no earlier version of the plugin can be restored");
+            Change::NotRestored { name, reason, again_in } => {
+                tracing::error!(
+                    plugin = name,
+                    reason,
+                    again_in = again_in.map(field::debug),
+                    "no earlier version of the plugin can be restored"
+                );
                 "not-restored"
             }
         };

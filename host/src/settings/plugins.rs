@@ -1,7 +1,7 @@
 //! Where plugins come from, what of them is kept, and how far their files are
 //! trusted.
 
-use super::{parse, set};
+use super::{SecretsSettings, parse, set};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -27,6 +27,27 @@ pub struct TypedPlugins {
     /// Files that others could have written: warn, refuse or off [default: warn]
     #[arg(long, env = "GATEWAY_PLUGINS_CHECK_FILES", value_name = "HOW")]
     pub plugins_check_files: Option<String>,
+}
+
+/// What says whether a plugin would be loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginSettings {
+    pub dir: PathBuf,
+    pub cache: Option<PathBuf>,
+    pub check_files: FileCheck,
+    pub secrets: SecretsSettings,
+}
+
+impl PluginSettings {
+    /// The worker's own folders: no grant reaches into them.
+    pub fn own_folders(&self) -> Vec<PathBuf> {
+        own_folders(&self.dir, self.cache.as_deref(), self.secrets.dir.as_deref())
+    }
+}
+
+/// Versions that were live lie below the cache.
+pub(super) fn own_folders(plugins: &Path, cache: Option<&Path>, secrets: Option<&Path>) -> Vec<PathBuf> {
+    [Some(plugins), cache, secrets].into_iter().flatten().map(Path::to_owned).collect()
 }
 
 /// `plugins = "DIR"`, or a table of that and more.

@@ -2,6 +2,7 @@
 
 use super::queue;
 use crate::cli::known::known;
+use crate::cli::print::print_json;
 use crate::cli::{Failure, RedisArgs};
 use crate::message;
 use crate::queue::TopicQueue;
@@ -47,8 +48,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
         data: data(&args.topic, &letter),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&shown).map_err(|error| Failure::Failed(error.to_string()))?);
-        return Ok(());
+        return print_json(&shown);
     }
     let letter = &shown.letter;
     println!("{}/{}{}", shown.topic, letter.entry, if letter.legacy { ", of the original" } else { "" });

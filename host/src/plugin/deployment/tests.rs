@@ -1,6 +1,7 @@
 //! A deployment under any order of events, compared with a simple model of
 //! what has to be live.
 
+use super::again::LONGEST;
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -15,6 +16,8 @@ enum Kind {
     Corrupt,
     /// Reads well and does not load.
     Unloadable,
+    /// Does not load while the machine is short of something.
+    Heavy,
 }
 
 /// What a file holds. Equal contents have equal digests.
@@ -56,11 +59,13 @@ enum Event {
     /// What is live of it has stood its probation.
     Prove(usize),
     Release(usize),
+    /// The machine becomes short of something, or no longer is.
+    Strain,
     Restart,
 }
 
 fn content() -> impl Strategy<Value = Content> {
-    let kind = prop_oneof![4 => Just(Kind::Good), 1 => Just(Kind::Corrupt), 1 => Just(Kind::Unloadable)];
+    let kind = prop_oneof![4 => Just(Kind::Good), 1 => Just(Kind::Corrupt), 1 => Just(Kind::Unloadable), 2 => Just(Kind::Heavy)];
     (kind, prop_oneof![8 => 1..8_u8, 1 => Just(0)], 0..3_u8).prop_map(|(kind, claims, variant)| Content {
         kind,
         claims,
@@ -81,6 +86,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => name.clone().prop_map(Event::Withdraw),
         1 => name.clone().prop_map(Event::Prove),
         1 => name.prop_map(Event::Release),
+        2 => Just(Event::Strain),
         1 => Just(Event::Restart),
     ]
 }
@@ -92,6 +98,7 @@ struct World {
     stamps: u64,
     folder: BTreeMap<String, (u64, Content)>,
     is_there: bool,
+    is_short: bool,
     reads: VecDeque<(Order, Option<u64>)>,
     loads: VecDeque<(Order, Content)>,
     /// Every content that ever was, by digest.
@@ -114,6 +121,7 @@ impl World {
             stamps: 0,
             folder: BTreeMap::new(),
             is_there: true,
+            is_short: false,
             reads: VecDeque::new(),
             loads: VecDeque::new(),
             known: BTreeMap::new(),
@@ -156,6 +164,7 @@ impl World {
             }
             Event::Prove(name) => self.prove(NAMES[name]),
             Event::Release(name) => drop(self.deployment.release(NAMES[name])),
+            Event::Strain => self.is_short = !self.is_short,
             Event::Restart => {
                 let record = |(name, entry): (&String, &Entry<u64>)| (name.clone(), entry.record());
                 let records: BTreeMap<_, _> = self.deployment.entries().iter().map(record).collect();
@@ -208,7 +217,7 @@ impl World {
         }
         for order in scanned.orders {
             let expected = self.deployment.expected(&order);
-            assert!(expected.is_some());
+            assert_eq!(expected.is_some(), order.goal == Goal::File);
             self.reads.push_back((order, expected));
         }
         self.deployment.is_moving()
@@ -221,7 +230,12 @@ impl World {
             self.follow(&order, step);
         } else {
             let (order, content) = self.loads.remove(which - self.reads.len()).unwrap();
-            let result = if content.kind == Kind::Good { Ok(()) } else { Err("it does not load".to_owned()) };
+            let result = match content.kind {
+                Kind::Good => Ok(()),
+                Kind::Heavy if !self.is_short => Ok(()),
+                Kind::Heavy => Err(LoadError::passing("there is no memory")),
+                Kind::Corrupt | Kind::Unloadable => Err(LoadError::lasting("it does not load")),
+            };
             let step = self.deployment.loaded(&order, result);
             if let Step::Live { is_proven, .. } = step {
                 if self.deployment.entry(&order.name).unwrap().previous.is_none() {
@@ -230,7 +244,7 @@ impl World {
                 }
                 let is_known = self.proven.contains(&(order.name.clone(), content.digest()));
                 assert!(!is_proven || is_known, "{order:?} has a probation to stand");
-                assert_eq!(content.kind, Kind::Good);
+                assert!(matches!(content.kind, Kind::Good | Kind::Heavy));
                 self.last_good.insert(order.name.clone(), content.digest());
             }
             self.follow(&order, step);
@@ -246,7 +260,7 @@ impl World {
             Goal::Restore { digest, .. } => self.known[digest].clone(),
         };
         if content.kind == Kind::Corrupt {
-            return self.deployment.read(order, Err("it is corrupt".to_owned()));
+            return self.deployment.read(order, Err(LoadError::lasting("it is corrupt")));
         }
         let step = self.deployment.read(order, Ok(content.version()));
         if step == Step::Load {
@@ -291,9 +305,11 @@ impl World {
         }
     }
 
-    /// Lets everything come to rest, and looks at what it came to.
+    /// Lets everything come to rest, on a machine that is short of nothing any
+    /// longer, and looks at what it came to.
     fn come_to_rest(&mut self) {
         self.is_there = true;
+        self.is_short = false;
         for round in 0.. {
             assert!(round < 60, "it does not come to rest: {:#?}", self.deployment);
             self.now += QUIET;
@@ -303,9 +319,13 @@ impl World {
                 self.finish(0);
                 self.check();
             }
-            if !is_moving && is_idle {
-                break;
+            if is_moving || !is_idle {
+                continue;
             }
+            let again = NAMES.iter().filter_map(|name| self.deployment.entry(name)?.again_at()).min();
+            let Some(at) = again else { break };
+            assert!(at <= self.now + LONGEST, "nothing waits longer");
+            self.now = self.now.max(at);
         }
         for name in NAMES {
             self.check_rest(name);
@@ -563,6 +583,90 @@ fn what_is_faulty_is_read_again_when_somebody_asks() {
     world.deployment.reconsider();
     world.now += QUIET;
     assert!(!world.scan() && world.reads.len() == 1);
+}
+
+/// Scans until something is read, and lets that fail or succeed.
+fn tried_again(world: &mut World) -> Duration {
+    let before = world.now;
+    while world.reads.is_empty() {
+        assert!(world.now - before <= LONGEST, "nothing is tried again");
+        world.now += Duration::from_secs(1);
+        world.scan();
+    }
+    let waited = world.now - before;
+    while !world.reads.is_empty() || !world.loads.is_empty() {
+        world.finish(0);
+        world.check();
+    }
+    waited
+}
+
+#[test]
+fn what_the_machine_was_short_of_something_for_is_tried_again_by_itself() {
+    let heavy = Content { kind: Kind::Heavy, ..good(1, 1) };
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    world.put("a", heavy.clone());
+    world.is_short = true;
+    let waits: Vec<u64> = (0..5).map(|_| tried_again(&mut world).as_secs()).collect();
+    assert_eq!(waits[1..], [5, 10, 20, 40], "the first is the new file's");
+    let entry = world.deployment.entry("a").unwrap();
+    assert_eq!(entry.refusal.as_ref().unwrap().kind, RefusalKind::Passing);
+    assert!(entry.is_live(&good(1, 0).digest()) && entry.again_at().is_some());
+    // Another file begins anew, and one that is faulty for good waits for another.
+    world.put("a", Content { variant: 2, ..heavy.clone() });
+    assert!(tried_again(&mut world) <= Duration::from_secs(2));
+    assert_eq!(tried_again(&mut world), Duration::from_secs(5));
+    world.put("a", Content { kind: Kind::Unloadable, ..heavy.clone() });
+    tried_again(&mut world);
+    assert_eq!(world.deployment.entry("a").unwrap().again_at(), None);
+    world.put("a", heavy.clone());
+    tried_again(&mut world);
+    world.is_short = false;
+    tried_again(&mut world);
+    let entry = world.deployment.entry("a").unwrap();
+    assert!(entry.is_live(&heavy.digest()) && entry.refusal.is_none() && entry.again_at().is_none());
+}
+
+#[test]
+fn a_way_back_that_the_machine_was_short_of_something_for_is_tried_again_too() {
+    let heavy = Content { kind: Kind::Heavy, ..good(1, 0) };
+    for is_restart in [true, false] {
+        let mut world = at_rest(&[("a", heavy.clone())]);
+        let faulty = Content { kind: Kind::Unloadable, ..good(1, 1) };
+        world.put("a", if is_restart { faulty } else { good(1, 1) });
+        if is_restart {
+            world.happen(Event::Restart);
+            world.is_short = true;
+            tried_again(&mut world);
+            assert!(world.live("a").is_none());
+        } else {
+            world.come_to_rest();
+            world.is_short = true;
+            let order = world.deployment.withdraw("a", None, Held::Quarantined).unwrap();
+            world.reads.push_back((order, None));
+            tried_again(&mut world);
+            assert_eq!(world.live("a").unwrap().digest, good(1, 1).digest());
+        }
+        assert_eq!(tried_again(&mut world), Duration::from_secs(5));
+        world.is_short = false;
+        assert_eq!(tried_again(&mut world), Duration::from_secs(10));
+        assert_eq!(world.live("a").unwrap().digest, heavy.digest());
+        assert_eq!(world.deployment.entry("a").unwrap().again_at(), None);
+    }
+}
+
+#[test]
+fn a_rollback_that_could_not_be_done_is_not_done_later() {
+    let heavy = Content { kind: Kind::Heavy, ..good(1, 0) };
+    let mut world = at_rest(&[("a", heavy)]);
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    world.is_short = true;
+    world.happen(Event::Withdraw(0));
+    while !world.reads.is_empty() || !world.loads.is_empty() {
+        world.finish(0);
+    }
+    assert_eq!(world.deployment.entry("a").unwrap().again_at(), None);
 }
 
 #[test]

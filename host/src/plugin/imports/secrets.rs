@@ -1,9 +1,9 @@
 //! Secrets that the operator gave to the host, by name.
 
 use super::fault;
-use crate::capability::Capabilities;
+use crate::capability::Secrets;
+use crate::manifest::{Manifest, SecretName};
 use crate::plugin::bindings::{Fault, secrets};
-use crate::plugin::component::Facts;
 use crate::plugin::guest::Guest;
 use crate::plugin::struck;
 use crate::plugin::words::cut_to;
@@ -27,19 +27,22 @@ impl secrets::Host for Guest {
     }
 }
 
-/// Tells the operator what handlers of a plugin will look for in vain, and what
-/// can't be kept out of the log.
-pub(in crate::plugin) fn warn_of_missing(facts: &Facts, capabilities: &Capabilities) {
-    let plugin = &facts.name;
-    for name in &facts.manifest.grants.secrets {
-        let Some(store) = &capabilities.secrets else { continue };
-        match store.get(name.as_str()) {
-            Ok(secret) if secret.reveal().len() < struck::BYTES_MIN => {
-                let least = struck::BYTES_MIN;
-                tracing::warn!(plugin, secret = %name, "a secret of less than {least} bytes is not struck out of the log");
-            }
-            Ok(_) => {}
-            Err(fault) => tracing::warn!(plugin, secret = %name, "a granted secret can't be had: {}", fault.reason),
+/// A secret that a manifest names, and what is not as it should be with it.
+pub(in crate::plugin) struct Wanting {
+    pub(in crate::plugin) secret: String,
+    pub(in crate::plugin) told: String,
+}
+
+/// What handlers of a plugin will look for in vain, and what can't be kept out
+/// of the log.
+pub(in crate::plugin) fn wanting(manifest: &Manifest, secrets: &dyn Secrets) -> Vec<Wanting> {
+    let told = |name: &SecretName| match secrets.get(name.as_str()) {
+        Ok(secret) if secret.reveal().len() < struck::BYTES_MIN => {
+            Some(format!("a secret of less than {} bytes is not struck out of the log", struck::BYTES_MIN))
         }
-    }
+        Ok(_) => None,
+        Err(fault) => Some(format!("a granted secret can't be had: {}", fault.reason)),
+    };
+    let granted = manifest.grants.secrets.iter();
+    granted.filter_map(|name| Some(Wanting { secret: name.to_string(), told: told(name)? })).collect()
 }

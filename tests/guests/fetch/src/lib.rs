@@ -44,6 +44,12 @@ enum Act {
     List {
         path: String,
     },
+    /// Opens it so many times and keeps it open: how often that went well, and
+    /// why no longer.
+    Hold {
+        path: String,
+        times: u32,
+    },
 }
 
 #[derive(Deserialize)]
@@ -110,6 +116,11 @@ fn act(message: Message) -> Result<(), Failure> {
             names.sort();
             names.join(",")
         })),
+        Act::Hold { path, times } => {
+            let mut held = Vec::new();
+            let error = (0..times).find_map(|_| fs::File::open(&path).map(|file| held.push(file)).err());
+            json!({ "count": held.len(), "error": error.map(|error| error.to_string()) })
+        }
     };
     publish("told", &json!({ "of": message.id, "told": told }))?;
     Ok(())
