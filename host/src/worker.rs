@@ -78,6 +78,8 @@ pub struct Lane {
     /// Something new is in the backlog, for who gathers a batch.
     arrived: Notify,
     gathering: tokio::sync::Mutex<()>,
+    /// Held while what Redis has settled may not be known here yet.
+    settling: tokio::sync::Mutex<()>,
     /// Whether Redis may say that we have what we do not.
     must_reconcile: AtomicBool,
     settlements: mpsc::UnboundedSender<Vec<Settlement>>,
@@ -136,6 +138,7 @@ impl Lane {
             room: Notify::new(),
             arrived: Notify::new(),
             gathering: tokio::sync::Mutex::new(()),
+            settling: tokio::sync::Mutex::new(()),
             must_reconcile: AtomicBool::new(true),
             settlements,
             intake: tokio::sync::Mutex::new(()),

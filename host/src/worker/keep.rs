@@ -117,7 +117,11 @@ impl Lane {
             Err(QueueError::GroupLost) => return Ok(()),
             lost => lost?,
         };
-        // Settled in the meantime is not lost.
+        if lost.is_empty() {
+            return Ok(());
+        }
+        // Settled in the meantime is not lost, once the settler has heard of it.
+        drop(self.settling.lock().await);
         let lost = lost.iter().filter(|entry| self.held().contains_key(*entry)).count();
         if lost > 0 {
             self.metrics.leases_lost.inc_by(lost as u64);

@@ -74,6 +74,7 @@ impl Lane {
         batch: &mut Vec<Settlement>,
         refused: &mut Vec<(Settlement, String)>,
     ) -> Result<(), QueueError> {
+        let _settling = self.settling.lock().await;
         let window = self.dedup_window().unwrap_or_default();
         let results = self.queue.settle(batch, window).await?;
         let (mut settled, mut left) = (Vec::with_capacity(batch.len()), Vec::new());
