@@ -30,9 +30,10 @@ fn access(told: &Value, interface: &str) -> Value {
     import
 }
 
-/// A handler that tests itself: its core module replies with this.
-fn self_tested(check: &str) -> Vec<u8> {
-    let more = format!(r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
+/// A handler that tests itself: its core module replies with this, and has this
+/// beside it.
+pub(crate) fn self_tested(more: &str, check: &str) -> Vec<u8> {
+    let more = format!(r#"{more} (func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
     let wit = include_str!("../../wit/gateway.wit").replacen(
         "  export handler;",
         "  export handler;\n  export self-test;",
@@ -209,7 +210,8 @@ async fn names_in_a_file_neither_steer_the_terminal_nor_fill_it() {
 async fn a_check_runs_the_self_test() {
     // Ok, and an error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
-    let plugins = Plugins::with("passes", &self_tested("(i32.const 32)"), "").and("fails", &self_tested(failed), "");
+    let plugins =
+        Plugins::with("passes", &self_tested("", "(i32.const 32)"), "").and("fails", &self_tested("", failed), "");
     let (code, told) = inspect(&plugins, "passes.wasm");
     assert_eq!((code, &told["has_self_test"]), (0, &json!(true)), "{told:#}");
     let (code, told) = inspect(&plugins, "fails.wasm");
