@@ -47,7 +47,7 @@ pub use folder::{Folder, FolderError};
 pub use inspect::Inspection;
 pub use lone::{LoneManifests, lone_manifests};
 pub use offer::{Access, Import};
-pub use plain::plain;
+pub use plain::{is_dangerous, plain};
 pub use probation::Standing;
 pub use registry::Registry;
 pub use routes::{Change, Past, Routes, Status};
