@@ -16,16 +16,19 @@ const CLOCKS: &str = r#"
             subscribe-duration: func(when: u64) -> pollable;
         }
     }
+    package wasi:http@0.2.0 { interface types { resource fields { constructor(); } } }
     package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }
     world limited {
         include message-handler;
         import wasi:clocks/monotonic-clock@0.2.0;
+        import wasi:http/types@0.2.0;
         import wasi:random/random@0.2.0;
     }"#;
 
 const IMPORTS: &str = r#"
     (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
     (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
     (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
     (import "gateway:worker/logging@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
 
@@ -82,6 +85,20 @@ fn cases() -> Vec<Case> {
             "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
         )
     };
+    // A program's call, and what the host answers: nothing, or that there is no
+    // memory for it.
+    let print = |bytes: u32, errno: u32| {
+        let program = format!(
+            r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const {bytes}))
+                (if (i32.ne (i32.const {errno}) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (then unreachable))))"#
+        );
+        wat::parse_str(program).unwrap()
+    };
     let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
     vec![
         Case {
@@ -107,6 +124,49 @@ fn cases() -> Vec<Case> {
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
             outcome: "handle-limit",
             told: "held more than limits.handles = 50",
+        },
+        // Each counts as many handles as it may take room in the host's memory.
+        Case {
+            name: "fields",
+            manifest: "handles = 6400",
+            within: limited(&times(100, "(drop (call $fields))")),
+            beyond: limited(&times(101, "(drop (call $fields))")),
+            outcome: "handle-limit",
+            told: "held more than limits.handles = 6400",
+        },
+        Case {
+            name: "cpu",
+            manifest: "cpu = \"2s\"",
+            within: limited(&times(100_000, "")),
+            beyond: limited("(loop $forever (br $forever)) (unreachable)"),
+            outcome: "cpu-limit",
+            told: "used more than limits.cpu = 2s",
+        },
+        Case {
+            name: "timeout",
+            manifest: "timeout = \"2s\"",
+            within: limited(&waits(1)),
+            beyond: limited(&waits(3_600_000)),
+            outcome: "timeout",
+            told: "ran longer than limits.timeout = 2s",
+        },
+        // A program is told, which ends nothing. Its list of what to write, 8 bytes
+        // each, is passed as well.
+        Case {
+            name: "program",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4088, 0),
+            beyond: print(4089, 0),
+            outcome: "trap",
+            told: "unreachable",
+        },
+        Case {
+            name: "program.told",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4089, 48),
+            beyond: print(4088, 48),
+            outcome: "trap",
+            told: "unreachable",
         },
         Case {
             name: "host-call",
@@ -180,6 +240,40 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
     let gateway = Gateway::start(&redis, &plugins);
     let reason = gateway.until_refused("starts").await;
     assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
+}
+
+/// A line counts 128 bytes, and what is not used within a second is saved up
+/// for no more than one.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_lines_are_in_the_log_as_are_allowed() {
+    let redis = Redis::start();
+    // One byte a second: a line more takes minutes.
+    let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    for (id, times) in [("within", 1), ("beyond", 1)] {
+        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"told","times":{times}}}"#)).await;
+        gateway.until_outcome("puppet", id, "done").await;
+    }
+    let lines = gateway.logged("told");
+    assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
+    gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
+}
+
+/// Half of the slots are one plugin's own: as many run, and one more does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_has_all_of_its_room() {
+    let redis = Redis::start();
+    let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
+    let told = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
+    let plugins = Plugins::with("crowd", &limited(&told), manifest);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    gateway.until_ready().await;
+    publish_many(&redis, "crowd", 500).await;
+    crate::support::until("all of them run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
+    assert!(gateway.outcomes("crowd").is_empty());
+    redis.publish("crowd", "above", "{}").await;
+    gateway.until_outcome("crowd", "above", "plugin-unavailable").await;
+    assert_eq!(gateway.logged("busy").len(), 500);
 }
 
 /// One plugin has half of the slots. What is beyond it costs its messages
