@@ -68,7 +68,8 @@ struct Case {
     told: &'static str,
 }
 
-fn cases() -> Vec<Case> {
+/// What an instance may have, and how long it may take.
+fn of_instances() -> Vec<Case> {
     let grow_memory =
         |pages| format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}");
     let grow_tables = |elements| {
@@ -77,29 +78,6 @@ fn cases() -> Vec<Case> {
         );
         guest_with("(table $a 30 funcref) (table $b 50 funcref)", &body)
     };
-    // A log line of so many bytes, which the guest has not written: zeros.
-    let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
-    // A retry whose reason has so many bytes.
-    let reply = |bytes| {
-        format!(
-            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
-        )
-    };
-    // A program's call, and what the host answers: nothing, or that there is no
-    // memory for it.
-    let print = |bytes: u32, errno: u32| {
-        let program = format!(
-            r#"(module
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (func (export "_start")
-                (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const {bytes}))
-                (if (i32.ne (i32.const {errno}) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-                    (then unreachable))))"#
-        );
-        wat::parse_str(program).unwrap()
-    };
-    let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
     vec![
         Case {
             name: "memory",
@@ -150,24 +128,21 @@ fn cases() -> Vec<Case> {
             outcome: "timeout",
             told: "ran longer than limits.timeout = 2s",
         },
-        // A program is told, which ends nothing. Its list of what to write, 8 bytes
-        // each, is passed as well.
-        Case {
-            name: "program",
-            manifest: "host_call = \"4KiB\"",
-            within: print(4088, 0),
-            beyond: print(4089, 0),
-            outcome: "trap",
-            told: "unreachable",
-        },
-        Case {
-            name: "program.told",
-            manifest: "host_call = \"4KiB\"",
-            within: print(4089, 48),
-            beyond: print(4088, 48),
-            outcome: "trap",
-            told: "unreachable",
-        },
+    ]
+}
+
+/// What may be passed to the host in one call.
+fn of_calls() -> Vec<Case> {
+    // A log line of so many bytes, which the guest has not written: zeros.
+    let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
+    // A retry whose reason has so many bytes.
+    let reply = |bytes| {
+        format!(
+            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
+        )
+    };
+    let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
+    vec![
         Case {
             name: "host-call",
             manifest: "host_call = \"4KiB\"",
@@ -195,11 +170,48 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// The same for a program, which is told so, and that ends nothing. Its list of
+/// what to write, 8 bytes each, is passed as well.
+fn of_programs() -> Vec<Case> {
+    // A program's call, and what the host answers: nothing, or that there is no
+    // memory for it.
+    let print = |bytes: u32, errno: u32| {
+        let program = format!(
+            r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const {bytes}))
+                (if (i32.ne (i32.const {errno}) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (then unreachable))))"#
+        );
+        wat::parse_str(program).unwrap()
+    };
+    vec![
+        Case {
+            name: "program",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4088, 0),
+            beyond: print(4089, 0),
+            outcome: "trap",
+            told: "unreachable",
+        },
+        Case {
+            name: "program.told",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4089, 48),
+            beyond: print(4088, 48),
+            outcome: "trap",
+            told: "unreachable",
+        },
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_limit_has_two_sides() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
-    let cases = cases();
+    let cases: Vec<Case> = [of_instances(), of_calls(), of_programs()].into_iter().flatten().collect();
     for case in &cases {
         let manifest = format!("[limits]\n{}\n[retry]\nattempts = 1\n", case.manifest);
         plugins.put(&format!("{}.within", case.name), &case.within, &manifest);
