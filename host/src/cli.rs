@@ -8,6 +8,7 @@ mod dead;
 mod dev;
 mod healthcheck;
 mod http;
+mod json_log;
 mod known;
 mod messages;
 mod plugin;

@@ -52,7 +52,7 @@ pub use inspect::Inspection;
 pub use load_error::{Cause, LoadError};
 pub use lone::{LoneManifests, lone_manifests};
 pub use offer::{Access, Import};
-pub use plain::{plain, plain_json};
+pub use plain::{is_dangerous, plain, plain_json};
 pub use probation::Standing;
 pub use registry::Registry;
 pub use routes::{Change, Past, Routes, Status};

@@ -1,6 +1,10 @@
 //! Several messages in one call, each settled on its own.
 
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text};
+use crate::guest::encode;
+use crate::http_server::Server;
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text, until};
+use rustix::process::Signal;
+use serde_json::json;
 
 const GRANT: &str = "[grants]\npublish = [\"seen\"]\n[retry]\nattempts = 1\n";
 
@@ -48,6 +52,69 @@ async fn a_wrong_number_of_replies_is_a_bad_reply_for_all() {
         assert_eq!((reason.as_str(), error.as_str()), ("bad-reply", "1 replies to a batch of 2"));
     }
     assert_eq!(redis.run::<i64>("EXISTS mq:seen").await, 0);
+}
+
+/// A batch handler that says ok to each message, before `body` says otherwise:
+/// the list of replies stands at 16, how many there are at 20, and the replies,
+/// 24 bytes each, from 49152 on.
+pub(crate) fn replies(body: &str) -> Vec<u8> {
+    let module = format!(
+        r#"(module
+        (memory (export "memory") 1)
+        (data (i32.const 512) "\ff\fe")
+        (global $heap (mut i32) (i32.const 1024))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+            (global.get $heap)
+            (global.set $heap (i32.add (global.get $heap) (local.get 3))))
+        (func (export "gateway:worker/batch-handler@1.0.0#handle-batch") (param i32 i32) (result i32)
+            (i32.store (i32.const 16) (i32.const 49152))
+            (i32.store (i32.const 20) (local.get 1))
+            {body}
+            (i32.const 16)))"#
+    );
+    let wit = include_str!("../../wit/gateway.wit").replacen("  export handler;", "  export batch-handler;", 1);
+    encode(&module, "batch.wit", Some(&wit))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
+    let count = |count: &str| replies(&format!("(i32.store (i32.const 20) {count})"));
+    // As many as memory has room for, and one whose reason is no text.
+    let flood = "(drop (memory.grow (i32.const 1000))) (i32.store (i32.const 20) (i32.const 2700000))";
+    let bad = "(i32.store8 (i32.const 49176) (i32.const 1)) (i32.store (i32.const 49184) (i32.const 512))
+               (i32.store (i32.const 49188) (i32.const 2))";
+    let cases = [
+        ("none", count("(i32.const 0)"), "bad-reply", "0 replies to a batch of 2"),
+        ("fewer", count("(i32.const 1)"), "bad-reply", "1 replies to a batch of 2"),
+        ("more", count("(i32.const 3)"), "bad-reply", "3 replies to a batch of 2"),
+        ("flood", replies(flood), "host-call-limit", "limits.host_call"),
+        ("bad", replies(bad), "bad-reply", "utf-8"),
+    ];
+    let redis = Redis::start();
+    let plugins = Plugins::empty();
+    let manifest = "[batch]\nsize = 2\nwait = \"1m\"\n[retry]\nattempts = 1\n";
+    plugins.put("equal", &replies(""), manifest);
+    for (name, wasm, ..) in &cases {
+        plugins.put(name, wasm, manifest);
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    for (name, _, reason, told) in cases {
+        for id in ["a", "b"] {
+            redis.publish(name, id, "{}").await;
+        }
+        redis.is("both are dead", &format!("XLEN {{mq:{name}}}:dead"), 2).await;
+        for letter in redis.entries(&format!("{{mq:{name}}}:dead")).await {
+            let error = text(&letter, "gw-error");
+            assert!(text(&letter, "gw-reason") == reason && error.contains(told), "{name}: {error}");
+        }
+    }
+    for id in ["a", "b"] {
+        redis.publish("equal", id, "{}").await;
+    }
+    for id in ["a", "b"] {
+        gateway.until_outcome("equal", id, "done").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,5 +217,60 @@ async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it
         if !batch.is_empty() {
             assert_eq!(told(&redis).await, [2; 6]);
         }
+    }
+}
+
+/// A batch that is run in pieces ends between them: what has not begun is as
+/// good as never taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
+    for is_stop in [false, true] {
+        let redis = Redis::start();
+        let server = Server::start().await;
+        let plugins = crew(3, "60s");
+        let mut gateway = Gateway::start(&redis, &plugins);
+        gateway.until_loaded("crew").await;
+        let old = gateway.plugin("crew").await["digest"].clone();
+        // Each waits at the server for another one.
+        let act = json!({ "do": "send", "url": format!("{}/pair", server.origin()) }).to_string();
+        let publish = async |id: &str| redis.publish("crew", id, &act).await;
+        publish("m-0").await;
+        publish("m-1").await;
+        redis.until_in_flight("crew", 2).await;
+        // By now one is handled at a time.
+        let granted = format!("[grants]\npublish = [\"told\"]\nhttp = [\"{}\"]\n", server.origin());
+        plugins.put("crew", &built("fetch"), &granted);
+        let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["kind"] == "handler";
+        gateway.until_plugin("crew", "is replaced", is_new).await;
+        publish("m-2").await;
+        until("the first piece runs", async || (server.seen().len() == 1).then_some(())).await;
+        if is_stop {
+            gateway.signal(Signal::TERM);
+            gateway.until_logged("draining", |_| true).await;
+            until("nobody reads", async || {
+                redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
+            })
+            .await;
+        } else {
+            redis.run::<i64>("HSET {mq:crew}:state paused 1").await;
+            gateway.until_logged("paused", |line| line["topic"] == "crew").await;
+        }
+        let mut other = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut other, b"GET /pair HTTP/1.1\r\n\r\n").await.unwrap();
+        gateway.until_outcome("crew", "m-0", "done").await;
+        redis.until_given_back("crew", 2).await;
+        assert_eq!((gateway.outcomes("crew").len(), server.seen().len()), (1, 2), "stop: {is_stop}");
+        gateway = if is_stop {
+            until("it ends", async || (!gateway.is_running()).then_some(())).await;
+            Gateway::start(&redis, &plugins)
+        } else {
+            redis.run::<i64>("HDEL {mq:crew}:state paused").await;
+            gateway
+        };
+        for id in ["m-1", "m-2"] {
+            gateway.until_outcome("crew", id, "done").await;
+        }
+        redis.is("all are settled", "XLEN mq:crew", 0).await;
+        assert_eq!(server.seen().len(), 4);
     }
 }

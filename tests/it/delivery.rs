@@ -96,6 +96,33 @@ async fn a_postponed_message_costs_no_attempt() {
     redis.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
 }
 
+/// However long a handler asks for: it ends after seven days, and is told then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_postponed_for_seven_days_and_no_longer() {
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_ready().await;
+    let now = jiff::Timestamp::now().as_millisecond();
+    for (id, since) in [("within", now - 6 * DAY), ("beyond", now - 7 * DAY)] {
+        let act = json!({ "do": "postpone", "reason": "closed", "after_ms": u32::MAX });
+        let body = json!({ "id": id, "topic": "puppet", "data": act, "timestamp": "2026-11-23T07:45:23.585Z", "retry": 0, "max_retry": 3 });
+        let mut command = redis::cmd("XADD");
+        command.arg("mq:puppet").arg("*").arg("message").arg(body.to_string());
+        command.arg("gw-postponed").arg(9).arg("gw-postponed-since").arg(since);
+        command.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    }
+    let dead = redis.dead("puppet").await;
+    assert_eq!((text(&dead, "gw-reason").as_str(), text(&dead, "gw-error").as_str()), ("postponed-too-long", "closed"));
+    assert!(text(&dead, "message").contains("beyond"));
+    redis.is("the other is postponed", "ZCARD {mq:puppet}:later", 1).await;
+    // It comes back when the seven days are over, and not after the month.
+    let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
+    let late = due[0].1 as i64 - (now + DAY);
+    assert!((0..DAY).contains(&late), "{late} ms");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other() {
     let redis = Redis::start();

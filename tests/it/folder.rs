@@ -67,3 +67,34 @@ async fn a_topic_with_an_underscore_whose_dotted_twin_has_messages_is_warned_abo
     assert_eq!((line["plugin"].as_str(), line["topic"].as_str()), (Some("stock_alert"), Some("stock_alert")));
     assert_eq!(gateway.logged("twin with dots").len(), 1);
 }
+
+/// Who takes the rest is trusted with more than others, and looked at like them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
+    let redis = Redis::start();
+    redis.publish("whose", "a", "{}").await;
+    let plugins = Plugins::with("rest", &guest(OK), "topics = [\"*\"]\n");
+    let start = |how| Gateway::start_with(&redis.url(), &plugins, &["--plugins-check-files", how]);
+    chmod(&plugins, "rest.wasm", 0o664);
+    let gateway = start("refuse");
+    let reason = gateway.until_refused("rest").await;
+    assert!(reason.contains("rest.wasm is not to be trusted") && reason.contains("its mode is 664"), "{reason}");
+    chmod(&plugins, "rest.wasm", 0o644);
+    // Only root can give a file away.
+    let wasm = plugins.path().join("rest.wasm");
+    if std::os::unix::fs::chown(&wasm, Some(65534), None).is_ok() {
+        gateway.signal(Signal::HUP);
+        let is_told = |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
+        gateway.until_logged("plugin refused", is_told).await;
+        assert_eq!(redis.run::<i64>("XLEN mq:whose").await, 1);
+        drop(gateway);
+        let gateway = start("warn");
+        gateway.until_outcome("whose", "a", "done").await;
+        assert_eq!(gateway.logged("it belongs to user 65534").len(), 1);
+        std::os::unix::fs::chown(&wasm, Some(rustix::process::geteuid().as_raw()), None).unwrap();
+        redis.publish("whose", "b", "{}").await;
+    }
+    let gateway = start("refuse");
+    gateway.until_loaded("rest").await;
+    redis.is("what waited is handled", "XLEN mq:whose", 0).await;
+}

@@ -2,6 +2,7 @@
 //! host lives on, and its memory goes back to where it was.
 
 use crate::guest::{OK, guest, guest_in, guest_with, module};
+use crate::inspect::self_tested;
 use crate::limits::times;
 use crate::support::{Gateway, Plugins, Redis, built, encode, resident_bytes, text, until};
 use std::collections::BTreeMap;
@@ -28,37 +29,203 @@ const EVERYTHING: &str = r#"
     (import "gateway:worker/logging@1.0.0" "log-with" (func $log_with (param i32 i32 i32 i32 i32)))
     (import "gateway:worker/config@1.0.0" "get" (func $config (param i32 i32 i32)))
     (import "gateway:worker/publisher@1.0.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))
+    (import "gateway:worker/publisher@1.0.0" "publish-with" (func $publish_with
+        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
     (import "gateway:worker/key-value@1.0.0" "get" (func $key_value (param i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "set" (func $set (param i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "swap" (func $swap (param i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "delete" (func $delete (param i32 i32 i32)))
     (import "gateway:worker/secrets@1.0.0" "get" (func $secret (param i32 i32 i32)))
     (import "gateway:worker/mail@1.0.0" "send" (func $mail (param i32 i32 i32 i32 i32 i32 i32)))"#;
 
-/// A handler that imports all of the contract. At 520 stands "t", at 528 text
-/// that is not UTF-8, and at 536 a pair of it and a good one.
+/// A good text and one that is none, as the canonical ABI has them: where, and
+/// how long.
+const GOOD: &str = "(i32.const 520) (i32.const 1)";
+const BAD: &str = "(i32.const 528) (i32.const 2)";
+
+/// Lists of one that stand ready: pairs whose name or whose value is bad, and
+/// parts of a mail whose type or whose name is.
+const BAD_NAME: &str = "(i32.const 536) (i32.const 1)";
+const BAD_VALUE: &str = "(i32.const 552) (i32.const 1)";
+const BAD_TYPE: &str = "(i32.const 568) (i32.const 1)";
+const BAD_FILE: &str = "(i32.const 600) (i32.const 1)";
+const NONE: &str = "(i32.const 0) (i32.const 0)";
+
+/// What these stand for.
+fn texts() -> String {
+    let words = |at: u32, words: &[u32]| {
+        let bytes: String =
+            words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect();
+        format!("(data (i32.const {at}) \"{bytes}\")")
+    };
+    let (good, bad) = ([520, 1], [528, 2]);
+    [
+        r#"(data (i32.const 520) "t") (data (i32.const 528) "\ff\fe")"#.to_owned(),
+        // What would begin a line, or a word, of its own.
+        r#"(data (i32.const 640) "/\0d\0aHost: b") (data (i32.const 656) "a b")"#.to_owned(),
+        words(536, &[bad, good].concat()),
+        words(552, &[good, bad].concat()),
+        words(568, &[&bad[..], &[0, 0, 0], &good].concat()),
+        words(600, &[&good[..], &[1], &bad, &good].concat()),
+    ]
+    .join(" ")
+}
+
+/// A handler that imports all of the contract.
 fn armed(body: &str) -> Vec<u8> {
-    let data = r#"(data (i32.const 520) "t") (data (i32.const 528) "\ff\fe")
-        (data (i32.const 536) "\10\02\00\00\02\00\00\00\08\02\00\00\01\00\00\00")"#;
-    guest_in("full-handler", "", EVERYTHING, data, body)
+    guest_in("full-handler", "", EVERYTHING, &texts(), body)
 }
 
 const WEB: &str = r#"
     package wasi:http@0.2.0 {
         interface types {
             variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
-            resource fields { constructor(); }
-            resource outgoing-request { constructor(headers: fields); set-method: func(method: method) -> result; }
+            variant scheme { HTTP, HTTPS, other(string) }
+            variant header-error { invalid-syntax, forbidden, immutable }
+            resource fields {
+                constructor();
+                from-list: static func(entries: list<tuple<string, list<u8>>>) -> result<fields, header-error>;
+                has: func(name: string) -> bool;
+                append: func(name: string, value: list<u8>) -> result<_, header-error>;
+            }
+            resource outgoing-request {
+                constructor(headers: fields);
+                set-method: func(method: method) -> result;
+                set-scheme: func(scheme: option<scheme>) -> result;
+                set-authority: func(authority: option<string>) -> result;
+                set-path-with-query: func(path: option<string>) -> result;
+            }
         }
     }
-    world web { include message-handler; import wasi:http/types@0.2.0; }"#;
+    package wasi:sockets@0.2.0 {
+        interface network {
+            resource network;
+            enum error-code {
+                unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout, concurrency-conflict,
+                not-in-progress, would-block, invalid-state, new-socket-limit, address-not-bindable, address-in-use,
+                remote-unreachable, connection-refused, connection-reset, connection-aborted, datagram-too-large,
+                name-unresolvable, temporary-resolver-failure, permanent-resolver-failure
+            }
+        }
+        interface instance-network { use network.{network}; instance-network: func() -> network; }
+        interface ip-name-lookup {
+            use network.{network, error-code};
+            resource resolve-address-stream;
+            resolve-addresses: func(network: borrow<network>, name: string) -> result<resolve-address-stream, error-code>;
+        }
+    }
+    world web {
+        include message-handler;
+        import wasi:http/types@0.2.0;
+        import wasi:sockets/instance-network@0.2.0;
+        import wasi:sockets/ip-name-lookup@0.2.0;
+    }"#;
 
 /// A handler with headers and requests, of which it sends none.
 fn web(body: &str) -> Vec<u8> {
     let imports = r#"
         (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
         (import "wasi:http/types@0.2.0" "[resource-drop]fields" (func $drop_fields (param i32)))
+        (import "wasi:http/types@0.2.0" "[static]fields.from-list" (func $from_list (param i32 i32 i32)))
+        (import "wasi:http/types@0.2.0" "[method]fields.has" (func $has (param i32 i32 i32) (result i32)))
+        (import "wasi:http/types@0.2.0" "[method]fields.append" (func $append (param i32 i32 i32 i32 i32 i32)))
         (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
         (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-method"
-            (func $method (param i32 i32 i32 i32) (result i32)))"#;
-    guest_in("web", WEB, imports, "", body)
+            (func $method (param i32 i32 i32 i32) (result i32)))
+        (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-scheme"
+            (func $scheme (param i32 i32 i32 i32 i32) (result i32)))
+        (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-authority"
+            (func $authority (param i32 i32 i32 i32) (result i32)))
+        (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-path-with-query"
+            (func $path (param i32 i32 i32 i32) (result i32)))
+        (import "wasi:sockets/instance-network@0.2.0" "instance-network" (func $network (result i32)))
+        (import "wasi:sockets/ip-name-lookup@0.2.0" "resolve-addresses" (func $resolve (param i32 i32 i32 i32)))"#;
+    guest_in("web", WEB, imports, &texts(), body)
+}
+
+/// Each way in which a text reaches the host, with one that is none.
+fn not_text() -> Vec<(&'static str, Vec<u8>)> {
+    let none = "(i32.const 0)";
+    let some = "(i32.const 1)";
+    let absent = "(i32.const 0) (i32.const 0) (i32.const 0)";
+    let at = "(i32.const 64)";
+    // Topic and data, id, parent, no delay, normal, headers.
+    let publish_with = |topic: &str, id: &str, parent: &str, headers: &str| {
+        format!("(call $publish_with {topic} {GOOD} {id} {parent} {none} {some} {headers} {at})")
+    };
+    let given = format!("{some} {BAD}");
+    let request = "(call $request (call $fields))";
+    let of_ours = [
+        ("text.log", format!("(call $log {some} {BAD})")),
+        ("text.line", format!("(call $log_with {some} {BAD} {NONE})")),
+        ("text.field", format!("(call $log_with {some} {GOOD} {BAD_NAME})")),
+        ("text.field.value", format!("(call $log_with {some} {GOOD} {BAD_VALUE})")),
+        ("text.config", format!("(call $config {BAD} {at})")),
+        ("text.topic", format!("(call $publish {BAD} {GOOD} {at})")),
+        ("text.with.topic", publish_with(BAD, absent, absent, NONE)),
+        ("text.with.id", publish_with(GOOD, &given, absent, NONE)),
+        ("text.with.parent", publish_with(GOOD, absent, &given, NONE)),
+        ("text.with.header", publish_with(GOOD, absent, absent, BAD_NAME)),
+        ("text.with.header.value", publish_with(GOOD, absent, absent, BAD_VALUE)),
+        ("text.key", format!("(call $key_value {BAD} {at})")),
+        ("text.key.set", format!("(call $set {BAD} {GOOD} {none} {at})")),
+        ("text.key.add", format!("(call $add {BAD} {GOOD} {none} {at})")),
+        ("text.key.swap", format!("(call $swap {BAD} {GOOD} {GOOD} {none} {at})")),
+        ("text.key.delete", format!("(call $delete {BAD} {at})")),
+        ("text.secret", format!("(call $secret {BAD} {at})")),
+        ("text.mail.to", format!("(call $mail {BAD_NAME} {NONE} {NONE} {at})")),
+        ("text.mail.header", format!("(call $mail {NONE} {BAD_NAME} {NONE} {at})")),
+        ("text.mail.header.value", format!("(call $mail {NONE} {BAD_VALUE} {NONE} {at})")),
+        ("text.mail.type", format!("(call $mail {NONE} {NONE} {BAD_TYPE} {at})")),
+        ("text.mail.file", format!("(call $mail {NONE} {NONE} {BAD_FILE} {at})")),
+    ];
+    let of_wasi = [
+        ("text.http.method", format!("(drop (call $method {request} (i32.const 9) {BAD}))")),
+        ("text.http.scheme", format!("(drop (call $scheme {request} {some} (i32.const 2) {BAD}))")),
+        ("text.http.authority", format!("(drop (call $authority {request} {some} {BAD}))")),
+        ("text.http.path", format!("(drop (call $path {request} {some} {BAD}))")),
+        ("text.http.has", format!("(drop (call $has (call $fields) {BAD}))")),
+        ("text.http.header", format!("(call $append (call $fields) {BAD} {GOOD} {at})")),
+        ("text.http.headers", format!("(call $from_list {BAD_NAME} {at})")),
+        ("text.sockets.name", format!("(call $resolve (call $network) {BAD} {at})")),
+    ];
+    let of_ours = of_ours.map(|(name, call)| (name, armed(&format!("{call} {OK}"))));
+    let of_wasi = of_wasi.map(|(name, call)| (name, web(&format!("{call} {OK}"))));
+    of_ours.into_iter().chain(of_wasi).collect()
+}
+
+/// A failure of this kind: 0 is a retry, 1 a postponement, and 2 a reject, which
+/// has two texts.
+fn fails(kind: u32, texts: &[&str]) -> Vec<u8> {
+    let mut body = format!("(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const {kind}))");
+    for (place, text) in texts.iter().enumerate() {
+        let (start, length) = text.split_once(") (").unwrap();
+        let at = 24 + 8 * place;
+        body += &format!("(i32.store (i32.const {at}) {start})) (i32.store (i32.const {}) ({length})", at + 4);
+    }
+    armed(&format!("{body} {OK}"))
+}
+
+/// Sets an authority, a path or a header that could begin something of its own,
+/// and traps if that is taken.
+fn forges() -> Vec<u8> {
+    let (line, words) = ("(i32.const 640) (i32.const 10)", "(i32.const 656) (i32.const 3)");
+    let request = "(call $request (call $fields))";
+    let mut body = String::new();
+    let mut refused = |call: String| body += &format!("(if (i32.eqz {call}) (then unreachable))");
+    for text in [line, words] {
+        refused(format!("(call $authority {request} (i32.const 1) {text})"));
+        refused(format!("(call $path {request} (i32.const 1) {text})"));
+        refused(format!("(call $scheme {request} (i32.const 1) (i32.const 2) {text})"));
+        refused(format!("(call $method {request} (i32.const 9) {text})"));
+    }
+    // A name may have neither, and a value no end of a line.
+    for (name, value) in [(line, GOOD), (words, GOOD), (GOOD, line)] {
+        body += &format!("(call $append (call $fields) {name} {value} (i32.const 64))");
+        body += "(if (i32.eqz (i32.load8_u (i32.const 64))) (then unreachable))";
+    }
+    web(&format!("{body} {OK}"))
 }
 
 /// A method of so many letters, which is taken or not.
@@ -107,28 +274,16 @@ fn attacks() -> Vec<Attack> {
             (loop $on
                 (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
                 (br_if $on (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))";
-    // Each way in which a text reaches the host, with one that is none.
-    let not_text = [
-        ("text.log", "(call $log (i32.const 1) (i32.const 528) (i32.const 2))"),
-        ("text.line", "(call $log_with (i32.const 1) (i32.const 528) (i32.const 2) (i32.const 0) (i32.const 0))"),
-        ("text.field", "(call $log_with (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 536) (i32.const 1))"),
-        ("text.config", "(call $config (i32.const 528) (i32.const 2) (i32.const 64))"),
-        ("text.topic", "(call $publish (i32.const 528) (i32.const 2) (i32.const 520) (i32.const 1) (i32.const 64))"),
-        ("text.key", "(call $key_value (i32.const 528) (i32.const 2) (i32.const 64))"),
-        ("text.secret", "(call $secret (i32.const 528) (i32.const 2) (i32.const 64))"),
-        (
-            "text.mail.to",
-            "(call $mail (i32.const 536) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64))",
-        ),
-        (
-            "text.mail.header",
-            "(call $mail (i32.const 0) (i32.const 0) (i32.const 536) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 64))",
-        ),
-        ("text.outside", "(call $log (i32.const 1) (i32.const -8) (i32.const 64))"),
-    ];
-    let reason = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 528)) (i32.store (i32.const 28) (i32.const 2)) (i32.const 16)";
-    let code = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2)) (i32.store (i32.const 24) (i32.const 528)) (i32.store (i32.const 28) (i32.const 2)) (i32.const 16)";
-    let grant = "[grants]\npublish = [\"other\", \"t\"]\n";
+    let grant = "[grants]\npublish = [\"other\", \"t\"]\nkeyvalue = true\nmail = true\n";
+    let outside = format!("(call $log (i32.const 1) (i32.const -8) (i32.const 64)) {OK}");
+    let path = "(module
+        (import \"wasi_snapshot_preview1\" \"path_open\"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (memory (export \"memory\") 1)
+        (data (i32.const 0) \"\\ff\\fe\")
+        (func (export \"_start\")
+            (if (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 2) (i32.const 0)
+                (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 16))) (then unreachable))))";
     let mut all = vec![
         Attack::new("loop", guest(spin), "[limits]\ncpu = \"50ms\"\n", "cpu-limit", ""),
         Attack::new("recursion", down, "", "trap", "stack"),
@@ -144,8 +299,19 @@ fn attacks() -> Vec<Attack> {
             "",
         ),
         Attack::new("calls", armed(&many), "", "done", ""),
-        Attack::new("reason", armed(reason), "", "bad-reply", "utf-8"),
-        Attack::new("code", armed(code), "", "bad-reply", "utf-8"),
+        Attack::new("retry.reason", fails(0, &[BAD]), "", "bad-reply", "utf-8"),
+        Attack::new("postpone.reason", fails(1, &[BAD]), "", "bad-reply", "utf-8"),
+        Attack::new("reject.code", fails(2, &[BAD, GOOD]), "", "bad-reply", "utf-8"),
+        Attack::new("reject.reason", fails(2, &[GOOD, BAD]), "", "bad-reply", "utf-8"),
+        Attack::new("text.outside", armed(&outside), "", "trap", ""),
+        Attack::new(
+            "text.path",
+            wat::parse_str(path).unwrap(),
+            "[grants]\nread = { \"/in\" = \"/usr\" }\n",
+            "done",
+            "",
+        ),
+        Attack::new("forges", forges(), "", "done", ""),
         Attack { data: r#"{"do":"exit","code":0}"#, ..Attack::new("exit", built("puppet"), "", "trap", "exit") },
         Attack {
             data: r#"{"do":"publish","to":"other","times":100000,"then":null}"#,
@@ -154,7 +320,7 @@ fn attacks() -> Vec<Attack> {
         Attack::new("large", padded(&guest(OK), 50 << 20), "", "done", ""),
     ];
     all.extend(in_the_hosts_memory());
-    all.extend(not_text.map(|(name, call)| Attack::new(name, armed(&format!("{call} {OK}")), grant, "trap", "")));
+    all.extend(not_text().into_iter().map(|(name, wasm)| Attack::new(name, wasm, grant, "trap", "utf-8")));
     all
 }
 
@@ -227,7 +393,14 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
     let starts = guest_with("(func $start (loop $on (br $on))) (start $start)", OK);
     let empty_zip = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
     let deep = [b"\0asm\x0d\0\x01\0".as_slice(), &nested(2000)].concat();
+    let failed = |text: &str, length: u32| {
+        let check = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 640))";
+        let check = format!("{check} (i32.store (i32.const 40) (i32.const {length})) (i32.const 32)");
+        self_tested(&format!("(data (i32.const 640) \"{text}\")"), &check)
+    };
     let refused = BTreeMap::from([
+        ("self-test", (failed("\\ff\\fe", 2), "utf-8")),
+        ("self-test.forges", (failed("\\1b[2Ja\\0ab\\c2\\9bc", 9), "its self-test failed: a\\nb")),
         ("four-gib", (declares("65536"), "memory")),
         ("starts", (starts, "cpu-limit")),
         ("zip", (empty_zip, "a zip archive")),
@@ -247,7 +420,7 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
     for (name, (_, told)) in &refused {
         let reason = gateway.until_refused(name).await;
         assert!(reason.contains(told), "{name}: {reason}");
-        assert!(reason.len() < 5000, "{name}");
+        assert!(reason.len() < 5000 && !reason.contains(char::is_control), "{name}: {reason}");
     }
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;

@@ -55,6 +55,19 @@ async fn a_request_has_a_largest_size_whether_it_says_it_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_no_body_is_allowed_requests_without_one_go_on() {
+    let server = Server::start().await;
+    let rig = Rig::new(&format!("http = [\"{}\"]\n[limits]\nhttp_body = \"0B\"", server.origin())).await;
+    assert_eq!(word(&rig.told(send(&server, "/body/0")).await), "200");
+    assert_eq!(word(&rig.told(send(&server, "/body/1")).await), "too-large");
+    let sent = server.seen().len();
+    let mut act = send(&server, "/body/0");
+    act["bytes"] = 1.into();
+    assert_eq!(word(&rig.told(act).await), "too-large");
+    assert_eq!(server.seen().len(), sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_whose_handler_died_never_looks_whole() {
     let server = Server::start().await;
     let rig = small(&server, "").await;

@@ -2,6 +2,7 @@
 //! a worker does.
 
 use crate::guest::module;
+use crate::load::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
 use serde_json::{Value, json};
 
@@ -30,9 +31,10 @@ fn access(told: &Value, interface: &str) -> Value {
     import
 }
 
-/// A handler that tests itself: its core module replies with this.
-fn self_tested(check: &str) -> Vec<u8> {
-    let more = format!(r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
+/// A handler that tests itself: its core module replies with this, and has this
+/// beside it.
+pub(crate) fn self_tested(more: &str, check: &str) -> Vec<u8> {
+    let more = format!(r#"{more} (func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
     let wit = include_str!("../../wit/gateway.wit").replacen(
         "  export handler;",
         "  export handler;\n  export self-test;",
@@ -306,7 +308,8 @@ async fn secrets_that_are_not_as_they_should_be_are_told() {
 async fn a_check_runs_the_self_test() {
     // Ok, and an error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
-    let plugins = Plugins::with("passes", &self_tested("(i32.const 32)"), "").and("fails", &self_tested(failed), "");
+    let plugins =
+        Plugins::with("passes", &self_tested("", "(i32.const 32)"), "").and("fails", &self_tested("", failed), "");
     let (code, told) = inspect(&plugins, "passes.wasm");
     assert_eq!((code, &told["has_self_test"]), (0, &json!(true)), "{told:#}");
     let (code, told) = inspect(&plugins, "fails.wasm");
@@ -330,4 +333,72 @@ async fn what_is_no_plugin_is_told() {
         }
     }
     assert_eq!(plugin(&["check"]).0, 2);
+}
+
+/// What a worker would not load, and three that it would: name, file, manifest,
+/// and what is told of it.
+fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+    let memory = r#"(memory (export "memory") 1)"#;
+    let start = r#"(func (export "_start"))"#;
+    let program = |text: &str| wat::parse_str(format!("(module {text})")).unwrap();
+    let command = || program(&format!("{memory} {start}"));
+    let (handler, batch) = (guest(OK), "[batch]\nsize = 2\nwait = \"1s\"\n");
+    let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
+    let wider = [("    retry(again),", "    retry(again),\n    other(again),")];
+    let foreign = format!(r#"(import "env" "sleep" (func)) {memory} {start}"#);
+    let threads = format!(r#"(import "env" "memory" (memory 1 2 shared)) {start}"#);
+    vec![
+        ("args", handler.clone(), "args = [\"-v\"]\n", "`args` are for commands, and this is a handler"),
+        ("batch", handler.clone(), batch, "it must export gateway:worker/batch-handler@1.0.0"),
+        ("batch-command", command(), batch, "[batch] is for components"),
+        ("batch-without", built("crew"), "", "write [batch] with size and wait"),
+        ("claims", handler.clone(), "topics = [\"z\"]\n", ""),
+        (
+            "claims-too",
+            handler.clone(),
+            "topics = [\"z\"]\n",
+            "topic z is handled by claims.wasm: remove it there, or from",
+        ),
+        ("cut", handler[..handler.len() / 2].to_vec(), "", "is it complete?"),
+        ("faults", handler.clone(), "concurrency = 0\n[limits]\ncpuu = \"1s\"\n", "unknown key `cpuu`"),
+        ("folder", handler.clone(), "[grants]\nread = { \"/in\" = \"/no/such\" }\n", "grants.read: "),
+        ("foreign", program(&foreign), "", "`sleep` of env"),
+        ("good", handler.clone(), "", ""),
+        ("native", b"\x7fELF\x02\x01\x01\0".to_vec(), "", "precompiled components are not taken"),
+        ("newer", load::built(&[NEWER, ADD_FLUSH], FLUSH), "", "it needs `flush` of gateway:worker/logging@1.1.0"),
+        ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
+        ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
+        ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
+        ("reused", command(), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
+        ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
+        ("threads", program(&threads), "", "it needs threads"),
+        ("typed", load::built(&wider, ""), "", "has another type than this host's"),
+        ("zip", b"PK\x05\x06".to_vec(), "", "a zip archive: unpack it"),
+    ]
+}
+
+/// Who checks before deploying hears what the worker would say, and no less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_refuses_what_a_worker_refuses_in_the_same_words() {
+    let (plugins, refused) = (Plugins::empty(), refused());
+    for (name, wasm, manifest, _) in &refused {
+        plugins.put(name, wasm, manifest);
+    }
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &plugins);
+    let (code, out, _) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
+    let checked: Value = serde_json::from_str(&out).unwrap();
+    let (checked, count) = (checked.as_array().unwrap(), refused.len());
+    assert_eq!((code, checked.len()), (1, count));
+    gateway.until_ready().await;
+    for (checked, (name, _, _, told)) in checked.iter().zip(refused) {
+        assert_eq!(checked["name"], name);
+        let reasons: Vec<&str> =
+            checked["refused"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+        let reasons = reasons.join("; ");
+        let live = gateway.plugin(name).await;
+        assert_eq!(live["refusal"]["reason"].as_str().unwrap_or_default(), reasons, "{name}");
+        assert!(reasons.is_empty() == told.is_empty() && reasons.contains(told), "{name}: {reasons}");
+        assert_eq!(live["state"] == "live", told.is_empty(), "{name}: {live}");
+    }
 }

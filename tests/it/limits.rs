@@ -16,16 +16,19 @@ const CLOCKS: &str = r#"
             subscribe-duration: func(when: u64) -> pollable;
         }
     }
+    package wasi:http@0.2.0 { interface types { resource fields { constructor(); } } }
     package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }
     world limited {
         include message-handler;
         import wasi:clocks/monotonic-clock@0.2.0;
+        import wasi:http/types@0.2.0;
         import wasi:random/random@0.2.0;
     }"#;
 
 const IMPORTS: &str = r#"
     (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
     (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
     (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
     (import "gateway:worker/logging@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
 
@@ -65,7 +68,8 @@ struct Case {
     told: &'static str,
 }
 
-fn cases() -> Vec<Case> {
+/// What an instance may have, and how long it may take.
+fn of_instances() -> Vec<Case> {
     let grow_memory =
         |pages| format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}");
     let grow_tables = |elements| {
@@ -74,15 +78,6 @@ fn cases() -> Vec<Case> {
         );
         guest_with("(table $a 30 funcref) (table $b 50 funcref)", &body)
     };
-    // A log line of so many bytes, which the guest has not written: zeros.
-    let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
-    // A retry whose reason has so many bytes.
-    let reply = |bytes| {
-        format!(
-            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
-        )
-    };
-    let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
     vec![
         Case {
             name: "memory",
@@ -108,6 +103,46 @@ fn cases() -> Vec<Case> {
             outcome: "handle-limit",
             told: "held more than limits.handles = 50",
         },
+        // Each counts as many handles as it may take room in the host's memory.
+        Case {
+            name: "fields",
+            manifest: "handles = 6400",
+            within: limited(&times(100, "(drop (call $fields))")),
+            beyond: limited(&times(101, "(drop (call $fields))")),
+            outcome: "handle-limit",
+            told: "held more than limits.handles = 6400",
+        },
+        Case {
+            name: "cpu",
+            manifest: "cpu = \"2s\"",
+            within: limited(&times(100_000, "")),
+            beyond: limited("(loop $forever (br $forever)) (unreachable)"),
+            outcome: "cpu-limit",
+            told: "used more than limits.cpu = 2s",
+        },
+        Case {
+            name: "timeout",
+            manifest: "timeout = \"2s\"",
+            within: limited(&waits(1)),
+            beyond: limited(&waits(3_600_000)),
+            outcome: "timeout",
+            told: "ran longer than limits.timeout = 2s",
+        },
+    ]
+}
+
+/// What may be passed to the host in one call.
+fn of_calls() -> Vec<Case> {
+    // A log line of so many bytes, which the guest has not written: zeros.
+    let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
+    // A retry whose reason has so many bytes.
+    let reply = |bytes| {
+        format!(
+            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
+        )
+    };
+    let random = |bytes: u32| format!("(call $random (i64.const {bytes}) (i32.const 64)) {OK}");
+    vec![
         Case {
             name: "host-call",
             manifest: "host_call = \"4KiB\"",
@@ -135,11 +170,48 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// The same for a program, which is told so, and that ends nothing. Its list of
+/// what to write, 8 bytes each, is passed as well.
+fn of_programs() -> Vec<Case> {
+    // A program's call, and what the host answers: nothing, or that there is no
+    // memory for it.
+    let print = |bytes: u32, errno: u32| {
+        let program = format!(
+            r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const {bytes}))
+                (if (i32.ne (i32.const {errno}) (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (then unreachable))))"#
+        );
+        wat::parse_str(program).unwrap()
+    };
+    vec![
+        Case {
+            name: "program",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4088, 0),
+            beyond: print(4089, 0),
+            outcome: "trap",
+            told: "unreachable",
+        },
+        Case {
+            name: "program.told",
+            manifest: "host_call = \"4KiB\"",
+            within: print(4089, 48),
+            beyond: print(4088, 48),
+            outcome: "trap",
+            told: "unreachable",
+        },
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_limit_has_two_sides() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
-    let cases = cases();
+    let cases: Vec<Case> = [of_instances(), of_calls(), of_programs()].into_iter().flatten().collect();
     for case in &cases {
         let manifest = format!("[limits]\n{}\n[retry]\nattempts = 1\n", case.manifest);
         plugins.put(&format!("{}.within", case.name), &case.within, &manifest);
@@ -180,6 +252,40 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
     let gateway = Gateway::start(&redis, &plugins);
     let reason = gateway.until_refused("starts").await;
     assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
+}
+
+/// A line counts 128 bytes, and what is not used within a second is saved up
+/// for no more than one.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_lines_are_in_the_log_as_are_allowed() {
+    let redis = Redis::start();
+    // One byte a second: a line more takes minutes.
+    let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    for (id, times) in [("within", 1), ("beyond", 1)] {
+        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"told","times":{times}}}"#)).await;
+        gateway.until_outcome("puppet", id, "done").await;
+    }
+    let lines = gateway.logged("told");
+    assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
+    gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
+}
+
+/// Half of the slots are one plugin's own: as many run, and one more does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_has_all_of_its_room() {
+    let redis = Redis::start();
+    let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
+    let told = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
+    let plugins = Plugins::with("crowd", &limited(&told), manifest);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    gateway.until_ready().await;
+    publish_many(&redis, "crowd", 500).await;
+    crate::support::until("all of them run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
+    assert!(gateway.outcomes("crowd").is_empty());
+    redis.publish("crowd", "above", "{}").await;
+    gateway.until_outcome("crowd", "above", "plugin-unavailable").await;
+    assert_eq!(gateway.logged("busy").len(), 500);
 }
 
 /// One plugin has half of the slots. What is beyond it costs its messages

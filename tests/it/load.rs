@@ -13,10 +13,10 @@ use std::path::PathBuf;
 const WIT: &str = include_str!("../../wit/gateway.wit");
 
 /// What is changed in the text of our contract, and to what.
-type Change<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Change<'a> = &'a [(&'a str, &'a str)];
 
 /// A handler built against another contract, and what its core module imports.
-fn built(change: Change, imports: &str) -> Vec<u8> {
+pub(crate) fn built(change: Change, imports: &str) -> Vec<u8> {
     let changed = |text: &str| change.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
     let module = changed(&module("", OK).replacen("(module", &format!("(module {imports}"), 1));
     encode(&module, "other.wit", Some(&changed(WIT)))
@@ -38,10 +38,12 @@ async fn refusal(wasm: &[u8]) -> Option<String> {
 }
 
 const LOG: &str = r#"(import "gateway:worker/logging@1.0.0" "log" (func (param i32 i32 i32)))"#;
-const NEWER: (&str, &str) = ("@1.0.0", "@1.1.0");
+pub(crate) const NEWER: (&str, &str) = ("@1.0.0", "@1.1.0");
 const NEXT: (&str, &str) = ("@1.0.0", "@2.0.0");
 
-const ADD_FLUSH: (&str, &str) = ("  log: func(", "  flush: func();\n  log: func(");
+pub(crate) const ADD_FLUSH: (&str, &str) = ("  log: func(", "  flush: func();\n  log: func(");
+/// Uses what is added.
+pub(crate) const FLUSH: &str = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn newer_by_number_or_by_what_it_does_not_use_loads() {
@@ -68,11 +70,10 @@ async fn what_the_host_lacks_is_named_with_what_there_is() {
         ("interface config {", "interface missing { go: func(); }\ninterface config {"),
     ];
     let go = r#"(import "gateway:worker/missing@1.0.0" "go" (func))"#;
-    let flush = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
     let ours = "gateway:worker@1.0.0 with config, key-value, logging, mail, publisher, secrets, types";
     let of_wasi = "WASI 0.2 with cli, clocks, filesystem, http, io, random, sockets";
     let cases: [(Change, &str, String); 7] = [
-        (&[NEWER, ADD_FLUSH], flush, "it needs `flush` of gateway:worker/logging@1.1.0, which this host does not have: it offers gateway:worker/logging@1.0.0".to_owned()),
+        (&[NEWER, ADD_FLUSH], FLUSH, "it needs `flush` of gateway:worker/logging@1.1.0, which this host does not have: it offers gateway:worker/logging@1.0.0".to_owned()),
         (&missing, go, format!("it needs gateway:worker/missing@1.0.0 (`go`), which this host does not have: it offers {ours}")),
         (&[NEXT], LOG, "it needs gateway:worker/logging@2.0.0 (`log`), which this host does not have: it offers gateway:worker/logging@1.0.0".to_owned()),
         (&[(in_package, &wasi.0), ("import config;", &wasi.1)], &wasi.2, format!("it needs wasi:clocks/it@0.3.0 (`go`), which this host does not have: it offers {of_wasi}")),

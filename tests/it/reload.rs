@@ -1,7 +1,10 @@
 //! Whatever way a file is replaced, the version that was good stays live until
 //! the new one is, and no message is lost or run twice by it.
 
-use crate::support::{Gateway, OK, Plugins, Redis, guest, guest_with, until};
+use crate::guest::guest_in;
+use crate::support::{Gateway, OK, Plugins, Redis, guest, guest_with, topic, until};
+use gateway_worker::publication::Draft;
+use jiff::Timestamp;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,6 +192,82 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     assert_eq!(gateway.logged("plugin loaded").len(), RELOADS + 1);
     let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
+}
+
+/// A handler that keeps the number of its version under the message's id, and
+/// rejects a message whose id is there already: whatever is run twice is told.
+fn counts(number: u8) -> Vec<u8> {
+    let add = r#"(import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))"#;
+    let texts = format!(r#"(data (i32.const 600) "{number}twice")"#);
+    // Not set, which is false, or not to be had: neither is a good end.
+    let body = "(call $add (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (if (i32.eqz (i32.load8_u (i32.const 68))) (then
+            (i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2))
+            (i32.store (i32.const 24) (i32.const 601)) (i32.store (i32.const 28) (i32.const 5))
+            (i32.store (i32.const 32) (i32.const 601)) (i32.store (i32.const 36) (i32.const 5))))
+        (i32.const 16)";
+    guest_in("full-handler", "", add, &texts, body)
+}
+
+/// The worker is never without work: what is published is always far ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
+    const SWAPS: usize = 12;
+    const AHEAD: usize = 10_000;
+    let redis = Redis::start_with(&[]);
+    let manifest = "concurrency = 256\n[retry]\nattempts = 1\n[grants]\nkeyvalue = true\n";
+    let versions = [counts(0), counts(1)];
+    let plugins = Plugins::with("topic", &versions[0], manifest);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    let (to, queue) = (topic("topic"), redis.queue("topic", "publisher"));
+    let publish = async |from: usize, count: usize| {
+        let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
+        let drafts: Vec<_> = drafts.map(|draft| draft.seal(Timestamp::now()).unwrap()).collect();
+        for piece in drafts.chunks(1000) {
+            queue.publish_all(piece).await.unwrap();
+        }
+        from + count
+    };
+    let waiting = async || usize::try_from(redis.run::<i64>("XLEN mq:topic").await).unwrap();
+    let mut published = publish(0, 2 * AHEAD).await;
+    let mut digest = gateway.plugin("topic").await["digest"].clone();
+    let (mut swaps, mut busy) = (0, 0);
+    while busy < SWAPS {
+        if waiting().await < AHEAD {
+            published = publish(published, AHEAD).await;
+        }
+        swaps += 1;
+        plugins.write("topic.wasm", &versions[swaps % 2]);
+        let is_other = |plugin: &Value| plugin["digest"] != digest && plugin["state"] == "live";
+        digest = gateway.until_plugin("topic", "is replaced", is_other).await["digest"].clone();
+        // A fast machine may have been through with it before.
+        busy += usize::from(waiting().await > 0);
+        assert!(swaps < 10 * SWAPS, "{busy} of {swaps} under load");
+    }
+    redis.is("all are handled", "XLEN mq:topic", 0).await;
+    // Nothing failed, was run again, or is on its way.
+    for key in ["{mq:topic}:dead", "{mq:topic}:later", "{mq:topic}:later:body", "{mq:topic}:work"] {
+        assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
+    }
+    assert_eq!(redis.in_flight("topic").await, 0);
+    let done = i64::try_from(published).unwrap();
+    redis.is("all are done", "HGET {mq:topic}:state done", done).await;
+    let mut ran = [0; 2];
+    let mut connection = redis.connection().await;
+    for from in (0..published).step_by(1000) {
+        let keys: Vec<_> = (from..from + 1000).map(|number| format!("{{mq::kv:topic}}:m-{number}")).collect();
+        let by: Vec<Option<usize>> = redis::cmd("MGET").arg(keys).query_async(&mut connection).await.unwrap();
+        for (number, version) in (from..).zip(by) {
+            ran[version.unwrap_or_else(|| panic!("m-{number} was never run"))] += 1;
+        }
+    }
+    assert!(ran.iter().all(|count| *count > 0) && ran.iter().sum::<usize>() == published, "{ran:?}");
+    // No more keys than ids.
+    assert_eq!(redis.run::<i64>("HLEN {mq::kv:topic}-sizes").await, done + 1);
+    let removed = ["plugin refused", "plugin removed", "plugin version withdrawn"];
+    assert!(removed.iter().all(|told| gateway.logged(told).is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

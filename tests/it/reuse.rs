@@ -1,7 +1,7 @@
 //! Instances that are kept for another call, where the manifest asks for it:
 //! so many calls and no more, and never after one that did not come back.
 
-use crate::guest::encode;
+use crate::batch::replies;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, resident_bytes, until};
 
 /// Counts the calls of its instance at address 256, and traps beyond so many.
@@ -68,21 +68,10 @@ async fn after_a_run_that_was_ended_the_next_one_is_fresh() {
 /// A batch handler that replies to all at its first call, and to none from then
 /// on.
 fn withholds() -> Vec<u8> {
-    let module = r#"(module
-        (memory (export "memory") 1)
-        (global $heap (mut i32) (i32.const 1024))
-        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-            (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
-            (global.get $heap)
-            (global.set $heap (i32.add (global.get $heap) (local.get 3))))
-        (func (export "gateway:worker/batch-handler@1.0.0#handle-batch") (param i32 i32) (result i32)
-            ;; A list of so many that are all zero, which is ok.
-            (i32.store (i32.const 16) (i32.const 49152))
-            (i32.store (i32.const 20) (select (i32.const 0) (local.get 1) (i32.load (i32.const 256))))
-            (i32.store (i32.const 256) (i32.const 1))
-            (i32.const 16)))"#;
-    let wit = include_str!("../../wit/gateway.wit").replacen("  export handler;", "  export batch-handler;", 1);
-    encode(module, "batch.wit", Some(&wit))
+    replies(
+        "(i32.store (i32.const 20) (select (i32.const 0) (local.get 1) (i32.load (i32.const 256))))
+         (i32.store (i32.const 256) (i32.const 1))",
+    )
 }
 
 /// What is no answer says that an instance is not to be trusted, like a trap.

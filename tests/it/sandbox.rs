@@ -2,7 +2,7 @@
 //! its named outcome, and the next message is handled.
 
 use crate::key_value::{acts, manifest};
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_odd, text, until};
 use serde_json::{Value, json};
 
 /// A topic of a hostile guest beside a well-behaved one: how the hostile ends.
@@ -333,5 +333,48 @@ async fn a_loop_that_never_rests_ends() {
         .await;
         assert_eq!(seen["data"]["headers"], told);
         assert_eq!(seen["data"]["results"][0]["fault"], "invalid");
+    }
+}
+
+/// Texts that a handler gives to the host come out in its log, also those that
+/// JSON lets stand as they are: none steers the terminal of who reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_says_steers_no_terminal() {
+    let odd = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\nb";
+    let acts = [
+        json!({ "do": "log", "text": odd, "times": 1 }),
+        json!({ "do": "print", "text": odd }),
+        json!({ "do": "retry", "reason": odd }),
+        json!({ "do": "postpone", "reason": odd, "after_ms": 3_600_000 }),
+        json!({ "do": "reject", "code": "told", "reason": odd }),
+        json!({ "do": "reject", "code": odd, "reason": "" }),
+        json!({ "do": "panic", "text": odd }),
+        json!({ "do": odd }),
+        json!({ "do": "publish", "to": odd, "times": 1 }),
+    ];
+    let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
+    for format in ["json", "pretty"] {
+        let redis = Redis::start();
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &["--log-format", format]);
+        // An id is anybody's, too.
+        for (number, act) in acts.iter().enumerate() {
+            redis.publish("puppet", &format!("{number}{odd}"), &act.to_string()).await;
+        }
+        redis.is("one is postponed", "ZCARD {mq:puppet}:later", 1).await;
+        redis.is("all but that are settled", "XLEN mq:puppet", 0).await;
+        assert_eq!(gateway.odd_lines(), Vec::<String>::new(), "{format}");
+        // Nor do the commands that show what became of them.
+        let url = redis.url();
+        let entry = redis.run::<Vec<(String, redis::Value)>>("XRANGE {mq:puppet}:dead - + COUNT 1").await[0].0.clone();
+        for args in [&["dead", "ls", "puppet"][..], &["dead", "show", "puppet", &entry], &["messages", "ls", "puppet"]]
+        {
+            let output = command(&[args, &["--redis-url", &url]].concat());
+            let shown = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success() && !shown.replace('\n', "").contains(is_odd), "{args:?}: {shown:?}");
+        }
+        // What is told of them is all there.
+        assert_eq!(redis.entries("{mq:puppet}:dead").await.len(), 6);
+        let lines = gateway.last_words().iter().filter(|line| line.to_string().contains("2J")).count();
+        assert!(lines >= acts.len(), "{format}: {lines}");
     }
 }

@@ -335,6 +335,8 @@ pub(crate) const TOKEN: &str = "a-token-for-tests";
 pub(crate) struct Gateway {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
+    /// Lines as they were written that do more to a terminal than show text.
+    odd: Arc<Mutex<Vec<String>>>,
     /// Ends when the log does.
     reader: Option<JoinHandle<()>>,
     /// Where the log comes from.
@@ -373,15 +375,18 @@ impl Gateway {
         let log = Arc::new(Mutex::new(Vec::new()));
         let stdout = child.stdout.take().unwrap();
         let pipe = stdout.as_fd().try_clone_to_owned().unwrap();
-        let (lines, written) = (BufReader::new(stdout), log.clone());
+        let odd = Arc::<Mutex<Vec<String>>>::default();
+        let (lines, written, oddities) = (BufReader::new(stdout), log.clone(), odd.clone());
         let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if let Ok(line) = serde_json::from_str(&line) {
-                    written.lock().unwrap().push(line);
+                if line.contains(is_odd) {
+                    oddities.lock().unwrap().push(line.clone());
                 }
+                // A log for people is one of texts.
+                written.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
             }
         });
-        Self { child, log, reader: Some(reader), pipe }
+        Self { child, log, odd, reader: Some(reader), pipe }
     }
 
     /// Waits for the thread that reads the log, which a busy machine may keep
@@ -404,6 +409,12 @@ impl Gateway {
         self.catch_up();
         let log = self.log.lock().unwrap();
         log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
+    }
+
+    /// Lines that do more to a terminal than show text.
+    pub(crate) fn odd_lines(&self) -> Vec<String> {
+        self.catch_up();
+        self.odd.lock().unwrap().clone()
     }
 
     /// A log line with this message for which the check holds, once there is.
@@ -530,6 +541,11 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether it steers a terminal, or changes the direction of writing.
+pub(crate) fn is_odd(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A one-shot command, with nothing of the environment's.

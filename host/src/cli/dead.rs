@@ -87,8 +87,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     }
     let row = |Listed { topic, letter }: &Listed| {
         let attempts = letter.attempts.map(|attempts| attempts.to_string()).unwrap_or_default();
-        let error: String =
-            letter.error.chars().map(|char| if char.is_control() { ' ' } else { char }).take(100).collect();
+        let error = letter.error.chars().take(100).collect();
         let (id, died_at) = (letter.id.clone().unwrap_or_default(), letter.died_at.clone().unwrap_or_default());
         [topic.clone(), letter.entry.clone(), id, letter.reason.clone(), attempts, died_at, error]
     };

@@ -82,9 +82,8 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let row = |one: &Found| {
         let (place, at, detail) = words(&one.place);
         let id = one.id.clone().unwrap_or_default();
-        let text: String = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
-        let text = text.replace(char::is_control, " ");
-        [place.to_owned(), printable(&id), at, detail, text]
+        let text = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
+        [place.to_owned(), id, at, detail, text]
     };
     let rows: Vec<_> = found.iter().map(row).collect();
     table::print(["PLACE", "ID", "AT", "", "MESSAGE"], &rows);
@@ -118,7 +117,7 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
     if found.is_empty() {
         return Err(Failure::Failed(format!(
             "no message {} is anywhere: it has run and is forgotten, was removed, or never came",
-            printable(&args.id)
+            table::shown(&args.id)
         )));
     }
     Ok(())
@@ -138,7 +137,7 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
             format!("cancelled {copies}{place} {at} {detail}").split_whitespace().collect::<Vec<_>>().join(" ")
         );
     }
-    let id = printable(&args.id);
+    let id = table::shown(&args.id);
     for one in &cancelled.in_flight {
         let (_, at, detail) = words(&one.place);
         eprintln!("{id} is in flight as {at} ({detail}), which can't be cancelled");
@@ -179,9 +178,4 @@ fn words(place: &Place) -> (&'static str, String, String) {
         Place::Outgoing { entry, to } => ("outgoing", entry.clone(), format!("to {to}")),
         Place::Finished => ("finished", String::new(), String::new()),
     }
-}
-
-/// What a terminal may be given.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }

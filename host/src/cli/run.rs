@@ -1,5 +1,6 @@
 //! `run`: the service, until a signal ends it.
 
+use super::json_log::JsonLog;
 use super::{Failure, RunArgs, with_file};
 use crate::app::App;
 use crate::settings::{LogFormat, LogSettings, unknown_variables};
@@ -77,7 +78,10 @@ pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
         .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let started = match settings.format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            log.with_writer(JsonLog::new).try_init()
+        }
         LogFormat::Pretty => log.try_init(),
     };
     started.map_err(|error| Failure::Failed(error.to_string()))

@@ -1,6 +1,10 @@
 //! Rows in columns, numbers to the right.
 
+use crate::plugin::is_dangerous;
+
+/// What stands in the cells is anybody's: ids of messages, reasons of handlers.
 pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| shown(cell))).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([header[column].len()]).max().unwrap_or(0)
     };
@@ -13,7 +17,12 @@ pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
         row.into_iter().zip(&widths).map(cell).collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     println!("{}", line(header));
-    for row in rows {
-        println!("{}", line(std::array::from_fn(|column| row[column].as_str())));
+    for row in &rows {
+        println!("{}", line(row.each_ref().map(String::as_str)));
     }
+}
+
+/// What a terminal may be given on one line.
+pub(super) fn shown(text: &str) -> String {
+    text.replace(|char: char| char.is_control() || is_dangerous(char), " ")
 }

@@ -293,6 +293,46 @@ mod tests {
         assert!(archive.read("a", &versions[1].digest).is_err());
     }
 
+    /// Each process is number 1 in its container, and they may share a cache.
+    #[test]
+    fn workers_that_keep_the_same_at_once_are_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let version = source(&[7; 100_000], None);
+        let worker = || {
+            let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+            for turn in 0..50 {
+                let name = format!("a-{turn}");
+                archive.keep(&name, &version).unwrap();
+                archive.note(&name, &record(&version, None), None).unwrap();
+                assert!(archive.read(&name, &version.digest).is_ok(), "{name}");
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(worker)));
+        });
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let records = archive.records();
+        assert!(records.len() == 50 && records.values().all(|noted| *noted == record(&version, None)));
+        // The version and its record, and nothing half written.
+        assert_eq!(fs::read_dir(archive.0.unwrap().join("a-0")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_goes_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(Some(folder.path()), Path::new("/plugins"));
+        let version = source(b"one", None);
+        archive.keep("a", &version).unwrap();
+        archive.note("a", &record(&version, None), None).unwrap();
+        let half = archive.0.as_ref().unwrap().join("a").join(&version.digest).with_extension("x.new");
+        fs::write(&half, "half").unwrap();
+        archive.records();
+        assert!(half.exists(), "another worker may be writing it");
+        File::options().append(true).open(&half).unwrap().set_modified(SystemTime::now() - SPARED).unwrap();
+        assert_eq!(archive.records()["a"], record(&version, None));
+        assert!(!half.exists() && archive.read("a", &version.digest).is_ok());
+    }
+
     #[test]
     fn what_other_workers_hold_is_not_let_go_of() {
         let folder = tempfile::tempdir().unwrap();
@@ -331,7 +371,10 @@ mod tests {
         archive.note("good", &record(&good, None), None).unwrap();
         let bad = archive.0.as_ref().unwrap().join("bad");
         fs::create_dir(&bad).unwrap();
-        for text in ["", "{", r#"{"live":"../../x","previous":null,"held":[],"topics":[]}"#] {
+        let naming =
+            |live: &str, previous: &str| format!(r#"{{"live":{live},"previous":{previous},"held":[],"topics":[]}}"#);
+        let (out, as_long) = (r#""../../x""#, format!("\"../../{}\"", "0".repeat(58)));
+        for text in ["", "{", &naming(out, "null"), &naming("null", out), &naming("null", &as_long)] {
             fs::write(bad.join(RECORD), text).unwrap();
             assert_eq!(archive.records().keys().collect::<Vec<_>>(), ["good"], "{text}");
         }

@@ -53,11 +53,7 @@ pub(super) fn check_module(module: &Module) -> Result<(), String> {
     let foreign = module.imports().find(|import| import.module() != WASI_P1);
     if let Some(import) = foreign {
         let (from, name) = (import.module(), import.name());
-        let told = if import.ty().memory().is_some_and(wasmtime::MemoryType::is_shared) {
-            "it needs threads, and this host has none"
-        } else {
-            "a core module may import from wasi_snapshot_preview1 alone"
-        };
+        let told = "a core module may import from wasi_snapshot_preview1 alone";
         return Err(format!("it imports `{name}` of {from}: {told}; {MEND}"));
     }
     let start = module.get_export(START).and_then(|found| found.func().cloned());

@@ -53,7 +53,7 @@ pub fn plain_json(json: &str) -> Cow<'_, str> {
 }
 
 /// Controls, line separators, and what changes the direction of writing.
-fn is_dangerous(char: char) -> bool {
+pub fn is_dangerous(char: char) -> bool {
     (char.is_control() && char != '\t')
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -3,8 +3,9 @@
 use super::queue;
 use crate::cli::known::known;
 use crate::cli::print::print_json;
-use crate::cli::{Failure, RedisArgs};
+use crate::cli::{Failure, RedisArgs, table};
 use crate::message;
+use crate::plugin::is_dangerous;
 use crate::queue::TopicQueue;
 use crate::queue::dead::{DeadLetter, Letter, LetterId, Order, Origin};
 use crate::topic::Topic;
@@ -53,7 +54,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let letter = &shown.letter;
     println!("{}/{}{}", shown.topic, letter.entry, if letter.legacy { ", of the original" } else { "" });
     for (name, value) in &shown.fields {
-        println!("{name}: {}", printable(value));
+        println!("{}: {}", table::shown(name), printable(value));
     }
     if let Some(data) = &shown.data {
         let pretty =
@@ -109,7 +110,7 @@ fn escaped(bytes: &[u8]) -> String {
 fn printable(text: &str) -> String {
     let shown = |char: char| match char {
         '\n' | '\t' => char.to_string(),
-        char if char.is_control() => char.escape_default().to_string(),
+        char if is_dangerous(char) => char.escape_default().to_string(),
         char => char.to_string(),
     };
     text.chars().map(shown).collect()
