@@ -41,6 +41,7 @@ async fn main() {
     let reloading = reloader.run(stop.clone());
     let replacing = async {
         let mut took = Vec::with_capacity(count);
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let mut before = 0;
         for number in 0..count + WARM_UP {
             if number == WARM_UP {
@@ -55,11 +56,13 @@ async fn main() {
             answer.await.unwrap().unwrap();
             if number >= WARM_UP {
                 took.push(started.elapsed());
+                if took.len() % (count / 10).max(1) == 0 {
+                    println!("  {:>6} reloads: {:.2} MiB", took.len(), mib(resident_bytes()));
+                }
             }
         }
         took.sort();
         let after = resident_bytes();
-        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         println!("{count} reloads, {} live", routes.borrow().plugins.len());
         println!("resident memory before {:.1} MiB, after {:.1} MiB", mib(before), mib(after));
         let at = |part: usize| took[(took.len() - 1) * part / 100];
