@@ -107,6 +107,7 @@ impl From<redis::RedisError> for QueueError {
             (_, Some("MOVED" | "ASK")) => Self::Away(format!(
                 "{text}: the key is on another server; the URL of a cluster begins with redis+cluster:// or rediss+cluster://"
             )),
+            (_, Some("OOM")) => Self::Away(format!("its memory is full, see maxmemory: {text}")),
             (_, Some(code)) if PASSING.contains(&code) => Self::Away(text),
             // A script's own error arrives as one text.
             (ErrorKind::Server(_), _) if text.contains("WRONGTYPE") => Self::WrongType(text),
@@ -121,14 +122,13 @@ impl From<redis::RedisError> for QueueError {
 }
 
 /// What a server says while it can't serve us and will, or another will.
-const PASSING: [&str; 10] = [
+const PASSING: [&str; 9] = [
     "CLUSTERDOWN",
     "LOADING",
     "MASTERDOWN",
     "MISCONF",
     "NOREPLICAS",
     "NOSCRIPT",
-    "OOM",
     "READONLY",
     "TRYAGAIN",
     "UNBLOCKED",
