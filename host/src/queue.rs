@@ -122,14 +122,5 @@ impl From<redis::RedisError> for QueueError {
 }
 
 /// What a server says while it can't serve us and will, or another will.
-const PASSING: [&str; 9] = [
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "NOREPLICAS",
-    "NOSCRIPT",
-    "READONLY",
-    "TRYAGAIN",
-    "UNBLOCKED",
-];
+const PASSING: [&str; 9] =
+    ["CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "READONLY", "TRYAGAIN", "UNBLOCKED"];

@@ -100,9 +100,10 @@ impl Account {
             let copies = (published.acknowledged + published.unknown).max(1);
             ends.sort_unstable();
             let excuses = if id.contains(MILD) { &lost } else { &excuses };
-            for pair in ends.windows(2).skip(copies - 1) {
+            // Of one run more than there are copies, two are of the same one.
+            for runs in ends.windows(copies + 1) {
                 self.again += 1;
-                let (from, to) = (pair[0] - RUN_MAX, pair[1]);
+                let (from, to) = (runs[0] - RUN_MAX, runs[copies]);
                 if !excuses.iter().any(|(began, ended)| *began <= to && from <= *ended) {
                     self.faults.push(format!("{topic} {id} attempt {attempt} ran again without a reason: {ends:?}"));
                 }
