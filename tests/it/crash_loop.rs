@@ -1,5 +1,6 @@
 //! Messages that workers are lost with, again and again.
 
+use crate::batch::crew;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
 use redis::Value;
 use std::time::Duration;
@@ -12,7 +13,11 @@ async fn publish_suspect(redis: &Redis, topic: &str) {
 }
 
 async fn publish_suspect_idle(redis: &Redis, topic: &str, idle: Duration) {
-    redis.publish(topic, "suspect", "{}").await;
+    publish_suspect_with(redis, topic, idle, "{}").await;
+}
+
+async fn publish_suspect_with(redis: &Redis, topic: &str, idle: Duration, data: &str) {
+    redis.publish(topic, "suspect", data).await;
     redis.run::<()>(&format!("XGROUP CREATE mq:{topic} consumer-group-{topic} 0")).await;
     let take = format!("XREADGROUP GROUP consumer-group-{topic} lost COUNT 1 STREAMS mq:{topic} >");
     redis.run::<Value>(&take).await;
@@ -61,6 +66,33 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
     redis.run::<()>("DEL {mq:t}:suspects").await;
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("t", "suspect", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_is_in_no_batch() {
+    for come_first in [true, false] {
+        let redis = Redis::start();
+        publish_suspect_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
+        let others = async || {
+            for id in ["a", "b", "c"] {
+                redis.publish("crew", id, "\"count\"").await;
+            }
+        };
+        if come_first {
+            others().await;
+        }
+        let plugins = crew(4, "3s");
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
+        gateway.until_logged("taken over", |line| line["topic"] == "crew").await;
+        if !come_first {
+            others().await;
+        }
+        redis.is("all are done", "XLEN mq:crew", 0).await;
+        let seen = redis.envelopes("mq:seen").await;
+        let mut sizes: Vec<u64> = seen.iter().map(|one| one["data"].as_u64().unwrap()).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 3, 3, 3], "come first: {come_first}");
+    }
 }
 
 const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
