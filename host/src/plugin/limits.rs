@@ -142,8 +142,9 @@ impl Drop for MemoryShare {
     }
 }
 
-fn take(used: &AtomicU64, bytes: u64, max: u64) -> Option<()> {
-    let taken = |used: u64| used.checked_add(bytes).filter(|used| *used <= max);
+/// Counts what is taken of so many at most; nothing where it would be more.
+pub(super) fn take(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
+    let taken = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
     used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok().map(drop)
 }
 

@@ -5,6 +5,7 @@
 
 use super::command::WASI_P1;
 use super::guest::Guest;
+use super::limits;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -42,8 +43,7 @@ impl FileBudget {
             // Most instances open none: nobody else is to notice them.
             return true;
         }
-        let taken = |used: u64| used.checked_add(files).filter(|used| *used <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+        limits::take(&self.used, files, self.max).is_some()
     }
 
     fn give_back(&self, files: u64) {

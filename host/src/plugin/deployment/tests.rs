@@ -5,7 +5,7 @@ use super::again::LONGEST;
 use super::*;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
