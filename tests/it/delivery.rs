@@ -303,7 +303,7 @@ async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
     for number in 0..6 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":4000}"#).await;
     }
-    redis.until_in_flight("puppet", 2).await;
+    gateway.until_asleep("puppet", 2).await;
     assert!(gateway.stop().await.success());
     assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 4);
     assert_eq!(redis.in_flight("puppet").await, 0);
@@ -317,7 +317,7 @@ async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
     let plugins = puppet("");
     let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
-    redis.until_in_flight("puppet", 1).await;
+    first.until_asleep("puppet", 1).await;
     first.stop().await;
     // With a lease of an hour, only what was given back can be had this soon.
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
@@ -331,7 +331,7 @@ async fn a_second_signal_ends_it_at_once() {
     let plugins = puppet("");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":25000}"#).await;
-    redis.until_in_flight("puppet", 1).await;
+    gateway.until_asleep("puppet", 1).await;
     gateway.signal(Signal::TERM);
     gateway.until_logged("draining", |_| true).await;
     let (status, body) = gateway.json("/ready").await;

@@ -302,7 +302,8 @@ async fn a_paused_topic_stands_still_until_it_is_resumed() {
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &guest(OK), "");
     let gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
     redis.publish("puppet", "before", r#"{"do":"sleep","ms":2000}"#).await;
-    redis.until_in_flight("puppet", 1).await;
+    let asleep = || gateways.iter().map(|gateway| gateway.asleep("puppet")).sum::<usize>();
+    until("one runs", async || (asleep() == 1).then_some(())).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     // Readers that wait know nothing of it, and yet what comes now is not run.
     for number in 0..20 {

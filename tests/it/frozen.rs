@@ -41,7 +41,7 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
     for (id, how) in MESSAGES {
         redis.publish("puppet", id, &act(how)).await;
     }
-    redis.until_in_flight("puppet", 3).await;
+    first.until_asleep("puppet", 3).await;
     stop(&first, &proxy);
     let other = Gateway::start_with(&redis.url(), &others_plugins, &LEASE);
     until("the other has them", async || (other.logged("taken over").len() >= 3).then_some(())).await;

@@ -33,7 +33,7 @@ async fn a_plugin_that_is_removed_drains_and_its_messages_wait() {
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("puppet", "in-flight", r#"{"do":"sleep","ms":800}"#).await;
-    redis.until_in_flight("puppet", 1).await;
+    gateway.until_asleep("puppet", 1).await;
     plugins.remove("puppet.wasm");
     gateway.until_logged("plugin removed", |line| line["plugin"] == "puppet").await;
     redis.publish("puppet", "waits", r#"{"do":"sleep","ms":0}"#).await;
@@ -92,7 +92,7 @@ async fn messages_in_flight_finish_on_the_version_they_began_on() {
     let gateway = Gateway::start(&redis, &plugins);
     let old = gateway.until_loaded("puppet").await;
     redis.publish("puppet", "old", r#"{"do":"sleep","ms":1500}"#).await;
-    redis.until_in_flight("puppet", 1).await;
+    gateway.until_asleep("puppet", 1).await;
     plugins.write("puppet.toml", b"concurrency = 2\n");
     let line = gateway.until_logged("plugin loaded", |line| line["digest"] != old.as_str()).await;
     redis.publish("puppet", "new", r#"{"do":"sleep","ms":0}"#).await;

@@ -13,14 +13,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gateway-worker");
@@ -334,13 +332,39 @@ pub(crate) const TOKEN: &str = "a-token-for-tests";
 /// The running binary, and what it has logged.
 pub(crate) struct Gateway {
     child: Child,
-    log: Arc<Mutex<Vec<Value>>>,
+    log: Mutex<Log>,
+}
+
+/// A log that is written to a file: what the worker logged before it did
+/// something is there when that is seen, however busy the machine is.
+struct Log {
+    lines: BufReader<File>,
+    /// Of a line that is being written.
+    begun: String,
+    read: Vec<Value>,
     /// Lines as they were written that do more to a terminal than show text.
-    odd: Arc<Mutex<Vec<String>>>,
-    /// Ends when the log does.
-    reader: Option<JoinHandle<()>>,
-    /// Where the log comes from.
-    pipe: OwnedFd,
+    odd: Vec<String>,
+}
+
+impl Log {
+    /// One, and what is to be written to.
+    fn create() -> (Self, File) {
+        let file = NamedTempFile::new().unwrap();
+        let lines = BufReader::new(file.reopen().unwrap());
+        (Self { lines, begun: String::new(), read: Vec::new(), odd: Vec::new() }, file.into_file())
+    }
+
+    fn all(&mut self) -> &[Value] {
+        while self.lines.read_line(&mut self.begun).unwrap() > 0 && self.begun.ends_with('\n') {
+            let line = std::mem::take(&mut self.begun).trim_end().to_owned();
+            if line.contains(is_odd) {
+                self.odd.push(line.clone());
+            }
+            // A log for people is one of texts.
+            self.read.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+        }
+        &self.read
+    }
 }
 
 impl Gateway {
@@ -371,50 +395,23 @@ impl Gateway {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let stdout = child.stdout.take().unwrap();
-        let pipe = stdout.as_fd().try_clone_to_owned().unwrap();
-        let odd = Arc::<Mutex<Vec<String>>>::default();
-        let (lines, written, oddities) = (BufReader::new(stdout), log.clone(), odd.clone());
-        let reader = std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                if line.contains(is_odd) {
-                    oddities.lock().unwrap().push(line.clone());
-                }
-                // A log for people is one of texts.
-                written.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
-            }
-        });
-        Self { child, log, odd, reader: Some(reader), pipe }
-    }
-
-    /// Waits for the thread that reads the log, which a busy machine may keep
-    /// from it: what Redis shows, the worker has logged before.
-    fn catch_up(&self) {
-        let lines = || self.log.lock().unwrap().len();
-        let mut known = lines();
-        for _ in 0..500 {
-            std::thread::sleep(Duration::from_millis(1));
-            let now = lines();
-            if now == known && rustix::io::ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0) {
-                return;
-            }
-            known = now;
-        }
+        let (log, written) = Log::create();
+        let child = command.stdout(written).spawn().unwrap();
+        Self { child, log: Mutex::new(log) }
     }
 
     /// The log lines with this message.
     pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
-        self.catch_up();
-        let log = self.log.lock().unwrap();
-        log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
+        let mut log = self.log.lock().unwrap();
+        let lines = log.all().iter();
+        lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
     }
 
     /// Lines that do more to a terminal than show text.
     pub(crate) fn odd_lines(&self) -> Vec<String> {
-        self.catch_up();
-        self.odd.lock().unwrap().clone()
+        let mut log = self.log.lock().unwrap();
+        log.all();
+        log.odd.clone()
     }
 
     /// A log line with this message for which the check holds, once there is.
@@ -443,6 +440,15 @@ impl Gateway {
     pub(crate) async fn until_outcome(&self, topic: &str, id: &str, outcome: &str) {
         let expected = (id.to_owned(), outcome.to_owned());
         until(&format!("{id} {outcome}"), async || self.outcomes(topic).contains(&expected).then_some(())).await;
+    }
+
+    /// How many of a topic have begun to sleep: what is in flight may not have begun.
+    pub(crate) fn asleep(&self, topic: &str) -> usize {
+        self.logged("asleep").iter().filter(|line| line["topic"] == topic).count()
+    }
+
+    pub(crate) async fn until_asleep(&self, topic: &str, count: usize) {
+        until(&format!("{count} asleep"), async || (self.asleep(topic) == count).then_some(())).await;
     }
 
     pub(crate) async fn address(&self) -> String {
@@ -523,8 +529,7 @@ impl Gateway {
     pub(crate) fn last_words(mut self) -> Vec<Value> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.reader.take().unwrap().join().unwrap();
-        std::mem::take(&mut *self.log.lock().unwrap())
+        self.log.lock().unwrap().all().to_vec()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -535,8 +540,9 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log.lock().unwrap();
-            log.iter().skip(log.len().saturating_sub(30)).for_each(|line| println!("{line}"));
+            let mut log = self.log.lock().unwrap();
+            let lines = log.all();
+            lines[lines.len().saturating_sub(30)..].iter().for_each(|line| println!("{line}"));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 enum Act {
-    /// Waits in a host call.
+    /// Waits in a host call, and says so where that takes time.
     Sleep {
         ms: u64,
     },
@@ -88,7 +88,12 @@ fn play(message: &Message, act: Act) -> Result<(), Failure> {
             let act = of.remove(&version).ok_or_else(|| Failure::reject("no-act", version))?;
             play(message, act)?;
         }
-        Act::Sleep { ms } => std::thread::sleep(Duration::from_millis(ms)),
+        Act::Sleep { ms } => {
+            if ms > 0 {
+                info!("asleep");
+            }
+            std::thread::sleep(Duration::from_millis(ms));
+        }
         Act::Echo { to } => {
             let data: Box<RawValue> = message.json()?;
             let mut seen = BTreeMap::new();
