@@ -6,6 +6,7 @@
 mod archive;
 mod beneath;
 mod bindings;
+mod budgets;
 mod cache;
 mod call;
 mod command;

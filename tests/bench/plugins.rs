@@ -25,7 +25,9 @@ use gateway_worker::verdict::Outcome;
 use guest::{OK, guest, guest_in, guest_with};
 use resident::resident_bytes;
 use rig::{Length, Worker, cpu_seconds, queue_of, redis_server, sdk_guest, stamped, started_after};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Handle};
@@ -33,10 +35,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 const CALLS: usize = 20_000;
+/// Says that it is one of several processes.
+const ALONE: &str = "alone";
+/// Of each the best of so many.
+const ROUNDS: usize = 7;
 
 fn main() {
     let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
     let (one, two) = (runtime(1), runtime(2));
+    if std::env::args().any(|arg| arg == ALONE) {
+        // The call is on the runtime's thread, as it is beside others.
+        return one.block_on(async { one.spawn(alone()).await.unwrap() });
+    }
     // Some of it alone, where a word says so.
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let is_wanted = |part: &str| word.as_ref().is_none_or(|word| word == part);
@@ -152,42 +162,129 @@ async fn host_calls() {
 async fn abreast(handle: &Handle) {
     let engine = engine(Capabilities::default(), None);
     let small = plugin(&engine, &guest(OK), "").await;
-    let (rate, gained, cpu) = gained(handle, &small, CALLS * 5).await;
+    let calls = |plugin: Arc<Plugin>, count| move || many(plugin.clone(), count);
+    let (rate, gained, cpu) = gained(handle, CALLS * 5, calls(small, CALLS * 5)).await;
     println!(
         "two threads do {gained:.2} times what one does ({rate:.0} calls/s, fresh), at {cpu:.2} times its CPU for each"
     );
-    // What the machine gives: in each call some microseconds without the host.
+    // What there is to be had: of the cores, of Wasmtime without us, and of
+    // processes that share nothing.
     let counts = "(local $n i32) (loop $on (br_if $on (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 200000))))";
     let computes = plugin(&engine, &guest(&format!("{counts} {OK}")), "").await;
-    let (_, gained, cpu) = self::gained(handle, &computes, CALLS / 10).await;
+    let (_, gained, cpu) = self::gained(handle, CALLS / 10, calls(computes, CALLS / 10)).await;
+    println!("  a handler that only computes: {gained:.2} times, at {cpu:.2} times its CPU for each");
+    let bare = Arc::new(Bare::new());
+    let calls = || {
+        let bare = bare.clone();
+        async move { bare.calls(CALLS * 5).await }
+    };
+    let (rate, gained, cpu) = self::gained(handle, CALLS * 5, calls).await;
     println!(
-        "  a handler that only computes: {gained:.2} times, at {cpu:.2} times the CPU: what these cores have to give"
+        "  Wasmtime alone, an empty call: {gained:.2} times ({rate:.0} calls/s), at {cpu:.2} times its CPU for each"
     );
+    let mut rates = [0.0_f64; 2];
+    for _ in 0..ROUNDS {
+        for processes in [1, 2] {
+            rates[processes - 1] = rates[processes - 1].max(apart(processes));
+        }
+    }
+    println!("  two processes of one thread each: {:.2} times", rates[1] / rates[0]);
+}
+
+async fn many(plugin: Arc<Plugin>, count: usize) {
+    for _ in 0..count {
+        plugin.call(&mut [call()]).await;
+    }
+}
+
+/// Calls a second of so many processes that each do what one thread does.
+fn apart(processes: usize) -> f64 {
+    let program = std::env::current_exe().unwrap();
+    let begin = || Command::new(&program).arg(ALONE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut children: Vec<_> = (0..processes).map(|_| begin()).collect();
+    let mut answers: Vec<_> = children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
+    let said = |answers: &mut BufReader<ChildStdout>| {
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    };
+    answers.iter_mut().for_each(|answers| assert_eq!(said(answers), "ready"));
+    for child in &mut children {
+        drop(child.stdin.take());
+    }
+    let rate = answers.iter_mut().map(|answers| said(answers).parse::<f64>().unwrap()).sum();
+    children.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
+    rate
+}
+
+/// What such a process does: it calls once its input ends, and says how many
+/// calls a second that were.
+async fn alone() {
+    let engine = engine(Capabilities::default(), None);
+    let small = plugin(&engine, &guest(OK), "").await;
+    println!("ready");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    many(small.clone(), CALLS).await;
+    let started = Instant::now();
+    many(small, CALLS * 5).await;
+    println!("{}", (CALLS * 5) as f64 / started.elapsed().as_secs_f64());
 }
 
 /// Calls a second of two threads, how many times those of one that is, and at
 /// how many times the CPU for each: the best of some rounds.
-async fn gained(handle: &Handle, plugin: &Arc<Plugin>, count: usize) -> (f64, f64, f64) {
+async fn gained<F>(handle: &Handle, count: usize, calls: impl Fn() -> F) -> (f64, f64, f64)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (mut rates, mut cpu) = ([0.0_f64; 2], [f64::INFINITY; 2]);
-    for _ in 0..5 {
+    for _ in 0..ROUNDS {
         for tasks in [1, 2] {
             let (started, cpu_before) = (Instant::now(), cpu_seconds(std::process::id()));
-            let running: Vec<_> = (0..tasks)
-                .map(|_| {
-                    let plugin = plugin.clone();
-                    handle.spawn(async move { timed(&[plugin], count).await })
-                })
-                .collect();
+            let running: Vec<_> = (0..tasks).map(|_| handle.spawn(calls())).collect();
             for task in running {
                 task.await.unwrap();
             }
-            let calls = (tasks * (count + count / 10)) as f64;
+            let calls = (tasks * count) as f64;
             rates[tasks - 1] = rates[tasks - 1].max(calls / started.elapsed().as_secs_f64());
             let each = (cpu_seconds(std::process::id()) - cpu_before) * 1e6 / calls;
             cpu[tasks - 1] = cpu[tasks - 1].min(each);
         }
     }
     (rates[1], rates[1] / rates[0], cpu[1] / cpu[0])
+}
+
+/// Wasmtime without a host: a store, an instance and a call that does nothing,
+/// with the settings that decide what threads share.
+struct Bare {
+    engine: wasmtime::Engine,
+    linked: wasmtime::component::InstancePre<()>,
+}
+
+impl Bare {
+    const COMPONENT: &str = "(component
+        (core module $m (memory (export \"memory\") 1) (func (export \"run\")))
+        (core instance $i (instantiate $m))
+        (func (export \"run\") (canon lift (core func $i \"run\"))))";
+
+    fn new() -> Self {
+        let mut pool = wasmtime::PoolingAllocationConfig::default();
+        pool.linear_memory_keep_resident(1 << 20).pagemap_scan(wasmtime::Enabled::Auto);
+        let mut config = wasmtime::Config::new();
+        config.allocation_strategy(pool);
+        let engine = wasmtime::Engine::new(&config).unwrap();
+        let component = wasmtime::component::Component::new(&engine, wat::parse_str(Self::COMPONENT).unwrap()).unwrap();
+        let linked = wasmtime::component::Linker::new(&engine).instantiate_pre(&component).unwrap();
+        Self { engine, linked }
+    }
+
+    async fn calls(&self, count: usize) {
+        for _ in 0..count {
+            let mut store = wasmtime::Store::new(&self.engine, ());
+            let instance = self.linked.instantiate_async(&mut store).await.unwrap();
+            let run = instance.get_typed_func::<(), ()>(&mut store, "run").unwrap();
+            run.call_async(&mut store, ()).await.unwrap();
+        }
+    }
 }
 
 /// A store that never answers.

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Before the first look at the memory: allocators and caches have grown then.
-const WARM_UP: usize = 50;
+const WARM_UP: usize = 200;
 
 #[tokio::main]
 async fn main() {

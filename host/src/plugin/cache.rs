@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 use wasmtime::component::Component;
@@ -27,7 +28,7 @@ pub(super) const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 const NEW: &str = ".new-";
 const NEW_AGE_MAX: Duration = Duration::from_secs(3600);
 
-/// How much is kept.
+/// How much is kept, for the time being a little more: see [`Cache::put`].
 struct Keep {
     /// Since it was last used.
     age: Duration,
@@ -39,6 +40,9 @@ const KEEP: Keep = Keep { age: Duration::from_secs(30 * 86_400), bytes: 2 << 30 
 pub struct Cache {
     path: PathBuf,
     folder: OwnedFd,
+    keep: Keep,
+    /// What was put since this process last looked for what can go.
+    bytes_since: AtomicU64,
 }
 
 /// Why a directory is not used.
@@ -121,10 +125,14 @@ pub(super) fn compiled(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Com
 impl Cache {
     /// Makes the directory where it is missing.
     pub fn open(base: &Path) -> Result<Self, CacheError> {
+        Self::open_and_keep(base, KEEP)
+    }
+
+    fn open_and_keep(base: &Path, keep: Keep) -> Result<Self, CacheError> {
         let path = base.join(FOLDER);
         let folder = private::open(&path).map_err(|why| CacheError { path: path.clone(), why })?;
-        let cache = Self { path, folder };
-        cache.prune(&KEEP, SystemTime::now());
+        let cache = Self { path, folder, keep, bytes_since: AtomicU64::new(0) };
+        cache.prune(SystemTime::now());
         Ok(cache)
     }
 
@@ -167,7 +175,9 @@ impl Cache {
         Ok(rustix::fs::openat(&self.folder, name, flags, Mode::empty())?.into())
     }
 
-    /// Whole or not at all, also after a crash.
+    /// Whole or not at all, also after a crash. The folder is looked through
+    /// once in a while: each time it would cost time and memory for all that is
+    /// kept.
     pub(super) fn put(&self, key: &Key, artifact: &[u8]) {
         // Workers in containers that share it may have the same process id.
         let new = format!("{NEW}{}", Uuid::new_v4());
@@ -175,7 +185,10 @@ impl Cache {
             let _ = rustix::fs::unlinkat(&self.folder, &new, AtFlags::empty());
             tracing::warn!(folder = %self.path.display(), %error, "a compiled plugin can't be kept; the next start compiles it again");
         }
-        self.prune(&KEEP, SystemTime::now());
+        let bytes = (artifact.len() + DIGEST_BYTES) as u64;
+        if self.bytes_since.fetch_add(bytes, Ordering::Relaxed) + bytes > self.keep.bytes / 16 {
+            self.prune(SystemTime::now());
+        }
     }
 
     fn write(&self, new: &str, key: &Key, artifact: &[u8]) -> io::Result<()> {
@@ -190,7 +203,8 @@ impl Cache {
 
     /// Removes what has not been used for long, and then what was used least
     /// lately until the rest is small enough.
-    fn prune(&self, keep: &Keep, now: SystemTime) {
+    fn prune(&self, now: SystemTime) {
+        self.bytes_since.store(0, Ordering::Relaxed);
         let mut files: Vec<(String, Metadata)> = self.files();
         let remove = |name: &str| {
             let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
@@ -198,7 +212,7 @@ impl Cache {
         files.retain(|(name, metadata)| {
             let age = metadata.modified().ok().and_then(|used| now.duration_since(used).ok()).unwrap_or_default();
             let is_new = name.starts_with(NEW);
-            let is_kept = age <= if is_new { NEW_AGE_MAX } else { keep.age };
+            let is_kept = age <= if is_new { NEW_AGE_MAX } else { self.keep.age };
             if !is_kept {
                 remove(name);
             }
@@ -208,7 +222,7 @@ impl Cache {
         let mut bytes = 0;
         for (name, metadata) in files {
             bytes += metadata.len();
-            if bytes > keep.bytes {
+            if bytes > self.keep.bytes {
                 remove(&name);
             }
         }

@@ -2,21 +2,23 @@
 //! its own, within limits. Every ending is an [`Outcome`].
 
 use super::bindings::{Failure, WitMessage};
+use super::budgets::NoMemoryLeft;
 use super::command;
 use super::component::Plugin;
 use super::cpu::{Metered, OutOfCpu};
-use super::guest::{Guest, InstanceMeans};
-use super::limits::{MemoryShare, NoMemoryLeft};
-use super::open_files::OpenFiles;
+use super::guest::Guest;
 use super::program::Reply;
 use super::reuse::Life;
 use super::words::{cut, panic_text, shown, with_output};
 use crate::message::{self, Message};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
 /// As long as a trial may take, waiting included: others wait to be loaded.
@@ -79,28 +81,26 @@ impl Plugin {
         let budget = life.store.data().run.cpu.clone();
         let ended = {
             let call = pin!(work(&mut life));
-            tokio::time::timeout(time, Metered::new(call, &budget, self.engine.turns(is_trial))).await
+            within(time, pin!(Metered::new(call, &budget, self.engine.turns(is_trial)))).await
         };
         let printed = life.store.data().log_output();
         match ended {
-            Ok(Ok(Ok(value))) => {
-                if life.live.is_some() && !self.share.memory.is_scarce() {
+            Some(Ok(Ok(value))) => {
+                if life.live.is_some() && self.kept.is_wanted() && !self.share.memory.is_scarce() {
                     self.kept.put(life, self.engine.room_to_wait(), self.weight);
                 }
                 Ok(value)
             }
-            Ok(Ok(Err(error))) => Err(self.failed_outcome(&error, life.store.data(), &printed)),
-            Ok(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
-            Err(_) => Err(Outcome::Timeout(time)),
+            Some(Ok(Err(error))) => Err(self.failed_outcome(&error, life.store.data(), &printed)),
+            Some(Err(panic)) => Err(Outcome::Trap(format!("the host panicked: {}", panic_text(&*panic)))),
+            None => Err(Outcome::Timeout(time)),
         }
     }
 
     fn new_life(&self, calls: &[Call]) -> Result<Life, String> {
         let limits = &self.facts.manifest.limits;
-        // What is tried out is not refused for what else runs, and soon gone.
-        let memory = if calls.is_empty() { MemoryShare::unbounded() } else { self.share.memory.clone() };
-        let files = OpenFiles::with(self.engine.files(), self.facts.manifest.grants.folders())?;
-        let guest = Guest::new(&self.facts, self.engine.capabilities(), InstanceMeans { memory, files }, calls)?;
+        let share = if calls.is_empty() { &self.share.for_trial() } else { &self.share };
+        let guest = Guest::new(&self.facts, share, calls)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
         store.set_hostcall_fuel(limits.host_call as usize);
@@ -128,6 +128,20 @@ impl Plugin {
             Outcome::BadReply(with_output(&shown(error), printed))
         }
     }
+}
+
+/// What it comes to, if it does so in time. Most calls end in their first slice
+/// and need no clock, which is one for all threads.
+async fn within<F: Future>(time: Duration, mut call: Pin<&mut F>) -> Option<F::Output> {
+    let (started, mut clock) = (Instant::now(), None);
+    poll_fn(|context| {
+        if let Poll::Ready(value) = call.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        let clock = clock.get_or_insert_with(|| Box::pin(sleep(time.saturating_sub(started.elapsed()))));
+        clock.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 /// Whether it failed while the guest ran, in its own code or in a call to the
@@ -164,20 +178,23 @@ fn reply_outcome(reply: Reply, guest: &mut Guest, place: usize) -> Outcome {
         Reply::Exited(code) => return command::outcome(code, &guest.log_output(), guest.publications_of(place)),
     };
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
-    let facts = guest.facts.clone();
-    let told = |reason: String| cut(facts.struck.strike(&reason).into_owned());
+    let told = |guest: &Guest, reason: &str| cut(guest.facts.struck.strike(reason).into_owned());
     match reply {
         Ok(()) => Outcome::Done(guest.publications_of(place)),
-        Err(Failure::Retry(again)) => Outcome::Retry { reason: told(again.reason), after: after(again.after_ms) },
-        Err(Failure::Postpone(again)) => Outcome::Postpone { reason: told(again.reason), after: after(again.after_ms) },
+        Err(Failure::Retry(again)) => {
+            Outcome::Retry { reason: told(guest, &again.reason), after: after(again.after_ms) }
+        }
+        Err(Failure::Postpone(again)) => {
+            Outcome::Postpone { reason: told(guest, &again.reason), after: after(again.after_ms) }
+        }
         Err(Failure::Reject(fault)) if is_code(&fault.code) => {
             // Who puts a secret there does not get a code.
-            let is_secret = matches!(facts.struck.strike(&fault.code), Cow::Owned(_));
+            let is_secret = matches!(guest.facts.struck.strike(&fault.code), Cow::Owned(_));
             let code = if is_secret { "secret".to_owned() } else { fault.code };
-            Outcome::Reject { code, reason: told(fault.reason) }
+            Outcome::Reject { code, reason: told(guest, &fault.reason) }
         }
         Err(Failure::Reject(fault)) => {
-            let shown: String = facts.struck.strike(&fault.code).escape_debug().take(80).collect();
+            let shown: String = guest.facts.struck.strike(&fault.code).escape_debug().take(80).collect();
             Outcome::BadReply(format!("reject with code \"{shown}\"; a code matches [a-z0-9-]{{1,64}}"))
         }
     }

@@ -12,6 +12,7 @@ use super::program::{Compiled, Program};
 use super::reuse::Kept;
 use super::shares::Share;
 use super::struck::Struck;
+use crate::capability::Capabilities;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
 use crate::verdict::Outcome;
@@ -26,6 +27,7 @@ pub(super) struct Facts {
     pub(super) log: LogBudget,
     pub(super) http: Outbound,
     pub(super) struck: Struck,
+    pub(super) capabilities: Arc<Capabilities>,
 }
 
 impl Facts {
@@ -101,6 +103,7 @@ impl Plugin {
             log: LogBudget::new(manifest.limits.log),
             http: Outbound::new(),
             struck: Struck::default(),
+            capabilities: engine.capabilities().clone(),
             manifest,
         });
         let (kept, probation) = (Kept::new(facts.manifest.instances), Probation::default());

@@ -257,6 +257,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn it_ends_at_its_limit_and_not_before() {
+        let limit = Duration::from_secs(1);
+        let mut budget = CpuBudget::new(limit);
+        budget.used = limit - Duration::from_nanos(1);
+        assert!(budget.tick().is_ok());
+        budget.used = limit;
+        assert!(budget.tick().is_err());
+    }
+
     /// It has run for next to nothing, and then the clock ticks.
     #[test]
     fn waiting_is_free() {

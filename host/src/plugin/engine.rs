@@ -1,17 +1,16 @@
 //! Wasmtime's engine, one per process, with what guests are linked to and the
 //! clock that interrupts them.
 
+use super::budgets::{FileBudget, MemoryBudget};
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
-use super::limits::MemoryBudget;
-use super::open_files::FileBudget;
 use super::program::Compiled;
 use super::shares::{Share, Shares};
 use super::slots::{CALLS_MAX, SHARE, Slot, Slots, TRIALS_MAX};
 use crate::capability::Capabilities;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -87,10 +86,10 @@ struct Inner {
     /// One, so that a version is not refused for what else runs.
     trial_turns: Arc<Semaphore>,
     shares: Shares,
-    files: Arc<FileBudget>,
     runtime: Option<Handle>,
-    /// How many there have been.
-    calls: AtomicU64,
+    /// Whether there was one since the last tick. All threads look at it for each
+    /// call, and so they write to it only once a tick.
+    was_called: AtomicBool,
     ticker: OnceLock<Thread>,
     is_resting: AtomicBool,
 }
@@ -113,10 +112,13 @@ impl Engine {
             room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
             turns: cpu::turns(means.threads),
             trial_turns: cpu::turns(1),
-            shares: Shares::of(SHARE, Arc::new(MemoryBudget::new(means.memory))),
-            files: FileBudget::of(means.open_files),
+            shares: Shares::of(
+                SHARE,
+                Arc::new(MemoryBudget::new(means.memory)),
+                Arc::new(FileBudget::of(means.open_files)),
+            ),
             runtime: means.runtime,
-            calls: AtomicU64::new(0),
+            was_called: AtomicBool::new(false),
             ticker: OnceLock::new(),
             is_resting: AtomicBool::new(false),
         });
@@ -135,11 +137,6 @@ impl Engine {
     /// For guests that have used up their first slice.
     pub(super) fn turns(&self, is_trial: bool) -> &Arc<Semaphore> {
         if is_trial { &self.0.trial_turns } else { &self.0.turns }
-    }
-
-    /// Of all handlers together.
-    pub(super) fn files(&self) -> &Arc<FileBudget> {
-        &self.0.files
     }
 
     /// The handlers' own threads, where there are any.
@@ -181,7 +178,9 @@ impl Engine {
             Some(share) => self.0.slots.call(share, weight).await?,
             None => self.0.slots.trial(weight).await?,
         };
-        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        if !self.0.was_called.load(Ordering::SeqCst) {
+            self.0.was_called.store(true, Ordering::SeqCst);
+        }
         if self.0.is_resting.load(Ordering::SeqCst)
             && let Some(ticker) = self.0.ticker.get()
         {
@@ -249,27 +248,22 @@ fn pool() -> PoolingAllocationConfig {
 }
 
 fn tick(engine: &Weak<Inner>) {
-    let (mut seen, mut idle) = (0, 0);
+    let mut idle = 0;
     loop {
         thread::sleep(TICK);
         let Some(inner) = engine.upgrade() else { return };
         inner.engine.increment_epoch();
-        let calls = inner.calls.load(Ordering::SeqCst);
-        let is_idle = calls == seen && inner.slots.is_idle();
-        seen = calls;
+        let is_idle = !inner.was_called.swap(false, Ordering::SeqCst) && inner.slots.is_idle();
         idle = if is_idle { idle + 1 } else { 0 };
         if idle < IDLE_TICKS {
             continue;
         }
         idle = 0;
         inner.is_resting.store(true, Ordering::SeqCst);
-        // A call that came in before the flag was seen would not have woken us.
-        let has_call = inner.calls.load(Ordering::SeqCst) != seen;
-        let resting = inner.clone();
-        drop(inner);
-        while !has_call && resting.calls.load(Ordering::SeqCst) == seen && Arc::strong_count(&resting) > 1 {
+        // A call that came before this flag was seen wakes nobody, and is seen here.
+        while !inner.was_called.load(Ordering::SeqCst) && Arc::strong_count(&inner) > 1 {
             thread::park_timeout(Duration::from_secs(1));
         }
-        resting.is_resting.store(false, Ordering::SeqCst);
+        inner.is_resting.store(false, Ordering::SeqCst);
     }
 }

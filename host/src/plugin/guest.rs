@@ -10,10 +10,10 @@ use super::cpu::CpuBudget;
 use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
-use super::limits::{InstanceLimit, MemoryShare};
+use super::limits::InstanceLimit;
 use super::open_files::{self, OpenFiles};
 use super::output::{Output, Printed};
-use crate::capability::Capabilities;
+use super::shares::Share;
 use crate::publication::Publication;
 use crate::topic::Topic;
 use std::sync::{Arc, Mutex};
@@ -39,13 +39,6 @@ pub(super) struct Guest {
     pub(super) files: OpenFiles,
     pub(super) output: Output,
     pub(super) facts: Arc<Facts>,
-    pub(super) capabilities: Arc<Capabilities>,
-}
-
-/// What an instance has of what is there for all.
-pub(super) struct InstanceMeans {
-    pub(super) memory: Arc<MemoryShare>,
-    pub(super) files: OpenFiles,
 }
 
 /// What one run has, and has used up so far.
@@ -70,14 +63,10 @@ pub(super) struct Member {
 }
 
 impl Guest {
-    /// Fails where a folder that was granted is gone.
-    pub(super) fn new(
-        facts: &Arc<Facts>,
-        capabilities: &Arc<Capabilities>,
-        means: InstanceMeans,
-        calls: &[Call],
-    ) -> Result<Self, String> {
+    /// Fails where a folder that was granted is gone, or can't be opened now.
+    pub(super) fn new(facts: &Arc<Facts>, share: &Arc<Share>, calls: &[Call]) -> Result<Self, String> {
         let limits = &facts.manifest.limits;
+        let files = OpenFiles::with(share, facts.manifest.grants.folders())?;
         let (output, errors) = Output::pair();
         // Nothing is inherited: no environment, no arguments, no files, no network.
         let mut wasi = WasiCtx::builder();
@@ -91,19 +80,18 @@ impl Guest {
         // clock's is something to wait for, and the moment that it waits for.
         WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
         Ok(Self {
-            run: Run::new(facts, capabilities, calls),
+            run: Run::new(facts, calls),
             wasi,
-            limit: InstanceLimit::of(limits, &means.memory),
-            files: means.files,
+            limit: InstanceLimit::of(limits, share),
+            files,
             output,
             facts: facts.clone(),
-            capabilities: capabilities.clone(),
         })
     }
 
     /// Forgets the run before, for another one in the same instance.
     pub(super) fn begin(&mut self, calls: &[Call]) {
-        self.run = Run::new(&self.facts, &self.capabilities, calls);
+        self.run = Run::new(&self.facts, calls);
         self.limit.begin();
     }
 
@@ -137,12 +125,12 @@ impl Guest {
 }
 
 impl Run {
-    fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, calls: &[Call]) -> Self {
+    fn new(facts: &Arc<Facts>, calls: &[Call]) -> Self {
         let is_trial = calls.is_empty();
         let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
         let cpu = CpuBudget::new(facts.manifest.limits.cpu.min(cpu_max));
         Self {
-            http: Http::new(facts, capabilities, is_trial),
+            http: Http::new(facts, is_trial),
             cpu: Arc::new(Mutex::new(cpu)),
             topic: calls.first().map(|call| call.message.topic.clone()),
             members: calls.iter().map(Member::of).collect(),

@@ -15,7 +15,6 @@ mod words;
 
 use super::component::Facts;
 use super::guest::Guest;
-use crate::capability::Capabilities;
 use body::{Outgoing, Reply};
 use client::{Client, HEADERS_BYTES_MAX};
 use http_body_util::BodyExt;
@@ -82,7 +81,6 @@ pub(super) struct Http {
 
 struct Hooks {
     facts: Arc<Facts>,
-    capabilities: Arc<Capabilities>,
     /// It is not run but tried out, without a network.
     is_trial: bool,
     started: Instant,
@@ -100,11 +98,10 @@ impl Drop for Hooks {
 }
 
 impl Http {
-    pub(super) fn new(facts: &Arc<Facts>, capabilities: &Arc<Capabilities>, is_trial: bool) -> Self {
+    pub(super) fn new(facts: &Arc<Facts>, is_trial: bool) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(HEADERS_BYTES_MAX);
-        let (facts, capabilities) = (facts.clone(), capabilities.clone());
-        Self { context, hooks: Hooks { facts, capabilities, is_trial, started: Instant::now(), room: None } }
+        Self { context, hooks: Hooks { facts: facts.clone(), is_trial, started: Instant::now(), room: None } }
     }
 
     pub(super) fn view<'a>(&'a mut self, table: &'a mut wasmtime::component::ResourceTable) -> WasiHttpCtxView<'a> {
@@ -211,7 +208,7 @@ impl Hooks {
         if announced.is_some_and(|length| length > limits.http_body) {
             return Err(Refusal::new(Error::HttpRequestBodySize(Some(limits.http_body)), "", ""));
         }
-        headers::add(&mut head.headers, &self.facts, &target.url, self.capabilities.secrets.as_deref())?;
+        headers::add(&mut head.headers, &self.facts, &target.url, self.facts.capabilities.secrets.as_deref())?;
         let host = HeaderValue::try_from(target.host)
             .map_err(|error| Refusal::new(Error::HttpRequestUriInvalid, "url", error.to_string()))?;
         head.headers.insert(HOST, host);

@@ -1,11 +1,10 @@
 //! What one instance may have: memory and table elements over all that it has
-//! of each, handles, and bytes in a call to the host. And what all of them
-//! together may have of memory.
+//! of each, handles, and bytes in a call to the host.
 
+use super::shares::Share;
 use crate::manifest::Limits;
 use crate::verdict::Outcome;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTableError;
 
@@ -18,7 +17,7 @@ const ELEMENT_BYTES: u64 = 8;
 pub(super) struct InstanceLimit {
     memory_max: u64,
     memory: u64,
-    share: Arc<MemoryShare>,
+    share: Arc<Share>,
     elements_max: u32,
     elements: u64,
     refused: Option<Refused>,
@@ -33,8 +32,8 @@ enum Refused {
 
 impl InstanceLimit {
     /// A limit beyond what its plugin may have would be waited for in vain.
-    pub(super) fn of(limits: &Limits, share: &Arc<MemoryShare>) -> Self {
-        let (memory_max, elements_max) = (limits.memory.min(share.max()), limits.table_elements);
+    pub(super) fn of(limits: &Limits, share: &Arc<Share>) -> Self {
+        let (memory_max, elements_max) = (limits.memory.min(share.memory.max()), limits.table_elements);
         Self { memory_max, memory: 0, share: share.clone(), elements_max, elements: 0, refused: None }
     }
 
@@ -64,88 +63,8 @@ impl InstanceLimit {
 
 impl Drop for InstanceLimit {
     fn drop(&mut self) {
-        self.share.give_back(self.memory + ELEMENT_BYTES * self.elements);
+        self.share.memory.give_back(self.memory + ELEMENT_BYTES * self.elements);
     }
-}
-
-/// The memory of all instances: that of their memories and their tables.
-#[derive(Debug)]
-pub(super) struct MemoryBudget {
-    max: u64,
-    used: AtomicU64,
-    /// How many have a share of it.
-    plugins: AtomicUsize,
-}
-
-/// The typed reason for ending a guest that did nothing wrong.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NoMemoryLeft {
-    #[error("the memory of all handlers together (handler_memory) is in use")]
-    OfAll,
-    #[error("the memory that one plugin may have, half of that of all handlers together (handler_memory), is in use")]
-    OfPlugin,
-}
-
-impl MemoryBudget {
-    pub(super) fn new(max: u64) -> Self {
-        Self { max, used: AtomicU64::new(0), plugins: AtomicUsize::new(0) }
-    }
-}
-
-/// What the instances of one plugin have of it: half at most, as soon as there
-/// are others that would be left with nothing.
-#[derive(Debug)]
-pub(super) struct MemoryShare {
-    budget: Arc<MemoryBudget>,
-    used: AtomicU64,
-}
-
-impl MemoryShare {
-    pub(super) fn of(budget: &Arc<MemoryBudget>) -> Self {
-        budget.plugins.fetch_add(1, Ordering::Relaxed);
-        Self { budget: budget.clone(), used: AtomicU64::new(0) }
-    }
-
-    /// For what is only tried out.
-    pub(super) fn unbounded() -> Arc<Self> {
-        Arc::new(Self::of(&Arc::new(MemoryBudget::new(u64::MAX))))
-    }
-
-    fn max(&self) -> u64 {
-        let is_alone = self.budget.plugins.load(Ordering::Relaxed) <= 1;
-        if is_alone { self.budget.max } else { self.budget.max / 2 }
-    }
-
-    /// Whether instances that only wait had better go.
-    pub(super) fn is_scarce(&self) -> bool {
-        let is_half_used = |used: &AtomicU64, max: u64| used.load(Ordering::Relaxed) > max / 2;
-        is_half_used(&self.used, self.max()) || is_half_used(&self.budget.used, self.budget.max)
-    }
-
-    fn take(&self, bytes: u64) -> Result<(), NoMemoryLeft> {
-        take(&self.used, bytes, self.max()).ok_or(NoMemoryLeft::OfPlugin)?;
-        take(&self.budget.used, bytes, self.budget.max).ok_or_else(|| {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            NoMemoryLeft::OfAll
-        })
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for MemoryShare {
-    fn drop(&mut self) {
-        self.budget.plugins.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts what is taken of so many at most; nothing where it would be more.
-pub(super) fn take(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
-    let taken = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
-    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok().map(drop)
 }
 
 impl ResourceLimiter for InstanceLimit {
@@ -160,7 +79,7 @@ impl ResourceLimiter for InstanceLimit {
             return Ok(false);
         }
         // Not as a failure to grow: a guest would take that for its own.
-        self.share.take(more)?;
+        self.share.memory.take(more)?;
         self.memory = bytes;
         Ok(true)
     }
@@ -175,7 +94,7 @@ impl ResourceLimiter for InstanceLimit {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        self.share.take(ELEMENT_BYTES * more)?;
+        self.share.memory.take(ELEMENT_BYTES * more)?;
         self.elements = elements;
         Ok(true)
     }
@@ -184,29 +103,32 @@ impl ResourceLimiter for InstanceLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::budgets::{FileBudget, MemoryBudget, NoMemoryLeft};
+    use crate::plugin::shares::Shares;
 
-    fn shares(bytes: u64) -> (Arc<MemoryBudget>, Arc<MemoryShare>) {
+    fn shares(bytes: u64) -> (Arc<MemoryBudget>, Shares) {
         let budget = Arc::new(MemoryBudget::new(bytes));
-        let share = Arc::new(MemoryShare::of(&budget));
-        (budget, share)
+        let shares = Shares::of(1, budget.clone(), Arc::new(FileBudget::of(u64::MAX)));
+        (budget, shares)
     }
 
     #[test]
     fn all_instances_together_have_their_memory_and_give_it_back() {
-        let (budget, share) = shares(100 << 20);
+        let (budget, shares) = shares(100 << 20);
+        let share = shares.share("a");
         let limits = Limits { memory: 60 << 20, ..Limits::default() };
         let (mut one, mut other) = (InstanceLimit::of(&limits, &share), InstanceLimit::of(&limits, &share));
         assert!(one.memory_growing(0, 50 << 20, None).unwrap());
-        assert!(!share.is_scarce());
+        assert!(!share.memory.is_scarce());
         assert!(other.memory_growing(0, 50 << 20, None).unwrap());
-        assert!(share.is_scarce());
+        assert!(share.memory.is_scarce());
         // Within its own limit it is ended, beyond it it is refused.
         assert!(one.memory_growing(50 << 20, 51 << 20, None).unwrap_err().is::<NoMemoryLeft>());
         assert!(!one.memory_growing(50 << 20, 61 << 20, None).unwrap());
         drop(other);
         assert!(one.memory_growing(50 << 20, 60 << 20, None).unwrap());
         drop(one);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
 
         let limits = Limits { memory: 4 << 30, ..limits };
         assert!(!InstanceLimit::of(&limits, &share).memory_growing(0, 101 << 20, None).unwrap());
@@ -214,12 +136,13 @@ mod tests {
 
     #[test]
     fn a_plugin_among_others_has_half_of_the_memory() {
-        let (budget, greedy) = shares(100 << 20);
+        let (_, shares) = shares(100 << 20);
+        let greedy = shares.share("greedy");
         let limits = Limits::default();
-        let start = |share: &Arc<MemoryShare>| InstanceLimit::of(&limits, share);
+        let start = |share: &Arc<Share>| InstanceLimit::of(&limits, share);
         let (mut one, mut two) = (start(&greedy), start(&greedy));
         assert!(one.memory_growing(0, 60 << 20, None).unwrap());
-        let other = Arc::new(MemoryShare::of(&budget));
+        let other = shares.share("other");
         let told = two.memory_growing(0, 1 << 20, None).unwrap_err();
         assert!(matches!(told.downcast_ref(), Some(NoMemoryLeft::OfPlugin)), "{told}");
         let mut third = start(&other);
@@ -237,11 +160,12 @@ mod tests {
 
     #[test]
     fn tables_count_as_memory() {
-        let (budget, share) = shares(1 << 20);
+        let (budget, shares) = shares(1 << 20);
+        let share = shares.share("a");
         let mut tables: Vec<_> = (0..2).map(|_| InstanceLimit::of(&Limits::default(), &share)).collect();
         assert!(tables[0].table_growing(0, 100_000, None).unwrap());
         assert!(tables[1].table_growing(0, 100_000, None).unwrap_err().is::<NoMemoryLeft>());
         tables.clear();
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

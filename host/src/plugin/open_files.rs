@@ -5,9 +5,8 @@
 
 use super::command::WASI_P1;
 use super::guest::Guest;
-use super::limits;
+use super::shares::Share;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{AsContextMut as _, Caller, Extern, StoreContextMut};
@@ -25,38 +24,10 @@ pub(super) const FILES_MAX: usize = 100;
 /// What WASI preview 1 says where a process may open no more.
 const ERRNO_MFILE: i32 = 33;
 
-/// What all instances together may hold.
-#[derive(Debug)]
-pub(super) struct FileBudget {
-    max: u64,
-    used: AtomicU64,
-}
-
-impl FileBudget {
-    /// Of a process that may have so many.
-    pub(super) fn of(open_files: u64) -> Arc<Self> {
-        Arc::new(Self { max: open_files / 2, used: AtomicU64::new(0) })
-    }
-
-    fn take(&self, files: u64) -> bool {
-        if files == 0 {
-            // Most instances open none: nobody else is to notice them.
-            return true;
-        }
-        limits::take(&self.used, files, self.max).is_some()
-    }
-
-    fn give_back(&self, files: u64) {
-        if files > 0 {
-            self.used.fetch_sub(files, Ordering::Relaxed);
-        }
-    }
-}
-
 /// What one instance holds.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    budget: Arc<FileBudget>,
+    share: Arc<Share>,
     folders: u64,
     /// Of the budget, folders included.
     taken: u64,
@@ -67,12 +38,12 @@ pub(super) struct OpenFiles {
 
 impl OpenFiles {
     /// With the folders that are open from its start on.
-    pub(super) fn with(budget: &Arc<FileBudget>, folders: usize) -> Result<Self, String> {
+    pub(super) fn with(share: &Arc<Share>, folders: usize) -> Result<Self, String> {
         let folders = folders as u64;
-        if !budget.take(folders) {
+        if !share.files.take(folders) {
             return Err("handlers hold as many files open as this worker allows them".to_owned());
         }
-        Ok(Self { budget: budget.clone(), folders, taken: folders, opened: Vec::new() })
+        Ok(Self { share: share.clone(), folders, taken: folders, opened: Vec::new() })
     }
 
     /// Whether there is room for one more beside those that are open.
@@ -81,10 +52,10 @@ impl OpenFiles {
             return false;
         }
         let wanted = self.folders + open as u64 + 1;
-        if wanted > self.taken && !self.budget.take(wanted - self.taken) {
+        if wanted > self.taken && !self.share.files.take(wanted - self.taken) {
             return false;
         }
-        self.budget.give_back(self.taken.saturating_sub(wanted));
+        self.share.files.give_back(self.taken.saturating_sub(wanted));
         self.taken = wanted;
         true
     }
@@ -97,7 +68,7 @@ impl OpenFiles {
 
 impl Drop for OpenFiles {
     fn drop(&mut self) {
-        self.budget.give_back(self.taken);
+        self.share.files.give_back(self.taken);
     }
 }
 
@@ -168,6 +139,13 @@ async fn path_open(mut caller: Caller<'_, Guest>, params: PlaceP1) -> wasmtime::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::budgets::{FileBudget, MemoryBudget};
+    use crate::plugin::shares::Shares;
+
+    fn share(open_files: u64) -> Arc<Share> {
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(open_files));
+        Shares::of(1, Arc::new(memory), Arc::new(files)).share("a")
+    }
 
     fn open(files: &mut OpenFiles) -> Option<Arc<File>> {
         let open = files.count();
@@ -180,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_instance_has_so_many_and_gets_room_by_closing() {
-        let mut files = OpenFiles::with(&FileBudget::of(u64::MAX), 2).unwrap();
+        let mut files = OpenFiles::with(&share(u64::MAX), 2).unwrap();
         let mut held: Vec<_> = std::iter::from_fn(|| open(&mut files)).collect();
         assert_eq!(held.len(), FILES_MAX);
         held.pop();
@@ -190,16 +168,16 @@ mod tests {
 
     #[test]
     fn all_together_have_half_of_the_process_and_give_it_back() {
-        let budget = FileBudget::of(20);
-        let (mut one, mut other) = (OpenFiles::with(&budget, 1).unwrap(), OpenFiles::with(&budget, 0).unwrap());
+        let share = share(20);
+        let (mut one, mut other) = (OpenFiles::with(&share, 1).unwrap(), OpenFiles::with(&share, 0).unwrap());
         let held: Vec<_> = std::iter::from_fn(|| open(&mut one)).collect();
         assert_eq!(held.len(), 9);
-        assert!(open(&mut other).is_none() && OpenFiles::with(&budget, 1).is_err());
+        assert!(open(&mut other).is_none() && OpenFiles::with(&share, 1).is_err());
         drop(held);
         // It is noticed with the next.
         let _file = open(&mut one).unwrap();
         assert!(open(&mut other).is_some());
         drop((one, other));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(share.files.used(), 0);
     }
 }

@@ -50,7 +50,12 @@ impl Kept {
     /// One that may be called again; the one that was used last, so that those
     /// which are not needed grow old.
     pub(super) fn take(&self) -> Option<Life> {
-        if self.calls_max == 1 { None } else { self.take_at(Instant::now()) }
+        if self.is_wanted() { self.take_at(Instant::now()) } else { None }
+    }
+
+    /// Whether any is to be kept.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.calls_max > 1
     }
 
     fn take_at(&self, now: Instant) -> Option<Life> {

@@ -1,21 +1,35 @@
 //! What one plugin may have of what is there for all: the same for all of its
 //! versions, so that none takes all of it.
 
-use super::limits::{MemoryBudget, MemoryShare};
+use super::budgets::{FileBudget, MemoryBudget, MemoryShare};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
+#[derive(Debug)]
 pub(super) struct Share {
     /// Calls at the same time.
     pub(super) calls: Semaphore,
     /// How many wait to be among them.
     waiting: AtomicUsize,
-    pub(super) memory: Arc<MemoryShare>,
+    pub(super) memory: MemoryShare,
+    /// Of these it has all: an instance has few.
+    pub(super) files: Arc<FileBudget>,
 }
 
 impl Share {
+    fn of(calls_max: usize, memory: MemoryShare, files: &Arc<FileBudget>) -> Arc<Self> {
+        let (calls, waiting) = (Semaphore::new(calls_max), AtomicUsize::new(0));
+        Arc::new(Self { calls, waiting, memory, files: files.clone() })
+    }
+
+    /// For what is only tried out: it is not refused for what else runs, and
+    /// soon gone.
+    pub(super) fn for_trial(&self) -> Arc<Self> {
+        Self::of(0, MemoryShare::unbounded(), &self.files)
+    }
+
     /// Counts a call that waits, until what this returns is dropped.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -38,13 +52,14 @@ impl Drop for Waiting<'_> {
 pub(super) struct Shares {
     calls_max: usize,
     memory: Arc<MemoryBudget>,
+    files: Arc<FileBudget>,
     shares: Mutex<BTreeMap<String, Weak<Share>>>,
 }
 
 impl Shares {
     /// Each of so many calls, and of the memory.
-    pub(super) fn of(calls_max: usize, memory: Arc<MemoryBudget>) -> Self {
-        Self { calls_max, memory, shares: Mutex::default() }
+    pub(super) fn of(calls_max: usize, memory: Arc<MemoryBudget>, files: Arc<FileBudget>) -> Self {
+        Self { calls_max, memory, files, shares: Mutex::default() }
     }
 
     pub(super) fn share(&self, plugin: &str) -> Arc<Share> {
@@ -53,9 +68,7 @@ impl Shares {
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
-        let memory = Arc::new(MemoryShare::of(&self.memory));
-        let calls = Semaphore::new(self.calls_max);
-        let share = Arc::new(Share { calls, waiting: AtomicUsize::new(0), memory });
+        let share = Share::of(self.calls_max, MemoryShare::of(&self.memory), &self.files);
         shares.insert(plugin.to_owned(), Arc::downgrade(&share));
         share
     }
@@ -67,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_new_version_has_no_share_of_its_own() {
-        let shares = Shares::of(5, Arc::new(MemoryBudget::new(u64::MAX)));
+        let shares = Shares::of(5, Arc::new(MemoryBudget::new(u64::MAX)), Arc::new(FileBudget::of(u64::MAX)));
         let (old, new) = (shares.share("a"), shares.share("a"));
         assert!(Arc::ptr_eq(&old, &new) && !Arc::ptr_eq(&old, &shares.share("b")));
         let taken = old.calls.try_acquire_many(3).unwrap();

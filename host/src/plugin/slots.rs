@@ -2,6 +2,7 @@
 //! of it, and versions are tried out beside whatever runs.
 
 use super::shares::Share;
+use crossbeam_utils::CachePadded;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -19,7 +20,9 @@ pub(super) const TRIALS_MAX: u32 = 32;
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Slots {
-    calls: Semaphore,
+    /// All threads write to it for each call: nothing else is to be in its line
+    /// of a processor's cache.
+    calls: CachePadded<Semaphore>,
     trials: Semaphore,
 }
 
@@ -31,7 +34,8 @@ pub(super) struct Slot<'a> {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { calls: Semaphore::new(CALLS_MAX as usize), trials: Semaphore::new(TRIALS_MAX as usize) }
+        let calls = CachePadded::new(Semaphore::new(CALLS_MAX as usize));
+        Self { calls, trials: Semaphore::new(TRIALS_MAX as usize) }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -67,14 +71,14 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::limits::MemoryBudget;
+    use crate::plugin::budgets::{FileBudget, MemoryBudget};
     use crate::plugin::shares::Shares;
     use std::sync::Arc;
 
     #[tokio::test]
     async fn no_plugin_has_all_of_it() {
         let slots = Slots::new();
-        let shares = Shares::of(SHARE, Arc::new(MemoryBudget::new(u64::MAX)));
+        let shares = Shares::of(SHARE, Arc::new(MemoryBudget::new(u64::MAX)), Arc::new(FileBudget::of(u64::MAX)));
         let (greedy, other) = (shares.share("greedy"), shares.share("other"));
         let mut taken = Vec::new();
         while greedy.calls.available_permits() > 0 {

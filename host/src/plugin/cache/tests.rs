@@ -84,17 +84,22 @@ fn a_directory_that_others_can_enter_is_not_used() {
 
 #[test]
 fn what_was_used_least_lately_goes_first() {
-    let (_folder, cache) = cache();
+    let (_folder, mut cache) = cache();
     let now = SystemTime::now();
     let day = Duration::from_secs(86_400);
-    let put = |number: u8, days: u32| {
+    let path = |number: u8| cache.path.join(key(number).name());
+    let paths: Vec<PathBuf> = (0..=4).map(path).collect();
+    let other = cache.path.join("other");
+    for number in 1..=4 {
         cache.put(&key(number), &[0; 68]);
-        File::open(path(&cache, &key(number))).unwrap().set_modified(now - day * days).unwrap();
+        File::open(path(number)).unwrap().set_modified(now - day * number.into()).unwrap();
+    }
+    let left = |numbers: &[usize]| numbers.iter().filter(|number| paths[**number].exists()).count();
+    std::fs::write(&other, "not ours").unwrap();
+    let mut prune = |days: u32, bytes| {
+        cache.keep = Keep { age: day * days, bytes };
+        cache.prune(now);
     };
-    let left = |numbers: &[u8]| numbers.iter().filter(|number| path(&cache, &key(**number)).exists()).count();
-    (1..=4).for_each(|number| put(number, number.into()));
-    std::fs::write(cache.path.join("other"), "not ours").unwrap();
-    let prune = |days: u32, bytes| cache.prune(&Keep { age: day * days, bytes }, now);
     prune(4, 400);
     assert_eq!(left(&[1, 2, 3, 4]), 4);
     prune(3, 400);
@@ -102,8 +107,35 @@ fn what_was_used_least_lately_goes_first() {
     prune(3, 299);
     assert_eq!((left(&[1, 2]), left(&[3])), (2, 0));
     // Being used makes it young again.
-    assert!(cache.get(&key(2)).is_some());
+    File::open(&paths[2]).unwrap().set_modified(now + day).unwrap();
     prune(3, 100);
     assert_eq!((left(&[2]), left(&[1])), (1, 0));
-    assert!(cache.path.join("other").exists());
+    assert!(other.exists());
+}
+
+#[test]
+fn using_an_artifact_makes_it_young() {
+    let (_folder, cache) = cache();
+    cache.put(&key(1), b"artifact");
+    let age = || path(&cache, &key(1)).metadata().unwrap().modified().unwrap().elapsed().unwrap_or_default();
+    let day = Duration::from_secs(86_400);
+    File::open(path(&cache, &key(1))).unwrap().set_modified(SystemTime::now() - day).unwrap();
+    assert!(age() >= day);
+    assert!(cache.get(&key(1)).is_some());
+    assert!(age() < day);
+}
+
+#[test]
+fn what_is_put_without_end_does_not_fill_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Keep { age: KEEP.age, bytes: 16 * 200 };
+    let cache = Cache::open_and_keep(folder.path(), keep).unwrap();
+    let bytes = || cache.files().iter().map(|(_, metadata)| metadata.len()).sum::<u64>();
+    let mut most = 0;
+    for number in 0..60 {
+        cache.put(&key(number), &[0; 68]);
+        most = most.max(bytes());
+    }
+    assert_eq!(most, 16 * 200 + 200);
+    assert!(cache.get(&key(59)).is_some());
 }

@@ -95,6 +95,7 @@ mod tests {
     use crate::plugin::http::Outbound;
     use crate::plugin::output::LogBudget;
     use crate::plugin::struck::Struck;
+    use std::sync::Arc;
 
     struct Store;
 
@@ -134,6 +135,7 @@ mod tests {
             log: LogBudget::new(1),
             http: Outbound::new(),
             struck: Struck::default(),
+            capabilities: Arc::default(),
         }
     }
 

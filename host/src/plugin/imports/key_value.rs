@@ -16,7 +16,11 @@ impl Guest {
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Err(fault("invalid", format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}", key.len())));
         }
-        self.capabilities.key_value.clone().ok_or_else(|| fault("unavailable", "this host has no key-value store"))
+        self.facts
+            .capabilities
+            .key_value
+            .clone()
+            .ok_or_else(|| fault("unavailable", "this host has no key-value store"))
     }
 
     async fn store_value(&mut self, key: &str, value: &[u8], ttl_seconds: u32, only: Only<'_>) -> Result<bool, Fault> {

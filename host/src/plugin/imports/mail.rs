@@ -21,7 +21,7 @@ impl mail::Host for Guest {
         parts: Vec<mail::Part>,
     ) -> Result<(), Fault> {
         self.need(self.facts.manifest.grants.mail, "mail", "mail = true")?;
-        let mailer = self.capabilities.mailer.clone();
+        let mailer = self.facts.capabilities.mailer.clone();
         let mailer =
             mailer.ok_or_else(|| fault("unavailable", "this host has no mail relay: mail.relay would name one"))?;
         if self.run.mails.len() >= MAILS_MAX {

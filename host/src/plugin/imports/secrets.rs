@@ -16,7 +16,7 @@ impl secrets::Host for Guest {
         let is_granted = self.facts.manifest.grants.secrets.iter().any(|granted| granted.as_str() == name);
         let shown = cut_to(&name, NAME_BYTES_MAX).escape_debug().to_string();
         self.need(is_granted, &format!("the secret {shown}"), &format!("secrets = [\"{shown}\"]"))?;
-        let store = self.capabilities.secrets.as_ref();
+        let store = self.facts.capabilities.secrets.as_ref();
         let store = store.ok_or_else(|| fault("unavailable", "this host has no secrets"))?;
         let secret = store.read(&self.facts.name, &name)?;
         self.facts.struck.learn(&name, &secret);
