@@ -244,10 +244,10 @@ async fn a_slow_message_holds_up_no_other_of_its_topic() {
 async fn no_more_are_taken_than_can_run() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 3\n");
-    let _gateway = Gateway::start(&redis, &plugins);
     for number in 0..10 {
-        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":300}"#).await;
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":1000}"#).await;
     }
+    let _gateway = Gateway::start(&redis, &plugins);
     let mut most = 0;
     until("all are done", async || {
         most = most.max(redis.in_flight("puppet").await);

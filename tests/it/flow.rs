@@ -283,7 +283,7 @@ async fn the_total_holds_over_all_workers() {
 async fn two_workers_together_keep_to_the_total() {
     let redis = Redis::start();
     for number in 0..12 {
-        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":200}"#).await;
+        redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":500}"#).await;
     }
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency_total = 3\n");
     let _gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];

@@ -18,8 +18,8 @@ fn puppet(version: &str) -> Plugins {
 /// before it is done.
 fn act(first: &str) -> String {
     let echo = r#"{"do":"echo","to":"seen"}"#;
-    let first = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":2000}},{first}]}}"#);
-    let other = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":6000}},{echo}]}}"#);
+    let first = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":4000}},{first}]}}"#);
+    let other = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":9000}},{echo}]}}"#);
     format!(r#"{{"do":"by-version","of":{{"first":{first},"other":{other}}}}}"#)
 }
 

@@ -45,7 +45,7 @@ async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() 
     until("the first are done", async || (ids(&gateway, "puppet").len() == 40).then_some(())).await;
     // These are under way when it dies.
     for number in 0..10 {
-        publish_safely(&server, &format!("midst-{number}"), r#"{"do":"sleep","ms":1500}"#).await;
+        publish_safely(&server, &format!("midst-{number}"), r#"{"do":"sleep","ms":5000}"#).await;
     }
     until("some are under way", async || {
         (run_on::<Vec<redis::Value>>(&server.nodes[0], "XPENDING mq:puppet consumer-group-puppet - + 100").await.len()

@@ -34,7 +34,7 @@ async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
     gateway.until_loaded("puppet").await;
     // Handlers that outlast the crash: their verdicts have nowhere to go.
     for number in 0..10 {
-        redis.publish("puppet", &format!("m-{number}"), r#"{"do":"sleep","ms":1000}"#).await;
+        redis.publish("puppet", &format!("m-{number}"), r#"{"do":"sleep","ms":5000}"#).await;
     }
     redis.until_in_flight("puppet", 10).await;
     redis.kill();
@@ -259,7 +259,7 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
     let mut redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
     let options = ["--queue-lease", "60s"];
-    let act = r#"{"do":"sleep","ms":3000}"#;
+    let act = r#"{"do":"sleep","ms":10000}"#;
     redis.publish("puppet", "quick", act).await;
     let quick = Gateway::start_with(&redis.url(), &plugins, &options);
     redis.until_in_flight("puppet", 1).await;
