@@ -121,6 +121,9 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
     let late = due[0].1 as i64 - (now + DAY);
     assert!((0..DAY).contains(&late), "{late} ms");
+    // When it was postponed for the first time is not forgotten.
+    let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:later:body").await;
+    assert!(String::from_utf8_lossy(&bodies[0]).contains(&(now - 6 * DAY).to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,10 @@
 
 use crate::batch::replies;
 use crate::proxy::{Lost, Proxy, Way};
-use crate::support::{Gateway, Plugins, Redis, built, until};
+use crate::support::{Gateway, Plugins, Redis, built, topic, until};
+use gateway_worker::publication::Draft;
+use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use jiff::Timestamp;
 use rustix::process::Signal;
 
 const LEASE: [&str; 2] = ["--queue-lease", "2s"];
@@ -159,4 +162,18 @@ async fn connections_that_fall_silent_are_given_up() {
     gateway.until_outcome("puppet", "after", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_done_is_not_sent_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis).await;
+    let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
+    let (topic, group) = (topic("t"), "consumer-group-{topic}");
+    let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
+    let publication = Draft::new("id".to_owned(), &topic, "1").seal(Timestamp::now()).unwrap();
+    queue.publish(&publication).await.unwrap();
+    proxy.lose(Lost::After(0));
+    assert!(queue.publish(&publication).await.is_err());
+    assert_eq!((proxy.lost(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
 }
