@@ -2,7 +2,9 @@
 //! well: what they copied is not run again, what they dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
+use gateway_worker::queue::{Reader, Source};
 use serde_json::Value;
+use std::time::Duration;
 
 pub(crate) const GO: &str = "consumer-1795419923585502180";
 
@@ -145,4 +147,23 @@ async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
         }
     }
     assert_eq!((redis.run::<i64>("XLEN mq:puppet").await, redis.in_flight("puppet").await), (0, 0));
+}
+
+#[tokio::test]
+async fn what_only_has_the_same_id_is_no_copy() {
+    let redis = Redis::start();
+    let queue = redis.queue("puppet", "me");
+    redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
+    // Published anew, published twice, and in the hands of a worker of ours.
+    for (id, retry, owner) in [("anew", 2, GO), ("anew", 0, GO), ("twice", 1, GO), ("ours", 0, "one-of-ours")] {
+        go_takes(&redis, envelope(id, retry).as_bytes(), owner).await;
+    }
+    for id in ["twice", "ours"] {
+        redis.add("puppet", envelope(id, 1).as_bytes()).await;
+    }
+    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
+    let mut reader = Reader::connect(&queue).await.unwrap();
+    let (taken, _) = reader.read(&queue, Source::Normal, 10, Duration::from_millis(50)).await.unwrap();
+    assert_eq!((taken.len(), queue.supersede(&taken).await.unwrap()), (2, 0));
+    assert_eq!(redis.in_flight("puppet").await, 6);
 }

@@ -190,4 +190,24 @@ async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
     gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
     gateway.until_outcome("t", "suspect", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
+    // Once for each wait in vain: in between it is not taken again.
+    let given_back = gateway.logged("given back: it can't run alone").len();
+    assert_eq!(given_back, gateway.logged("a suspect can't run alone").len());
+    assert!(gateway.logged("Redis' answer was lost").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_no_loss_of_who_runs_alone() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("other", &guest(OK), "");
+    publish_suspect_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
+    redis.publish("other", "a", "{}").await;
+    let options = [&OPTIONS[..], &["--drain", "1s"]].concat();
+    for _ in 0..2 {
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
+        gateway.until_logged("runs alone", |line| line["lost"] == 0).await;
+        // The lane of the other topic ends first, and it is not that one's.
+        gateway.stop().await;
+    }
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:suspects").await, 0);
 }

@@ -1,5 +1,6 @@
 //! What is done with dead letters: shown, edited, replayed, purged, capped.
 
+use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, said, text, until};
 use gateway_worker::queue::TopicQueue;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
@@ -255,6 +256,45 @@ async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
     assert!(error.contains("original_message"), "{error}");
     redis.is("what can't live stays", "XLEN mq:dead-letter:t", 1).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "1 purged\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "");
+    bury_many(&redis, 150).await;
+    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut newest = None;
+    bury_many(&redis, 1).await;
+    let (first, second) = (walk.next().await.unwrap(), walk.next().await.unwrap());
+    assert_eq!((first.len() + second.len(), walk.next().await.unwrap().len()), (150, 0));
+    assert_eq!(queue.purge_dead(Origin::Ours, &mut newest).await.unwrap(), 100);
+    bury_many(&redis, 2).await;
+    while queue.purge_dead(Origin::Ours, &mut newest).await.unwrap() > 0 {}
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
+}
+
+/// A cluster keeps it in other slots, so that no step can publish and remove.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_published() {
+    let server = Server::start(Mode::Cluster).await;
+    let slot = async |key: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {key}")).await;
+    for key in ["mq:delay:t", "mq:dead-letter:t"] {
+        assert_ne!(slot(key).await, slot("mq:t").await);
+    }
+    server.run::<i64>(r#"ZADD mq:delay:t 1 {"id":"due"}"#).await;
+    server.run::<String>(r#"XADD mq:dead-letter:t * message {"original_message":{"id":"dead"}}"#).await;
+    let queue = server.queue("t", "me");
+    let letters = queue.dead_letters(Origin::Legacy, Order::OldestFirst).await.unwrap().next().await.unwrap();
+    server.run::<()>("SET mq:t text").await;
+    assert!(queue.promote_legacy().await.is_err() && queue.replay(&letters).await.is_err());
+    let left = (server.run::<i64>("ZCARD mq:delay:t").await, server.run::<i64>("XLEN mq:dead-letter:t").await);
+    assert_eq!(left, (1, 1));
+    server.run::<i64>("DEL mq:t").await;
+    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Ok]);
+    // Sent again, as after a lost reply.
+    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Gone]);
+    assert_eq!(server.run::<i64>("XLEN mq:t").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

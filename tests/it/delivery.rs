@@ -121,6 +121,9 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
     let late = due[0].1 as i64 - (now + DAY);
     assert!((0..DAY).contains(&late), "{late} ms");
+    // When it was postponed for the first time is not forgotten.
+    let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:later:body").await;
+    assert!(String::from_utf8_lossy(&bodies[0]).contains(&(now - 6 * DAY).to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,6 +244,20 @@ async fn a_slow_message_holds_up_no_other_of_its_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_settled_however_long_the_next_one_takes() {
+    let redis = Redis::start();
+    for (id, act) in [("quick", r#"{"do":"all","of":[]}"#), ("slow", r#"{"do":"sleep","ms":600000}"#)] {
+        for number in 0..8 {
+            redis.publish("puppet", &format!("{id}-{number}"), act).await;
+        }
+    }
+    let plugins = puppet("[limits]\ntimeout = \"1h\"\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_asleep("puppet", 8).await;
+    redis.is("those that have ended are settled", "XLEN mq:puppet", 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_more_are_taken_than_can_run() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 3\n");
@@ -277,6 +294,46 @@ async fn a_killed_workers_messages_run_again_where_another_lives() {
     let done: BTreeSet<String> = second.outcomes("puppet").into_iter().map(|(id, _)| id).collect();
     assert_eq!(done.len(), 20);
     assert_eq!(second.logged("taken over").len(), 20);
+}
+
+/// Publishes messages that somebody took and who is gone since.
+async fn publish_lost(redis: &Redis, count: usize, data: &str) {
+    for number in 0..count {
+        redis.publish("puppet", &number.to_string(), data).await;
+    }
+    redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
+}
+
+async fn left_with_the_gone(redis: &Redis) -> usize {
+    redis.run::<Vec<redis::Value>>("XPENDING mq:puppet consumer-group-puppet - + 100 gone").await.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_taken_over_than_can_run() {
+    let redis = Redis::start();
+    publish_lost(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
+    let plugins = puppet("concurrency = 2\n");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
+    gateway.until_asleep("puppet", 2).await;
+    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_topic_is_paused_nothing_is_taken_over() {
+    let redis = Redis::start();
+    publish_lost(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
+    redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
+    let plugins = puppet("");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
+    // What is due is seen to before others' leases are.
+    for due in 1..=3 {
+        redis.publish_later("puppet", &due.to_string(), r#"{"do":"sleep","ms":0}"#, Duration::from_millis(1)).await;
+        redis.is("it has been seen to", "XLEN mq:puppet", 1 + due).await;
+    }
+    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (1, 0));
+    redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
+    redis.is("all are done", "XLEN mq:puppet", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

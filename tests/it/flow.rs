@@ -60,6 +60,21 @@ async fn where_all_wait_each_priority_gets_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() {
+    let redis = Redis::start();
+    let queue = redis.queue("t", "publisher");
+    for number in 0..20 {
+        queue.publish(&publication(&number.to_string(), Priority::High)).await.unwrap();
+    }
+    queue.publish(&publication("low", Priority::Low)).await.unwrap();
+    let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_outcome("t", "low", "done").await;
+    let before = gateway.outcomes("t").iter().position(|(id, _)| id == "low").unwrap();
+    assert!(before < 10, "{before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
@@ -323,6 +338,32 @@ async fn a_paused_topic_stands_still_until_it_is_resumed() {
     assert_eq!(ran, 21);
     let lost: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
     assert_eq!(lost, 0, "what was held back counts as lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_read_brings_into_a_pause_was_not_lost_on_the_way() {
+    let redis = Redis::start();
+    redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
+    let plugins = Plugins::with("t", &guest(OK), "");
+    // With a lease of an hour nothing but the end of the pause brings it back.
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--queue-max-message", "1MiB"]);
+    until("the read waits", async || {
+        redis.run::<String>("INFO clients").await.contains("blocked_clients:1\r").then_some(())
+    })
+    .await;
+    // As large as can't be found again in one piece.
+    let script = "redis.call('HSET', KEYS[1], 'paused', 1) \
+                  for _ = 1, 3 do redis.call('XADD', KEYS[2], '*', 'message', string.rep(' ', 5242880)) end";
+    let mut pause = redis::cmd("EVAL");
+    pause.arg(script).arg(2).arg("{mq:t}:state").arg("mq:t");
+    pause.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    redis.until_given_back("t", 3).await;
+    redis.run::<i64>("HDEL {mq:t}:state paused").await;
+    redis.is("all are dead", "XLEN {mq:t}:dead", 3).await;
+    let told: Vec<_> =
+        gateway.logged("taken again").iter().map(|line| (line["message"].clone(), line["count"].clone())).collect();
+    let given_back = "taken again: it had been given back";
+    assert_eq!(told, [(given_back.into(), 2.into()), (given_back.into(), 1.into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

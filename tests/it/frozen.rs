@@ -1,8 +1,12 @@
 //! Workers that stop for a while and wake again, on either side of their
 //! connection: others have their messages by then, and nothing is harmed.
 
+use crate::batch::replies;
 use crate::proxy::{Lost, Proxy, Way};
-use crate::support::{Gateway, Plugins, Redis, built, until};
+use crate::support::{Gateway, Plugins, Redis, built, topic, until};
+use gateway_worker::publication::Draft;
+use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use jiff::Timestamp;
 use rustix::process::Signal;
 
 const LEASE: [&str; 2] = ["--queue-lease", "2s"];
@@ -69,6 +73,9 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
     drop(other);
     redis.publish("puppet", "after", r#"{"do":"sleep","ms":0}"#).await;
     first.until_outcome("puppet", "after", "done").await;
+    // What others have settled takes up no room of its own any more.
+    let held = "messages_in_flight{topic=\"puppet\"} 0";
+    until("it holds nothing", async || first.get("/metrics/prometheus").await.1.contains(held).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,4 +127,53 @@ async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic()
     redis.is("settled", "XLEN mq:puppet", 0).await;
     assert_eq!(proxy.lost(), 1);
     assert_eq!(gateway.logged("taken again").len(), 1);
+}
+
+/// Settling a batch takes two steps where some of it is done and some is dead. A
+/// renewal in between finds that what is done is no longer ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_settled_is_no_lost_lease() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis).await;
+    proxy.slow_down(200);
+    let each_second_fails = replies("(i32.store8 (i32.const 49176) (i32.const 1))");
+    let manifest = "concurrency = 2\n[batch]\nsize = 2\nwait = \"1m\"\n[retry]\nattempts = 1\n";
+    let plugins = Plugins::with("pairs", &each_second_fails, manifest);
+    for number in 0..20 {
+        redis.publish("pairs", &number.to_string(), "{}").await;
+    }
+    let gateway = Gateway::start_with(&proxy.url(), &plugins, &["--queue-lease", "600ms"]);
+    redis.is("all are settled", "XLEN mq:pairs", 0).await;
+    assert_eq!(redis.run::<i64>("XLEN {mq:pairs}:dead").await, 10);
+    assert!(gateway.logged("leases lost").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fall_silent_are_given_up() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis).await;
+    let plugins = puppet("first");
+    let gateway = Gateway::start_with(&proxy.url(), &plugins, &LEASE);
+    redis.publish("puppet", "before", r#"{"do":"sleep","ms":0}"#).await;
+    gateway.until_outcome("puppet", "before", "done").await;
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+    proxy.silence();
+    redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
+    gateway.until_outcome("puppet", "after", "done").await;
+    redis.is("settled", "XLEN mq:puppet", 0).await;
+    assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_done_is_not_sent_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis).await;
+    let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
+    let (topic, group) = (topic("t"), "consumer-group-{topic}");
+    let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
+    let publication = Draft::new("id".to_owned(), &topic, "1").seal(Timestamp::now()).unwrap();
+    queue.publish(&publication).await.unwrap();
+    proxy.lose(Lost::After(0));
+    assert!(queue.publish(&publication).await.is_err());
+    assert_eq!((proxy.lost(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
 }

@@ -91,6 +91,21 @@ async fn with_the_head_known_the_oldest_goes_first() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_not_told_the_head_takes_from_both_ends_in_turn() {
+    let redis = Redis::start();
+    // Each is a piece by itself.
+    let large = "x".repeat(600_000);
+    for id in ["a", "b", "c", "d"] {
+        redis.run::<i64>(&format!(r#"RPUSH mq:t {{"id":"{id}","topic":"t","data":"{large}"}}"#)).await;
+    }
+    let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    is_drained(&redis).await;
+    let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ran, ["d", "a", "c", "b"]);
+}
+
 #[tokio::test]
 async fn both_ends_have_their_turn_and_an_end_keeps_its_order() {
     let redis = Redis::start();

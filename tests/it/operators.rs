@@ -190,6 +190,21 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
     moved
 }
 
+/// A key that is not where its slot still is may be where that is going.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_ask_elsewhere_does() {
+    let server = Server::start(Mode::Cluster).await;
+    let slot: u16 = run_on(&server.nodes[0], "CLUSTER KEYSLOT mq:t").await;
+    let from = usize::from(slot > 5460) + usize::from(slot > 10922);
+    let (source, target) = (&server.nodes[from], &server.nodes[(from + 1) % 3]);
+    let queue = server.queue("t", "me");
+    assert_eq!(queue.outgoing().await.unwrap(), 0);
+    let id = async |node: &Process| run_on::<String>(node, "CLUSTER MYID").await;
+    run_on::<()>(target, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source).await)).await;
+    run_on::<()>(source, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target).await)).await;
+    assert_eq!(queue.outgoing().await.unwrap(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
     let mut server = Server::start(Mode::Cluster).await;

@@ -3,6 +3,7 @@
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
 use rustix::process::Signal;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
@@ -145,6 +146,31 @@ async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
     redis.run::<i64>("DEL {mq:puppet}:later").await;
     redis.is("and then the others", "XLEN {mq:puppet}:dead", 300).await;
     redis.is("nothing is left", "XLEN mq:puppet", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
+    let redis = Redis::start();
+    let manifest = "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1h\"\ncap = \"1h\"\n";
+    let plugins = Plugins::with("puppet", &built("puppet"), manifest);
+    for key in ["dead", "later"] {
+        redis.run::<()>(&format!("SET {{mq:puppet}}:{key} text")).await;
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    // More than are tried again at once.
+    for (id, count, act) in [
+        ("dies", 260, r#"{"do":"reject","code":"c","reason":"r"}"#),
+        ("again", 5, r#"{"do":"retry","reason":"r","after_ms":3600000}"#),
+    ] {
+        for number in 0..count {
+            redis.publish("puppet", &format!("{id}-{number}"), act).await;
+        }
+        let waiting = if id == "dies" { 260 } else { 265 };
+        gateway.until_logged("not settled yet", |line| line["waiting"] == waiting).await;
+    }
+    redis.run::<i64>("DEL {mq:puppet}:later").await;
+    redis.is("those behind are settled", "ZCARD {mq:puppet}:later", 5).await;
+    assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 260);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,4 +327,69 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
     }
     let ran = quick.outcomes("puppet").len() + slow.outcomes("puppet").len();
     assert_eq!(ran, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
+    redis.publish("t", "first", "{}").await;
+    gateway.until_outcome("t", "first", "done").await;
+    redis.is("settled", "XLEN mq:t", 0).await;
+    // The reader can't come back, all else can.
+    redis.run::<()>("ACL SETUSER default -client|id").await;
+    redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
+    gateway.until_logged("not consuming", |line| line["topic"] == "t").await;
+    redis.publish("t", "theirs", "{}").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t other COUNT 1 STREAMS mq:t >").await;
+    let theirs = owners(&redis, "t").await;
+    let claim = format!("XCLAIM mq:t consumer-group-t other 0 {} IDLE 600000 JUSTID", theirs[0].0);
+    redis.run::<redis::Value>(&claim).await;
+    // What is due is seen to before others' leases are.
+    for due in 1..=3 {
+        redis.publish_later("t", &due.to_string(), "{}", Duration::from_millis(1)).await;
+        redis.is("it has been seen to", "XLEN mq:t", 1 + due).await;
+    }
+    assert_eq!(owners(&redis, "t").await, theirs);
+    redis.run::<()>("ACL SETUSER default +client|id").await;
+    gateway.until_outcome("t", "theirs", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_back_renews_its_leases_before_all_else() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    // Otherwise it would do so in twenty minutes.
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
+    redis.publish("puppet", "long", r#"{"do":"sleep","ms":600000}"#).await;
+    gateway.until_asleep("puppet", 1).await;
+    let held = owners(&redis, "puppet").await;
+    let (id, owner, _) = &held[0];
+    let claim = format!("XCLAIM mq:puppet consumer-group-puppet {owner} 0 {id} IDLE 3000000 JUSTID");
+    redis.run::<redis::Value>(&claim).await;
+    redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
+    let silent = "XPENDING mq:puppet consumer-group-puppet IDLE 3000000 - + 10";
+    until("renewed", async || redis.run::<Vec<redis::Value>>(silent).await.is_empty().then_some(())).await;
+    assert_eq!(owners(&redis, "puppet").await, held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_until_all_that_has_run_is_settled() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
+    let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "1h"]);
+    redis.run::<()>("SET {mq:puppet}:dead text").await;
+    redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
+    gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
+    gateway.signal(Signal::TERM);
+    gateway.until_logged("draining", |_| true).await;
+    until("nobody reads", async || {
+        redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
+    })
+    .await;
+    redis.run::<i64>("DEL {mq:puppet}:dead").await;
+    until("it has ended", async || (!gateway.is_running()).then_some(())).await;
+    assert_eq!(redis.run::<i64>("XLEN {mq:puppet}:dead").await, 1);
+    assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 0);
 }

@@ -162,3 +162,20 @@ async fn however_many_do_not_arrive_what_is_behind_them_does() {
     redis.is("and then all others", "XLEN {mq:t}:out", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_arrived_and_could_not_be_taken_off_is_not_brought_again() {
+    const LEASE: Duration = Duration::from_millis(100);
+    let redis = Redis::start();
+    put_out(&redis, "one", 0, "", "once").await;
+    let (queue, mut outbox) = (redis.queue("t", "me"), Outbox::default());
+    redis.run::<()>("ACL SETUSER default -xack").await;
+    assert!(queue.relay(&mut outbox, LEASE).await.is_err());
+    redis.is("it has arrived", "XLEN mq:one", 1).await;
+    let free = "XPENDING {mq:t}:out relay IDLE 100 - + 10";
+    until("anybody may have it", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(())).await;
+    redis.run::<()>("ACL SETUSER default +xack").await;
+    queue.relay(&mut outbox, LEASE).await.unwrap();
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 0);
+    assert_eq!(redis.run::<i64>("XLEN mq:one").await, 1);
+}

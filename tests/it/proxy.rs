@@ -1,6 +1,6 @@
 //! A TCP proxy between workers and Redis, which does to connections what
-//! networks do: cuts, stalls and slows them, refuses new ones, and swallows a reply
-//! after Redis has done what was asked.
+//! networks do: cuts, stalls, slows and silences them, refuses new ones, and
+//! swallows a reply after Redis has done what was asked.
 
 use crate::support::Redis;
 use std::io;
@@ -41,6 +41,8 @@ struct State {
     redis: u16,
     /// Rises with each cut.
     cuts: watch::Sender<usize>,
+    /// Rises whenever the connections that there are fall silent.
+    silences: watch::Sender<usize>,
     to_redis_stalled: watch::Sender<bool>,
     to_worker_stalled: watch::Sender<bool>,
     refuses: AtomicBool,
@@ -57,6 +59,7 @@ impl Proxy {
         let state = Arc::new(State {
             redis: redis.url().rsplit(':').next().unwrap().parse().unwrap(),
             cuts: watch::Sender::new(0),
+            silences: watch::Sender::new(0),
             to_redis_stalled: watch::Sender::new(false),
             to_worker_stalled: watch::Sender::new(false),
             refuses: AtomicBool::new(false),
@@ -75,6 +78,12 @@ impl Proxy {
     /// Cuts every connection there is.
     pub(crate) fn cut(&self) {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Nothing arrives over the connections that there are, for ever, and neither
+    /// end is told.
+    pub(crate) fn silence(&self) {
+        self.state.silences.send_modify(|silences| *silences += 1);
     }
 
     /// What is sent this way arrives when it is let go on, even if its sender
@@ -159,12 +168,15 @@ async fn carry(worker: TcpStream, state: Arc<State>) {
 }
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, state: &State) -> io::Result<()> {
-    let mut stalled = state.stalled(way).subscribe();
+    let (mut stalled, silences) = (state.stalled(way).subscribe(), state.silences.subscribe());
     let mut bytes = vec![0; 64 << 10];
     loop {
         let length = from.read(&mut bytes).await?;
         if length == 0 {
             return Ok(());
+        }
+        if silences.has_changed().unwrap_or(true) {
+            std::future::pending::<()>().await;
         }
         if way == Way::ToWorker && state.is_to_be_lost(&bytes[..length]) {
             return to.write_all(&bytes[..length / 2]).await;

@@ -2,7 +2,7 @@
 //! the new one is, and no message is lost or run twice by it.
 
 use crate::guest::guest_in;
-use crate::support::{Gateway, OK, Plugins, Redis, guest, guest_with, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, guest_with, topic, until};
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -136,6 +136,23 @@ async fn two_hundred_plugins_come_and_go_at_once() {
     until("they are gone", async || (count().await == (1, 0)).then_some(())).await;
     redis.publish("first", "n", "{}").await;
     gateway.until_outcome("first", "n", "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &built("puppet"), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "long", r#"{"do":"sleep","ms":5000}"#).await;
+    gateway.until_asleep("puppet", 1).await;
+    plugins.remove("puppet.wasm");
+    gateway.until_logged("plugin removed", |line| line["plugin"] == "puppet").await;
+    plugins.write("puppet.wasm", &built("puppet"));
+    redis.publish("puppet", "next", r#"{"do":"all","of":[]}"#).await;
+    gateway.until_outcome("puppet", "next", "done").await;
+    gateway.until_outcome("puppet", "long", "done").await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
+    assert_eq!(gateway.asleep("puppet"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

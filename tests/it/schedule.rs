@@ -1,5 +1,6 @@
 //! Schedules: one message per fire time, over all workers and restarts.
 
+use crate::proxy::Proxy;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use gateway_worker::publication::{Draft, Publication};
 use jiff::{SignedDuration, Timestamp};
@@ -138,6 +139,26 @@ async fn what_was_missed_while_no_worker_ran_is_caught_up_with_as_the_manifest_s
             .await;
         assert_eq!(fired(&redis, "mq:t").await, expected, "{catch_up}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_overtaken_while_it_catches_up_fires_nothing_of_it() {
+    let redis = Redis::start();
+    pause(&redis).await;
+    let name = "* * * * * * UTC";
+    // More than go into one script.
+    set_last(&redis, name, now() - seconds(500)).await;
+    let proxy = Proxy::start(&redis).await;
+    proxy.slow_down(1000);
+    let plugins = Plugins::with("t", &guest(OK), EACH_SECOND);
+    let _gateway = Gateway::start_with(&proxy.url(), &plugins, &[]);
+    until("it has looked", async || last(&redis, &format!("seen:{name}")).await).await;
+    // Before it can fire the first of them, another has fired all.
+    let others = now();
+    set_last(&redis, name, others).await;
+    proxy.slow_down(0);
+    let fired = until_fired(&redis, 1).await;
+    assert!(fired[0] > others, "{fired:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,13 +132,14 @@ impl Lane {
     }
 
     /// What is not to be found again: what we hold, and what we have just given
-    /// back.
-    pub(super) fn known_entries(&self) -> Vec<EntryKey> {
+    /// back; and whether some of that may be found from now on.
+    pub(super) fn known_entries(&self) -> (Vec<EntryKey>, bool) {
         let mut known = self.held_entries();
         let (mut handed_on, now) = (self.handed_on(), Instant::now());
+        let count = handed_on.len();
         handed_on.retain(|_, again| *again > now);
         known.extend(handed_on.keys().cloned());
-        known
+        (known, handed_on.len() < count)
     }
 
     fn handed_on(&self) -> MutexGuard<'_, HashMap<EntryKey, Instant>> {

@@ -104,3 +104,21 @@ impl Drop for Gathered<'_> {
         self.send();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn a_panic_ends_its_message_and_no_more() {
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(poll_caught(pin!(async { 1 }), &mut context), Poll::Ready(Some(1)));
+        let panics = pin!(async {
+            if true {
+                panic!("on purpose");
+            }
+        });
+        assert_eq!(poll_caught(panics, &mut context), Poll::Ready(None));
+    }
+}

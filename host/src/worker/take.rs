@@ -281,11 +281,13 @@ impl Lane {
     }
 
     /// Finds again a piece of what was lost on the way. Returns whether there was any.
-    async fn reconcile(self: &Arc<Self>, was_given_back: bool) -> Result<bool, QueueError> {
+    async fn reconcile(self: &Arc<Self>, mut was_given_back: bool) -> Result<bool, QueueError> {
         let _intake = self.intake.lock().await;
         let mut has_found = false;
         for source in self.opened.load().sources.iter() {
-            let strays = self.queue.reconcile(*source, &self.known_entries()).await?;
+            let (known, is_free_again) = self.known_entries();
+            was_given_back |= is_free_again;
+            let strays = self.queue.reconcile(*source, &known).await?;
             if !strays.is_empty() {
                 let (topic, count) = (self.topic(), strays.len());
                 has_found = true;
