@@ -466,3 +466,53 @@ fn version(digest: &str, manifest: &Manifest) -> Version {
     let rest = manifest.takes_unclaimed().then_some(Claim::Rest);
     Version { digest: digest.to_owned(), claims: topics.chain(rest).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Capabilities;
+    use crate::plugin::compile::{CompileLimits, Compiler};
+    use crate::settings::FileCheck;
+
+    /// Without a compiler: what is in the folder is no plugin anyway.
+    fn registry(folder: &std::path::Path) -> Registry {
+        let compiler = Compiler::of("/nowhere".into(), CompileLimits::default(), None);
+        let engine = Engine::new(Capabilities::default(), compiler, 1).unwrap();
+        Registry::new(engine, Folder::new(folder, FileCheck::Off), Archive::nowhere())
+    }
+
+    #[tokio::test]
+    async fn where_a_manifest_may_be_on_its_way_it_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = registry(folder.path());
+        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
+        let began = Instant::now();
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        let is_waiting = registry.is_moving();
+        // On a machine so busy that the second look was late, it has been.
+        assert!(is_waiting || began.elapsed() >= QUIET);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_longer_as_it_was_found_is_found_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let mut registry = registry(folder.path());
+        write("a.wasm", "no plugin");
+        write("a.toml", "");
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        // It is about to be read.
+        assert!(!registry.is_moving() && !registry.is_at_rest());
+        write("a.wasm", "nor is this");
+        assert_eq!(registry.next().await, []);
+        assert!(registry.is_moving());
+        registry.scan(Duration::ZERO).unwrap();
+        registry.scan(Duration::ZERO).unwrap();
+        let refused = std::iter::once(registry.next().await).chain([registry.next().await]).flatten();
+        assert!(refused.into_iter().any(|change| matches!(change, Change::Refused { .. })));
+    }
+}
