@@ -164,7 +164,7 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
     let parsed = |text: &str| wat::parse_str(text).unwrap();
     let memory = "(memory (export \"memory\") 1)";
     let start = "(func (export \"_start\"))";
-    let refused: [(&str, Vec<u8>, &str, &str); 12] = [
+    let refused: [(&str, Vec<u8>, &str, &str); 13] = [
         ("reactor", parsed(&format!("(module {memory} (func (export \"_initialize\")))")), "", "it is a reactor"),
         ("library", parsed(&format!("(module {memory} (func (export \"add\")))")), "", "without a function `_start`"),
         (
@@ -203,6 +203,13 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
             parsed(&format!("(module {memory} (func (export \"_start\") (drop (i32.atomic.load (i32.const 0)))))")),
             "",
             "it needs threads",
+        ),
+        // One instruction could copy it for longer than any limit allows.
+        (
+            "wide",
+            parsed(&format!("(module (memory (export \"memory\") i64 1) {start})")),
+            "",
+            "memory64 must be enabled",
         ),
         ("batch", exits(0), "[batch]\nsize = 2\nwait = \"1s\"\n", "[batch] is for components"),
         ("reused", exits(0), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
