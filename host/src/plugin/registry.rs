@@ -157,6 +157,7 @@ impl Registry {
         let is_old = |stamp: &Stamp| stamp.is_older_than(SETTLED, wall);
         let scanned = self.deployment.scanned(&self.found, self.started.elapsed(), quiet, is_old);
         let is_news = !scanned.orders.is_empty() || scanned.has_left;
+        scanned.orders.iter().for_each(|order| self.overtake(order));
         self.read(scanned.orders.into());
         for name in &scanned.gone {
             self.history.remove(name);
@@ -248,6 +249,14 @@ impl Registry {
         Ok(())
     }
 
+    /// What is still loaded of this name takes up no room any longer, which the
+    /// order may be waiting for.
+    fn overtake(&mut self, order: &Order) {
+        if let Some(overtaken) = self.loading.remove(&order.name) {
+            overtaken.abort();
+        }
+    }
+
     /// Reads in the order of names: the first has what several claim. One after
     /// the other, and each only when there is room to load it, so that no more
     /// sources than that are in memory.
@@ -304,10 +313,7 @@ impl Registry {
             }
             Done::Loaded(order, plugin, started.elapsed())
         });
-        // What it overtakes takes up no room any longer.
-        if let Some(overtaken) = self.loading.insert(loading.name.clone(), task.clone()) {
-            overtaken.abort();
-        }
+        self.loading.insert(loading.name.clone(), task.clone());
         self.orders.insert(task.id(), vec![loading]);
     }
 
@@ -342,6 +348,7 @@ impl Registry {
     /// At once where the version is still at hand.
     fn go_back(&mut self, order: Order) -> Option<Change> {
         let Goal::Restore { digest, .. } = &order.goal else { return None };
+        self.overtake(&order);
         let Some(plugin) = self.loaded.get(&(order.name.clone(), digest.clone())).cloned() else {
             self.read(VecDeque::from([order]));
             return None;
@@ -493,6 +500,25 @@ mod tests {
         let is_waiting = registry.is_moving();
         // On a machine so busy that the second look was late, it has been.
         assert!(is_waiting || began.elapsed() >= QUIET);
+    }
+
+    #[tokio::test]
+    async fn what_is_overtaken_makes_room_for_what_comes_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = registry(folder.path());
+        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
+        std::fs::write(folder.path().join("a.toml"), "").unwrap();
+        let room = registry.loads.clone().try_acquire_many_owned(4).unwrap();
+        let slow = registry.tasks.spawn(async move {
+            let _room = room;
+            std::future::pending().await
+        });
+        registry.loading.insert("a".to_owned(), slow);
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        let refused = async { while registry.next().await.is_empty() {} };
+        tokio::time::timeout(Duration::from_secs(30), refused).await.expect("there is no room");
     }
 
     #[tokio::test]
