@@ -406,7 +406,13 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         let check = format!("{check} (i32.store (i32.const 40) (i32.const {length})) (i32.const 32)");
         self_tested(&format!("(data (i32.const 640) \"{text}\")"), &check)
     };
+    let mistyped = include_str!("../../wit/gateway.wit")
+        .replacen("  export handler;", "  export handler;\n  export self-test;", 1)
+        .replacen("check: func() -> result<_, string>;", "check: func() -> u32;", 1);
+    let check = r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) (i32.const 0))"#;
+    let mistyped = encode(&module(check, OK), "tested.wit", Some(&mistyped));
     let refused = BTreeMap::from([
+        ("self-test.type", (mistyped, "its export gateway:worker/self-test@1.0.0 has another type")),
         ("self-test", (failed("\\ff\\fe", 2), "utf-8")),
         ("self-test.forges", (failed("\\1b[2Ja\\0ab\\c2\\9bc", 9), "its self-test failed: a\\nb")),
         ("four-gib", (declares("65536"), "memory")),
@@ -490,6 +496,7 @@ async fn what_never_starts_keeps_nobody_from_being_loaded() {
     }
     let reason = gateway.until_refused("waits").await;
     assert!(reason.contains("timeout: ran longer than limits.timeout = 10s"), "{reason}");
+    assert_eq!(gateway.plugin("waits").await["refusal"]["kind"], "passing", "it may be the machine");
     gateway.until_ready().await;
 }
 
