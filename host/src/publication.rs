@@ -217,6 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn an_id_and_a_dedup_key_have_their_sizes() {
+        let topic = Topic::parse("t").unwrap();
+        let sealed = |id: usize, key: usize| {
+            let (id, key) = ("x".repeat(id), "x".repeat(key));
+            let draft = Draft { dedup_key: Some(&key), ..Draft::new(id, &topic, "1") };
+            draft.seal(Timestamp::UNIX_EPOCH).map(drop)
+        };
+        for (id, key, expected) in [
+            (1, 1, Ok(())),
+            (256, 256, Ok(())),
+            (0, 1, Err(BadDraft::Id)),
+            (257, 1, Err(BadDraft::Id)),
+            (1, 0, Err(BadDraft::DedupKey)),
+            (1, 257, Err(BadDraft::DedupKey)),
+        ] {
+            assert_eq!(sealed(id, key), expected, "{id} {key}");
+        }
+    }
+
+    #[test]
     fn a_delayed_message_states_when_it_is_due() {
         assert!(seal("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
         assert!(seal("1", &[], DELAY_MAX).is_ok());

@@ -279,6 +279,10 @@ mod tests {
         assert_eq!(judge(postpone, standing(3), &policy, 0.5), later(500, 1));
         let gone = Outcome::PluginUnavailable("not loaded".to_owned());
         assert_eq!(judge(gone, standing(3), &policy, 0.5), later(1000, 0));
+        // The more often, the longer, whatever attempt it is.
+        let postpone = Outcome::Postpone { reason: "wait".to_owned(), after: None };
+        let often = Standing { postponed: 4, ..standing(3) };
+        assert_eq!(judge(postpone, often, &policy, 0.5), later(8000, 5));
     }
 
     #[test]

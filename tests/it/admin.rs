@@ -1,6 +1,7 @@
 //! The API: who may change something, and what strangers can't do to it.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, guest, until};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -87,6 +88,32 @@ async fn slow_and_loud_strangers_hold_up_nobody() {
         until("the slow one is let go", async || answer(stream)).await;
     }
     assert_eq!(gateway.get("/healthz").await.0, 200);
+}
+
+/// Who comes when there are as many as there may be waits until one of them goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_strangers_are_served_at_once() {
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).unwrap();
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &Plugins::empty());
+    gateway.until_ready().await;
+    let address = gateway.address().await;
+    let connect = || {
+        let stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream
+    };
+    let mut silent: Vec<TcpStream> = (0..512).map(|_| connect()).collect();
+    let mut last = connect();
+    last.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let answered = until("an answer", async || answer(&mut last)).await;
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+    let is_gone = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        answer(stream).is_some()
+    };
+    assert!(silent.iter_mut().any(is_gone), "one of the others was let go of before");
 }
 
 /// What was answered, once something is or the connection has been closed.

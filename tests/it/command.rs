@@ -2,7 +2,7 @@
 //! its exit code says how it ended. It has the same limits as others, and
 //! reaches as little.
 
-use crate::guest::adapted;
+use crate::guest::{adapted, guest_in};
 use crate::support::{Entry, Gateway, OK, Plugins, Redis, built, guest, text};
 
 const ONCE: &str = "[retry]\nattempts = 1\n";
@@ -56,6 +56,22 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
         }
         assert_eq!(gateway.plugin(topic).await["state"], "live");
     }
+    // What C would take for the end of the text is none.
+    redis.add("core", br#"{"id":"m\u0000x","topic":"core","data":{}}"#).await;
+    gateway.until_logged("id=m\u{fffd}x topic=core", |_| true).await;
+}
+
+/// Some languages always export the start of a program.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_a_handler_and_a_program_is_called_as_a_handler() {
+    let wit = "package wasi:cli@0.2.0 { interface run { run: func() -> result; } }
+        world both { include message-handler; export wasi:cli/run@0.2.0; }";
+    let run = r#"(func (export "wasi:cli/run@0.2.0#run") (result i32) (unreachable))"#;
+    let redis = Redis::start();
+    let plugins = Plugins::with("both", &guest_in("both", wit, "", run, OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("both", "b", "{}").await;
+    gateway.until_outcome("both", "b", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +180,7 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
     let parsed = |text: &str| wat::parse_str(text).unwrap();
     let memory = "(memory (export \"memory\") 1)";
     let start = "(func (export \"_start\"))";
-    let refused: [(&str, Vec<u8>, &str, &str); 12] = [
+    let refused: [(&str, Vec<u8>, &str, &str); 13] = [
         ("reactor", parsed(&format!("(module {memory} (func (export \"_initialize\")))")), "", "it is a reactor"),
         ("library", parsed(&format!("(module {memory} (func (export \"add\")))")), "", "without a function `_start`"),
         (
@@ -203,6 +219,13 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
             parsed(&format!("(module {memory} (func (export \"_start\") (drop (i32.atomic.load (i32.const 0)))))")),
             "",
             "it needs threads",
+        ),
+        // One instruction could copy it for longer than any limit allows.
+        (
+            "wide",
+            parsed(&format!("(module (memory (export \"memory\") i64 1) {start})")),
+            "",
+            "memory64 must be enabled",
         ),
         ("batch", exits(0), "[batch]\nsize = 2\nwait = \"1s\"\n", "[batch] is for components"),
         ("reused", exits(0), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),

@@ -59,8 +59,22 @@ async fn what_costs_too_much_to_compile_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_that_is_killed_says_so() {
     let engine = engine(BINARY, CompileLimits { cpu: 101, ..CompileLimits::default() });
-    let loading = tokio::spawn(async move { load(&engine, &slow(5_000)).await.err().unwrap() });
+    let loading = tokio::spawn(async move { load(&engine, &slow(25_000)).await.err().unwrap() });
     let child = until("a compiler runs", async || compilers(std::process::id(), "101").pop()).await;
+    // It knows nothing of ours, and leaves nothing behind.
+    let of_child = |what: &str| fs::read_to_string(format!("/proc/{}/{what}", child.as_raw_nonzero())).unwrap();
+    let environment = of_child("environ");
+    let names: Vec<&str> = environment.split_terminator('\0').filter_map(|one| one.split('=').next()).collect();
+    assert_eq!(names, ["MALLOC_ARENA_MAX", "TOKIO_WORKER_THREADS"]);
+    until("it has limited itself", async || {
+        let limits = of_child("limits");
+        let first = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let is_limited = first("Max core file size") == Some("0")
+            && first("Max address space") == Some("4294967296")
+            && first("Max cpu time") == Some("101");
+        is_limited.then_some(())
+    })
+    .await;
     rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
     let error = loading.await.unwrap();
     assert!(error.contains("the compiler crashed on it: it was killed"), "{error}");

@@ -100,7 +100,13 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (memory (export "memory") 1)
             (data (i32.const 64) ".")
+            (func $with_path (param $length i32) (result i32)
+                (call $open (i32.const 3) (i32.const 0) (i32.const 64) (local.get $length) (i32.const 0)
+                    (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 0)))
             (func (export "_start") (local $count i32) (local $error i32)
+                ;; A path is passed to the host as all else is: too long, there is no memory for it.
+                (if (i32.eq (i32.const 48) (call $with_path (i32.const 4096))) (then unreachable))
+                (if (i32.ne (i32.const 48) (call $with_path (i32.const 4097))) (then unreachable))
                 (loop $again
                     (local.set $error (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 2)
                         (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 0)))
@@ -111,13 +117,45 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
                 (unreachable)))"#,
     );
     let redis = Redis::start();
-    let manifest = format!("[grants]\n{granted}\n[retry]\nattempts = 1\n");
-    let plugins = Plugins::with("module", &module.unwrap(), &manifest);
+    let manifest = format!("[grants]\n{granted}\n[limits]\nhost_call = \"4KiB\"\n[retry]\nattempts = 1\n");
+    let module = module.unwrap();
+    let few = manifest.replace("[limits]", "[limits]\nhandles = 20");
+    let plugins = Plugins::with("module", &module, &manifest).and("few", &module, &few);
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_loaded("module").await;
-    redis.publish("module", "m", "{}").await;
-    let dead = redis.dead("module").await;
-    assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "exit code 100".to_owned()));
+    for (topic, reason, error) in
+        [("module", "retry", "exit code 100"), ("few", "handle-limit", "held more than limits.handles = 20")]
+    {
+        gateway.until_loaded(topic).await;
+        redis.publish(topic, "m", "{}").await;
+        let dead = redis.dead(topic).await;
+        assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), (reason.to_owned(), error.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_hold_half_of_the_files_that_the_process_may_have() {
+    let outer = tempfile::tempdir().unwrap();
+    fs::write(outer.path().join("a"), "here").unwrap();
+    let redis = Redis::start();
+    let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
+    let plugins = Plugins::with("fetch", &built("fetch"), &manifest(&granted));
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -n 180 && exec \"$0\" run --log-level debug --listen 127.0.0.1:0 --redis-url \"$1\" --plugins \"$2\"",
+    ]);
+    command.args([BINARY, &redis.url()]).arg(plugins.path()).env("GATEWAY_PLUGINS_CACHE", plugins.cache());
+    let gateway = Gateway::spawn(&mut command);
+    gateway.until_loaded("fetch").await;
+    for id in ["first", "second"] {
+        let hold = json!({ "do": "hold", "path": "/in/a", "times": 1000 });
+        redis.publish("fetch", id, &hold.to_string()).await;
+        gateway.until_outcome("fetch", id, "done").await;
+    }
+    for told in redis.envelopes("mq:told").await {
+        let told = &told["data"]["told"];
+        assert!(told["count"] == 89 && told["error"].is_string(), "one is the folder: {told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

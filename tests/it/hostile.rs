@@ -3,7 +3,7 @@
 
 use crate::guest::{OK, guest, guest_in, guest_with, module};
 use crate::inspect::self_tested;
-use crate::limits::times;
+use crate::limits::{times, waits_at_its_start};
 use crate::support::{Gateway, Plugins, Redis, built, encode, resident_bytes, text, until};
 use std::collections::BTreeMap;
 
@@ -228,18 +228,22 @@ fn forges() -> Vec<u8> {
     web(&format!("{body} {OK}"))
 }
 
-/// A method of so many letters, which is taken or not.
-fn method(bytes: usize, is_refused: u8) -> Vec<u8> {
+/// A word of so many letters in a request, which is taken or not.
+fn word(setter: &str, bytes: usize, is_refused: u8) -> Vec<u8> {
     web(&format!(
         "(drop (memory.grow (i32.const 16))) (memory.fill (i32.const 65536) (i32.const 65) (i32.const {bytes}))
         (if (i32.ne (i32.const {is_refused})
-            (call $method (call $request (call $fields)) (i32.const 9) (i32.const 65536) (i32.const {bytes})))
+            (call {setter} (i32.const 65536) (i32.const {bytes})))
             (then unreachable)) {OK}"
     ))
 }
 
+const METHOD: &str = "$method (call $request (call $fields)) (i32.const 9)";
+const SCHEME: &str = "$scheme (call $request (call $fields)) (i32.const 1) (i32.const 2)";
+const AUTHORITY: &str = "$authority (call $request (call $fields)) (i32.const 1)";
+
 /// Where `limits.memory` does not see it.
-fn in_the_hosts_memory() -> [Attack; 5] {
+fn in_the_hosts_memory() -> [Attack; 9] {
     [
         Attack::new(
             "headers",
@@ -250,8 +254,12 @@ fn in_the_hosts_memory() -> [Attack; 5] {
         ),
         Attack::new("requests", web(&times(1000, "(drop (call $request (call $fields)))")), "", "handle-limit", ""),
         Attack::new("one.by.one", web(&times(1000, "(call $drop_fields (call $fields))")), "", "done", ""),
-        Attack::new("method", method(1 << 20, 1), "", "done", ""),
-        Attack::new("method.short", method(64, 0), "", "done", ""),
+        Attack::new("method", word(METHOD, 65, 1), "", "done", ""),
+        Attack::new("method.short", word(METHOD, 64, 0), "", "done", ""),
+        Attack::new("scheme", word(SCHEME, 65, 1), "", "done", ""),
+        Attack::new("scheme.short", word(SCHEME, 64, 0), "", "done", ""),
+        Attack::new("authority", word(AUTHORITY, 513, 1), "", "done", ""),
+        Attack::new("authority.short", word(AUTHORITY, 512, 0), "", "done", ""),
     ]
 }
 
@@ -398,7 +406,13 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         let check = format!("{check} (i32.store (i32.const 40) (i32.const {length})) (i32.const 32)");
         self_tested(&format!("(data (i32.const 640) \"{text}\")"), &check)
     };
+    let mistyped = include_str!("../../wit/gateway.wit")
+        .replacen("  export handler;", "  export handler;\n  export self-test;", 1)
+        .replacen("check: func() -> result<_, string>;", "check: func() -> u32;", 1);
+    let check = r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) (i32.const 0))"#;
+    let mistyped = encode(&module(check, OK), "tested.wit", Some(&mistyped));
     let refused = BTreeMap::from([
+        ("self-test.type", (mistyped, "its export gateway:worker/self-test@1.0.0 has another type")),
         ("self-test", (failed("\\ff\\fe", 2), "utf-8")),
         ("self-test.forges", (failed("\\1b[2Ja\\0ab\\c2\\9bc", 9), "its self-test failed: a\\nb")),
         ("four-gib", (declares("65536"), "memory")),
@@ -432,6 +446,35 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
     .await;
 }
 
+/// It is tried out whenever somebody looks at it, and has no message.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_only_tried_out_reaches_nothing_that_was_granted() {
+    // A fault's code begins behind the result's own word: "deni".
+    let denied = |call: &str| {
+        format!("{call} (if (i32.ne (i32.load (i32.load (i32.const 68))) (i32.const 0x696e6564)) (then unreachable))")
+    };
+    let at = "(i32.const 64)";
+    let calls = [
+        format!("(call $publish {GOOD} {GOOD} {at})"),
+        format!("(call $key_value {GOOD} {at})"),
+        format!("(call $set {GOOD} {GOOD} (i32.const 0) {at})"),
+        format!("(call $delete {GOOD} {at})"),
+        format!("(call $secret {GOOD} {at})"),
+        format!("(call $mail {NONE} {NONE} {NONE} {at})"),
+    ];
+    let check: String = calls.iter().map(|call| denied(call)).collect();
+    let check =
+        format!(r#"(func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check} (i32.const 32))"#);
+    let world = "world tested { include full-handler; export self-test; }";
+    let wasm = guest_in("tested", world, EVERYTHING, &format!("{} {check}", texts()), OK);
+    let grants = "[grants]\npublish = [\"t\"]\nkeyvalue = true\nmail = true\nsecrets = [\"t\"]\n";
+    let redis = Redis::start();
+    let plugins = Plugins::with("tested", &wasm, grants);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("tested").await;
+    assert_eq!(gateway.plugin("tested").await["state"], "live");
+}
+
 /// As many as are loaded beside each other, and they start for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_never_starts_keeps_nobody_from_being_loaded() {
@@ -442,6 +485,7 @@ async fn what_never_starts_keeps_nobody_from_being_loaded() {
     for name in names {
         plugins.put(name, &starts, "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n");
     }
+    plugins.put("waits", &waits_at_its_start(), "[limits]\ntimeout = \"1h\"\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-threads", "2"]);
     gateway.until_loaded("good").await;
     for name in names {
@@ -450,6 +494,9 @@ async fn what_never_starts_keeps_nobody_from_being_loaded() {
         let is_told = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|told| reason.contains(told));
         assert!(is_told, "{reason}");
     }
+    let reason = gateway.until_refused("waits").await;
+    assert!(reason.contains("timeout: ran longer than limits.timeout = 10s"), "{reason}");
+    assert_eq!(gateway.plugin("waits").await["refusal"]["kind"], "passing", "it may be the machine");
     gateway.until_ready().await;
 }
 

@@ -13,23 +13,55 @@ const CLOCKS: &str = r#"
     package wasi:clocks@0.2.0 {
         interface monotonic-clock {
             use wasi:io/poll@0.2.0.{pollable};
+            now: func() -> u64;
             subscribe-duration: func(when: u64) -> pollable;
         }
     }
-    package wasi:http@0.2.0 { interface types { resource fields { constructor(); } } }
+    package wasi:http@0.2.0 {
+        interface types {
+            variant header-error { invalid-syntax, forbidden, immutable }
+            resource fields {
+                constructor();
+                from-list: static func(entries: list<tuple<string, list<u8>>>) -> result<fields, header-error>;
+                clone: func() -> fields;
+            }
+            resource outgoing-body;
+            resource outgoing-request {
+                constructor(headers: fields);
+                body: func() -> result<outgoing-body>;
+            }
+            resource outgoing-response {
+                constructor(headers: fields);
+                body: func() -> result<outgoing-body>;
+            }
+        }
+    }
+    package wasi:sockets@0.2.0 {
+        interface network { resource network; }
+        interface instance-network { use network.{network}; instance-network: func() -> network; }
+    }
     package wasi:random@0.2.0 { interface random { get-random-bytes: func(len: u64) -> list<u8>; } }
     world limited {
         include message-handler;
         import wasi:clocks/monotonic-clock@0.2.0;
         import wasi:http/types@0.2.0;
         import wasi:random/random@0.2.0;
+        import wasi:sockets/instance-network@0.2.0;
     }"#;
 
 const IMPORTS: &str = r#"
     (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+    (import "wasi:clocks/monotonic-clock@0.2.0" "now" (func $now (result i64)))
     (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
     (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+    (import "wasi:http/types@0.2.0" "[static]fields.from-list" (func $from_list (param i32 i32 i32)))
+    (import "wasi:http/types@0.2.0" "[method]fields.clone" (func $clone (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-request.body" (func $request_body (param i32 i32)))
+    (import "wasi:http/types@0.2.0" "[constructor]outgoing-response" (func $response (param i32) (result i32)))
+    (import "wasi:http/types@0.2.0" "[method]outgoing-response.body" (func $response_body (param i32 i32)))
     (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
+    (import "wasi:sockets/instance-network@0.2.0" "instance-network" (func $network (result i32)))
     (import "gateway:worker/logging@1.0.0" "log" (func $log (param i32 i32 i32)))"#;
 
 fn limited(body: &str) -> Vec<u8> {
@@ -39,6 +71,22 @@ fn limited(body: &str) -> Vec<u8> {
 /// Waits for so many milliseconds, and is done.
 fn waits(milliseconds: u64) -> String {
     format!("(call $block (call $subscribe (i64.const {}))) {OK}", milliseconds * 1_000_000)
+}
+
+/// Waits for an hour before it is there.
+pub(crate) fn waits_at_its_start() -> Vec<u8> {
+    let start = "(func $start (call $block (call $subscribe (i64.const 3600000000000)))) (start $start)";
+    guest_in("limited", CLOCKS, IMPORTS, start, OK)
+}
+
+/// Runs for so many milliseconds by the clock on the wall, in which it can't use
+/// up more CPU time than that.
+fn spins(milliseconds: u64) -> String {
+    format!(
+        "(local $end i64) (local.set $end (i64.add (call $now) (i64.const {})))
+         (loop $on (br_if $on (i64.lt_u (call $now) (local.get $end)))) {OK}",
+        milliseconds * 1_000_000
+    )
 }
 
 async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
@@ -66,6 +114,18 @@ struct Case {
     beyond: Vec<u8>,
     outcome: &'static str,
     told: &'static str,
+}
+
+/// Something of `wasi:http` that can be done so many times.
+fn held(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
+    Case {
+        name,
+        manifest,
+        within: limited(&times(count, body)),
+        beyond: limited(&times(count + 1, body)),
+        outcome: "handle-limit",
+        told: "held more than limits.handles = 64",
+    }
 }
 
 /// What an instance may have, and how long it may take.
@@ -96,10 +156,41 @@ fn of_instances() -> Vec<Case> {
             told: "asked for more than limits.table_elements = 100",
         },
         Case {
+            name: "cpu",
+            manifest: "cpu = \"2s\"",
+            within: limited(&spins(1500)),
+            beyond: limited("(loop $forever (br $forever)) (unreachable)"),
+            outcome: "cpu-limit",
+            told: "used more than limits.cpu = 2s",
+        },
+        Case {
+            name: "timeout",
+            manifest: "timeout = \"5s\"",
+            within: limited(&waits(3000)),
+            beyond: limited(&waits(3_600_000)),
+            outcome: "timeout",
+            told: "ran longer than limits.timeout = 5s",
+        },
+    ]
+}
+
+/// What it may hold of the host at once.
+fn of_handles() -> Vec<Case> {
+    vec![
+        Case {
             name: "handles",
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
+            outcome: "handle-limit",
+            told: "held more than limits.handles = 50",
+        },
+        // What is one thing of the host's, and not two as above.
+        Case {
+            name: "networks",
+            manifest: "handles = 50",
+            within: limited(&times(50, "(drop (call $network))")),
+            beyond: limited(&times(51, "(drop (call $network))")),
             outcome: "handle-limit",
             told: "held more than limits.handles = 50",
         },
@@ -112,22 +203,21 @@ fn of_instances() -> Vec<Case> {
             outcome: "handle-limit",
             told: "held more than limits.handles = 6400",
         },
-        Case {
-            name: "cpu",
-            manifest: "cpu = \"2s\"",
-            within: limited(&times(100_000, "")),
-            beyond: limited("(loop $forever (br $forever)) (unreachable)"),
-            outcome: "cpu-limit",
-            told: "used more than limits.cpu = 2s",
-        },
-        Case {
-            name: "timeout",
-            manifest: "timeout = \"2s\"",
-            within: limited(&waits(1)),
-            beyond: limited(&waits(3_600_000)),
-            outcome: "timeout",
-            told: "ran longer than limits.timeout = 2s",
-        },
+        held("fields.listed", "handles = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
+        // Of these two each time: there is room for the first, and not for the other.
+        held("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
+        held(
+            "request.body",
+            "handles = 6464",
+            50,
+            "(call $request_body (call $request (call $fields)) (i32.const 64))",
+        ),
+        held(
+            "response.body",
+            "handles = 6464",
+            50,
+            "(call $response_body (call $response (call $fields)) (i32.const 64))",
+        ),
     ]
 }
 
@@ -211,7 +301,7 @@ fn of_programs() -> Vec<Case> {
 async fn each_limit_has_two_sides() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
-    let cases: Vec<Case> = [of_instances(), of_calls(), of_programs()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [of_instances(), of_handles(), of_calls(), of_programs()].into_iter().flatten().collect();
     for case in &cases {
         let manifest = format!("[limits]\n{}\n[retry]\nattempts = 1\n", case.manifest);
         plugins.put(&format!("{}.within", case.name), &case.within, &manifest);

@@ -1,6 +1,7 @@
 //! A plugin of `topics = ["*"]`: it takes what nobody names, and never what
 //! belongs to somebody who is away.
 
+use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
 use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
 use std::collections::BTreeSet;
@@ -38,6 +39,22 @@ async fn it_takes_the_topics_that_nobody_names() {
     gateway.until_loaded("new.one").await;
     redis.publish("new.one", "b", "{}").await;
     gateway.until_outcome("new.one", "b", "retry").await;
+}
+
+/// Nobody knows yet what it names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
+    let redis = Redis::start();
+    redis.publish("other", "a", "{}").await;
+    let plugins = Plugins::with("a", &guest(OK), REST).and("z", &guest(RETRY), "topics = [\"other\"]\n");
+    // As many as are loaded beside each other: there is no room to read another.
+    for name in ["b", "c", "d", "e"] {
+        plugins.put(name, &waits_at_its_start(), "[limits]\ntimeout = \"1h\"\n");
+    }
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("z").await;
+    assert!(!gateway.logged("plugin refused").is_empty(), "one of them has made room");
+    gateway.until_outcome("other", "a", "retry").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

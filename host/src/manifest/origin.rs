@@ -179,6 +179,7 @@ mod tests {
             ("https://*.a.example", "https://a.example/", false),
             ("https://*.a.example", "https://.a.example/", false),
             ("https://*.a.example", "https://ba.example/", false),
+            ("https://*.a.example", "https://bba.example/", false),
             ("http://127.0.0.1", "http://0x7f000001/", true),
             ("http://127.0.0.1", "http://[::ffff:127.0.0.1]/", false),
             ("http://[::1]", "http://[::1]/", true),

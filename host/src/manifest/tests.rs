@@ -182,6 +182,17 @@ fn a_fault_is_short_and_steers_no_terminal() {
     assert!(error.len() < 2000 && error.contains("\\u{1b}[2J") && !error.contains('\u{1b}'), "{error}");
 }
 
+#[test]
+fn words_for_a_command_have_their_number_and_their_size() {
+    let args =
+        |count: usize, bytes: usize| parse(&format!("args = [\"{}\"]", vec!["x".repeat(bytes); count].join("\", \"")));
+    assert_eq!(args(100, 655).unwrap().args.len(), 100);
+    assert_eq!(args(1, 64 << 10).unwrap().args[0].len(), 64 << 10);
+    for (count, bytes) in [(101, 1), (1, (64 << 10) + 1), (2, (32 << 10) + 1)] {
+        assert!(args(count, bytes).unwrap_err().contains("more than 100 words or 65536 bytes"), "{count}");
+    }
+}
+
 /// A manifest with one header for a granted origin.
 fn header(name: &str, value: &str) -> String {
     format!("[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\n\"{name}\"=\"{value}\"")

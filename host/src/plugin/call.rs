@@ -203,3 +203,26 @@ fn reply_outcome(reply: Reply, guest: &mut Guest, place: usize) -> Outcome {
 fn is_code(code: &str) -> bool {
     (1..=64).contains(&code.len()) && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bindings::Fault;
+    use super::*;
+    use crate::capability::Secret;
+
+    #[test]
+    fn a_secret_is_no_code_that_is_told() {
+        let mut guest = Guest::under("");
+        guest.facts.struck.learn("KEY", &Secret::new("sesame-open".to_owned()));
+        let mut told = |code: &str| {
+            let fault = Fault { code: code.to_owned(), reason: String::new() };
+            reply_outcome(Reply::Handled(Err(Failure::Reject(fault))), &mut guest, 0)
+        };
+        for (code, told_code) in [("bad-data", "bad-data"), ("sesame-open", "secret"), ("x-sesame-open", "secret")] {
+            assert_eq!(told(code), Outcome::Reject { code: told_code.to_owned(), reason: String::new() }, "{code}");
+        }
+        // One that is no code either.
+        let Outcome::BadReply(reason) = told("sesame-open!") else { panic!("it is a code") };
+        assert!(reason.starts_with("reject with code \"[secret:KEY]!\""), "{reason}");
+    }
+}

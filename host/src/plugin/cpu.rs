@@ -267,6 +267,16 @@ mod tests {
         assert!(budget.tick().is_err());
     }
 
+    #[test]
+    fn a_panic_of_ours_is_a_value() {
+        let budget = Mutex::new(CpuBudget::new(Duration::from_secs(1)));
+        let turns = turns(1);
+        let mut panics = Metered::new(std::future::poll_fn(|_| -> Poll<()> { panic!("ours") }), &budget, &turns);
+        let polled = Pin::new(&mut panics).poll(&mut Context::from_waker(std::task::Waker::noop()));
+        let Poll::Ready(Err(panic)) = polled else { panic!("it is no value") };
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"ours"));
+    }
+
     /// It has run for next to nothing, and then the clock ticks.
     #[test]
     fn waiting_is_free() {

@@ -217,3 +217,43 @@ impl FileStamp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_a_dot_is_no_plugin() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".a.wasm", "..b.wasm", ".wasm", "c.wasm", "d.toml", "e.wasm.new"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join("f")).unwrap();
+        fs::write(folder.path().join("f/g.wasm"), "").unwrap();
+        let found = Folder::new(folder.path(), FileCheck::Off).names().unwrap();
+        assert_eq!(found, (vec!["c".to_owned()], Vec::new()));
+    }
+
+    #[test]
+    fn a_version_is_as_old_as_the_younger_of_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        let write = |name: &str, age: Duration| {
+            let path = folder.path().join(name);
+            fs::write(&path, "").unwrap();
+            fs::File::open(path).unwrap().set_modified(now - age).unwrap();
+        };
+        let is_older = |age: Duration| {
+            let stamp = Folder::new(folder.path(), FileCheck::Off).stamp("a").unwrap();
+            stamp.is_older_than(age, now)
+        };
+        write("a.wasm", minute);
+        assert!(is_older(minute - 2 * second) && !is_older(minute + second));
+        write("a.toml", 10 * second);
+        assert!(is_older(8 * second) && !is_older(11 * second));
+        // A clock that was wrong says nothing.
+        fs::File::open(folder.path().join("a.toml")).unwrap().set_modified(now + minute).unwrap();
+        assert!(!is_older(Duration::ZERO));
+    }
+}

@@ -177,3 +177,49 @@ pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmt
     open_files::add_to_module_linker(&mut linker)?;
     Ok(linker)
 }
+
+#[cfg(test)]
+impl Guest {
+    /// One that is only tried out.
+    pub(super) fn under(manifest: &str) -> Self {
+        use super::budgets::{FileBudget, MemoryBudget};
+        let facts = Facts {
+            name: "a".to_owned(),
+            manifest: crate::manifest::Manifest::parse(manifest, "a").unwrap(),
+            is_command: false,
+            log: super::output::LogBudget::new(1 << 20),
+            http: http::Outbound::new(),
+            struck: super::struck::Struck::default(),
+            capabilities: Arc::default(),
+        };
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(u64::MAX));
+        let share = super::shares::Shares::of(1, Arc::new(memory), Arc::new(files)).share("a");
+        Self::new(&Arc::new(facts), &share, &[]).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Secret;
+    use wasmtime_wasi::p2::OutputStream as _;
+
+    /// Whatever its manifest allows to its messages.
+    #[test]
+    fn who_is_tried_out_has_little_cpu_time() {
+        for (written, given) in [("1h", TRIAL_CPU_MAX), ("1s", Duration::from_secs(1))] {
+            let guest = Guest::under(&format!("limits = {{ cpu = \"{written}\" }}"));
+            assert_eq!(guest.run.cpu.lock().unwrap().limit(), given);
+        }
+    }
+
+    #[test]
+    fn what_was_printed_may_be_cut_within_a_secret() {
+        let mut guest = Guest::under("");
+        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+        guest.output.write(vec![b'x'; (16 << 10) - 6].into()).unwrap();
+        guest.output.write("sesame!open".into()).unwrap();
+        let told = guest.log_output();
+        assert!(told.ends_with("x[secret:KEY]"), "{}", &told[told.len() - 20..]);
+    }
+}

@@ -158,6 +158,18 @@ mod tests {
         assert!(two.memory_growing(0, 64 << 20, None).unwrap());
     }
 
+    /// An instance may have several.
+    #[test]
+    fn the_memories_of_an_instance_are_one_sum() {
+        let (_, shares) = shares(u64::MAX);
+        let limits = Limits { memory: 60 << 20, ..Limits::default() };
+        let mut limit = InstanceLimit::of(&limits, &shares.share("a"));
+        assert!(limit.memory_growing(0, 40 << 20, None).unwrap());
+        assert!(!limit.memory_growing(0, 21 << 20, None).unwrap());
+        assert!(limit.memory_growing(0, 20 << 20, None).unwrap());
+        assert!(!limit.memory_growing(40 << 20, 41 << 20, None).unwrap());
+    }
+
     #[test]
     fn tables_count_as_memory() {
         let (budget, shares) = shares(1 << 20);

@@ -27,3 +27,23 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, String> {
         .map_err(|error| format!("it can't be written: {error}"))?;
     Ok(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn neither_a_link_nor_a_folder_of_somebody_elses_is_ours() {
+        let outer = tempfile::tempdir().unwrap();
+        let (own, link) = (outer.path().join("own"), outer.path().join("link"));
+        assert!(open(&own).is_ok());
+        symlink(&own, &link).unwrap();
+        assert!(open(&link).unwrap_err().contains("can't be opened"));
+        // Only root can give it away.
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&own, Some(4321), None).unwrap();
+            assert!(open(&own).unwrap_err().contains("it belongs to user 4321"));
+        }
+    }
+}

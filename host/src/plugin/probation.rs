@@ -212,5 +212,12 @@ mod tests {
             }
             assert_eq!(condemned.try_recv().is_ok(), is_condemned, "{after:?}");
         }
+        // What was crashed on before is not added to.
+        let (probation, mut condemned, now) = begun();
+        for id in 1..CRASHES {
+            probation.one_ended(&id.to_string(), &trap(), now);
+        }
+        probation.one_ended("late", &trap(), now + LASTS);
+        assert!(condemned.try_recv().is_err() && probation.is_stood());
     }
 }

@@ -157,6 +157,7 @@ impl Registry {
         let is_old = |stamp: &Stamp| stamp.is_older_than(SETTLED, wall);
         let scanned = self.deployment.scanned(&self.found, self.started.elapsed(), quiet, is_old);
         let is_news = !scanned.orders.is_empty() || scanned.has_left;
+        scanned.orders.iter().for_each(|order| self.overtake(order));
         self.read(scanned.orders.into());
         for name in &scanned.gone {
             self.history.remove(name);
@@ -248,6 +249,14 @@ impl Registry {
         Ok(())
     }
 
+    /// What is still loaded of this name takes up no room any longer, which the
+    /// order may be waiting for.
+    fn overtake(&mut self, order: &Order) {
+        if let Some(overtaken) = self.loading.remove(&order.name) {
+            overtaken.abort();
+        }
+    }
+
     /// Reads in the order of names: the first has what several claim. One after
     /// the other, and each only when there is room to load it, so that no more
     /// sources than that are in memory.
@@ -304,10 +313,7 @@ impl Registry {
             }
             Done::Loaded(order, plugin, started.elapsed())
         });
-        // What it overtakes takes up no room any longer.
-        if let Some(overtaken) = self.loading.insert(loading.name.clone(), task.clone()) {
-            overtaken.abort();
-        }
+        self.loading.insert(loading.name.clone(), task.clone());
         self.orders.insert(task.id(), vec![loading]);
     }
 
@@ -342,6 +348,7 @@ impl Registry {
     /// At once where the version is still at hand.
     fn go_back(&mut self, order: Order) -> Option<Change> {
         let Goal::Restore { digest, .. } = &order.goal else { return None };
+        self.overtake(&order);
         let Some(plugin) = self.loaded.get(&(order.name.clone(), digest.clone())).cloned() else {
             self.read(VecDeque::from([order]));
             return None;
@@ -465,4 +472,73 @@ fn version(digest: &str, manifest: &Manifest) -> Version {
     let topics = manifest.topics.iter().cloned().map(Claim::Topic);
     let rest = manifest.takes_unclaimed().then_some(Claim::Rest);
     Version { digest: digest.to_owned(), claims: topics.chain(rest).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Capabilities;
+    use crate::plugin::compile::{CompileLimits, Compiler};
+    use crate::settings::FileCheck;
+
+    /// Without a compiler: what is in the folder is no plugin anyway.
+    fn registry(folder: &std::path::Path) -> Registry {
+        let compiler = Compiler::of("/nowhere".into(), CompileLimits::default(), None);
+        let engine = Engine::new(Capabilities::default(), compiler, 1).unwrap();
+        Registry::new(engine, Folder::new(folder, FileCheck::Off), Archive::nowhere())
+    }
+
+    #[tokio::test]
+    async fn where_a_manifest_may_be_on_its_way_it_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = registry(folder.path());
+        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
+        let began = Instant::now();
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        let is_waiting = registry.is_moving();
+        // On a machine so busy that the second look was late, it has been.
+        assert!(is_waiting || began.elapsed() >= QUIET);
+    }
+
+    #[tokio::test]
+    async fn what_is_overtaken_makes_room_for_what_comes_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = registry(folder.path());
+        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
+        std::fs::write(folder.path().join("a.toml"), "").unwrap();
+        let room = registry.loads.clone().try_acquire_many_owned(4).unwrap();
+        let slow = registry.tasks.spawn(async move {
+            let _room = room;
+            std::future::pending().await
+        });
+        registry.loading.insert("a".to_owned(), slow);
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        let refused = async { while registry.next().await.is_empty() {} };
+        tokio::time::timeout(Duration::from_secs(30), refused).await.expect("there is no room");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_longer_as_it_was_found_is_found_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let mut registry = registry(folder.path());
+        write("a.wasm", "no plugin");
+        write("a.toml", "");
+        for _ in 0..2 {
+            registry.scan(Duration::ZERO).unwrap();
+        }
+        // It is about to be read.
+        assert!(!registry.is_moving() && !registry.is_at_rest());
+        write("a.wasm", "nor is this");
+        assert_eq!(registry.next().await, []);
+        assert!(registry.is_moving());
+        registry.scan(Duration::ZERO).unwrap();
+        registry.scan(Duration::ZERO).unwrap();
+        let refused = std::iter::once(registry.next().await).chain([registry.next().await]).flatten();
+        assert!(refused.into_iter().any(|change| matches!(change, Change::Refused { .. })));
+    }
 }

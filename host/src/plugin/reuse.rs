@@ -102,3 +102,22 @@ impl Kept {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_has_waited_for_too_long_is_not_called_again() {
+        let idle = Duration::from_secs(10);
+        let kept = Kept::new(Instances::Reused { calls: 10, idle });
+        let (engine, room) = (wasmtime::Engine::default(), Arc::new(Semaphore::new(1)));
+        let put = || {
+            kept.put(Life::new(Store::new(&engine, Guest::under(""))), &room, 1);
+            Instant::now()
+        };
+        assert!(kept.take_at(put()).is_some());
+        assert!(kept.take_at(put() + idle).is_none());
+        assert_eq!(room.available_permits(), 1);
+    }
+}

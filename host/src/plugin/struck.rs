@@ -137,6 +137,13 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_leaves_the_lines_of_other_keys_in_place() {
+        let bundle: String = (0..4000).map(|number| format!("b{number:0>15}\n")).collect();
+        let struck = knowing(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\n"), ("BUNDLE", &bundle)]);
+        assert_eq!(struck.strike("line MIIEvQIBADANBgkqhkiG"), "line [secret:KEY]");
+    }
+
+    #[test]
     fn a_text_grows_by_no_more_than_is_told_of_it() {
         let name = "N".repeat(128);
         let struck = knowing(&[(&name, "aaaa"), ("B", "bcdefgh")]);

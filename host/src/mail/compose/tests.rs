@@ -95,6 +95,30 @@ fn no_header_holds_another() {
     assert!(!odd.contains("; x=\"y"), "{odd}");
 }
 
+/// Before anybody tries to make sense of it.
+#[test]
+fn what_steers_is_no_part_of_an_address_or_a_type() {
+    let to = |to: &str| Letter { to: vec![to.to_owned()], ..letter(&[]) };
+    let kind = |kind: &str| {
+        let part = Part { content_type: kind.to_owned(), ..text("hello") };
+        Letter { parts: vec![part], ..letter(&[]) }
+    };
+    let long = "x".repeat(901);
+    for (letter, told) in [
+        (to("\"Ada\r\n Bcc: eve\" <ada@a.example>"), "control character"),
+        (to("\"Ada\u{85}\" <ada@a.example>"), "control character"),
+        (letter(&[("cc", "\"Bob\r\n X: y\" <b@b.example>")]), "control character"),
+        (to(&format!("{long} <ada@a.example>")), "too long"),
+        (kind("text/plain; name=\"a\r\n b\""), "printable ASCII"),
+        (kind("text/plain; name=\"\u{e4}\""), "printable ASCII"),
+        (kind(&format!("text/plain; name={long}")), "printable ASCII"),
+        (Letter { to: Vec::new(), ..letter(&[]) }, "goes to somebody"),
+    ] {
+        let fault = compose(letter, &senders()).err().unwrap();
+        assert!(fault.code == "invalid" && fault.reason.contains(told), "{fault}");
+    }
+}
+
 #[test]
 fn what_the_host_says_is_not_a_handlers_to_say() {
     for name in
@@ -163,6 +187,13 @@ fn a_mail_has_its_sizes() {
     let large = |bytes: usize| Letter { parts: vec![file("a.pdf", &vec![b'x'; bytes])], ..letter(&[]) };
     assert!(written(large((10 << 20) - rest)).is_ok());
     assert_eq!(code(large((10 << 20) - rest + 1)), "too-large");
+    let headers =
+        |count: usize| (0..count).fold(letter(&[]), |letter, number| letter.with(&format!("x-{number}"), "y"));
+    assert!(written(headers(100)).is_ok());
+    assert_eq!(code(headers(101)), "too-many");
+    let parts = |count: usize| Letter { parts: vec![text("hello"); count], ..letter(&[]) };
+    assert!(written(parts(100)).is_ok());
+    assert_eq!(code(parts(101)), "too-many");
     let word = |bytes: usize| letter(&[]).with("subject", &"x".repeat(bytes));
     assert!(written(word(900)).unwrap().lines().all(|line| line.len() <= 998));
     assert_eq!(code(word(901)), "invalid");

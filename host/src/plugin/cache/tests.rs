@@ -62,6 +62,37 @@ fn a_file_that_others_may_write_is_not_used_nor_a_link() {
     std::os::unix::fs::symlink(key(1).name(), path(&cache, &key(2))).unwrap();
     assert_eq!(cache.get(&key(2)), None);
     assert!(cache.get(&key(1)).is_some());
+    // Nor a link to what is whole, since it may lead anywhere.
+    std::fs::rename(path(&cache, &key(1)), cache.path.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", path(&cache, &key(1))).unwrap();
+    assert_eq!(cache.get(&key(1)), None);
+}
+
+/// A compiler with other settings, or a newer one, writes other code.
+#[test]
+fn an_artifact_is_of_one_component_and_of_one_compiler() {
+    let config = crate::plugin::engine::config;
+    let name = |config: &wasmtime::Config, wasm: &[u8]| Key::of(&Engine::new(config).unwrap(), wasm).name();
+    let known = name(&config(), b"a");
+    assert_eq!(name(&config(), b"a"), known);
+    assert_ne!(name(&config(), b"b"), known);
+    assert_ne!(name(config().epoch_interruption(false), b"a"), known);
+}
+
+#[test]
+fn what_a_writer_left_half_written_goes_when_it_is_old() {
+    let (_folder, cache) = cache();
+    let now = SystemTime::now();
+    let left = |name: &str, age: Duration| {
+        let path = cache.path.join(name);
+        std::fs::write(&path, "half").unwrap();
+        File::open(&path).unwrap().set_modified(now - age).unwrap();
+        path
+    };
+    let second = Duration::from_secs(1);
+    let (young, old) = (left(".new-a", NEW_AGE_MAX - second), left(".new-b", NEW_AGE_MAX + second));
+    cache.prune(now);
+    assert!(young.exists() && !old.exists());
 }
 
 #[test]

@@ -453,6 +453,23 @@ fn a_slow_load_holds_up_neither_others_nor_their_removal() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_loaded_does_not_go_live() {
+    let mut world = World::new();
+    world.put("a", good(1, 0));
+    for _ in 0..2 {
+        world.now += QUIET;
+        world.scan();
+    }
+    world.finish(0);
+    assert_eq!(world.loads.len(), 1);
+    world.folder.remove("a");
+    world.scan();
+    world.finish(0);
+    assert!(world.live("a").is_none());
+    world.come_to_rest();
+}
+
+#[test]
 fn a_topic_freed_by_a_new_version_goes_to_who_was_refused_for_it() {
     let mut world = at_rest(&[("a", good(3, 0)), ("b", good(2, 0))]);
     assert!(world.live("b").is_none());
@@ -538,8 +555,10 @@ fn a_judgement_that_comes_late_is_about_nothing_that_stays() {
     world.come_to_rest();
     let (old, new) = (good(1, 0).digest(), good(1, 1).digest());
     assert!(world.deployment.stays("a", &new) && !world.deployment.stays("a", &old));
+    assert!(world.deployment.withdraw("a", Some(&old), Held::Quarantined).is_err(), "it is not live");
     world.happen(Event::Withdraw(0));
     assert!(!world.deployment.stays("a", &new), "the way back from it is under way");
+    assert!(world.deployment.withdraw("a", None, Held::RolledBack).is_err(), "and is gone once");
     assert!(!world.deployment.stays("b", &new));
 }
 
@@ -656,6 +675,60 @@ fn a_way_back_that_the_machine_was_short_of_something_for_is_tried_again_too() {
 }
 
 #[test]
+fn a_way_back_from_what_is_no_longer_live_is_not_gone() {
+    let mut world = at_rest(&[("a", Content { kind: Kind::Heavy, ..good(1, 0) })]);
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    world.is_short = true;
+    let order = world.deployment.withdraw("a", None, Held::Quarantined).unwrap();
+    world.reads.push_back((order, None));
+    tried_again(&mut world);
+    world.put("a", good(1, 2));
+    world.come_to_rest();
+    assert_eq!(world.live("a").unwrap().digest, good(1, 2).digest());
+}
+
+#[test]
+fn where_both_fail_for_now_the_file_is_tried_again_and_not_what_was_before() {
+    let heavy = |variant: u8| Content { kind: Kind::Heavy, ..good(1, variant) };
+    let mut world = at_rest(&[("a", heavy(0))]);
+    world.put("a", heavy(1));
+    world.happen(Event::Restart);
+    world.is_short = true;
+    tried_again(&mut world);
+    assert!(world.live("a").is_none());
+    world.is_short = false;
+    tried_again(&mut world);
+    assert_eq!(world.live("a").unwrap().digest, heavy(1).digest());
+}
+
+#[test]
+fn nothing_is_tried_again_beside_a_way_back() {
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    world.put("a", good(1, 1));
+    world.come_to_rest();
+    world.put("a", Content { kind: Kind::Heavy, ..good(1, 2) });
+    world.is_short = true;
+    tried_again(&mut world);
+    world.happen(Event::Withdraw(0));
+    world.now += LONGEST;
+    world.scan();
+    assert_eq!(world.reads.len(), 1);
+    world.come_to_rest();
+    assert!(world.deployment.entry("a").unwrap().held_because(&good(1, 1).digest()).is_some());
+}
+
+#[test]
+fn what_a_refused_file_asks_for_is_kept_while_it_is_there() {
+    let mut world = at_rest(&[("a", Content { kind: Kind::Unloadable, ..good(2, 0) })]);
+    let topic = Topic::parse("t1").unwrap();
+    assert_eq!(world.deployment.kept().get(&topic).map(String::as_str), Some("a"));
+    world.happen(Event::Delete(0));
+    world.come_to_rest();
+    assert!(!world.deployment.kept().contains_key(&topic));
+}
+
+#[test]
 fn a_rollback_that_could_not_be_done_is_not_done_later() {
     let heavy = Content { kind: Kind::Heavy, ..good(1, 0) };
     let mut world = at_rest(&[("a", heavy)]);
@@ -687,6 +760,63 @@ fn a_topic_is_kept_from_the_rest_until_its_plugin_is_released() {
     world.put("a", good(2, 0));
     world.come_to_rest();
     assert_eq!(world.deployment.entry("a").unwrap().had.len(), 1);
+}
+
+#[test]
+fn a_topic_that_another_gets_is_no_longer_kept_for_who_had_it() {
+    let mut world = at_rest(&[("a", good(1, 0))]);
+    world.happen(Event::Delete(0));
+    world.come_to_rest();
+    world.put("c", good(1, 0));
+    world.come_to_rest();
+    assert!(world.deployment.entry("a").unwrap().had.is_empty());
+    let kept = world.deployment.kept();
+    assert_eq!(kept.values().collect::<BTreeSet<_>>(), BTreeSet::from([&"c".to_owned()]));
+}
+
+/// Another worker that shares the archive may have found it out.
+#[test]
+fn what_is_held_is_not_what_runs_after_a_restart() {
+    let (live, is_proven) = (Some(good(1, 0).digest()), true);
+    let held = vec![(good(1, 0).digest(), Held::Quarantined)];
+    for (held, is_restored) in [(Vec::new(), true), (held, false)] {
+        let record = Record { live: live.clone(), is_proven, held, ..Record::default() };
+        let mut world = World::new();
+        world.deployment = Deployment::new(BTreeMap::from([("a".to_owned(), record)]));
+        world.put("a", Content { kind: Kind::Corrupt, ..good(1, 1) });
+        for _ in 0..2 {
+            world.now += QUIET;
+            world.scan();
+        }
+        world.finish(0);
+        assert_eq!(!world.reads.is_empty(), is_restored);
+    }
+}
+
+/// It may have been away for just that moment, and be the same as before.
+#[test]
+fn what_could_not_be_read_as_it_was_found_is_read_again() {
+    let mut world = World::new();
+    world.put("a", good(1, 0));
+    for _ in 0..2 {
+        world.now += QUIET;
+        world.scan();
+    }
+    let (order, _) = world.reads.pop_front().unwrap();
+    assert_eq!(world.deployment.moved(&order), Step::Stale);
+    world.now += QUIET;
+    world.scan();
+    assert_eq!(world.reads.len(), 1);
+}
+
+#[test]
+fn of_what_is_held_the_oldest_goes_first() {
+    let mut entry = Entry::<u64>::new();
+    for number in 0..=32 {
+        entry.hold(number.to_string(), Held::RolledBack);
+    }
+    assert_eq!(entry.held.len(), 32);
+    assert!(entry.held_because("0").is_none() && entry.held_because("32").is_some());
 }
 
 #[test]

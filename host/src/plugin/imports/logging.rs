@@ -63,3 +63,21 @@ impl Guest {
         plain(&cut_to(&self.facts.struck.strike(text), bytes_max)).into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Secret;
+
+    #[test]
+    fn half_a_secret_is_one_too() {
+        let guest = Guest::under("");
+        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+        for bytes_max in [12, 20] {
+            let told = guest.safe("it is sesame!open.", bytes_max);
+            assert!(told.starts_with("it is [secre") && !told.contains("sesame"), "{told}");
+        }
+        // Nor one that only what steers a terminal keeps apart.
+        assert_eq!(guest.safe("sesame!open\u{1b}[2J", 100), "[secret:KEY]");
+    }
+}

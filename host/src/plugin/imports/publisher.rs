@@ -89,3 +89,26 @@ impl Run {
         parent.ok_or_else(|| fault("invalid", told))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_follows_one_message_at_hand() {
+        let mut guest = Guest::under("");
+        let mut parent = |members: &[&str], named| {
+            let member =
+                |id: &&str| Member { id: (*id).to_owned(), entry: String::new(), hops: 0, publications: Vec::new() };
+            guest.run.members = members.iter().map(member).collect();
+            guest.run.parent(named).map(|found| found.id.clone()).map_err(|fault| fault.code)
+        };
+        let invalid = Err("invalid".to_owned());
+        assert_eq!(parent(&["a"], None), Ok("a".to_owned()));
+        assert_eq!(parent(&["a"], Some("b")), invalid);
+        assert_eq!(parent(&["a", "b"], Some("b")), Ok("b".to_owned()));
+        for named in [None, Some("c")] {
+            assert_eq!(parent(&["a", "b"], named), invalid);
+        }
+    }
+}
