@@ -57,13 +57,8 @@ async fn slow_and_loud_strangers_hold_up_nobody() {
     let gateway = Gateway::start(&redis, &Plugins::empty());
     gateway.until_ready().await;
     let address = gateway.address().await;
-    let connect = || {
-        let stream = TcpStream::connect(&address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        stream
-    };
     // Heads that never end.
-    let mut slow: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+    let mut slow: Vec<TcpStream> = (0..50).map(|_| connect(&address)).collect();
     for stream in &mut slow {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap();
     }
@@ -72,13 +67,13 @@ async fn slow_and_loud_strangers_hold_up_nobody() {
     let one = format!("X-Large: {}\r\n", "x".repeat(100_000));
     let many: String = (0..200).map(|number| format!("X-{number}: x\r\n")).collect();
     for headers in [one, many] {
-        let mut stream = connect();
+        let mut stream = connect(&address);
         let _ = stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes());
         let answer = until("an answer", async || answer(&mut stream)).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
     // A body that nobody asked for.
-    let mut stream = connect();
+    let mut stream = connect(&address);
     let head = format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", CHANGES[0]);
     stream.write_all(head.as_bytes()).unwrap();
     let refused = until("an answer", async || answer(&mut stream)).await;
@@ -99,13 +94,8 @@ async fn so_many_strangers_are_served_at_once() {
     let gateway = Gateway::start(&redis, &Plugins::empty());
     gateway.until_ready().await;
     let address = gateway.address().await;
-    let connect = || {
-        let stream = TcpStream::connect(&address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        stream
-    };
-    let mut silent: Vec<TcpStream> = (0..512).map(|_| connect()).collect();
-    let mut last = connect();
+    let mut silent: Vec<TcpStream> = (0..512).map(|_| connect(&address)).collect();
+    let mut last = connect(&address);
     last.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let answered = until("an answer", async || answer(&mut last)).await;
     assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
@@ -114,6 +104,12 @@ async fn so_many_strangers_are_served_at_once() {
         answer(stream).is_some()
     };
     assert!(silent.iter_mut().any(is_gone), "one of the others was let go of before");
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    stream
 }
 
 /// What was answered, once something is or the connection has been closed.

@@ -165,11 +165,11 @@ fn of_instances() -> Vec<Case> {
         },
         Case {
             name: "timeout",
-            manifest: "timeout = \"5s\"",
-            within: limited(&waits(3000)),
+            manifest: "timeout = \"10s\"",
+            within: limited(&waits(6000)),
             beyond: limited(&waits(3_600_000)),
             outcome: "timeout",
-            told: "ran longer than limits.timeout = 5s",
+            told: "ran longer than limits.timeout = 10s",
         },
     ]
 }
