@@ -22,6 +22,8 @@
 //! 6. Every task is joined by somebody, and every wait has an end.
 
 // rules
+pub mod events;
+pub mod text;
 pub mod topic;
 pub mod message;
 pub mod publication;
