@@ -1,19 +1,20 @@
-//! The worker as a whole: builds everything, starts everything, and stops
-//! everything in a written order.
+//! The application: builds all parts, starts them, and stops them in a written
+//! order.
 
 mod machine;
 
 use crate::admin::{Status, router, serve};
 use crate::capability::{Capabilities, Mailer};
+use crate::events;
 use crate::health::HealthLoop;
-use crate::lanes::Lanes;
-use crate::mail::Post;
+use crate::mail::MailService;
 use crate::metrics::Metrics;
-use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Means, Registry};
-use crate::queue::{Connection, QueueError, Store};
+use crate::plugin::{Cache, Compiler, Engine, EngineError, EngineResources, PluginDir, Registry, VersionStore};
+use crate::queue::{Connection, KeyValueStore, QueueError};
 use crate::reloader::{Reloader, Request};
-use crate::secrets::GivenSecrets;
+use crate::secrets::SecretStore;
 use crate::settings::Settings;
+use crate::worker::Worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use uuid::Uuid;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(
-        "can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another place"
+        "can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another address"
     )]
     Listen { address: SocketAddr, source: io::Error },
     #[error("redis: {0}")]
@@ -37,25 +38,26 @@ pub enum StartError {
     Mail(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("threads for handlers can't be started: {0}")]
+    #[error("the threads of the handlers can't be started: {0}")]
     Threads(io::Error),
 }
 
 pub struct App {
     pub address: SocketAddr,
-    pub lanes: Arc<Lanes>,
+    pub worker: Arc<Worker>,
     pub has_scanned: watch::Receiver<bool>,
     requests: mpsc::Sender<Request>,
     is_draining: watch::Sender<bool>,
     handlers: Handlers,
-    lanes_task: Stage,
+    worker_task: Stage,
     reloader_task: Stage,
     health_task: Stage,
     admin_task: Stage,
 }
 
-/// The threads of the handlers. A runtime must not be waited for where others
-/// run, so it is left to end by itself, whatever way the worker ends.
+/// The threads of the handlers. A runtime must not be dropped inside another
+/// one, because that waits for its threads; so it ends in the background, however
+/// the worker ends.
 struct Handlers(Option<Runtime>);
 
 impl Drop for Handlers {
@@ -66,7 +68,7 @@ impl Drop for Handlers {
     }
 }
 
-/// A task and what ends it.
+/// A task, and the token that stops it.
 struct Stage {
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -82,13 +84,13 @@ impl Stage {
     async fn end(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "a part of the worker failed");
+            tracing::error!(%error, "{}", events::TASK_FAILED);
         }
     }
 }
 
 impl App {
-    /// Starts the worker. Redis may be away: it is waited for.
+    /// Starts the worker. It starts without Redis too, and waits for it.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let started = Instant::now();
         let address = settings.listen;
@@ -100,15 +102,15 @@ impl App {
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let means = Means { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
+        let resources = EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
+        let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), resources)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
-        let archive = Archive::open(settings.cache.as_deref(), &settings.plugins);
-        let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.check_files), archive);
+        let versions = VersionStore::open(settings.cache.as_deref(), &settings.plugins);
+        let registry = Registry::new(engine, PluginDir::new(&settings.plugins, settings.file_permissions), versions);
         let routes = registry.routes();
-        let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), runtime));
+        let worker = Arc::new(Worker::new(connection.clone(), settings, metrics.clone(), runtime));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
         let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
@@ -120,7 +122,7 @@ impl App {
             has_scanned: has_scanned_receiver.clone(),
             is_draining: is_draining_receiver,
             routes: routes.clone(),
-            lanes: lanes.clone(),
+            worker: worker.clone(),
             metrics: metrics.clone(),
             admin,
             requests: requests.clone(),
@@ -131,76 +133,77 @@ impl App {
             worker_id: Uuid::new_v4().to_string(),
             metrics: metrics.clone(),
             routes: routes.clone(),
-            lanes: lanes.clone(),
+            worker: worker.clone(),
             health,
         };
         let reloader = Reloader::new(registry, metrics, received, has_scanned);
-        let consumed = lanes.clone();
+        let consuming = worker.clone();
         Ok(Self {
             address,
-            lanes,
+            worker,
             has_scanned: has_scanned_receiver,
             requests,
             is_draining,
             handlers,
-            lanes_task: Stage::start(|stop| async move { consumed.run(routes, stop).await }),
+            worker_task: Stage::start(|stop| async move { consuming.run(routes, stop).await }),
             reloader_task: Stage::start(|stop| reloader.run(stop)),
             health_task: Stage::start(|stop| health.run(stop)),
             admin_task: Stage::start(|stop| serve(listener, router(status), stop)),
         })
     }
 
-    /// Looks at the plugins directory now.
+    /// Rescans the plugins directory.
     pub fn reload(&self) {
         let _ = self.requests.try_send(Request::Scan(None));
     }
 
-    /// Stops, in this order: say so first, that nobody counts on us; load no
-    /// more plugins; take no more messages and finish those in flight; tell
-    /// Redis that we are gone; and last stop answering, so that `/ready` says
-    /// "draining" and the last metrics can be read until the end.
+    /// Stops in this order: `/ready` says "draining" first, so that no traffic is
+    /// routed here; no more plugins are loaded; no more messages are fetched, and
+    /// those in flight finish; the worker is removed from `mq::workers`; and the
+    /// HTTP server ends last, so that the last metrics can be read.
     pub async fn stop(self) {
         self.is_draining.send_replace(true);
-        tracing::info!("gateway-worker draining");
+        tracing::info!("{}", events::SHUTTING_DOWN);
         self.reloader_task.end().await;
-        self.lanes_task.end().await;
+        self.worker_task.end().await;
         self.health_task.end().await;
         self.admin_task.end().await;
         drop(self.handlers);
-        tracing::info!("gateway-worker stopped");
+        tracing::info!("{}", events::STOPPED);
     }
 }
 
-/// Guests burn CPU here; leases are renewed and health is told elsewhere.
+/// Guests use the CPU here. Leases are renewed and HTTP is answered on other
+/// threads.
 fn threads(settings: &Settings) -> Result<Runtime, StartError> {
     let mut threads = Builder::new_multi_thread();
     threads.worker_threads(settings.handler_threads).thread_name("handlers").enable_all();
     threads.build().map_err(StartError::Threads)
 }
 
-/// Without one every start compiles all plugins again.
+/// Without a cache every start compiles all plugins again.
 fn cache(settings: &Settings) -> Option<Cache> {
     let Some(path) = &settings.cache else {
-        tracing::warn!("compiled plugins are not kept: nothing says where; set GATEWAY_PLUGINS_CACHE");
+        tracing::warn!("compiled plugins are not cached, because no folder is set; set GATEWAY_PLUGINS_CACHE");
         return None;
     };
     Cache::open(path)
         .inspect_err(
-            |error| tracing::warn!(%error, "compiled plugins are not kept; GATEWAY_PLUGINS_CACHE names another place"),
+            |error| tracing::warn!(%error, "compiled plugins are not kept; GATEWAY_PLUGINS_CACHE names another address"),
         )
         .ok()
 }
 
-/// What guests reach beyond their sandbox, where their manifests grant it.
+/// What guests may reach outside of their sandbox, where their manifests grant it.
 fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
-    let store = Store::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
-    let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
-    let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
-    let secrets = GivenSecrets::new(&settings.secrets, metrics);
+    let store = KeyValueStore::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
+    let mail = MailService::new(&settings.mail).map_err(StartError::Mail)?;
+    let mailer = mail.map(|mail| Arc::new(mail) as Arc<dyn Mailer>);
+    let secrets = SecretStore::new(&settings.secrets, metrics);
     Ok(Capabilities {
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
-        own_folders: settings.own_folders(),
+        protected_dirs: settings.protected_dirs(),
     })
 }

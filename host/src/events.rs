@@ -1,7 +1,43 @@
 //! Texts of log lines that something outside relies on: tests wait for them,
 //! and operators alert on them. A text is changed here, for all of them.
 
-// queue and worker
+// worker
+pub const SETTLED: &str = "settled";
+pub const SETTLE_IGNORED: &str = "settlement ignored: the lease is no longer held, or it was settled before";
+pub const SETTLE_DELAYED: &str = "settlement delayed, retrying";
+pub const RECLAIMED: &str = "reclaimed after its worker's lease expired";
+pub const RECLAIM_FAILED: &str = "reclaiming failed, retrying";
+pub const RECOVERED: &str = "recovered deliveries after a lost reply";
+pub const FETCHED_AGAIN: &str = "fetched again after a requeue";
+pub const LEASES_LOST: &str = "leases lost: the messages may run twice";
+pub const CLOCK_STEPPED: &str = "Redis' clock was set: every lease starts again";
+pub const GROUP_LOST: &str = "the consumer group is gone; creating it again";
+pub const NOT_CONSUMING: &str = "consuming failed, retrying";
+pub const TOPIC_OPENED: &str = "topic opened";
+pub const TOPIC_LEFT: &str = "topic left";
+pub const TOPIC_LEFT_WITH_LEASES: &str = "topic left without releasing its leases";
+pub const TOPIC_PAUSED: &str = "topic paused";
+pub const TOPIC_RESUMED: &str = "topic resumed";
+pub const RUNNING_ISOLATED: &str = "running in isolation after worker crashes";
+pub const ISOLATION_TIMED_OUT: &str = "isolation timed out: other handlers are still running";
+pub const RUN_PANICKED: &str = "the worker panicked while it ran a message";
+pub const LEGACY_ACKNOWLEDGED: &str = "acknowledged messages that a legacy worker had copied and left pending";
+pub const LIST_INTAKE_FAILED: &str = "list intake failed, retrying";
+pub const PROMOTION_FAILED: &str = "promotion failed, retrying";
+pub const PROBE_FAILED: &str = "probe failed, retrying";
+pub const OUTBOX_FAILED: &str = "the outbox can't be relayed, retrying";
+pub const JANITOR_FAILED: &str = "cleaning up failed, retrying";
+pub const CONSUMERS_REMOVED: &str = "names of consumers that are gone removed";
+pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted: over the limit of age or bytes";
+pub const SCHEDULE_FIRED: &str = "schedule fired";
+pub const SCHEDULE_FAILED: &str = "schedule delayed, retrying";
+pub const FIRE_TIMES_SKIPPED: &str = "too many fire times were missed; the oldest are skipped";
+pub const SHUTDOWN_TIMED_OUT: &str = "shutdown timeout reached: messages in flight are requeued";
+pub const SHUTTING_DOWN: &str = "gateway-worker shutting down";
+pub const STOPPED: &str = "gateway-worker stopped";
+pub const TASK_FAILED: &str = "background task failed";
+
+// queue
 
 // plugins
 

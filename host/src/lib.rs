@@ -2,28 +2,29 @@
 //! sandboxed WebAssembly component chosen by the message's topic.
 //!
 //! A message passes through four verbs: `take` and `settle` in [`queue`],
-//! `call` in [`plugin`], [`judge`](verdict::judge) in [`verdict`]. One loop,
-//! [`worker`], knows all four. The modules stand in reading order, and each
-//! uses only those above it; a test holds us to it.
+//! `call` in [`plugin`], [`judge`](verdict::judge) in [`verdict`]. The loops of
+//! [`worker`] know all four. The modules stand in reading order, and each uses
+//! only those above it; a test enforces that.
 //!
-//! Invariants, mostly about what is absent:
+//! Invariants:
 //!
-//! 1. Rules (up to [`metrics`]) never touch the network, the disk or a clock;
-//!    only the settings read the certificates that they name, and the
-//!    environment.
-//! 2. Only [`queue`] knows that there is a Redis, only [`plugin`] that there
-//!    is a Wasmtime; they do not know each other.
-//! 3. `judge` is the only place where the fate of a message that ran is
-//!    decided.
-//! 4. A message is taken only when there is room to run it, and every message
-//!    that was taken is held until Redis has confirmed that it is settled.
-//! 5. A guest's failure is an [`Outcome`](verdict::Outcome), never an `Err`
-//!    and never a panic of the host.
-//! 6. Every task is joined by somebody, and every wait has an end.
+//! 1. Rules (up to [`metrics`]) never use the network, the disk or a clock. Only
+//!    the settings read the environment, and the certificates that they name.
+//! 2. Only [`queue`] knows that there is a Redis, only [`plugin`] that there is a
+//!    Wasmtime, and neither knows the other.
+//! 3. `judge` is the only place where the fate of a message that ran is decided.
+//! 4. A message is taken only when there is capacity to run it, and stays in
+//!    flight (its lease is renewed) until Redis has confirmed its settlement.
+//!    Only then is its outcome counted and logged.
+//! 5. A guest's failure is an [`Outcome`](verdict::Outcome), never an `Err` and
+//!    never a panic of the host.
+//! 6. Every task is joined, and every wait has an end.
 
 // rules
 pub mod events;
 pub mod text;
+pub mod run_span;
+pub mod backoff;
 pub mod topic;
 pub mod message;
 pub mod publication;
@@ -41,9 +42,7 @@ pub mod secrets;
 pub mod mail;
 
 // loops
-pub mod backlog;
 pub mod worker;
-pub mod lanes;
 pub mod reloader;
 pub mod health;
 pub mod admin;

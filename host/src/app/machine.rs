@@ -1,16 +1,17 @@
-//! What the machine lets this process have: memory, and open files.
+//! The limits that the machine sets to this process: memory and open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::path::Path;
 
-/// Below it, handlers that open many files could leave none for connections.
+/// Below this limit, handlers that open many files could use up the descriptors
+/// that connections need.
 const OPEN_FILES_MIN: u64 = 65_536;
 
-/// Where nothing says how many there may be.
+/// The limit that is asked for where the system sets none.
 const OPEN_FILES_MAX: u64 = 1 << 20;
 
-/// Half of what this process may have is for the memories of its handlers.
+/// Half of the memory that this process may use is for its handlers.
 pub(super) fn memory_for_handlers() -> u64 {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let ram = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
@@ -19,16 +20,16 @@ pub(super) fn memory_for_handlers() -> u64 {
     ram.into_iter().chain(of_groups).min().map_or(u64::MAX, |bytes| bytes / 2)
 }
 
-/// What `/proc/meminfo` has as the total, in bytes.
+/// The total of `/proc/meminfo`, in bytes.
 fn total(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
 
-/// The least that a control group of ours allows, or one that it is in.
+/// The lowest limit of this process' control groups and of those above them.
 fn limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
-    let places = groups.lines().filter_map(|line| {
+    let paths = groups.lines().filter_map(|line| {
         let (_, line) = line.split_once(':')?;
         let (controllers, path) = line.split_once(':')?;
         let (root, file) = match controllers {
@@ -40,15 +41,15 @@ fn limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
         };
         Some((Path::new(root).join(path.trim_start_matches('/')), root, file))
     });
-    let limits = places.flat_map(|(place, root, file)| {
-        let above = place.ancestors().take_while(|folder| folder.starts_with(root));
+    let limits = paths.flat_map(|(path, root, file)| {
+        let above = path.ancestors().take_while(|folder| folder.starts_with(root));
         above.filter_map(|folder| read(&folder.join(file))?.trim().parse().ok()).collect::<Vec<u64>>()
     });
     limits.min()
 }
 
-/// As many as are allowed: what handlers open must leave some for connections.
-/// Tells how many that is.
+/// Raises the limit of open files to what is allowed, so that handlers leave
+/// enough for connections. Returns the limit.
 pub(super) fn allow_open_files() -> u64 {
     let allowed = getrlimit(Resource::Nofile).maximum;
     let wanted = allowed.unwrap_or(OPEN_FILES_MAX);
@@ -58,7 +59,7 @@ pub(super) fn allow_open_files() -> u64 {
     if wanted < OPEN_FILES_MIN {
         tracing::warn!(
             open_files = wanted,
-            "few files may be open, handlers could leave none for connections: allow {OPEN_FILES_MIN} or more \
+            "the limit of open files is low, and handlers could use up what connections need: allow {OPEN_FILES_MIN} or more \
              (LimitNOFILE=, ulimit -Hn)"
         );
     }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_all_groups_counts() {
+    fn the_lowest_limit_of_all_groups_counts() {
         let files = [
             ("/sys/fs/cgroup/memory.max", "max\n"),
             ("/sys/fs/cgroup/system.slice/memory.max", "4096\n"),

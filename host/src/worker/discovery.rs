@@ -1,5 +1,5 @@
-//! Finds the topics that no plugin names, for the plugin that takes them. Looks
-//! only while there is such a one.
+//! Finds the topics that no plugin names, for the catch-all plugin. Looks only
+//! while there is one.
 
 use crate::plugin::Routes;
 use crate::queue::{Connection, topics_with_messages};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-const EVERY: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Each topic has a connection of its own, and anybody who may publish can
-/// make topics.
+/// Each topic has a connection of its own, and whoever may publish can make
+/// topics.
 const TOPICS_MAX: usize = 256;
 
 pub(super) struct Discovery {
@@ -25,42 +25,43 @@ pub(super) struct Discovery {
 
 impl Discovery {
     pub(super) async fn run(mut self, stop: &CancellationToken) {
-        let is_wanted = |routes: &Arc<Routes>| routes.unclaimed.is_some();
-        let looking = async {
+        let has_catch_all = |routes: &Arc<Routes>| routes.catch_all.is_some();
+        let discovering = async {
             let mut is_full = false;
             loop {
-                if self.routes.wait_for(is_wanted).await.is_err() {
+                if self.routes.wait_for(has_catch_all).await.is_err() {
                     return;
                 }
                 match topics_with_messages(&self.connection, &self.prefix).await {
                     Ok(topics) => {
-                        let taken = self.taken(topics, &mut is_full);
+                        let chosen = self.choose(topics, &mut is_full);
                         self.found.send_if_modified(|found| {
-                            let is_new = *found != taken;
-                            *found = taken;
+                            let is_new = *found != chosen;
+                            *found = chosen;
                             is_new
                         });
                     }
-                    // What was found is still there, for all we know.
-                    Err(error) => tracing::debug!(%error, "topics can't be looked for now"),
+                    // The topics that were found before are probably still there.
+                    Err(error) => tracing::debug!(%error, "topics can't be discovered now"),
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(EVERY) => {}
-                    _ = self.routes.wait_for(|routes| !is_wanted(routes)) => drop(self.found.send_replace(BTreeSet::new())),
+                    () = tokio::time::sleep(INTERVAL) => {}
+                    _ = self.routes.wait_for(|routes| !has_catch_all(routes)) => drop(self.found.send_replace(BTreeSet::new())),
                 }
             }
         };
-        let _ = stop.run_until_cancelled(looking).await;
+        let _ = stop.run_until_cancelled(discovering).await;
     }
 
-    /// Those that nobody has, as many as can be taken: first the ones that are.
-    fn taken(&self, topics: BTreeSet<Topic>, is_full: &mut bool) -> BTreeSet<Topic> {
+    /// The topics that no plugin has, up to the limit: first those that are
+    /// consumed already.
+    fn choose(&self, topics: BTreeSet<Topic>, is_full: &mut bool) -> BTreeSet<Topic> {
         let routes = self.routes.borrow().clone();
         let before = self.found.borrow().clone();
-        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.kept.contains_key(topic);
+        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.reserved.contains_key(topic);
         for topic in topics.iter().filter(|topic| !before.contains(topic) && !routes.by_topic.contains_key(topic)) {
-            if let Some(plugin) = routes.kept.get(topic) {
-                tracing::debug!(%topic, plugin, "the topic belongs to a plugin that is not live: it is not taken with the rest");
+            if let Some(plugin) = routes.reserved.get(topic) {
+                tracing::debug!(%topic, plugin, "the topic is reserved for a plugin that is not live; the catch-all does not take it");
             }
         }
         let (known, new): (Vec<Topic>, Vec<Topic>) =
@@ -70,7 +71,7 @@ impl Discovery {
             tracing::warn!(
                 count,
                 max = TOPICS_MAX,
-                "more topics have messages and no plugin than are taken at a time; the others wait"
+                "more topics without a plugin have messages than the catch-all takes at a time; the others wait"
             );
         }
         *is_full = count > TOPICS_MAX;

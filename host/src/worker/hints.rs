@@ -1,0 +1,141 @@
+//! Hints: which topic may have something for a loop to do, and when to look.
+//!
+//! Where hints come from is decided here and by those who give them. Today each
+//! topic is looked at every second, and a settlement that makes something due
+//! earlier says so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// How often a loop looks at a topic for which nothing says otherwise.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What can be hinted at. The id tells one life of a topic from the next.
+pub(super) trait Hinted {
+    fn id(&self) -> u64;
+}
+
+pub(super) struct Hints<T> {
+    schedule: Mutex<Schedule<T>>,
+    /// The first entry of the schedule has changed.
+    earlier: Notify,
+}
+
+struct Schedule<T> {
+    by_time: BTreeMap<(Instant, u64), Arc<T>>,
+    times: HashMap<u64, Instant>,
+}
+
+impl<T> Default for Hints<T> {
+    fn default() -> Self {
+        let schedule = Schedule { by_time: BTreeMap::new(), times: HashMap::new() };
+        Self { schedule: Mutex::new(schedule), earlier: Notify::new() }
+    }
+}
+
+impl<T: Hinted> Hints<T> {
+    fn lock(&self) -> MutexGuard<'_, Schedule<T>> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topic may have something now.
+    pub(super) fn now(&self, topic: &Arc<T>) {
+        self.at(topic, Instant::now());
+    }
+
+    pub(super) fn after(&self, topic: &Arc<T>, wait: Duration) {
+        self.at(topic, Instant::now() + wait);
+    }
+
+    /// Of two hints the earlier one counts.
+    fn at(&self, topic: &Arc<T>, when: Instant) {
+        let mut schedule = self.lock();
+        match schedule.times.get(&topic.id()).copied() {
+            Some(known) if known <= when => return,
+            Some(known) => drop(schedule.by_time.remove(&(known, topic.id()))),
+            None => {}
+        }
+        schedule.times.insert(topic.id(), when);
+        schedule.by_time.insert((when, topic.id()), topic.clone());
+        let is_first = schedule.by_time.first_key_value().is_some_and(|((_, id), _)| *id == topic.id());
+        drop(schedule);
+        if is_first {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Waits for the topic that is due first, and takes it off the schedule.
+    pub(super) async fn next(&self) -> Arc<T> {
+        loop {
+            match self.pop_due() {
+                Ok(topic) => return topic,
+                Err(None) => self.earlier.notified().await,
+                Err(Some(when)) => tokio::select! {
+                    () = sleep_until(when) => {}
+                    () = self.earlier.notified() => {}
+                },
+            }
+        }
+    }
+
+    /// What is due now; else when the first one is.
+    fn pop_due(&self) -> Result<Arc<T>, Option<Instant>> {
+        let mut schedule = self.lock();
+        let Some((&(when, id), _)) = schedule.by_time.first_key_value() else { return Err(None) };
+        if when > Instant::now() {
+            return Err(Some(when));
+        }
+        schedule.times.remove(&id);
+        schedule.by_time.pop_first().map(|(_, topic)| topic).ok_or(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Topic(u64);
+
+    impl Hinted for Topic {
+        fn id(&self) -> u64 {
+            self.0
+        }
+    }
+
+    async fn next(hints: &Hints<Topic>) -> Option<u64> {
+        tokio::time::timeout(Duration::from_secs(60), hints.next()).await.ok().map(|topic| topic.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_two_hints_counts_and_each_comes_once() {
+        let (hints, one, other) = (Hints::default(), Arc::new(Topic(1)), Arc::new(Topic(2)));
+        hints.after(&one, Duration::from_secs(10));
+        hints.after(&other, Duration::from_secs(5));
+        hints.after(&one, Duration::from_secs(1));
+        hints.after(&one, Duration::from_secs(20));
+        let start = Instant::now();
+        assert_eq!(next(&hints).await, Some(1));
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        assert_eq!(next(&hints).await, Some(2));
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert_eq!(next(&hints).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_wakes_who_waits_for_a_later_one() {
+        let hints = Arc::new(Hints::default());
+        let (one, other) = (Arc::new(Topic(1)), Arc::new(Topic(2)));
+        hints.after(&one, Duration::from_secs(30));
+        let start = Instant::now();
+        let waiting = async { next(&hints).await };
+        let hinting = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            hints.now(&other);
+        };
+        assert_eq!(tokio::join!(waiting, hinting).0, Some(2));
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+}

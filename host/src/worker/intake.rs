@@ -1,0 +1,47 @@
+//! The intake loop: fetches messages of each topic while there is capacity, and
+//! finds again what was lost on the way. A visit of a topic lasts as long as
+//! the topic is consumed, and ends when what was in flight is drained.
+
+mod drain;
+mod fetch;
+mod session;
+
+use super::hints::Hints;
+use super::topic::{LoopHints, TopicState};
+use super::topic_loop::TopicLoop;
+use crate::events;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct Intake;
+
+impl TopicLoop for Intake {
+    const NAME: &'static str = "intake";
+
+    type Memory = ();
+
+    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
+        &hints.intake
+    }
+
+    async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
+        let consumed = async {
+            tokio::join!(session::consume_until_stopped(topic), drain::interrupt_when_stopped(topic));
+            drain::drain(topic).await;
+        };
+        let too_late = async {
+            topic.shared.stop.cancelled().await;
+            tokio::time::sleep(topic.shared.shutdown_timeout).await;
+        };
+        tokio::select! {
+            () = consumed => {}
+            () = too_late => {
+                let shutdown_timeout = topic.shared.shutdown_timeout;
+                tracing::warn!(topic = %topic.topic(), ?shutdown_timeout, "{}", events::SHUTDOWN_TIMED_OUT);
+            }
+        }
+        topic.drained.cancel();
+        drain::leave(topic).await;
+        None
+    }
+}

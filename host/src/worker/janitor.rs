@@ -1,0 +1,133 @@
+//! The janitor loop: what nobody waits for, done a little at a time. It deletes
+//! the history that legacy workers leave in their streams, evicts dead letters
+//! over the limits, and removes the names of consumers that are gone.
+
+use super::hints::{Hints, INTERVAL};
+use super::reclaim::reset_leases;
+use super::topic::{LoopHints, TopicState};
+use super::topic_loop::TopicLoop;
+use crate::events;
+use crate::queue::{Eviction, LeaseReset, Leases, LegacyHistory, QueueError, StreamKind, SweepCursor};
+use crate::settings::DeadLetterCaps;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(60);
+/// The batches of history and of dead letters that are deleted in one visit.
+const SWEEP_BATCHES: usize = 50;
+const EVICT_BATCHES: usize = 20;
+/// A consumer that has not asked for a message for this long, and for this many
+/// leases, is gone.
+const GONE: Duration = Duration::from_secs(60 * 60);
+const GONE_LEASES: u32 = 10;
+
+pub(super) struct Janitor;
+
+#[derive(Default)]
+pub(super) struct JanitorMemory {
+    swept_at: Option<Instant>,
+    /// Where the sweep goes on, while it is not complete.
+    cursor: Option<SweepCursor>,
+    evicted_at: Option<Instant>,
+}
+
+impl TopicLoop for Janitor {
+    const NAME: &'static str = "janitor";
+
+    type Memory = JanitorMemory;
+
+    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
+        &hints.janitor
+    }
+
+    async fn visit(&self, topic: &Arc<TopicState>, memory: &mut JanitorMemory) -> Option<Duration> {
+        if topic.stop.is_cancelled() {
+            return None;
+        }
+        if let Err(error) = clean(topic, memory).await {
+            tracing::debug!(topic = %topic.topic(), %error, "{}", events::JANITOR_FAILED);
+        }
+        Some(INTERVAL)
+    }
+}
+
+async fn clean(topic: &TopicState, memory: &mut JanitorMemory) -> Result<(), QueueError> {
+    let is_connected = topic.view.connected_since().is_some();
+    let is_time = |last: Option<Instant>| last.is_none_or(|at| at.elapsed() >= EVERY);
+    if is_connected && is_time(memory.swept_at) {
+        memory.swept_at = Some(Instant::now());
+        memory.cursor = sweep(topic, None).await?;
+        reset_leases(topic, LeaseReset::Future).await?;
+        prune_consumers(topic).await?;
+    } else if is_connected && memory.cursor.is_some() {
+        memory.cursor = sweep(topic, memory.cursor.take()).await?;
+    }
+    // There may be dead letters where there is no stream to be connected to.
+    if is_time(memory.evicted_at) && evict(topic).await? {
+        memory.evicted_at = Some(Instant::now());
+    }
+    Ok(())
+}
+
+/// Deletes some of the history. Returns where to go on, if there is more.
+async fn sweep(topic: &TopicState, mut from: Option<SweepCursor>) -> Result<Option<SweepCursor>, QueueError> {
+    if !topic.view.keys().streams.contains(&StreamKind::Normal) {
+        return Ok(None);
+    }
+    let history = LegacyHistory::new(topic.queue.clone());
+    for _ in 0..SWEEP_BATCHES {
+        from = match history.sweep(from.as_ref()).await {
+            Err(QueueError::GroupLost | QueueError::WrongType(_)) => return Ok(None),
+            next => next?,
+        };
+        if from.is_none() || topic.stop.is_cancelled() {
+            break;
+        }
+    }
+    Ok(from)
+}
+
+/// A worker that is killed leaves its name in each group, and so does each legacy
+/// worker.
+async fn prune_consumers(topic: &TopicState) -> Result<(), QueueError> {
+    let idle = GONE.max(topic.settings().lease * GONE_LEASES);
+    let leases = Leases::new(topic.queue.clone());
+    for stream in &topic.view.keys().streams {
+        match leases.prune_consumers(*stream, idle).await {
+            Err(QueueError::GroupLost | QueueError::WrongType(_)) | Ok(0) => {}
+            Ok(removed) => tracing::debug!(topic = %topic.topic(), removed, "{}", events::CONSUMERS_REMOVED),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Evicts dead letters over the limits. Each eviction is counted and logged.
+/// Returns whether there are no more.
+async fn evict(topic: &TopicState) -> Result<bool, QueueError> {
+    let caps = topic.settings().dead_letter_caps;
+    if caps == DeadLetterCaps::default() {
+        return Ok(true);
+    }
+    let eviction = Eviction::new(topic.queue.clone());
+    let (mut by_age, mut by_bytes, mut result) = (0, 0, Ok(false));
+    for _ in 0..EVICT_BATCHES {
+        match eviction.evict(caps).await {
+            Ok(evicted) if evicted.by_age + evicted.by_bytes == 0 => result = Ok(true),
+            Ok(evicted) => {
+                by_age += evicted.by_age;
+                by_bytes += evicted.by_bytes;
+                continue;
+            }
+            Err(error) => result = Err(error),
+        }
+        break;
+    }
+    if by_age + by_bytes > 0 {
+        topic.metrics().dead_letters_evicted("age", by_age);
+        topic.metrics().dead_letters_evicted("bytes", by_bytes);
+        let (topic, max_age, max_bytes) = (topic.topic(), caps.age, caps.bytes);
+        tracing::warn!(%topic, by_age, by_bytes, ?max_age, ?max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
+    }
+    result
+}

@@ -1,0 +1,72 @@
+//! The list-intake loop: moves what plain clients push into a list to a stream,
+//! where it can be leased. The key stays a list for those clients, also while it
+//! is drained.
+
+use super::hints::Hints;
+use super::topic::{LoopHints, TopicState};
+use super::topic_loop::TopicLoop;
+use crate::events;
+use crate::queue::{BlockingReader, ListEnd, ListIntake as ListQueue, QueueError};
+use crate::settings::PopSide;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one wait for the list lasts. It also limits how long an item that
+/// a lost worker has moved aside waits.
+const WAIT: Duration = Duration::from_secs(4);
+
+const PAUSE: Duration = Duration::from_secs(2);
+
+pub(super) struct ListIntake;
+
+impl TopicLoop for ListIntake {
+    const NAME: &'static str = "list intake";
+
+    type Memory = ();
+
+    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
+        &hints.list_intake
+    }
+
+    /// Lasts as long as the topic's key is a list. The intake gives a hint
+    /// whenever it finds one.
+    async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
+        if topic.stop.is_cancelled() || !topic.view.is_list() {
+            return None;
+        }
+        let ended = ingest(topic).await;
+        // It may be a list no longer, or what was moved last came unseen.
+        topic.view.set_must_reopen();
+        let _ = topic.intake.seat.interrupt(&topic.queue).await;
+        if let Err(error) = ended {
+            tracing::warn!(topic = %topic.topic(), %error, retry_in = ?PAUSE, "{}", events::LIST_INTAKE_FAILED);
+            let _ = tokio::time::timeout(PAUSE, topic.stop.cancelled()).await;
+        }
+        Some(Duration::ZERO)
+    }
+}
+
+/// One connection's life. Where the end that publishers push to is not known,
+/// both ends have their turn, and the whole list is moved each time.
+async fn ingest(topic: &TopicState) -> Result<(), QueueError> {
+    let mut reader = BlockingReader::connect(&topic.queue).await?;
+    let list = ListQueue::new(topic.queue.clone());
+    let side = topic.settings().list_pop_side;
+    let mut end = match side {
+        PopSide::Left => ListEnd::Left,
+        PopSide::Right | PopSide::Both => ListEnd::Right,
+    };
+    while !topic.stop.is_cancelled() && topic.view.is_list() {
+        if list.move_batch(end).await? == 0 {
+            // Ended by the stop: what it moves is safe wherever it is then.
+            tokio::select! {
+                moved = reader.wait_for_list(end, WAIT) => { moved?; }
+                () = topic.stop.cancelled() => {}
+            }
+        }
+        if side == PopSide::Both {
+            end = end.other();
+        }
+    }
+    Ok(())
+}

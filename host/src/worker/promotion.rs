@@ -1,0 +1,57 @@
+//! The promotion loop: moves delayed messages that are due into their streams.
+
+use super::hints::{Hints, INTERVAL};
+use super::topic::{LoopHints, TopicState};
+use super::topic_loop::TopicLoop;
+use crate::events;
+use crate::queue::{Delayed, LegacyDelayed, Promoted, QueueError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The shortest time between two looks, however much is due.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+pub(super) struct Promotion;
+
+#[derive(Default)]
+pub(super) struct PromotionMemory {
+    looks: u32,
+    /// Whether there were delayed messages at the last look.
+    has_delayed: bool,
+}
+
+impl TopicLoop for Promotion {
+    const NAME: &'static str = "promotion";
+
+    type Memory = PromotionMemory;
+
+    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
+        &hints.promotion
+    }
+
+    async fn visit(&self, topic: &Arc<TopicState>, memory: &mut PromotionMemory) -> Option<Duration> {
+        if topic.stop.is_cancelled() {
+            return None;
+        }
+        let next_due = promote(topic, memory).await.unwrap_or_else(|error| {
+            tracing::debug!(topic = %topic.topic(), %error, "{}", events::PROMOTION_FAILED);
+            None
+        });
+        memory.looks = memory.looks.wrapping_add(1);
+        Some(next_due.unwrap_or(INTERVAL).clamp(INTERVAL_MIN, INTERVAL))
+    }
+}
+
+/// Moves a batch of what is due. Returns when the next message is.
+async fn promote(topic: &TopicState, memory: &mut PromotionMemory) -> Result<Option<Duration>, QueueError> {
+    let delayed = Delayed::new(topic.queue.clone());
+    let mut promoted = Promoted { moved: 0, next_due: None };
+    if memory.has_delayed || delayed.exists().await? {
+        promoted = delayed.promote().await?;
+    }
+    memory.has_delayed = promoted.next_due.is_some();
+    // An idle topic is to cost next to nothing, and legacy times are whole seconds.
+    let is_legacy_turn = memory.looks.is_multiple_of(2);
+    let legacy = if is_legacy_turn { LegacyDelayed::new(topic.queue.clone()).promote().await? } else { 0 };
+    Ok(if promoted.moved + legacy > 0 { Some(Duration::ZERO) } else { promoted.next_due })
+}
