@@ -51,6 +51,7 @@ use crate::queue::{Connection, TopicHandle};
 use crate::settings::Settings;
 use crate::topic::Topic;
 use discovery::Discovery;
+use hints::Hints;
 use isolation_gate::IsolationGate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -97,7 +98,7 @@ impl Worker {
         let discovery = Discovery { connection, prefix, routes: routes.clone(), found };
         let (no_more_topics, all_drained) = (CancellationToken::new(), CancellationToken::new());
         let mut intake = JoinSet::new();
-        self.start(intake::Intake, &mut intake, &no_more_topics);
+        self.start(intake::Intake, |hints| &hints.intake, &mut intake, &no_more_topics);
         let mut loops = self.start_loops(&all_drained);
         tokio::join!(self.follow_until_stopped(routes, discovered, &stop), discovery.run(&stop));
         self.shared.stop.cancel();
@@ -112,20 +113,27 @@ impl Worker {
     /// The loops that go on until every topic is drained.
     fn start_loops(&self, stop: &CancellationToken) -> JoinSet<()> {
         let mut loops = JoinSet::new();
-        self.start(list_intake::ListIntake, &mut loops, stop);
-        self.start(settler::Settler, &mut loops, stop);
-        self.start(renewal::Renewal, &mut loops, stop);
-        self.start(reclaim::Reclaim, &mut loops, stop);
-        self.start(promotion::Promotion, &mut loops, stop);
-        self.start(probe::Probe, &mut loops, stop);
-        self.start(outbox::Outbox, &mut loops, stop);
-        self.start(cron::Cron, &mut loops, stop);
-        self.start(janitor::Janitor, &mut loops, stop);
+        self.start(list_intake::ListIntake, |hints| &hints.list_intake, &mut loops, stop);
+        self.start(settler::Settler, |hints| &hints.settling, &mut loops, stop);
+        self.start(renewal::Renewal, |hints| &hints.renewal, &mut loops, stop);
+        self.start(reclaim::Reclaim, |hints| &hints.reclaim, &mut loops, stop);
+        self.start(promotion::Promotion, |hints| &hints.promotion, &mut loops, stop);
+        self.start(probe::Probe, |hints| &hints.probe, &mut loops, stop);
+        self.start(outbox::Outbox, |hints| &hints.outbox, &mut loops, stop);
+        self.start(cron::Cron, |hints| &hints.cron, &mut loops, stop);
+        self.start(janitor::Janitor, |hints| &hints.janitor, &mut loops, stop);
         loops
     }
 
-    fn start(&self, which: impl TopicLoop, loops: &mut JoinSet<()>, stop: &CancellationToken) {
-        loops.spawn(which.run(self.shared.clone(), stop.clone()));
+    fn start(
+        &self,
+        which: impl TopicLoop<TopicState>,
+        hints: fn(&LoopHints) -> &Hints<TopicState>,
+        loops: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let (shared, stop) = (self.shared.clone(), stop.clone());
+        loops.spawn(async move { which.run(hints(&shared.hints), &stop).await });
     }
 
     async fn follow_until_stopped(

@@ -4,8 +4,7 @@
 //! Redis' clock and from the last fire time in Redis, and the script that
 //! publishes them lets one worker through.
 
-use super::hints::Hints;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::backoff::Backoff;
 use crate::events;
@@ -26,14 +25,10 @@ const BATCH_BYTES: usize = 1 << 20;
 
 pub(super) struct Cron;
 
-impl TopicLoop for Cron {
+impl TopicLoop<TopicState> for Cron {
     const NAME: &'static str = "cron";
 
     type Memory = Backoff;
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.cron
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, backoff: &mut Backoff) -> Option<Duration> {
         if topic.stop.is_cancelled() {

@@ -13,9 +13,13 @@ use tokio::time::{Instant, sleep_until};
 /// How often a loop looks at a topic for which nothing says otherwise.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What can be hinted at. The id tells one life of a topic from the next.
-pub(super) trait Hinted {
+/// What can be hinted at.
+pub(super) trait Hinted: Send + Sync + 'static {
+    /// Tells one life of a topic from the next.
     fn id(&self) -> u64;
+
+    /// Whether it needs no more visits.
+    fn is_over(&self) -> bool;
 }
 
 pub(super) struct Hints<T> {
@@ -102,6 +106,10 @@ mod tests {
     impl Hinted for Topic {
         fn id(&self) -> u64 {
             self.0
+        }
+
+        fn is_over(&self) -> bool {
+            false
         }
     }
 

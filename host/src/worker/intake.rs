@@ -6,8 +6,7 @@ mod drain;
 mod fetch;
 mod session;
 
-use super::hints::Hints;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use std::sync::Arc;
@@ -15,14 +14,10 @@ use std::time::Duration;
 
 pub(super) struct Intake;
 
-impl TopicLoop for Intake {
+impl TopicLoop<TopicState> for Intake {
     const NAME: &'static str = "intake";
 
     type Memory = ();
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.intake
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
         let consumed = async {

@@ -2,9 +2,9 @@
 //! the history that legacy workers leave in their streams, evicts dead letters
 //! over the limits, and removes the names of consumers that are gone.
 
-use super::hints::{Hints, INTERVAL};
+use super::hints::INTERVAL;
 use super::reclaim::reset_leases;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{Eviction, LeaseReset, Leases, LegacyHistory, QueueError, StreamKind, SweepCursor};
@@ -31,14 +31,10 @@ pub(super) struct JanitorMemory {
     evicted_at: Option<Instant>,
 }
 
-impl TopicLoop for Janitor {
+impl TopicLoop<TopicState> for Janitor {
     const NAME: &'static str = "janitor";
 
     type Memory = JanitorMemory;
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.janitor
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, memory: &mut JanitorMemory) -> Option<Duration> {
         if topic.stop.is_cancelled() {

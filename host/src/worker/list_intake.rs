@@ -2,8 +2,7 @@
 //! where it can be leased. The key stays a list for those clients, also while it
 //! is drained.
 
-use super::hints::Hints;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{BlockingReader, ListEnd, ListIntake as ListQueue, QueueError};
@@ -19,14 +18,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) struct ListIntake;
 
-impl TopicLoop for ListIntake {
+impl TopicLoop<TopicState> for ListIntake {
     const NAME: &'static str = "list intake";
 
     type Memory = ();
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.list_intake
-    }
 
     /// Lasts as long as the topic's key is a list. The intake gives a hint
     /// whenever it finds one.

@@ -2,8 +2,8 @@
 //! reach, because a cluster keeps their topics elsewhere. A loop of its own,
 //! since a part of a cluster that does not answer must not delay anything else.
 
-use super::hints::{Hints, INTERVAL};
-use super::topic::{LoopHints, TopicState};
+use super::hints::INTERVAL;
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::QueueError;
@@ -13,14 +13,10 @@ use std::time::Duration;
 
 pub(super) struct Outbox;
 
-impl TopicLoop for Outbox {
+impl TopicLoop<TopicState> for Outbox {
     const NAME: &'static str = "outbox";
 
     type Memory = ();
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.outbox
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
         relay(topic, false).await;

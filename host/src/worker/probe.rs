@@ -2,8 +2,7 @@
 //! they were opened. A blocking read of one of them learns nothing of the others,
 //! nor of a pause.
 
-use super::hints::Hints;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{Probes, QueueError};
@@ -14,14 +13,10 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Probe;
 
-impl TopicLoop for Probe {
+impl TopicLoop<TopicState> for Probe {
     const NAME: &'static str = "probe";
 
     type Memory = ();
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.probe
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
         if topic.stop.is_cancelled() {

@@ -1,7 +1,7 @@
 //! The promotion loop: moves delayed messages that are due into their streams.
 
-use super::hints::{Hints, INTERVAL};
-use super::topic::{LoopHints, TopicState};
+use super::hints::INTERVAL;
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{Delayed, LegacyDelayed, Promoted, QueueError};
@@ -20,14 +20,10 @@ pub(super) struct PromotionMemory {
     has_delayed: bool,
 }
 
-impl TopicLoop for Promotion {
+impl TopicLoop<TopicState> for Promotion {
     const NAME: &'static str = "promotion";
 
     type Memory = PromotionMemory;
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.promotion
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, memory: &mut PromotionMemory) -> Option<Duration> {
         if topic.stop.is_cancelled() {

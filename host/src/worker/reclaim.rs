@@ -1,8 +1,8 @@
 //! The reclaim loop: takes over messages whose worker has let the lease expire.
 
-use super::hints::{Hints, INTERVAL};
+use super::hints::INTERVAL;
 use super::receive::{log_legacy_acknowledged, receive};
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{
@@ -23,14 +23,10 @@ pub(super) struct ReclaimMemory {
     others_have_some: bool,
 }
 
-impl TopicLoop for Reclaim {
+impl TopicLoop<TopicState> for Reclaim {
     const NAME: &'static str = "reclaim";
 
     type Memory = ReclaimMemory;
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.reclaim
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, memory: &mut ReclaimMemory) -> Option<Duration> {
         if topic.stop.is_cancelled() {

@@ -1,8 +1,7 @@
 //! The renewal loop: renews the leases of what is in flight, every third of a
 //! lease, and does nothing else, so that nothing delays it.
 
-use super::hints::Hints;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{Leases, QueueError};
@@ -11,14 +10,10 @@ use std::time::Duration;
 
 pub(super) struct Renewal;
 
-impl TopicLoop for Renewal {
+impl TopicLoop<TopicState> for Renewal {
     const NAME: &'static str = "renewal";
 
     type Memory = ();
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.renewal
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
         // The intake logs what is wrong with Redis.

@@ -2,10 +2,9 @@
 //! confirmed each. A topic has one script under way at a time, so that no server
 //! of a cluster waits for another's.
 
-use super::hints::Hints;
 use super::judged::judged_again;
 use super::settle_retry::SettleRetryQueue;
-use super::topic::{LoopHints, TopicState};
+use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use super::unsettled::Unsettled;
 use crate::backoff::Backoff;
@@ -26,14 +25,10 @@ const SOON: Duration = Duration::from_secs(1);
 
 pub(super) struct Settler;
 
-impl TopicLoop for Settler {
+impl TopicLoop<TopicState> for Settler {
     const NAME: &'static str = "settling";
 
     type Memory = SettleRetryQueue;
-
-    fn hints(hints: &LoopHints) -> &Hints<TopicState> {
-        &hints.settling
-    }
 
     async fn visit(&self, topic: &Arc<TopicState>, retries: &mut SettleRetryQueue) -> Option<Duration> {
         loop {

@@ -126,6 +126,10 @@ impl Hinted for TopicState {
     fn id(&self) -> u64 {
         self.id
     }
+
+    fn is_over(&self) -> bool {
+        self.drained.is_cancelled()
+    }
 }
 
 impl TopicState {
