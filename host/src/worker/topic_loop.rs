@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use tokio::time::{Instant, sleep};
+    use tokio::sync::{Notify, Semaphore};
 
     struct Topic {
         id: u64,
@@ -133,12 +133,17 @@ mod tests {
         }
     }
 
-    /// Notes each visit: its topic, its second, and how many came before it.
+    /// Notes each visit: its topic, and how many the topic's memory knows of.
     struct Recorder {
-        start: Instant,
-        lasts: Duration,
+        seen: Arc<Seen>,
         next: Option<Duration>,
-        visits: Arc<Mutex<Vec<(u64, u64, u32)>>>,
+    }
+
+    struct Seen {
+        visits: Mutex<Vec<(u64, u32)>>,
+        visited: Notify,
+        /// A visit of the first topic lasts until there is a permit.
+        gate: Semaphore,
     }
 
     impl TopicLoop<Topic> for Recorder {
@@ -147,61 +152,88 @@ mod tests {
         type Memory = u32;
 
         async fn visit(&self, topic: &Arc<Topic>, before: &mut u32) -> Option<Duration> {
-            self.visits.lock().unwrap().push((topic.id, self.start.elapsed().as_secs(), *before));
+            self.seen.visits.lock().unwrap().push((topic.id, *before));
             *before += 1;
-            // The first topic's server does not answer.
-            sleep(if topic.id == 1 { self.lasts } else { Duration::ZERO }).await;
+            self.seen.visited.notify_one();
+            if topic.id == 1 {
+                self.seen.gate.acquire().await.unwrap().forget();
+            }
             self.next
         }
     }
 
-    async fn recorded(
-        lasts: u64,
-        next: Option<u64>,
-        hinting: impl AsyncFnOnce(&Hints<Topic>, [&Arc<Topic>; 2]),
-    ) -> Vec<(u64, u64, u32)> {
-        let visits = Arc::default();
-        let (lasts, next) = (Duration::from_secs(lasts), next.map(Duration::from_secs));
-        let recorder = Recorder { start: Instant::now(), lasts, next, visits: Arc::clone(&visits) };
-        let (hints, stop, one, other) = (Hints::default(), CancellationToken::new(), Topic::new(1), Topic::new(2));
-        hints.now(&one);
-        hints.now(&other);
+    impl Seen {
+        fn of(&self, id: u64) -> Vec<u32> {
+            self.visits.lock().unwrap().iter().filter(|(topic, _)| *topic == id).map(|(_, before)| *before).collect()
+        }
+
+        async fn until(&self, id: u64, count: usize) {
+            let waiting = async {
+                while self.of(id).len() < count {
+                    self.visited.notified().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the visit comes");
+        }
+    }
+
+    /// Runs the loop beside what gives the hints.
+    async fn run(next: Option<Duration>, hinting: impl AsyncFnOnce(&Hints<Topic>, &Seen)) -> Arc<Seen> {
+        let seen = Arc::new(Seen { visits: Mutex::default(), visited: Notify::new(), gate: Semaphore::new(0) });
+        let (hints, stop, recorder) = (Hints::default(), CancellationToken::new(), Recorder { seen: seen.clone(), next });
         let hinting = async {
-            hinting(&hints, [&one, &other]).await;
+            hinting(&hints, &seen).await;
             stop.cancel();
         };
         tokio::join!(recorder.run(&hints, &stop), hinting);
-        let visits = visits.lock().unwrap().clone();
-        visits
+        seen
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_topic_that_does_not_answer_delays_no_other_and_memories_are_each_topics_own() {
-        let visits = recorded(10, Some(3), async |_, _| sleep(Duration::from_secs(8)).await).await;
-        assert_eq!(visits, [(1, 0, 0), (2, 0, 0), (2, 3, 1), (2, 6, 2)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hint_during_a_visit_leads_to_another_one_afterwards() {
-        let hinting = async |hints: &Hints<Topic>, [one, _]: [&Arc<Topic>; 2]| {
-            sleep(Duration::from_secs(1)).await;
-            hints.now(one);
-            hints.now(one);
-            sleep(Duration::from_secs(30)).await;
+    #[tokio::test]
+    async fn a_topic_that_does_not_answer_delays_no_other_and_each_has_a_memory_of_its_own() {
+        let hinting = async |hints: &Hints<Topic>, seen: &Seen| {
+            hints.now(&Topic::new(1));
+            seen.until(1, 1).await;
+            hints.now(&Topic::new(2));
+            seen.until(2, 3).await;
+            seen.gate.add_permits(9);
         };
-        // Without a hint there is none, and the memory is dropped.
-        assert_eq!(recorded(4, None, hinting).await, [(1, 0, 0), (2, 0, 0), (1, 4, 1)]);
+        let seen = run(Some(Duration::ZERO), hinting).await;
+        assert_eq!(seen.of(1)[0], 0);
+        assert_eq!(seen.of(2)[..3], [0, 1, 2]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn hints_during_a_visit_lead_to_another_one_afterwards() {
+        let hinting = async |hints: &Hints<Topic>, seen: &Seen| {
+            let topic = Topic::new(1);
+            hints.now(&topic);
+            seen.until(1, 1).await;
+            hints.now(&topic);
+            // The loop has taken the hint when it visits another topic.
+            hints.now(&Topic::new(2));
+            seen.until(2, 1).await;
+            assert_eq!(seen.of(1).len(), 1);
+            seen.gate.add_permits(1);
+            seen.until(1, 2).await;
+            seen.gate.add_permits(1);
+        };
+        assert_eq!(run(None, hinting).await.of(1), [0, 1]);
+    }
+
+    #[tokio::test]
     async fn a_topic_that_is_over_is_visited_no_more() {
-        let hinting = async |hints: &Hints<Topic>, [one, other]: [&Arc<Topic>; 2]| {
-            sleep(Duration::from_secs(1)).await;
-            other.is_over.store(true, Ordering::SeqCst);
-            one.is_over.store(true, Ordering::SeqCst);
-            hints.now(one);
-            sleep(Duration::from_secs(30)).await;
+        let hinting = async |hints: &Hints<Topic>, seen: &Seen| {
+            let topic = Topic::new(1);
+            hints.now(&topic);
+            seen.until(1, 1).await;
+            topic.is_over.store(true, Ordering::SeqCst);
+            hints.now(&topic);
+            seen.gate.add_permits(9);
+            hints.now(&topic);
+            hints.now(&Topic::new(2));
+            seen.until(2, 1).await;
         };
-        assert_eq!(recorded(4, Some(3), hinting).await, [(1, 0, 0), (2, 0, 0)]);
+        assert_eq!(run(Some(Duration::from_secs(3600)), hinting).await.of(1), [0]);
     }
 }
