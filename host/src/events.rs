@@ -2,6 +2,7 @@
 //! and operators alert on them. A text is changed here, for all of them.
 
 // worker
+pub const HANDLED: &str = "handled";
 pub const SETTLED: &str = "settled";
 pub const SETTLE_IGNORED: &str = "settlement ignored: the lease is no longer held, or it was settled before";
 pub const SETTLE_DELAYED: &str = "settlement delayed, retrying";

@@ -7,6 +7,7 @@ use super::received::Received;
 use super::run_state::{Run, dead_letter_fields};
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
+use crate::events;
 use crate::message::{self, Message};
 use crate::plugin::{Job, Plugin};
 use crate::queue::{Delivery, DoneKind};
@@ -15,7 +16,7 @@ use crate::verdict::Outcome;
 use jiff::Timestamp;
 use std::slice;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An entry with more fields than this is no message.
 const FIELDS_MAX: usize = 3000;
@@ -91,7 +92,8 @@ async fn call(
     for received in chunk {
         match runnable(topic, received, now) {
             Ok(message) => {
-                let span = RunSpan::new(topic.topic(), &message.id, message.attempt, plugin.name(), plugin.digest());
+                let (id, attempt) = (message.id.clone(), message.attempt);
+                let span = RunSpan::for_message(topic.topic().clone(), plugin.label().clone(), id, attempt);
                 let run = Run::new(&message, plugin, span.clone(), now);
                 let (entry, max_attempts) = (received.entry().to_string(), run.retry_state.max_attempts);
                 runs.push((&mut received.delivery, run));
@@ -102,6 +104,10 @@ async fn call(
     }
     if jobs.is_empty() {
         return Ok(unsettled);
+    }
+    if jobs.len() > 1 {
+        let span = RunSpan::for_batch(topic.topic().clone(), plugin.label().clone(), jobs.len());
+        jobs.iter_mut().for_each(|job| job.span = span.clone());
     }
     let started = Instant::now();
     let called = plugin.call(&mut jobs).await;
@@ -114,12 +120,21 @@ async fn call(
     let metrics = topic.metrics();
     metrics.admission_wait_seconds.observe(called.admission_wait.as_secs_f64());
     let ran = took.saturating_sub(called.admission_wait);
-    plugin.probation().ended(runs.iter().map(|(_, run)| run.id.as_str()).zip(&called.outcomes));
+    plugin.probation().ended(runs.iter().map(|(_, run)| run.span.id()).zip(&called.outcomes));
     for ((delivery, run), outcome) in runs.into_iter().zip(called.outcomes) {
         metrics.handler_seconds.observe(ran.as_secs_f64());
+        log_handled(&run, &outcome, took);
         unsettled.push(judged(topic.topic(), delivery, run, outcome, took));
     }
     Ok(unsettled)
+}
+
+/// The run has ended. What becomes of its message is logged at the settlement.
+fn log_handled(run: &Run, outcome: &Outcome, took: Duration) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let outcome = outcome.name();
+        run.span.in_scope(|| tracing::debug!(outcome, ?took, "{}", events::HANDLED));
+    }
 }
 
 /// The message, or the settlement of an entry that can't be run.

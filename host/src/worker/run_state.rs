@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use std::sync::Arc;
 
 pub(super) struct Run {
-    pub(super) id: String,
     pub(super) published_at: Timestamp,
     pub(super) has_own_id: bool,
     /// What copies of it are recognised by, where the topic deduplicates.
@@ -25,7 +24,6 @@ impl Run {
     pub(super) fn new(message: &Message, plugin: &Arc<Plugin>, span: RunSpan, now: Timestamp) -> Self {
         let manifest = plugin.manifest();
         Self {
-            id: message.id.clone(),
             published_at: message.published_at,
             has_own_id: message.has_own_id,
             dedup_key: manifest.dedup.and_then(|_| message.deduplication_key().cloned()),
@@ -48,7 +46,7 @@ impl Run {
         let mut set = fields([(message::ATTEMPT_FIELD, &*attempt.to_string())]);
         if !self.has_own_id {
             set.extend(fields([
-                (message::ID_FIELD, &*self.id),
+                (message::ID_FIELD, self.span.id()),
                 (message::PUBLISHED_FIELD, &*message::rfc3339(self.published_at)),
             ]));
         }
