@@ -1,0 +1,105 @@
+//! The decisions that the rules need and that the source does not show. An
+//! entry that is no longer needed fails its test, so that the tables shrink.
+
+use super::owners::Owners::{self, Everybody, Rooms};
+use super::owners::Restricted;
+
+/// Rooms where a file uses one below it, or two files use each other.
+pub(super) const UNCLEAN_ROOMS: &[(&str, &str)] = &[
+    ("admin", "its parts use what the parent declares, and the `mod` lines are in alphabetical order"),
+    ("cli", "the commands use what the parent declares, and the `mod` lines are in alphabetical order"),
+    ("cli/dead", "the commands use what the parent declares"),
+    ("manifest", "the `mod` lines are in alphabetical order"),
+    ("message", "edit uses the names of the fields that the parent declares"),
+    ("plugin", "rooms follow"),
+    ("plugin/deployment", "rooms follow"),
+    ("plugin/http", "rooms follow"),
+    ("queue", "rooms follow"),
+    ("queue/connection", "rooms follow"),
+    ("queue/dead", "rooms follow"),
+    ("settings", "the parts use functions of the parent, and the `mod` lines are in alphabetical order"),
+    ("worker", "parts with one task each follow"),
+];
+
+/// Files or rooms with an `impl` of a type that is declared elsewhere; `*` is every type.
+pub(super) const MISPLACED_IMPLS: &[(&str, &str)] = &[
+    ("admin/plugins", "Problem"),
+    ("plugin/call", "Plugin"),
+    ("plugin/http", "Guest"),
+    ("plugin/imports", "Guest"),
+    ("plugin/imports", "Fault"),
+    ("plugin/imports/publisher", "Run"),
+    ("queue", "TopicQueue"),
+];
+
+/// The first room must not use the second one, although that is above it.
+pub(super) const FORBIDDEN: &[(&str, &str, &str)] =
+    &[("plugin", "queue", "the sandbox and Redis do not know each other: the worker connects them")];
+
+/// The rooms that may name a dependency of the host.
+pub(super) const CRATES: &[(&str, Owners)] = &[
+    ("arc_swap", Rooms(&["plugin", "queue", "worker"])),
+    ("async_trait", Rooms(&["capability", "mail", "queue"])),
+    ("axum", Rooms(&["admin"])),
+    ("base64", Rooms(&["message", "publication"])),
+    ("bytes", Rooms(&["plugin"])),
+    ("bytesize", Rooms(&["manifest", "settings", "plugin", "cli"])),
+    ("clap", Rooms(&["publication", "settings", "plugin/compile", "cli", "main"])),
+    ("croner", Rooms(&["schedule"])),
+    ("crossbeam_utils", Rooms(&["plugin"])),
+    ("fastrand", Rooms(&["worker"])),
+    ("http_body_util", Rooms(&["plugin", "cli"])),
+    ("humantime", Rooms(&["manifest", "settings", "plugin", "cli"])),
+    ("hyper", Rooms(&["plugin", "admin", "cli"])),
+    ("hyper_rustls", Rooms(&["plugin"])),
+    ("hyper_util", Rooms(&["plugin", "admin", "cli"])),
+    ("ipnet", Rooms(&["manifest", "plugin"])),
+    ("jiff", Everybody("times of messages, schedules and logs")),
+    ("lettre", Rooms(&["mail"])),
+    ("notify", Rooms(&["plugin"])),
+    ("percent_encoding", Rooms(&["settings"])),
+    ("prometheus_client", Rooms(&["metrics"])),
+    ("redis", Rooms(&["queue"])),
+    ("rustix", Rooms(&["plugin", "app", "private_redis"])),
+    ("rustls", Rooms(&["queue", "plugin"])),
+    ("serde", Everybody("each room reads or writes JSON or TOML")),
+    ("serde_json", Everybody("messages and answers are JSON")),
+    ("sha2", Rooms(&["queue", "plugin", "mail", "admin"])),
+    ("strsim", Rooms(&["settings", "cli"])),
+    ("thiserror", Everybody("each room has its errors")),
+    ("tokio", Everybody("tasks, waits and channels")),
+    ("tokio_util", Everybody("the tokens that end tasks")),
+    ("toml", Rooms(&["schedule", "manifest", "settings"])),
+    ("tower_service", Rooms(&["plugin", "admin"])),
+    ("tracing", Everybody("each room logs")),
+    ("tracing_subscriber", Rooms(&["cli"])),
+    ("url", Rooms(&["manifest", "settings", "plugin", "cli"])),
+    ("uuid", Rooms(&["plugin", "lanes", "app", "cli"])),
+    ("wasmtime", Rooms(&["plugin"])),
+    ("wasmtime_wasi", Rooms(&["plugin"])),
+    ("wasmtime_wasi_http", Rooms(&["plugin"])),
+    ("wiggle", Rooms(&["plugin"])),
+];
+
+pub(super) const ENVIRONMENT: Restricted = Restricted {
+    paths: &["std::env::var", "std::env::var_os", "std::env::vars", "std::env::vars_os"],
+    room: "",
+    allowed: &[
+        ("settings", "a variable that is read elsewhere is missing in the list of settings"),
+        ("private_redis", "searches PATH for redis-server"),
+    ],
+    reason: "only the settings read the environment",
+};
+
+pub(super) const CLOCK: Restricted = Restricted {
+    paths: &["jiff::Timestamp::now", "jiff::Zoned::now", "std::time::SystemTime"],
+    room: "queue",
+    allowed: &[
+        ("queue/workers", "a worker's heartbeat, which only the CLI shows"),
+        ("queue/inspect", "which workers are alive, which only the CLI shows"),
+    ],
+    reason: "the clocks of two workers differ: Redis says what is due and for how long something has been so",
+};
+
+/// The only file with unsafe code.
+pub(super) const UNSAFE: &str = "plugin/cache.rs";
