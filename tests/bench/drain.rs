@@ -17,7 +17,7 @@ use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Reader, Source, TopicQueue};
 use gateway_worker::topic::Topic;
 use rig::{
-    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, started_after,
+    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, start_latencies,
 };
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,7 @@ async fn latency() -> (f64, f64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let ms = started_after(&queue, &topic).await;
+    let ms = start_latencies(&queue, &topic).await;
     assert_eq!(ms.len(), LATENCY_MESSAGES);
     (ms[ms.len() / 2], ms[ms.len() * 99 / 100])
 }

@@ -24,7 +24,7 @@ use gateway_worker::topic::Topic;
 use gateway_worker::verdict::Outcome;
 use guest::{OK, guest, guest_in, guest_with};
 use resident::resident_bytes;
-use rig::{Length, Worker, cpu_seconds, queue_of, redis_server, sdk_guest, stamped, started_after};
+use rig::{Length, Worker, cpu_seconds, queue_of, redis_server, sdk_guest, stamped, start_latencies};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -36,16 +36,16 @@ use tokio_util::sync::CancellationToken;
 
 const CALLS: usize = 20_000;
 /// Says that it is one of several processes.
-const ALONE: &str = "alone";
+const ONE_OF_SEVERAL: &str = "alone";
 /// Of each the best of so many.
 const ROUNDS: usize = 7;
 
 fn main() {
     let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
     let (one, two) = (runtime(1), runtime(2));
-    if std::env::args().any(|arg| arg == ALONE) {
+    if std::env::args().any(|arg| arg == ONE_OF_SEVERAL) {
         // The call is on the runtime's thread, as it is beside others.
-        return one.block_on(async { one.spawn(alone()).await.unwrap() });
+        return one.block_on(async { one.spawn(one_of_several_processes()).await.unwrap() });
     }
     // Some of it alone, where a word says so.
     let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -55,15 +55,15 @@ fn main() {
         one.block_on(host_calls());
     }
     if is_wanted("threads") {
-        two.block_on(abreast(two.handle()));
+        two.block_on(two_threads(two.handle()));
     }
     if is_wanted("limits") {
         two.block_on(idle(two.handle()));
-        two.block_on(killed());
-        two.block_on(beside_spinners());
+        two.block_on(time_to_kill());
+        two.block_on(latency_beside_spinners());
     }
     if is_wanted("live") {
-        two.block_on(going_live());
+        two.block_on(time_to_live_version());
     }
 }
 
@@ -159,33 +159,33 @@ async fn host_calls() {
 }
 
 /// How much more two threads do than one.
-async fn abreast(handle: &Handle) {
+async fn two_threads(handle: &Handle) {
     let engine = engine(Capabilities::default(), None);
     let small = plugin(&engine, &guest(OK), "").await;
     let calls = |plugin: Arc<Plugin>, count| move || many(plugin.clone(), count);
-    let (rate, gained, cpu) = gained(handle, CALLS * 5, calls(small, CALLS * 5)).await;
+    let (rate, speedup, cpu) = speedup(handle, CALLS * 5, calls(small, CALLS * 5)).await;
     println!(
-        "two threads do {gained:.2} times what one does ({rate:.0} calls/s, fresh), at {cpu:.2} times its CPU for each"
+        "two threads do {speedup:.2} times what one does ({rate:.0} calls/s, fresh), at {cpu:.2} times its CPU for each"
     );
     // What there is to be had: of the cores, of Wasmtime without us, and of
     // processes that share nothing.
     let counts = "(local $n i32) (loop $on (br_if $on (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 200000))))";
     let computes = plugin(&engine, &guest(&format!("{counts} {OK}")), "").await;
-    let (_, gained, cpu) = self::gained(handle, CALLS / 10, calls(computes, CALLS / 10)).await;
-    println!("  a handler that only computes: {gained:.2} times, at {cpu:.2} times its CPU for each");
+    let (_, speedup, cpu) = self::speedup(handle, CALLS / 10, calls(computes, CALLS / 10)).await;
+    println!("  a handler that only computes: {speedup:.2} times, at {cpu:.2} times its CPU for each");
     let bare = Arc::new(Bare::new());
     let calls = || {
         let bare = bare.clone();
         async move { bare.calls(CALLS * 5).await }
     };
-    let (rate, gained, cpu) = self::gained(handle, CALLS * 5, calls).await;
+    let (rate, speedup, cpu) = self::speedup(handle, CALLS * 5, calls).await;
     println!(
-        "  Wasmtime alone, an empty call: {gained:.2} times ({rate:.0} calls/s), at {cpu:.2} times its CPU for each"
+        "  Wasmtime alone, an empty call: {speedup:.2} times ({rate:.0} calls/s), at {cpu:.2} times its CPU for each"
     );
     let mut rates = [0.0_f64; 2];
     for _ in 0..ROUNDS {
         for processes in [1, 2] {
-            rates[processes - 1] = rates[processes - 1].max(apart(processes));
+            rates[processes - 1] = rates[processes - 1].max(separate_processes(processes));
         }
     }
     println!("  two processes of one thread each: {:.2} times", rates[1] / rates[0]);
@@ -198,28 +198,29 @@ async fn many(plugin: Arc<Plugin>, count: usize) {
 }
 
 /// Calls a second of so many processes that each do what one thread does.
-fn apart(processes: usize) -> f64 {
+fn separate_processes(processes: usize) -> f64 {
     let program = std::env::current_exe().unwrap();
-    let begin = || Command::new(&program).arg(ALONE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let begin =
+        || Command::new(&program).arg(ONE_OF_SEVERAL).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut children: Vec<_> = (0..processes).map(|_| begin()).collect();
     let mut answers: Vec<_> = children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
-    let said = |answers: &mut BufReader<ChildStdout>| {
+    let read_line = |answers: &mut BufReader<ChildStdout>| {
         let mut line = String::new();
         answers.read_line(&mut line).unwrap();
         line.trim().to_owned()
     };
-    answers.iter_mut().for_each(|answers| assert_eq!(said(answers), "ready"));
+    answers.iter_mut().for_each(|answers| assert_eq!(read_line(answers), "ready"));
     for child in &mut children {
         drop(child.stdin.take());
     }
-    let rate = answers.iter_mut().map(|answers| said(answers).parse::<f64>().unwrap()).sum();
+    let rate = answers.iter_mut().map(|answers| read_line(answers).parse::<f64>().unwrap()).sum();
     children.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
     rate
 }
 
 /// What such a process does: it calls once its input ends, and says how many
 /// calls a second that were.
-async fn alone() {
+async fn one_of_several_processes() {
     let engine = engine(Capabilities::default(), None);
     let small = plugin(&engine, &guest(OK), "").await;
     println!("ready");
@@ -232,7 +233,7 @@ async fn alone() {
 
 /// Calls a second of two threads, how many times those of one that is, and at
 /// how many times the CPU for each: the best of some rounds.
-async fn gained<F>(handle: &Handle, count: usize, calls: impl Fn() -> F) -> (f64, f64, f64)
+async fn speedup<F>(handle: &Handle, count: usize, calls: impl Fn() -> F) -> (f64, f64, f64)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -328,7 +329,7 @@ async fn idle(handle: &Handle) {
 }
 
 /// How long after its budget a guest that spins is ended.
-async fn killed() {
+async fn time_to_kill() {
     let engine = engine(Capabilities::default(), None);
     let budget = Duration::from_millis(50);
     let spins = guest("(loop $on (br $on)) (unreachable)");
@@ -340,7 +341,7 @@ async fn killed() {
 
 /// From publication to the start of a handler, alone and beside a topic whose
 /// handlers all spin, on the worker's own binary.
-async fn beside_spinners() {
+async fn latency_beside_spinners() {
     const MESSAGES: usize = 500;
     let spins = guest("(loop $on (br $on)) (unreachable)");
     println!("{:<52}{:>10}{:>10}", "enqueue to handler start, one at a time", "p50 ms", "p99 ms");
@@ -364,7 +365,7 @@ async fn beside_spinners() {
             }
         }
         // The first ones waited for the worker to start.
-        let mut took = started_after(&queue, &clock).await;
+        let mut took = start_latencies(&queue, &clock).await;
         took.truncate(MESSAGES - 5);
         println!("  {name:<50}{:>10.2}{:>10.2}", at(&took, 50.0), at(&took, 99.0));
     }
@@ -390,14 +391,14 @@ fn large(bytes: usize, salt: usize) -> Vec<u8> {
     guest_with(&functions, OK)
 }
 
-async fn going_live() {
+async fn time_to_live_version() {
     let one = large(1 << 20, 0);
     println!("{:<52}{:>10}", "from a file to a live version", "ms");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join(".cache");
     let name = format!("dropped in, {} KiB, not seen before", one.len() >> 10);
-    println!("  {name:<50}{:>10.0}", dropped_in(folder.path(), &cache, &one).await);
-    println!("  {:<50}{:>10.0}", "dropped in, known from the cache", dropped_in(folder.path(), &cache, &one).await);
+    println!("  {name:<50}{:>10.0}", load_new_file(folder.path(), &cache, &one).await);
+    println!("  {:<50}{:>10.0}", "dropped in, known from the cache", load_new_file(folder.path(), &cache, &one).await);
     println!("  ({} ms of both are the quiet that is waited for)", SHORT_QUIET.as_millis());
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join(".cache");
@@ -451,7 +452,7 @@ async fn started(folder: &Path, cache: &Path) -> f64 {
     started.elapsed().as_secs_f64() * 1e3
 }
 
-async fn dropped_in(folder: &Path, cache: &Path, wasm: &[u8]) -> f64 {
+async fn load_new_file(folder: &Path, cache: &Path, wasm: &[u8]) -> f64 {
     let files: [(&str, &[u8]); 2] = [("topic.toml", b"concurrency = 8\n"), ("topic.wasm", wasm)];
     for (name, _) in files {
         let _ = std::fs::remove_file(folder.join(name));

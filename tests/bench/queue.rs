@@ -15,7 +15,7 @@ use gateway_worker::topic::Topic;
 use redis::aio::MultiplexedConnection;
 use rig::{
     Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest, stamped,
-    started_after,
+    start_latencies,
 };
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,9 @@ async fn main() {
     backlog().await;
     memory().await;
     idle().await;
-    takeover().await;
-    take_over().await;
-    looking().await;
+    time_to_reclaim().await;
+    reclaim_cost().await;
+    operator_commands().await;
 }
 
 /// What each option costs on top, where it is on.
@@ -144,7 +144,7 @@ async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
     while dead.now().await <= sent {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    started_after(&queue, &topic).await
+    start_latencies(&queue, &topic).await
 }
 
 /// What a take costs with little and with much waiting.
@@ -230,7 +230,7 @@ async fn idle() {
 
 /// What is done with a million of them by command, and for how long Redis
 /// serves nobody else in between.
-async fn looking() {
+async fn operator_commands() {
     const COUNT: usize = 1_000_000;
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -239,42 +239,42 @@ async fn looking() {
     let mut connection = connect(&server).await;
     println!("\n{COUNT} of {MESSAGE_BYTES} bytes               took   longest stop of Redis");
     fill(&queue, &topic, COUNT, Priority::Normal).await;
-    watch_stops(&mut connection).await;
+    reset_slowlog(&mut connection).await;
     let started = Instant::now();
     assert!(queue.find("nobody", &mut |_| ()).await.unwrap().is_empty());
-    tell("find an id that nobody has", started, &mut connection).await;
+    report("find an id that nobody has", started, &mut connection).await;
 
     let mut rename = redis::cmd("RENAME");
     rename.arg("mq:t").arg("{mq:t}:dead").query_async::<()>(&mut connection).await.unwrap();
     let mut usage = redis::cmd("MEMORY");
     usage.arg("USAGE").arg("{mq:t}:dead").arg("SAMPLES").arg(0);
     let bytes: u64 = usage.query_async(&mut connection).await.unwrap();
-    watch_stops(&mut connection).await;
+    reset_slowlog(&mut connection).await;
     let started = Instant::now();
     let within = DeadCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
     assert_eq!(queue.cap_dead(within).await.unwrap(), 0);
-    tell("dead letters within their caps", started, &mut connection).await;
-    watch_stops(&mut connection).await;
+    report("dead letters within their caps", started, &mut connection).await;
+    reset_slowlog(&mut connection).await;
     let (started, mut dropped) = (Instant::now(), 0);
     let half = DeadCaps { age: None, bytes: Some(bytes / 2) };
     loop {
         match queue.cap_dead(half).await.unwrap() {
             0 => break,
-            piece => dropped += piece,
+            batch => dropped += batch,
         }
     }
-    tell(&format!("{dropped} dropped, over a cap"), started, &mut connection).await;
+    report(&format!("{dropped} dropped, over a cap"), started, &mut connection).await;
 }
 
 /// From now on each command counts.
-async fn watch_stops(connection: &mut MultiplexedConnection) {
+async fn reset_slowlog(connection: &mut MultiplexedConnection) {
     for (name, value) in [("slowlog-log-slower-than", "100"), ("slowlog-max-len", "100000")] {
         redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async::<()>(connection).await.unwrap();
     }
     redis::cmd("SLOWLOG").arg("RESET").query_async::<()>(connection).await.unwrap();
 }
 
-async fn tell(what: &str, started: Instant, connection: &mut MultiplexedConnection) {
+async fn report(what: &str, started: Instant, connection: &mut MultiplexedConnection) {
     let took = started.elapsed().as_secs_f64();
     let log: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query_async(connection).await.unwrap();
     let spans = log.iter().filter_map(|entry| match entry.get(2) {
@@ -285,7 +285,7 @@ async fn tell(what: &str, started: Instant, connection: &mut MultiplexedConnecti
 }
 
 /// How soon a killed worker's messages run again where another lives.
-async fn takeover() {
+async fn time_to_reclaim() {
     const MESSAGES: usize = 64;
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -318,7 +318,7 @@ async fn takeover() {
 
 /// What it costs to take over the messages of a lost worker, with little and
 /// with much waiting behind them.
-async fn take_over() {
+async fn reclaim_cost() {
     const MESSAGES: usize = 64;
     println!("\nbacklog      take-over of {MESSAGES}: p50        p99");
     for waiting in [1_000, 1_000_000] {

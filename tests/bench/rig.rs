@@ -117,12 +117,12 @@ pub(crate) fn stamped(topic: &Topic, number: usize) -> Publication {
 
 /// Milliseconds from publication to start of all that `clock` has told of,
 /// the shortest first.
-pub(crate) async fn started_after(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
+pub(crate) async fn start_latencies(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
     let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
     let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut found = Vec::new();
-    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
-        found.extend(piece.iter().filter_map(|letter| ms(&letter.told(topic).error)));
+    while let Some(page) = Some(walk.next().await.unwrap()).filter(|page| !page.is_empty()) {
+        found.extend(page.iter().filter_map(|letter| ms(&letter.told(topic).error)));
     }
     found.sort_by(f64::total_cmp);
     found

@@ -177,7 +177,7 @@ async fn a_pause_begins_no_batch_that_is_being_gathered() {
     let gateway = Gateway::start(&redis, &plugins);
     redis.until_in_flight("crew", 1).await;
     redis.run::<i64>("HSET {mq:crew}:state paused 1").await;
-    redis.until_given_back("crew", 1).await;
+    redis.until_requeued("crew", 1).await;
     assert!(gateway.outcomes("crew").is_empty());
     publish(&redis, &["count"; 2]).await;
     redis.run::<i64>("HDEL {mq:crew}:state paused").await;
@@ -258,7 +258,7 @@ async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
         let mut other = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut other, b"GET /pair HTTP/1.1\r\n\r\n").await.unwrap();
         gateway.until_outcome("crew", "m-0", "done").await;
-        redis.until_given_back("crew", 2).await;
+        redis.until_requeued("crew", 2).await;
         assert_eq!((gateway.outcomes("crew").len(), server.seen().len()), (1, 2), "stop: {is_stop}");
         gateway = if is_stop {
             until("it ends", async || (!gateway.is_running()).then_some(())).await;

@@ -156,7 +156,7 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
     gateway.signal(rustix::process::Signal::TERM);
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
-    let said = gateway.last_words();
+    let said = gateway.kill_and_read_log();
     assert!(said.iter().any(|line| line["message"] == "gateway-worker stopped"));
     assert!(!said.iter().any(|line| line["message"] == "compiled"));
     until("the compiler has ended, too", async || rustix::process::test_kill_process(child).err()).await;

@@ -1,32 +1,33 @@
 //! One suite for every Redis there is: each scenario runs unchanged against
 //! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
 
-mod adoption;
+mod legacy;
 mod batch;
 mod dead;
-mod flow;
-mod losses;
+mod flow_control;
+mod failures;
 mod messages;
 mod schedule;
-mod store;
+mod key_value;
 
 use crate::servers::{Mode, Server};
-use crate::support::{Gateway, OK, Plugins, built, guest, said, text, until};
-use adoption::{
-    the_originals_delayed_messages_are_due_by_redis_clock, the_originals_delayed_messages_come_once_over_two_workers,
-    what_another_group_has_still_to_read_is_left_to_it,
-    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
-};
+use crate::support::{Gateway, OK, Plugins, built, guest, run_command, text, until};
 use batch::{a_trap_in_a_batch_costs_only_its_own_message, each_message_of_a_batch_has_its_own_end};
 use dead::dead_letters_are_listed_shown_edited_replayed_and_purged;
-use flow::{
+use failures::{
+    a_full_memory_holds_up_only_what_needs_more_of_it, follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
+    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
+};
+use flow_control::{
     a_copy_of_what_has_finished_is_not_run, a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained,
     a_topic_is_set_aside_and_goes_on_by_command, every_priority_is_served, rate_and_total_hold_over_two_workers,
     what_is_published_again_within_its_time_is_there_once,
 };
-use losses::{
-    a_full_memory_holds_up_only_what_needs_more_of_it, follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
-    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
+use key_value::plugins_keep_values_over_two_workers;
+use legacy::{
+    the_originals_delayed_messages_are_due_by_redis_clock, the_originals_delayed_messages_come_once_over_two_workers,
+    what_another_group_has_still_to_read_is_left_to_it,
+    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
 };
 use messages::{
     a_message_is_found_wherever_it_is, a_peek_shows_what_waits_and_takes_nothing,
@@ -37,7 +38,6 @@ use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use store::plugins_keep_values_over_two_workers;
 
 macro_rules! suite {
     ($($scenario:ident),+ $(,)?) => {
@@ -54,7 +54,7 @@ macro_rules! suite {
                 async fn $scenario() {
                     let server = super::Server::start(super::Mode::$mode).await;
                     super::$scenario(&server).await;
-                    server.refused_nothing().await;
+                    server.assert_no_acl_denials().await;
                 }
             )+
         }
@@ -119,7 +119,7 @@ fn start(server: &Server, plugins: &Plugins, more: &[&str]) -> Gateway {
 
 /// Exit code, stdout and stderr of a command.
 fn run(server: &Server, args: &[&str]) -> (i32, String, String) {
-    said(&[args, &["--redis-url", &server.url], &server.flags()].concat())
+    run_command(&[args, &["--redis-url", &server.url], &server.flags()].concat())
 }
 
 /// What a command says that succeeds.
@@ -288,7 +288,7 @@ async fn topics_all_over_the_slots_are_consumed_at_once(server: &Server) {
     if server.is_cluster() {
         let mut holding = 0;
         for node in &server.nodes {
-            let mut connection = crate::support::patient_connection(&node.url()).await;
+            let mut connection = crate::support::connect_without_timeout(&node.url()).await;
             let keys: i64 = ::redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
             holding += i64::from(keys > 0);
         }

@@ -1,7 +1,7 @@
 //! What is done with dead letters: shown, edited, replayed, purged, capped.
 
 use crate::servers::{Mode, Server};
-use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, said, text, until};
+use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
 use gateway_worker::queue::TopicQueue;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 /// Exit code, stdout, stderr of `dead ...`.
 fn dead_at(url: &str, args: &[&str]) -> (i32, String, String) {
-    said(&[&["dead"], args, &["--redis-url", url]].concat())
+    run_command(&[&["dead"], args, &["--redis-url", url]].concat())
 }
 
 fn dead(redis: &Redis, args: &[&str]) -> (i32, String, String) {
@@ -24,7 +24,7 @@ fn envelope(id: &str) -> String {
 }
 
 /// As a settlement leaves it. Returns its entry.
-async fn bury(redis: &Redis, body: &[u8], more: &[(&str, &[u8])]) -> String {
+async fn add_dead_letter(redis: &Redis, body: &[u8], more: &[(&str, &[u8])]) -> String {
     let mut command = redis::cmd("XADD");
     command.arg("{mq:t}:dead").arg("*").arg("message").arg(body);
     for (name, value) in DEATH.iter().map(|(name, value)| (*name, value.as_bytes())) {
@@ -51,7 +51,7 @@ const DEATH: [(&str, &str); 10] = [
     ("gw-postponed-since", "1795419923585"),
 ];
 
-async fn bury_many(redis: &Redis, count: usize) {
+async fn add_dead_letters(redis: &Redis, count: usize) {
     let mut pipe = redis::pipe();
     for number in 0..count {
         pipe.cmd("XADD").arg("{mq:t}:dead").arg("*").arg("message").arg(envelope(&number.to_string()));
@@ -60,7 +60,7 @@ async fn bury_many(redis: &Redis, count: usize) {
     pipe.query_async::<()>(&mut redis.connection().await).await.unwrap();
 }
 
-async fn bury_legacy(redis: &Redis, original: &str) -> String {
+async fn add_legacy_dead_letter(redis: &Redis, original: &str) -> String {
     let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
     let mut command = redis::cmd("XADD");
     command.arg("mq:dead-letter:t").arg("*").arg("message").arg(body);
@@ -79,8 +79,8 @@ async fn letters(queue: &TopicQueue) -> Vec<Letter> {
 async fn a_replayed_letter_is_its_message_again_and_nothing_of_its_death() {
     let redis = Redis::start();
     let body = envelope("a");
-    let entry = bury(&redis, body.as_bytes(), &[("note", b"\xff")]).await;
-    bury(&redis, envelope("stays").as_bytes(), &[]).await;
+    let entry = add_dead_letter(&redis, body.as_bytes(), &[("note", b"\xff")]).await;
+    add_dead_letter(&redis, envelope("stays").as_bytes(), &[]).await;
     assert_eq!(dead(&redis, &["replay", "t", &entry]).1, "1 replayed\n");
     let bytes = |text: &str| text.as_bytes().to_vec();
     let expected = [("message", bytes(&body)), ("note", b"\xff".to_vec()), ("gw-fresh", bytes("1"))];
@@ -96,8 +96,8 @@ async fn a_replayed_letter_is_its_message_again_and_nothing_of_its_death() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
     let redis = Redis::start();
-    bury(&redis, b"[1]", &[]).await;
-    bury(&redis, b"[2]", &[("gw-id", b"first-entry")]).await;
+    add_dead_letter(&redis, b"[1]", &[]).await;
+    add_dead_letter(&redis, b"[2]", &[("gw-id", b"first-entry")]).await;
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "2 replayed\n");
     let entries = redis.entries("mq:t").await;
     assert_eq!(text(&entries[0], "gw-id"), "1795419923585-7");
@@ -112,9 +112,9 @@ async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_choose_and_reach_behind_the_newest() {
     let redis = Redis::start();
-    bury(&redis, envelope("needle").as_bytes(), &[("gw-reason", b"decode")]).await;
-    bury(&redis, b"\xff needle in no envelope", &[]).await;
-    bury_many(&redis, 250).await;
+    add_dead_letter(&redis, envelope("needle").as_bytes(), &[("gw-reason", b"decode")]).await;
+    add_dead_letter(&redis, b"\xff needle in no envelope", &[]).await;
+    add_dead_letters(&redis, 250).await;
     let (_, json, _) = dead(&redis, &["ls", "t", "--search", "needle", "--limit", "1", "--json"]);
     let listed: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
@@ -131,13 +131,13 @@ async fn filters_choose_and_reach_behind_the_newest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_once() {
     let redis = Redis::start();
-    bury_many(&redis, 2000).await;
+    add_dead_letters(&redis, 2000).await;
     let (queue, url) = (redis.queue("t", ""), redis.url());
-    // A piece, and the same piece sent again, as after a lost reply.
-    let piece = letters(&queue).await;
-    assert_eq!(piece.len(), 100);
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Ok));
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Gone));
+    // A page, and the same page sent again, as after a lost reply.
+    let page = letters(&queue).await;
+    assert_eq!(page.len(), 100);
+    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Ok));
+    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Gone));
     // The command, killed while it is at it; two at a time, even.
     for _ in 0..3 {
         let start = || {
@@ -166,7 +166,7 @@ async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
     // Each run says which attempt it is; the second waits no time at all.
     let plugins = Plugins::with("t", &guest("(unreachable)"), "[retry]\nattempts = 2\nbase = \"1ms\"\n");
     for id in ["a", "b", "c"] {
-        bury(&redis, envelope(id).as_bytes(), &[]).await;
+        add_dead_letter(&redis, envelope(id).as_bytes(), &[]).await;
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
@@ -190,7 +190,7 @@ async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
 async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
     let redis = Redis::start();
     for source in ["t:high/1-1", "t:low/1-1", "t:work/1-1", "t/1-1"] {
-        bury(&redis, envelope(source).as_bytes(), &[("gw-source", source.as_bytes())]).await;
+        add_dead_letter(&redis, envelope(source).as_bytes(), &[("gw-source", source.as_bytes())]).await;
     }
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "4 replayed\n");
     assert_eq!(ids(&redis, "{mq:t}:high").await, ["t:high/1-1"]);
@@ -200,13 +200,13 @@ async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
 
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<i64>("RPUSH mq:t plain").await;
-    bury(&redis, envelope("to-a-list").as_bytes(), &[]).await;
+    add_dead_letter(&redis, envelope("to-a-list").as_bytes(), &[]).await;
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "1 replayed\n");
     assert_eq!(ids(&redis, "{mq:t}:work").await, ["to-a-list"]);
 
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<String>("SET mq:t other").await;
-    bury(&redis, envelope("nowhere").as_bytes(), &[]).await;
+    add_dead_letter(&redis, envelope("nowhere").as_bytes(), &[]).await;
     let (code, _, error) = dead(&redis, &["replay", "t", "--all"]);
     assert!(code == 1 && error.contains("WRONGTYPE"), "{error}");
     redis.is("it stays", "XLEN {mq:t}:dead", 1).await;
@@ -240,10 +240,10 @@ async fn letters_of_many_fields_travel_unpacked_or_stay() {
 async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
     let redis = Redis::start();
     let original = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
-    let entry = bury_legacy(&redis, original).await;
+    let entry = add_legacy_dead_letter(&redis, original).await;
     let (_, shown, _) = dead(&redis, &["show", "t", "old"]);
     assert!(shown.contains(&entry) && shown.contains("of the original"), "{shown}");
-    bury_legacy(&redis, r#"{"id":"other"}"#).await;
+    add_legacy_dead_letter(&redis, r#"{"id":"other"}"#).await;
     let mut broken = redis::cmd("XADD");
     broken.arg("mq:dead-letter:t").arg("*").arg("message").arg("no JSON");
     broken.query_async::<String>(&mut redis.connection().await).await.unwrap();
@@ -262,14 +262,14 @@ async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
 async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
     let redis = Redis::start();
     let queue = redis.queue("t", "");
-    bury_many(&redis, 150).await;
+    add_dead_letters(&redis, 150).await;
     let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut newest = None;
-    bury_many(&redis, 1).await;
+    add_dead_letters(&redis, 1).await;
     let (first, second) = (walk.next().await.unwrap(), walk.next().await.unwrap());
     assert_eq!((first.len() + second.len(), walk.next().await.unwrap().len()), (150, 0));
     assert_eq!(queue.purge_dead(Origin::Ours, &mut newest).await.unwrap(), 100);
-    bury_many(&redis, 2).await;
+    add_dead_letters(&redis, 2).await;
     while queue.purge_dead(Origin::Ours, &mut newest).await.unwrap() > 0 {}
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
 }
@@ -301,7 +301,7 @@ async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_publi
 async fn an_edit_changes_the_data_and_no_other_byte() {
     let redis = Redis::start();
     let body = r#"{ "id":"a","topic" : "t","data":{"n": 1.0},"extra":[1e2],"retry":3 }"#;
-    let entry = bury(&redis, body.as_bytes(), &[("note", b"\xfe")]).await;
+    let entry = add_dead_letter(&redis, body.as_bytes(), &[("note", b"\xfe")]).await;
     let (code, new, error) = dead(&redis, &["edit", "t", &entry, "--data", r#"{"n": 9007199254740993}"#]);
     assert_eq!(code, 0, "{error}");
     let letter = redis.dead("t").await;
@@ -316,7 +316,7 @@ async fn an_edit_changes_the_data_and_no_other_byte() {
     assert_eq!(text(&redis.entries("mq:t").await[0], "message"), edited);
 
     // What was no envelope becomes what is written.
-    let entry = bury(&redis, b"\xff", &[]).await;
+    let entry = add_dead_letter(&redis, b"\xff", &[]).await;
     assert_eq!(dead(&redis, &["edit", "t", &entry, "--data", &envelope("mended")]).0, 0);
     let plain: String = redis.run("XADD {mq:t}:dead * color red gw-source t/5-5").await;
     assert_eq!(dead(&redis, &["edit", "t", &plain, "--data", "[2]"]).0, 0);
@@ -342,12 +342,12 @@ async fn a_letter_of_the_originals_is_not_edited_and_the_ways_round_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
     let redis = Redis::start();
-    let fresh = bury(&redis, envelope("fresh").as_bytes(), &[]).await;
+    let fresh = add_dead_letter(&redis, envelope("fresh").as_bytes(), &[]).await;
     redis.run::<i64>("DEL {mq:t}:dead").await;
     redis.run::<String>("XADD {mq:t}:dead 1000-1 message 1").await;
     redis.run::<String>("XADD {mq:t}:dead 1000-2 message 2").await;
     redis.run::<String>("XADD mq:dead-letter:t 1000-3 message 3").await;
-    bury_many(&redis, 150).await;
+    add_dead_letters(&redis, 150).await;
     for args in [&["purge", "t", "--all"][..], &["purge", "t", "1000-1"]] {
         let (code, _, error) = dead(&redis, args);
         assert!(code == 2 && error.contains("--yes"), "{error}");
@@ -365,7 +365,7 @@ async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_letter_is_shown_be_it_text_or_not() {
     let redis = Redis::start();
-    let entry = bury(&redis, envelope("a").as_bytes(), &[("note", b"\xff\x1b[31mred")]).await;
+    let entry = add_dead_letter(&redis, envelope("a").as_bytes(), &[("note", b"\xff\x1b[31mred")]).await;
     for id in [entry.as_str(), "a"] {
         let (code, shown, _) = dead(&redis, &["show", "t", id]);
         assert_eq!(code, 0);
@@ -378,7 +378,7 @@ async fn all_of_a_letter_is_shown_be_it_text_or_not() {
     assert_eq!((&shown["reason"], &shown["data"]), (&json!("trap"), &json!({"n": 1})));
     assert!(shown["fields"].as_array().unwrap().contains(&json!(["note", "\\xff\u{1b}[31mred"])), "{json}");
 
-    let binary = bury(&redis, b"\xc3(\xff", &[("gw-reason", b"decode")]).await;
+    let binary = add_dead_letter(&redis, b"\xc3(\xff", &[("gw-reason", b"decode")]).await;
     let (_, shown, _) = dead(&redis, &["show", "t", &binary]);
     assert!(shown.contains("message: \\xc3(\\xff") && !shown.contains("data:"), "{shown}");
     let (code, _, error) = dead(&redis, &["show", "t", "nobody"]);
@@ -394,7 +394,7 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
     let large = vec![b'x'; 50_000];
     let mut entries = Vec::new();
     for number in 0..150 {
-        entries.push(bury(&redis, &large, &[("number", number.to_string().as_bytes())]).await);
+        entries.push(add_dead_letter(&redis, &large, &[("number", number.to_string().as_bytes())]).await);
     }
     let without = Gateway::start(&redis, &plugins);
     without.until_ready().await;

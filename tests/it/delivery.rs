@@ -153,7 +153,7 @@ async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other()
 #[tokio::test(flavor = "multi_thread")]
 async fn data_that_is_no_object_is_the_handlers_to_reject() {
     let redis = Redis::start();
-    let (wasm, manifest) = crate::support::business("order.reminder");
+    let (wasm, manifest) = crate::support::predefined("order.reminder");
     let plugins = Plugins::with("order.reminder", &wasm, &manifest);
     let _gateway = Gateway::start(&redis, &plugins);
     redis.publish("order.reminder", "a", "[1,2]").await;
@@ -297,7 +297,7 @@ async fn a_killed_workers_messages_run_again_where_another_lives() {
 }
 
 /// Publishes messages that somebody took and who is gone since.
-async fn publish_lost(redis: &Redis, count: usize, data: &str) {
+async fn publish_pending_of_lost_consumer(redis: &Redis, count: usize, data: &str) {
     for number in 0..count {
         redis.publish("puppet", &number.to_string(), data).await;
     }
@@ -305,24 +305,24 @@ async fn publish_lost(redis: &Redis, count: usize, data: &str) {
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
 }
 
-async fn left_with_the_gone(redis: &Redis) -> usize {
+async fn pending_of_lost_consumer(redis: &Redis) -> usize {
     redis.run::<Vec<redis::Value>>("XPENDING mq:puppet consumer-group-puppet - + 100 gone").await.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_are_taken_over_than_can_run() {
     let redis = Redis::start();
-    publish_lost(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
+    publish_pending_of_lost_consumer(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     gateway.until_asleep("puppet", 2).await;
-    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (3, 2));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_topic_is_paused_nothing_is_taken_over() {
     let redis = Redis::start();
-    publish_lost(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
+    publish_pending_of_lost_consumer(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let plugins = puppet("");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
@@ -331,7 +331,7 @@ async fn where_the_topic_is_paused_nothing_is_taken_over() {
         redis.publish_later("puppet", &due.to_string(), r#"{"do":"sleep","ms":0}"#, Duration::from_millis(1)).await;
         redis.is("it has been seen to", "XLEN mq:puppet", 1 + due).await;
     }
-    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (1, 0));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (1, 0));
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     redis.is("all are done", "XLEN mq:puppet", 0).await;
 }

@@ -1,7 +1,7 @@
 //! A handler reaches the servers that its manifest grants, and no others,
 //! however they are spelled.
 
-use crate::http_rig::{Rig, manifest, word};
+use crate::http_rig::{Rig, manifest, status_or_error};
 use crate::http_server::Server;
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use serde_json::json;
@@ -17,7 +17,7 @@ async fn a_granted_origin_is_reached_and_others_are_not() {
         ("ALL_PROXY", "http://127.0.0.1:9"),
     ];
     let rig = Rig::with_env(&format!("http = [\"{origin}\"]"), &env).await;
-    let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello?a=1") })).await;
+    let told = rig.run(json!({ "do": "send", "url": format!("{origin}/hello?a=1") })).await;
     assert_eq!((&told["status"], &told["body"]), (&json!(200), &json!("hello")));
     let head = &server.seen()[0].head;
     assert!(head.starts_with("GET /hello?a=1 HTTP/1.1\r\n"), "{head}");
@@ -33,8 +33,8 @@ async fn a_granted_origin_is_reached_and_others_are_not() {
         assert_eq!(rig.get(&url).await, "denied", "{url}");
         let granted = url.trim_end_matches("/hello");
         let line = format!("fetch.toml does not grant it: under [grants], write http = [\"{granted}\"]");
-        let told = rig.not_made().iter().filter(|told| told.ends_with(&line)).count();
-        assert_eq!(told, 1, "once: {:?}", rig.not_made());
+        let told = rig.refused_requests().iter().filter(|told| told.ends_with(&line)).count();
+        assert_eq!(told, 1, "once: {:?}", rig.refused_requests());
     }
     assert_eq!((server.seen().len(), other.seen().len()), (1, 0));
 }
@@ -66,7 +66,7 @@ async fn a_name_that_leads_to_the_host_itself_needs_its_network_granted() {
     let origin = format!("http://localhost:{}", server.port);
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
-    let told = rig.not_made();
+    let told = rig.refused_requests();
     assert!(told[0].contains("which is not public") && told[0].contains("write networks = [\""), "{told:?}");
     assert!(server.seen().is_empty());
 
@@ -88,24 +88,24 @@ async fn odd_requests_are_refused() {
         assert_eq!(rig.get(&format!("http://{host}:{port}/hello")).await, "invalid", "{host}");
     }
     for method in ["CONNECT", "TRACE", "trace"] {
-        let told = rig.told(json!({ "do": "send", "method": method, "url": format!("{origin}/hello") })).await;
-        assert_eq!(word(&told), "invalid", "{method}");
+        let told = rig.run(json!({ "do": "send", "method": method, "url": format!("{origin}/hello") })).await;
+        assert_eq!(status_or_error(&told), "invalid", "{method}");
     }
     for header in ["host", "connection", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"] {
         let headers = [[header, "x"]];
-        let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
-        assert_eq!(word(&told), "invalid", "{header}");
+        let told = rig.run(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
+        assert_eq!(status_or_error(&told), "invalid", "{header}");
     }
     assert!(server.seen().is_empty());
-    let told = rig.told(json!({ "do": "send", "method": "PURGE", "url": format!("{origin}/hello") })).await;
-    assert_eq!(word(&told), "200");
+    let told = rig.run(json!({ "do": "send", "method": "PURGE", "url": format!("{origin}/hello") })).await;
+    assert_eq!(status_or_error(&told), "200");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_the_handlers_to_follow() {
     let server = Server::start().await;
     let rig = Rig::new(&format!("http = [\"{}\"]", server.origin())).await;
-    let told = rig.told(json!({ "do": "send", "url": format!("{}/redirect", server.origin()) })).await;
+    let told = rig.run(json!({ "do": "send", "url": format!("{}/redirect", server.origin()) })).await;
     assert_eq!(told["status"], 302);
     assert!(told["headers"].as_array().unwrap().contains(&json!(["location", "/hello"])), "{told}");
     assert_eq!(server.seen().len(), 1);
@@ -121,7 +121,7 @@ async fn headers_of_the_manifest_go_to_their_origin_alone_and_the_handler_does_n
     .await;
     let headers = [["authorization", "Bearer guest"], ["authorization", "Bearer second"], ["x-own", "mine"]];
     for origin in [&granted, &also] {
-        let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
+        let told = rig.run(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
         assert_eq!(told["status"], 200);
         assert!(!told.to_string().contains("Bearer host"), "{told}");
     }
@@ -140,7 +140,7 @@ async fn a_header_whose_secret_is_missing_keeps_the_request_back() {
     let rig =
         Rig::new(&format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"${{secret:NONE}}\"")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the header `x-key` can't be made"), "{:?}", rig.not_made());
+    assert!(rig.refused_requests()[0].contains("the header `x-key` can't be made"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 
@@ -176,7 +176,7 @@ async fn a_server_that_fails_has_a_name_for_it() {
         (format!("http://127.0.0.1:{closed}/"), "ConnectionRefused"),
         ("http://no.such.name.invalid/".to_owned(), "DnsError"),
     ] {
-        let told = rig.told(json!({ "do": "send", "url": url })).await;
+        let told = rig.run(json!({ "do": "send", "url": url })).await;
         assert_eq!(told["error"], "unavailable", "{url}");
         assert!(told["reason"].as_str().unwrap().contains(reason), "{told}");
     }

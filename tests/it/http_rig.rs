@@ -38,7 +38,7 @@ impl Rig {
     }
 
     /// Has something done, and waits for what came of it.
-    pub(crate) async fn told(&self, act: Value) -> Value {
+    pub(crate) async fn run(&self, act: Value) -> Value {
         let id = self.publish(&act).await;
         until(&format!("what came of {act}"), async || {
             let told = self.redis.envelopes("mq:told").await;
@@ -49,11 +49,11 @@ impl Rig {
 
     /// The status of what a GET brings, or the error's code.
     pub(crate) async fn get(&self, url: &str) -> String {
-        word(&self.told(json!({ "do": "send", "url": url })).await)
+        status_or_error(&self.run(json!({ "do": "send", "url": url })).await)
     }
 
     /// What the log says of requests that were not made.
-    pub(crate) fn not_made(&self) -> Vec<String> {
+    pub(crate) fn refused_requests(&self) -> Vec<String> {
         let lines = self.gateway.logged("request not made");
         lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
@@ -64,6 +64,6 @@ pub(crate) fn manifest(grants: &str) -> String {
 }
 
 /// The status of a reply, or the code of an error.
-pub(crate) fn word(told: &Value) -> String {
+pub(crate) fn status_or_error(told: &Value) -> String {
     told["error"].as_str().map_or_else(|| told["status"].to_string(), str::to_owned)
 }

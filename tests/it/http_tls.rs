@@ -46,7 +46,7 @@ async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_i
 
     assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
     assert_eq!(server.seen().len(), 4);
-    let told = rig.not_made();
+    let told = rig.refused_requests();
     assert!(told[0].contains("the server's TLS is not accepted") && told[0].contains("not valid for name"), "{told:?}");
 }
 
@@ -57,7 +57,7 @@ async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
     let authorities = others.path("ca.crt");
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the server's TLS is not accepted"), "{:?}", rig.not_made());
+    assert!(rig.refused_requests()[0].contains("the server's TLS is not accepted"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 

@@ -1,8 +1,8 @@
 //! `plugin inspect` and `plugin check`: what an author sees of a plugin before
 //! a worker does.
 
+use crate::compatibility::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::guest::module;
-use crate::load::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
 use serde_json::{Value, json};
 
@@ -365,14 +365,19 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ("foreign", program(&foreign), "", "`sleep` of env"),
         ("good", handler.clone(), "", ""),
         ("native", b"\x7fELF\x02\x01\x01\0".to_vec(), "", "precompiled components are not taken"),
-        ("newer", load::built(&[NEWER, ADD_FLUSH], FLUSH), "", "it needs `flush` of gateway:worker/logging@1.1.0"),
+        (
+            "newer",
+            compatibility::built(&[NEWER, ADD_FLUSH], FLUSH),
+            "",
+            "it needs `flush` of gateway:worker/logging@1.1.0",
+        ),
         ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
         ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
         ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
         ("reused", command(), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
         ("threads", program(&threads), "", "it needs threads"),
-        ("typed", load::built(&wider, ""), "", "has another type than this host's"),
+        ("typed", compatibility::built(&wider, ""), "", "has another type than this host's"),
         ("zip", b"PK\x05\x06".to_vec(), "", "a zip archive: unpack it"),
     ]
 }

@@ -16,7 +16,7 @@ pub(crate) fn manifest(grants: &str, more: &str) -> String {
 }
 
 /// Has the guest `store` do something, and returns how each act went.
-pub(crate) async fn acts(redis: &Redis, plugin: &str, id: &str, acts: Value) -> Vec<Value> {
+pub(crate) async fn run_actions(redis: &Redis, plugin: &str, id: &str, acts: Value) -> Vec<Value> {
     redis.publish(plugin, id, &json!({ "acts": acts }).to_string()).await;
     until(&format!("{id} has told"), async || {
         let all = redis.envelopes("mq:seen").await;
@@ -51,7 +51,7 @@ async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
         &manifest("keyvalue = true", ""),
     );
     let _gateway = Gateway::start(&redis, &plugins);
-    let answers = acts(
+    let answers = run_actions(
         &redis,
         "mine",
         "first",
@@ -81,8 +81,8 @@ async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
     ];
     assert_eq!(answers, expected.map(|answer| json!({ "ok": answer })));
     let again = json!([{ "do": "get", "key": "k" }]);
-    assert_eq!(acts(&redis, "mine", "second", again.clone()).await, [json!({ "ok": "w" })]);
-    assert_eq!(acts(&redis, "others", "third", again).await, [json!({ "ok": null })]);
+    assert_eq!(run_actions(&redis, "mine", "second", again.clone()).await, [json!({ "ok": "w" })]);
+    assert_eq!(run_actions(&redis, "others", "third", again).await, [json!({ "ok": null })]);
     assert_eq!(redis.run::<String>("GET {mq::kv:mine}:k").await, "w");
     // A swap without a lifetime makes it stay.
     assert_eq!(redis.run::<i64>("PTTL {mq::kv:mine}:k").await, -1);
@@ -99,15 +99,16 @@ async fn keys_and_values_have_their_sizes_and_a_grant() {
     let gateway = Gateway::start(&redis, &plugins);
     let set = |key: usize, value: usize| json!({ "do": "set", "key": "k".repeat(key), "value": "v".repeat(value) });
     let answers =
-        acts(&redis, "store", "s", json!([set(0, 1), set(1, 1), set(512, 1), set(513, 1), set(1, 1 << 20)])).await;
+        run_actions(&redis, "store", "s", json!([set(0, 1), set(1, 1), set(512, 1), set(513, 1), set(1, 1 << 20)]))
+            .await;
     let faults: Vec<&Value> = answers.iter().map(|answer| &answer["fault"]).collect();
     assert_eq!(faults, [&json!("invalid"), &Value::Null, &Value::Null, &json!("invalid"), &Value::Null]);
-    let above = acts(&redis, "store", "above", json!([set(1, (1 << 20) + 1)])).await;
+    let above = run_actions(&redis, "store", "above", json!([set(1, (1 << 20) + 1)])).await;
     assert_eq!(above[0]["fault"], "too-large");
 
     for act in [set(1, 1), json!({ "do": "get", "key": "k" }), json!({ "do": "delete", "key": "k" })] {
         redis.run::<i64>("DEL mq:seen").await;
-        let denied = acts(&redis, "poor", "p", json!([act])).await;
+        let denied = run_actions(&redis, "poor", "p", json!([act])).await;
         assert_eq!(denied[0]["fault"], "denied");
         assert!(denied[0]["reason"].as_str().unwrap().contains("write keyvalue = true"), "{denied:?}");
     }
@@ -123,13 +124,13 @@ async fn the_manifests_limits_hold() {
     let _gateway = Gateway::start(&redis, &plugins);
     let fill =
         |key: &str, count: u32, bytes: usize| json!([{ "do": "fill", "key": key, "count": count, "bytes": bytes }]);
-    assert_eq!(acts(&redis, "store", "a", fill("k", 3, 10)).await[0], json!({ "ok": null }));
-    let many = acts(&redis, "store", "b", fill("m", 1, 10)).await;
+    assert_eq!(run_actions(&redis, "store", "a", fill("k", 3, 10)).await[0], json!({ "ok": null }));
+    let many = run_actions(&redis, "store", "b", fill("m", 1, 10)).await;
     assert_eq!(many[0]["fault"], "too-many");
     assert!(many[0]["reason"].as_str().unwrap().contains("limits.keyvalue_keys = 3"), "{many:?}");
     // 1024 bytes, two keys of two with 10 each in use.
-    assert_eq!(acts(&redis, "store", "c", fill("k", 1, 1024 - 24 - 2)).await[0], json!({ "ok": null }));
-    let large = acts(&redis, "store", "d", fill("k", 1, 1024 - 24 - 1)).await;
+    assert_eq!(run_actions(&redis, "store", "c", fill("k", 1, 1024 - 24 - 2)).await[0], json!({ "ok": null }));
+    let large = run_actions(&redis, "store", "d", fill("k", 1, 1024 - 24 - 1)).await;
     assert_eq!(large[0]["fault"], "too-large");
     assert!(large[0]["reason"].as_str().unwrap().contains("limits.keyvalue = 1024"), "{large:?}");
 }
@@ -282,7 +283,7 @@ async fn a_redis_that_does_not_answer_is_told_soon() {
     })
     .await;
     assert_eq!(fault.code, "unavailable");
-    redis.start_again();
+    redis.restart();
     until("it is back", async || store.get("p", "k").await.ok()).await;
 }
 

@@ -117,7 +117,7 @@ struct Case {
 }
 
 /// Something of `wasi:http` that can be done so many times.
-fn held(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
+fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
     Case {
         name,
         manifest,
@@ -203,16 +203,21 @@ fn of_handles() -> Vec<Case> {
             outcome: "handle-limit",
             told: "held more than limits.handles = 6400",
         },
-        held("fields.listed", "handles = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
+        http_resources(
+            "fields.listed",
+            "handles = 6400",
+            100,
+            "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))",
+        ),
         // Of these two each time: there is room for the first, and not for the other.
-        held("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
-        held(
+        http_resources("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
+        http_resources(
             "request.body",
             "handles = 6464",
             50,
             "(call $request_body (call $request (call $fields)) (i32.const 64))",
         ),
-        held(
+        http_resources(
             "response.body",
             "handles = 6464",
             50,

@@ -2,22 +2,22 @@
 //! relay says comes back to the handler.
 
 use crate::certificates::Certificates;
-use crate::key_value::{acts, manifest};
-use crate::smtp::{Smtp, Taken, Tls};
+use crate::key_value::{manifest, run_actions};
+use crate::smtp::{ReceivedMail, Smtp, Tls};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
 /// A worker with this relay and a plugin that may send mail.
-struct Office {
+struct MailWorker {
     redis: Redis,
     gateway: Gateway,
     _plugins: Plugins,
 }
 
-impl Office {
-    fn open(relay: &str, more: &[&str]) -> Self {
+impl MailWorker {
+    fn start(relay: &str, more: &[&str]) -> Self {
         let redis = Redis::start();
         let plugins = Plugins::with("store", &built("store"), &manifest("mail = true", "")).and(
             "poor",
@@ -33,7 +33,7 @@ impl Office {
     }
 
     async fn send(&self, id: &str, mails: Value) -> Vec<Value> {
-        acts(&self.redis, "store", id, mails).await
+        run_actions(&self.redis, "store", id, mails).await
     }
 }
 
@@ -41,9 +41,9 @@ fn mail(to: &str) -> Value {
     json!({ "do": "mail", "to": [to], "headers": [["subject", "hello"]], "text": "body" })
 }
 
-fn header<'a>(taken: &'a Taken, name: &str) -> &'a str {
-    let line = taken.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    line.unwrap_or_else(|| panic!("no {name} in {}", taken.text))
+fn header<'a>(received: &'a ReceivedMail, name: &str) -> &'a str {
+    let line = received.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("no {name} in {}", received.text))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
     for (scheme, tls) in [("smtp", Tls::OnRequest), ("smtps", Tls::FromTheStart)] {
         let smtp = Smtp::start(tls, &certificates, Some("worker:p@ss")).await;
         let relay = format!("{scheme}://worker:p%40ss@127.0.0.1:{}", smtp.port);
-        let office = Office::open(&relay, &["--mail-tls-ca", &certificates.path("ca.crt")]);
+        let worker = MailWorker::start(&relay, &["--mail-tls-ca", &certificates.path("ca.crt")]);
         let mail = json!([{
             "do": "mail",
             "to": ["Ada <ada@a.example>"],
@@ -61,8 +61,8 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
             "html": "<p>html</p>",
             "files": [["a.bin", 1000]],
         }]);
-        assert_eq!(office.send("m-1", mail.clone()).await, [json!({ "ok": null })]);
-        let first = smtp.taken().remove(0);
+        assert_eq!(worker.send("m-1", mail.clone()).await, [json!({ "ok": null })]);
+        let first = smtp.received().remove(0);
         assert_eq!((first.is_encrypted, first.user.as_str()), (true, "worker"));
         assert_eq!(first.from, "noreply@shop.example");
         assert_eq!(first.to, ["ada@a.example", "b@b.example", "c@c.example"]);
@@ -75,20 +75,20 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
         );
 
         // The same message again sends the same mail again; another does not.
-        office.redis.run::<i64>("DEL mq:seen").await;
-        office.send("m-1", mail.clone()).await;
-        office.send("m-2", mail.clone()).await;
-        let taken = smtp.taken();
-        let ids: Vec<&str> = taken.iter().map(|taken| header(taken, "Message-ID")).collect();
+        worker.redis.run::<i64>("DEL mq:seen").await;
+        worker.send("m-1", mail.clone()).await;
+        worker.send("m-2", mail.clone()).await;
+        let received = smtp.received();
+        let ids: Vec<&str> = received.iter().map(|received| header(received, "Message-ID")).collect();
         assert!(ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
         // Several mails to the same in one run are several.
         let run = json!([mail[0], mail[0]]);
-        office.send("m-3", run).await;
-        let taken = smtp.taken();
-        assert_ne!(header(&taken[3], "Message-ID"), header(&taken[4], "Message-ID"));
+        worker.send("m-3", run).await;
+        let received = smtp.received();
+        assert_ne!(header(&received[3], "Message-ID"), header(&received[4], "Message-ID"));
         // One connection serves them all.
         assert_eq!(smtp.connections.load(Ordering::SeqCst), 1);
-        let log = office.gateway.last_words();
+        let log = worker.gateway.kill_and_read_log();
         assert!(!log.iter().any(|line| line.to_string().contains("p@ss") || line.to_string().contains("p%40ss")));
     }
 }
@@ -96,9 +96,9 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_that_are_no_mails_are_not_even_kept() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
-    let office = Office::open(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
+    let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
     let long = mail(&"x".repeat(70_000));
-    let answers = office.send("m", json!([long, long, mail("ada@a.example")])).await;
+    let answers = worker.send("m", json!([long, long, mail("ada@a.example")])).await;
     assert_eq!((&answers[0]["fault"], &answers[1]["fault"]), (&json!("too-large"), &json!("too-large")));
     assert_eq!(answers[2], json!({ "ok": null }));
 }
@@ -107,9 +107,9 @@ async fn recipients_that_are_no_mails_are_not_even_kept() {
 async fn what_the_relay_says_comes_back() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
-    let office = Office::open(&relay, &["--mail-timeout", "500ms"]);
+    let worker = MailWorker::start(&relay, &["--mail-timeout", "500ms"]);
     let mails = ["ada@a.example", "unknown@a.example", "busy@a.example", "silent@a.example", "ada@a.example"].map(mail);
-    let answers = office.send("m", mails.into()).await;
+    let answers = worker.send("m", mails.into()).await;
     assert_eq!((&answers[0], &answers[4]), (&json!({ "ok": null }), &json!({ "ok": null })));
     let told = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
     let (code, reason) = told(&answers[1]);
@@ -121,12 +121,12 @@ async fn what_the_relay_says_comes_back() {
     assert!(code.contains("unavailable") && reason.ends_with(": 451 4.3.0 come again"), "{reason}");
     let (code, reason) = told(&answers[3]);
     assert!(code.contains("unavailable") && reason.contains("not taken the mail within 500ms"), "{reason}");
-    assert_eq!(smtp.taken().len(), 2);
+    assert_eq!(smtp.received().len(), 2);
     let port = smtp.port;
     drop(smtp);
     let away = until("nobody listens", async || {
-        office.redis.run::<i64>("DEL mq:seen").await;
-        let answer = office.send("away", json!([mail("ada@a.example")])).await.remove(0);
+        worker.redis.run::<i64>("DEL mq:seen").await;
+        let answer = worker.send("away", json!([mail("ada@a.example")])).await.remove(0);
         answer["reason"].as_str().filter(|reason| reason.contains("refused")).map(str::to_owned)
     })
     .await;
@@ -147,12 +147,12 @@ async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
         ("smtp://", Tls::OnRequest, &ca, "530 5.7.0 say who you are"),
     ] {
         let smtp = Smtp::start(tls, &certificates, Some("u:p")).await;
-        let office = Office::open(&format!("{url}127.0.0.1:{}", smtp.port), &["--mail-tls-ca", ca]);
-        let answer = office.send("m", json!([mail("ada@a.example")])).await.remove(0);
+        let worker = MailWorker::start(&format!("{url}127.0.0.1:{}", smtp.port), &["--mail-tls-ca", ca]);
+        let answer = worker.send("m", json!([mail("ada@a.example")])).await.remove(0);
         assert_eq!(answer["fault"], "unavailable", "{url} {told}: {answer}");
         assert!(answer["reason"].as_str().unwrap().contains(told), "{answer}");
-        office.gateway.until_logged("the mail relay can't be used", |_| true).await;
-        assert!(smtp.taken().is_empty());
+        worker.gateway.until_logged("the mail relay can't be used", |_| true).await;
+        assert!(smtp.received().is_empty());
     }
 }
 
@@ -160,32 +160,32 @@ async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
 async fn mail_has_a_grant_a_sender_and_a_number() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
-    let office = Office::open(&relay, &["--mail-allow-from", "*@sales.example, boss@shop.example"]);
+    let worker = MailWorker::start(&relay, &["--mail-allow-from", "*@sales.example, boss@shop.example"]);
     let from = |from: &str| json!({ "do": "mail", "to": ["a@a.example"], "headers": [["from", from]], "text": "x" });
     let answers =
-        office.send("m", json!([from("Sam <sam@sales.example>"), from("boss@shop.example"), from("eve@shop.example")]));
+        worker.send("m", json!([from("Sam <sam@sales.example>"), from("boss@shop.example"), from("eve@shop.example")]));
     let answers = answers.await;
     assert_eq!(answers[..2], [json!({ "ok": null }), json!({ "ok": null })]);
     assert_eq!(answers[2]["fault"], "denied");
-    assert_eq!(smtp.taken()[0].from, "sam@sales.example");
+    assert_eq!(smtp.received()[0].from, "sam@sales.example");
 
     let times = |times: u32| json!([{ "do": "mail", "to": ["a@a.example"], "text": "x", "times": times }]);
-    assert_eq!(office.send("ten", times(10)).await, [json!({ "ok": null })]);
-    assert_eq!(office.send("eleven", times(11)).await[0]["fault"], "too-many");
-    assert_eq!(smtp.taken().len(), 2 + 10 + 10);
+    assert_eq!(worker.send("ten", times(10)).await, [json!({ "ok": null })]);
+    assert_eq!(worker.send("eleven", times(11)).await[0]["fault"], "too-many");
+    assert_eq!(smtp.received().len(), 2 + 10 + 10);
 
-    let answers = acts(&office.redis, "poor", "p", times(1)).await;
+    let answers = run_actions(&worker.redis, "poor", "p", times(1)).await;
     assert_eq!(answers[0]["fault"], "denied");
     assert!(answers[0]["reason"].as_str().unwrap().contains("write mail = true"), "{answers:?}");
-    assert_eq!(smtp.taken().len(), 22);
+    assert_eq!(smtp.received().len(), 22);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_shows_mails_that_nobody_sends() {
     let folder = tempfile::tempdir().unwrap();
-    let office = Office::open(&format!("file:{}/mail", folder.path().display()), &[]);
-    assert_eq!(office.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
-    let line = office.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
+    let worker = MailWorker::start(&format!("file:{}/mail", folder.path().display()), &[]);
+    assert_eq!(worker.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
+    let line = worker.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
     let file = line["file"].as_str().unwrap();
     assert!(file.ends_with(".eml"), "{file}");
     let written = std::fs::read_to_string(file).unwrap();
@@ -196,10 +196,10 @@ async fn a_folder_shows_mails_that_nobody_sends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_mail_says_so() {
-    let office = Office::open("", &[]);
+    let worker = MailWorker::start("", &[]);
     let act = json!({ "acts": [mail("ada@a.example")], "end": "fault" });
-    office.redis.publish("store", "m", &act.to_string()).await;
-    let dead = office.redis.dead("store").await;
+    worker.redis.publish("store", "m", &act.to_string()).await;
+    let dead = worker.redis.dead("store").await;
     assert_eq!(text(&dead, "gw-reason"), "retry");
     assert!(text(&dead, "gw-error").contains("mail.relay would name one"), "{dead:?}");
 }

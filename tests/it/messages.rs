@@ -1,7 +1,7 @@
 //! Looking at messages as operators do, in what one server is enough to show:
 //! what is odd about an id or a key, and what moves under the look.
 
-use crate::support::{Gateway, OK, Plugins, Redis, guest, said, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, guest, run_command, topic, until};
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, Taken, TopicQueue};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Exit code, stdout, stderr.
 fn run(redis: &Redis, args: &[&str]) -> (i32, String, String) {
-    said(&[args, &["--redis-url", &redis.url()]].concat())
+    run_command(&[args, &["--redis-url", &redis.url()]].concat())
 }
 
 fn json(redis: &Redis, args: &[&str]) -> Value {
@@ -22,12 +22,12 @@ fn json(redis: &Redis, args: &[&str]) -> Value {
 }
 
 /// Where the command finds it, each place with its source where it has one.
-fn places(redis: &Redis, id: &str) -> Vec<String> {
-    places_in(&json(redis, &["messages", "find", id]), id)
+fn locations(redis: &Redis, id: &str) -> Vec<String> {
+    locations_in(&json(redis, &["messages", "find", id]), id)
 }
 
 /// The places in what was found of this id.
-pub(crate) fn places_in(found: &Value, id: &str) -> Vec<String> {
+pub(crate) fn locations_in(found: &Value, id: &str) -> Vec<String> {
     let place = |one: &Value| {
         assert!(one["id"] == id, "{one}");
         let (place, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
@@ -90,13 +90,13 @@ async fn ids_are_found_in_whatever_way_they_are_written_and_only_whole() {
     let mention = serde_json::json!({ "text": odd }).to_string();
     redis.publish("t", "mentions", &mention).await;
     redis.publish("t", &format!("{odd} more"), "{}").await;
-    assert_eq!(places(&redis, odd), ["delayed", "waiting normal", "waiting normal"]);
+    assert_eq!(locations(&redis, odd), ["delayed", "waiting normal", "waiting normal"]);
     let (code, out, _) = run(&redis, &["messages", "cancel", "t", odd]);
     assert_eq!((code, out.lines().count()), (0, 3), "{out}");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
     // Without an id of its own, an entry is called by its place.
     let entry: String = redis.run("XADD mq:t * message 17").await;
-    assert_eq!(places(&redis, &entry), ["waiting normal"]);
+    assert_eq!(locations(&redis, &entry), ["waiting normal"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", &entry]).0, 0);
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
 }
@@ -136,7 +136,7 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
     let stays = async |id: &str| {
         let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
         assert!(code == 1 && out.is_empty() && error.contains("other groups have still to read"), "{id}: {out}{error}");
-        assert_eq!(places(&redis, id), ["waiting normal"]);
+        assert_eq!(locations(&redis, id), ["waiting normal"]);
     };
     // Delivered to the other group and not acknowledged; not even delivered.
     stays("read").await;
@@ -179,12 +179,12 @@ async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
     publish(&redis, "high", Priority::High, Duration::ZERO).await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - + COUNT 1").await;
     redis.run::<i64>(&format!("HSET {{mq:t}}:state floor {}", entries[0].0)).await;
-    assert_eq!(places(&redis, "delivered"), [""; 0]);
+    assert_eq!(locations(&redis, "delivered"), [""; 0]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "delivered"]).0, 1);
-    assert_eq!(places(&redis, "waits"), ["waiting normal"]);
+    assert_eq!(locations(&redis, "waits"), ["waiting normal"]);
     // The other streams have no history.
     redis.run::<i64>("HSET {mq:t}:state floor 99999999999999-0").await;
-    assert_eq!(places(&redis, "high"), ["waiting high"]);
+    assert_eq!(locations(&redis, "high"), ["waiting high"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "high"]).0, 0);
 }
 
@@ -210,7 +210,7 @@ async fn a_message_is_found_in_a_backlog_of_many_pieces() {
         ("0", "list-out"),
         ("1199", "list-out"),
     ] {
-        assert_eq!(places(&redis, id), [place], "{id}");
+        assert_eq!(locations(&redis, id), [place], "{id}");
     }
     // All but what is in flight goes, in as many pieces.
     take(&redis.queue("t", "me"), Source::Normal, 2).await;
@@ -240,7 +240,7 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
                 let mut connection = connection.clone();
                 let mut trim = redis::cmd("LTRIM");
                 trim.arg("mq:t").arg(400).arg(-1);
-                meanwhile(trim.query_async::<()>(&mut connection)).unwrap();
+                run_concurrently(trim.query_async::<()>(&mut connection)).unwrap();
             }
             trimmed |= count == 500;
         })
@@ -258,7 +258,7 @@ async fn a_message_that_has_run_is_known_for_a_while() {
     redis.publish("t", "ran", "{}").await;
     gateway.until_outcome("t", "ran", "done").await;
     redis.is("settled", "HGET {mq:t}:state done", 1).await;
-    assert_eq!(places(&redis, "ran"), ["finished"]);
+    assert_eq!(locations(&redis, "ran"), ["finished"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "ran"]).0, 1);
 }
 
@@ -329,7 +329,7 @@ async fn what_is_typed_wrong_is_a_usage_error() {
 }
 
 /// Runs this in between, as another process would.
-fn meanwhile<T>(what: impl Future<Output = T>) -> T {
+fn run_concurrently<T>(what: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(what))
 }
 
@@ -341,7 +341,7 @@ async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_r
     let mut taken = Vec::new();
     let mut between = |count| {
         if count == 1 && taken.is_empty() {
-            taken = meanwhile(take(&queue, Source::Normal, 1));
+            taken = run_concurrently(take(&queue, Source::Normal, 1));
         }
     };
     let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
@@ -357,8 +357,8 @@ async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it
     let mut moved = 0;
     let mut between = |count| {
         if count == 1 && moved == 0 {
-            meanwhile(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
-            moved = meanwhile(queue.promote()).unwrap().moved;
+            run_concurrently(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
+            moved = run_concurrently(queue.promote()).unwrap().moved;
         }
     };
     let cancelled = redis.queue("t", "operator").cancel("due", &mut between).await.unwrap();
@@ -433,7 +433,7 @@ async fn what_is_strange_about_one_key_keeps_nobody_from_seeing_the_others() {
     for key in [&b"mq:\xff"[..], &b"{mq:\xfe}:dead"[..]] {
         redis::cmd("SET").arg(key).arg("text").query_async::<()>(&mut redis.connection().await).await.unwrap();
     }
-    assert_eq!(places(&redis, "a"), ["waiting normal"]);
+    assert_eq!(locations(&redis, "a"), ["waiting normal"]);
     let listed = json(&redis, &["topics", "ls"]);
     let topics: Vec<_> =
         listed.as_array().unwrap().iter().map(|one| (one["topic"].as_str().unwrap(), &one["waiting"])).collect();

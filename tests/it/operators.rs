@@ -2,14 +2,14 @@
 
 use crate::certificates::Certificates;
 use crate::process::Process;
-use crate::servers::{Mode, Server, words};
-use crate::support::{Gateway, OK, Plugins, built, command, guest, patient_connection, try_connection, until};
+use crate::servers::{Mode, Server, parse_command};
+use crate::support::{Gateway, OK, Plugins, built, command, connect_without_timeout, guest, try_connection, until};
 use gateway_worker::queue::{Connection, Health, RedisTarget};
 use redis::FromRedisValue;
 use std::collections::BTreeSet;
 
 async fn run_on<T: FromRedisValue>(node: &Process, command: &str) -> T {
-    let answer = words(command).query_async(&mut patient_connection(&node.url()).await).await;
+    let answer = parse_command(command).query_async(&mut connect_without_timeout(&node.url()).await).await;
     answer.unwrap_or_else(|error| panic!("{command}: {error}"))
 }
 
@@ -19,24 +19,24 @@ fn ids(gateway: &Gateway, topic: &str) -> BTreeSet<String> {
 
 /// Publishes to the first node, and sees that its replica has it.
 async fn publish_safely(server: &Server, id: &str, data: &str) {
-    let mut connection = patient_connection(&server.nodes[0].url()).await;
+    let mut connection = connect_without_timeout(&server.nodes[0].url()).await;
     let body = format!(r#"{{"id":"{id}","topic":"puppet","data":{data}}}"#);
     let mut add = redis::cmd("XADD");
     add.arg("mq:puppet").arg("*").arg("message").arg(body);
     add.query_async::<String>(&mut connection).await.unwrap();
-    words("WAIT 1 0").query_async::<i64>(&mut connection).await.unwrap();
+    parse_command("WAIT 1 0").query_async::<i64>(&mut connection).await.unwrap();
 }
 
 /// Nothing where the connection was cut, as sentinels do it at a change.
 async fn role(node: &Process) -> Option<String> {
     let mut connection = try_connection(&node.url()).await.ok()?;
-    let role: Vec<redis::Value> = words("ROLE").query_async(&mut connection).await.ok()?;
+    let role: Vec<redis::Value> = parse_command("ROLE").query_async(&mut connection).await.ok()?;
     redis::from_redis_value(role.into_iter().next()?).ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() {
-    let mut server = Server::start_watched_closely().await;
+    let mut server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let mut gateway = Gateway::start_with(&server.url, &plugins, &["--queue-lease", "2s"]);
     for number in 0..40 {
@@ -65,15 +65,15 @@ async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_hands_over_is_left_for_its_successor() {
-    let server = Server::start_watched_closely().await;
+    let server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let gateway = Gateway::start_with(&server.url, &plugins, &[]);
     for number in 0..20 {
         publish_safely(&server, &format!("before-{number}"), "{}").await;
     }
     let hand_over = async || {
-        let mut connection = patient_connection(&server.sentinels[0].url()).await;
-        words("SENTINEL FAILOVER mymaster").query_async::<()>(&mut connection).await.ok()
+        let mut connection = connect_without_timeout(&server.sentinels[0].url()).await;
+        parse_command("SENTINEL FAILOVER mymaster").query_async::<()>(&mut connection).await.ok()
     };
     until("the sentinels hand over", hand_over).await;
     until("it is another's", async || {
@@ -181,7 +181,7 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
         }
         let mut migrate = redis::cmd("MIGRATE");
         migrate.arg("127.0.0.1").arg(target.port).arg("").arg(0).arg(5000).arg("KEYS").arg(&keys);
-        migrate.query_async::<String>(&mut patient_connection(&source.url()).await).await.unwrap();
+        migrate.query_async::<String>(&mut connect_without_timeout(&source.url()).await).await.unwrap();
         moved += keys.len();
     }
     for node in [target, source].into_iter().chain(&server.nodes) {
@@ -226,7 +226,7 @@ async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
         server.publish(topic, "midst", "{}").await;
         gateway.until_outcome(topic, "midst", "done").await;
     }
-    server.nodes[0].start_again();
+    server.nodes[0].restart();
     for topic in &topics {
         server.publish(topic, "after", "{}").await;
         gateway.until_outcome(topic, "after", "done").await;
@@ -255,7 +255,7 @@ async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
     let plugins = Plugins::with("topic", &guest(OK), "");
     let stranger = ["--redis-tls-ca", &path("ca.crt")];
     let gateway = Gateway::start_with(&server.url, &plugins, &stranger);
-    until_told(&gateway, &["refuses", "certificate", "redis.tls_ca"]).await;
+    until_not_ready(&gateway, &["refuses", "certificate", "redis.tls_ca"]).await;
     drop(gateway);
     // And one that shows none, or a stranger's, where one is asked for.
     let known = &server.flags()[..2];
@@ -265,13 +265,13 @@ async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
     ] {
         let client: Vec<&str> = client.iter().map(String::as_str).collect();
         let gateway = Gateway::start_with(&server.url, &plugins, &[known, &client].concat());
-        until_told(&gateway, &["Redis"]).await;
+        until_not_ready(&gateway, &["Redis"]).await;
         assert!(gateway.logged("Redis answers").is_empty());
     }
 }
 
 /// Live, not ready, and why.
-async fn until_told(gateway: &Gateway, words: &[&str]) {
+async fn until_not_ready(gateway: &Gateway, words: &[&str]) {
     until(&format!("it says {words:?}"), async || {
         let (status, body) = gateway.get("/ready").await;
         (status == 503 && body.contains("not_ready") && words.iter().all(|word| body.contains(word))).then_some(())
@@ -286,17 +286,17 @@ async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
     let plugins = Plugins::with("topic", &guest(OK), "");
     let wrong = server.url.replace("s3cret", "wrong");
     let gateway = Gateway::start_with(&wrong, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "authentication failed"]).await;
+    until_not_ready(&gateway, &["refuses", "authentication failed"]).await;
     let started = gateway.until_logged("gateway-worker starting", |_| true).await;
     assert!(!started.to_string().contains("wrong"), "{started}");
     drop(gateway);
     let cluster = wrong.replace("rediss://", "rediss+cluster://");
     let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "authentication failed"]).await;
+    until_not_ready(&gateway, &["refuses", "authentication failed"]).await;
     drop(gateway);
     let cluster = server.url.replace("rediss://", "rediss+cluster://");
     let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "cluster support disabled", "redis://"]).await;
+    until_not_ready(&gateway, &["refuses", "cluster support disabled", "redis://"]).await;
     drop(gateway);
 
     server.run::<()>("ACL SETUSER gateway -xreadgroup").await;

@@ -20,7 +20,7 @@ async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
     assert!(body["reasons"][0].as_str().unwrap().starts_with("Redis is away: "), "{body}");
     assert_eq!(body["consumers"], "stopped");
     assert_eq!(gateway.get("/healthz").await.0, 200);
-    redis.start_again();
+    redis.restart();
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     gateway.until_ready().await;
@@ -41,7 +41,7 @@ async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
     redis.kill();
     until("all have run", async || (gateway.outcomes("puppet").len() == 10).then_some(())).await;
     until("not ready", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
-    redis.start_again();
+    redis.restart();
     redis.is("all are settled", "XLEN mq:puppet", 0).await;
     gateway.until_ready().await;
     redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
@@ -281,7 +281,7 @@ async fn owners(redis: &Redis, topic: &str) -> Vec<(String, String, i64)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back() {
-    const GO: &str = "consumer-1795419923585502180";
+    const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
     let mut redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
     let options = ["--queue-lease", "60s"];
@@ -294,14 +294,14 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
     redis.until_in_flight("puppet", 2).await;
     // A worker of the original has one too.
     redis.publish("puppet", "theirs", act).await;
-    let take = format!("XREADGROUP GROUP consumer-group-puppet {GO} COUNT 1 STREAMS mq:puppet >");
+    let take = format!("XREADGROUP GROUP consumer-group-puppet {LEGACY_CONSUMER} COUNT 1 STREAMS mq:puppet >");
     redis.run::<redis::Value>(&take).await;
     redis.until_in_flight("puppet", 3).await;
     for worker in [&quick, &slow] {
         worker.signal(Signal::STOP);
     }
     redis.kill();
-    redis.start_again();
+    redis.restart();
     let before = owners(&redis, "puppet").await;
     // As if it had been away for ten minutes. And one was given back meanwhile,
     // which tells that somebody has looked.

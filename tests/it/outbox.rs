@@ -1,8 +1,8 @@
-//! Follow-ups on their way to topics that no script of their parent reaches.
+//! Follow-ups on their direction to topics that no script of their parent reaches.
 
 use crate::proxy::Proxy;
 use crate::servers::{Mode, Server};
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, patient_connection, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, connect_without_timeout, guest, topic, until};
 use gateway_worker::queue::{Connection, Outbox, RedisTarget, TopicQueue};
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ fn entry(topic: &str, due: i64, priority: &str, id: &str) -> redis::Cmd {
     add
 }
 
-async fn put_out(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
+async fn add_to_outbox(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
     entry(topic, due, priority, id).query_async::<String>(&mut redis.connection().await).await.unwrap();
 }
 
 /// So many for one topic.
-async fn put_out_many(redis: &Redis, topic: &str, count: usize) {
+async fn add_to_outbox_many(redis: &Redis, topic: &str, count: usize) {
     let mut all = redis::pipe();
     for number in 0..count {
         all.add_command(entry(topic, 0, "", &number.to_string()));
@@ -36,12 +36,12 @@ async fn ids(redis: &Redis, key: &str) -> Vec<String> {
 async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
     let redis = Redis::start();
     let hour = jiff::Timestamp::now().as_millisecond() + 3_600_000;
-    put_out(&redis, "one", 0, "", "taken by the dead").await;
-    put_out(&redis, "one", 0, "high", "urgent").await;
+    add_to_outbox(&redis, "one", 0, "", "taken by the dead").await;
+    add_to_outbox(&redis, "one", 0, "high", "urgent").await;
     redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:out >").await;
-    put_out(&redis, "two", 0, "", "at once").await;
-    put_out(&redis, "two", hour, "low", "later").await;
+    add_to_outbox(&redis, "two", 0, "", "at once").await;
+    add_to_outbox(&redis, "two", hour, "low", "later").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.publish("t", "wakes the lane", "{}").await;
@@ -57,8 +57,8 @@ async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
 async fn a_follow_up_that_does_not_arrive_holds_up_no_other_and_is_not_lost() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
-    put_out(&redis, "broken", 0, "", "waits").await;
-    put_out(&redis, "fine", 0, "", "goes").await;
+    add_to_outbox(&redis, "broken", 0, "", "waits").await;
+    add_to_outbox(&redis, "fine", 0, "", "goes").await;
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
@@ -93,7 +93,7 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     let manifest = format!("topics = [\"{parent}\"]\n[grants]\npublish = [\"{fine}\", \"{full}\"]\n");
     let plugins = Plugins::with("puppet", &built("puppet"), &manifest);
     let gateway = Gateway::start_with(&server.url, &plugins, &OPTIONS);
-    let node = patient_connection(&server.nodes[2].url()).await;
+    let node = connect_without_timeout(&server.nodes[2].url()).await;
     let set_memory = async |bytes: u64| {
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut node.clone()).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     let told = gateway.logged("a follow-up does not arrive");
     assert!(told.len() == 1 && told[0]["level"] == "WARN" && told[0]["to"] == full, "{told:?}");
     set_memory(0).await;
-    server.is("nothing is on its way", &format!("XLEN {out}"), 0).await;
+    server.is("the outbox is empty", &format!("XLEN {out}"), 0).await;
     for (topic, expected) in [(&fine, 3), (&full, 2)] {
         assert_eq!(server.run::<i64>(&format!("XLEN mq:{topic}")).await, expected, "{topic}");
     }
@@ -126,9 +126,9 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
 async fn what_a_slow_worker_brings_no_other_brings_too() {
     const LEASE: Duration = Duration::from_secs(2);
     let redis = Redis::start();
-    put_out_many(&redis, "one", 100).await;
+    add_to_outbox_many(&redis, "one", 100).await;
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(60);
+    proxy.set_latency(60);
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
     let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
     let bringing = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
@@ -148,8 +148,8 @@ async fn what_a_slow_worker_brings_no_other_brings_too() {
 async fn however_many_do_not_arrive_what_is_behind_them_does() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
-    put_out_many(&redis, "broken", 1500).await;
-    put_out_many(&redis, "fine", 1).await;
+    add_to_outbox_many(&redis, "broken", 1500).await;
+    add_to_outbox_many(&redis, "fine", 1).await;
     redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:out >").await;
     redis.publish("t", "wakes the lane", "{}").await;
@@ -167,7 +167,7 @@ async fn however_many_do_not_arrive_what_is_behind_them_does() {
 async fn what_has_arrived_and_could_not_be_taken_off_is_not_brought_again() {
     const LEASE: Duration = Duration::from_millis(100);
     let redis = Redis::start();
-    put_out(&redis, "one", 0, "", "once").await;
+    add_to_outbox(&redis, "one", 0, "", "once").await;
     let (queue, mut outbox) = (redis.queue("t", "me"), Outbox::default());
     redis.run::<()>("ACL SETUSER default -xack").await;
     assert!(queue.relay(&mut outbox, LEASE).await.is_err());

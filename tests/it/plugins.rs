@@ -185,15 +185,15 @@ async fn a_slow_copy_is_waited_for() {
     let wasm = built("noop");
     let mut file = fs::File::create(plugins.path().join("slow.wasm")).unwrap();
     let (mut written, mut longest) = (Instant::now(), Duration::ZERO);
-    for piece in wasm.chunks(wasm.len() / 10 + 1) {
-        file.write_all(piece).unwrap();
+    for chunk in wasm.chunks(wasm.len() / 10 + 1) {
+        file.write_all(chunk).unwrap();
         longest = longest.max(written.elapsed());
         written = Instant::now();
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     drop(file);
     gateway.until_outcome("slow", "a", "done").await;
-    // On a machine so busy that a piece was late, half of it looked complete.
+    // On a machine so busy that a chunk was late, half of it looked complete.
     if longest < Duration::from_millis(120) {
         assert!(gateway.logged("plugin refused").is_empty());
     }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 pub(crate) struct Process {
     child: Child,
@@ -46,14 +46,14 @@ impl Process {
             }
             // Somebody else had the port: the next one.
             let log = std::fs::read_to_string(process.folder.path().join("log")).unwrap();
-            assert!(started.elapsed() < PATIENCE, "{}: {log}", program.display());
+            assert!(started.elapsed() < TIMEOUT, "{}: {log}", program.display());
         }
     }
 
     /// Whether it is this very server that answers on the port.
     fn comes_up(&mut self) -> bool {
         let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        while started.elapsed() < TIMEOUT {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
@@ -88,7 +88,7 @@ impl Process {
     }
 
     /// Starts it again where it was, with what it had on disk.
-    pub(crate) fn start_again(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let started = Instant::now();
         loop {
             self.child = spawn(&self.program, self.folder.path(), &self.flags);
@@ -96,7 +96,7 @@ impl Process {
                 return;
             }
             // A connection of somebody's may have the port for a moment.
-            assert!(started.elapsed() < PATIENCE, "{} does not start again", self.program.display());
+            assert!(started.elapsed() < TIMEOUT, "{} does not start again", self.program.display());
             std::thread::sleep(Duration::from_millis(100));
         }
     }

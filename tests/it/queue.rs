@@ -14,8 +14,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
-const ONLY_GIVEN_BACK: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
-const GO: &str = "consumer-1795419923585502180";
+const ONLY_REQUEUED: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
+const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
 /// A topic with these messages, taken by `me`.
 async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
@@ -206,14 +206,14 @@ async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting(
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a", "theirs"]).await;
     // As after an outage: both have been silent, and the one is the original's.
-    for (one, owner) in all.iter().zip(["me", GO]) {
+    for (one, owner) in all.iter().zip(["me", LEGACY_CONSUMER]) {
         let claim = format!("XCLAIM mq:t consumer-group-t {owner} 0 {} IDLE 600000 JUSTID", one.entry);
         redis.run::<redis::Value>(&claim).await;
     }
     let other = redis.queue("t", "other");
     let hour = Patience { lease: HOUR, ..NOW };
     assert!(take_over(&other, hour, 10).await.is_empty());
-    assert!(take_over(&other, ONLY_GIVEN_BACK, 10).await.is_empty());
+    assert!(take_over(&other, ONLY_REQUEUED, 10).await.is_empty());
     assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
     // One's own are never taken over: reconciling is for those.
     assert!(take_over(&other, NOW, 10).await.is_empty());
@@ -225,7 +225,7 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
     assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
-    let had = take_over(&other, ONLY_GIVEN_BACK, 10).await;
+    let had = take_over(&other, ONLY_REQUEUED, 10).await;
     assert_eq!(had.len(), 1);
     assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
 }

@@ -17,11 +17,11 @@ fn version(number: usize) -> Vec<u8> {
     guest_with(&format!("(data (i32.const 600) \"{number:04}\")"), OK)
 }
 
-type Way = (&'static str, fn(&Plugins));
+type Replacement = (&'static str, fn(&Plugins));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_of_replacing_a_version_brings_the_new_one() {
-    let ways: [Way; 7] = [
+    let replacements: [Replacement; 7] = [
         ("renamed into place", |plugins| plugins.write("topic.wasm", &version(1))),
         ("overwritten in place", |plugins| fs::write(plugins.path().join("topic.wasm"), version(2)).unwrap()),
         ("overwritten, with its old times put back", |plugins| {
@@ -48,7 +48,7 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     let mut digest = gateway.plugin("topic").await["digest"].clone();
-    for (number, (way, replace)) in ways.into_iter().enumerate() {
+    for (number, (way, replace)) in replacements.into_iter().enumerate() {
         replace(&plugins);
         let is_new = |plugin: &Value| plugin["digest"].is_string() && plugin["digest"] != digest;
         let plugin = gateway.until_plugin("topic", way, is_new).await;
@@ -242,8 +242,8 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     let publish = async |from: usize, count: usize| {
         let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
         let drafts: Vec<_> = drafts.map(|draft| draft.seal(Timestamp::now()).unwrap()).collect();
-        for piece in drafts.chunks(1000) {
-            queue.publish_all(piece).await.unwrap();
+        for chunk in drafts.chunks(1000) {
+            queue.publish_all(chunk).await.unwrap();
         }
         from + count
     };

@@ -1,12 +1,12 @@
 //! A handler can hurt nobody and reach nothing: each way of misbehaving has
 //! its named outcome, and the next message is handled.
 
-use crate::key_value::{acts, manifest};
-use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_odd, text, until};
+use crate::key_value::{manifest, run_actions};
+use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_control_or_bidi, text, until};
 use serde_json::{Value, json};
 
 /// A topic of a hostile guest beside a well-behaved one: how the hostile ends.
-async fn ends(wasm: &[u8], manifest: &str) -> (String, String) {
+async fn outcome_of(wasm: &[u8], manifest: &str) -> (String, String) {
     let redis = Redis::start();
     let manifest = format!("{manifest}\n[retry]\nattempts = 1\n");
     let plugins = Plugins::with("hostile", wasm, &manifest).and("good", &guest(OK), "");
@@ -25,7 +25,7 @@ async fn ends(wasm: &[u8], manifest: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_loop_ends_at_its_cpu_limit() {
     let wasm = guest("(loop $forever (br $forever)) (unreachable)");
-    let (reason, error) = ends(&wasm, "[limits]\ncpu = \"50ms\"").await;
+    let (reason, error) = outcome_of(&wasm, "[limits]\ncpu = \"50ms\"").await;
     assert_eq!((reason.as_str(), error.as_str()), ("cpu-limit", "used more than limits.cpu = 50ms"));
 }
 
@@ -73,7 +73,7 @@ async fn a_handler_that_waits_ends_at_its_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_hog_ends_at_its_memory_limit() {
     let hog = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
-    let (reason, error) = ends(&guest(hog), "[limits]\nmemory = \"8MiB\"").await;
+    let (reason, error) = outcome_of(&guest(hog), "[limits]\nmemory = \"8MiB\"").await;
     assert_eq!(reason, "memory-limit");
     assert!(error.contains("8388608 bytes"), "{error}");
 }
@@ -96,7 +96,7 @@ async fn memory_within_the_limit_is_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trap_costs_only_its_own_message() {
-    let (reason, error) = ends(&guest("(unreachable)"), "").await;
+    let (reason, error) = outcome_of(&guest("(unreachable)"), "").await;
     assert_eq!(reason, "trap");
     assert!(error.contains("unreachable"), "{error}");
 }
@@ -104,7 +104,7 @@ async fn a_trap_costs_only_its_own_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_recursion_is_a_trap() {
     let wasm = crate::support::guest_with("(func $down (call $down))", &format!("(call $down) {OK}"));
-    let (reason, error) = ends(&wasm, "").await;
+    let (reason, error) = outcome_of(&wasm, "").await;
     assert_eq!(reason, "trap");
     assert!(error.contains("stack"), "{error}");
 }
@@ -117,7 +117,7 @@ async fn a_reply_that_is_none_is_a_bad_reply() {
     // A reject whose code is no code.
     let code = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2)) (i32.const 16)";
     for body in [variant, text, code] {
-        assert_eq!(ends(&guest(body), "").await.0, "bad-reply", "{body}");
+        assert_eq!(outcome_of(&guest(body), "").await.0, "bad-reply", "{body}");
     }
 }
 
@@ -230,7 +230,7 @@ async fn lines_and_fields_have_their_sizes_and_stay_what_they_are() {
         log("exact", json!(fields[..32])),
         log("a\u{1b}[31mred\u{202e}", json!([["level", "error id=7"], ["b\nc", ""], ["n".repeat(65), "v"]])),
     ]);
-    acts(&redis, "store", "s", told).await;
+    run_actions(&redis, "store", "s", told).await;
     let lines = gateway.logged("large ");
     assert_eq!(lines.len(), 2);
     assert_eq!((&lines[0]["message"], &lines[0]["fields"]), (&json!(largest), &json!(format!("at={value}"))));
@@ -252,7 +252,7 @@ async fn refusals_do_not_flood_the_log_either() {
     let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nlog = \"1KiB/s\""));
     let gateway = Gateway::start(&redis, &plugins);
     let refused = vec![json!({ "do": "secret", "name": "x".repeat(10_000) }); 500];
-    let answers = acts(&redis, "store", "s", json!(refused)).await;
+    let answers = run_actions(&redis, "store", "s", json!(refused)).await;
     assert!(answers.iter().all(|answer| answer["fault"] == "denied"));
     let lines = gateway.logged("denied");
     assert!((1..50).contains(&lines.len()), "{}", lines.len());
@@ -279,14 +279,15 @@ async fn what_a_run_publishes_has_its_bytes() {
     let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nmemory = \"256MiB\""));
     let gateway = Gateway::start(&redis, &plugins);
     let large = |bytes: usize| json!([{ "do": "large", "to": "other", "bytes": bytes }]);
-    assert!(acts(&redis, "store", "a", large(1000)).await[0]["ok"].is_string());
+    assert!(run_actions(&redis, "store", "a", large(1000)).await[0]["ok"].is_string());
     let envelope = crate::support::field(&redis.entries("mq:other").await[0], "message").len() - 1000;
     let second = (16 << 20) - (1000 + envelope) - envelope;
-    let acts = |second: usize| json!({ "acts": [large(1000)[0], large(second)[0]], "end": "fault" }).to_string();
-    redis.publish("store", "at", &acts(second)).await;
+    let two_publications =
+        |second: usize| json!({ "acts": [large(1000)[0], large(second)[0]], "end": "fault" }).to_string();
+    redis.publish("store", "at", &two_publications(second)).await;
     gateway.until_outcome("store", "at", "done").await;
     redis.is("both", "XLEN mq:other", 3).await;
-    redis.publish("store", "above", &acts(second + 1)).await;
+    redis.publish("store", "above", &two_publications(second + 1)).await;
     let dead = redis.dead("store").await;
     assert!(text(&dead, "gw-error").starts_with("too-large: a run publishes at most 16777216 bytes"), "{dead:?}");
     redis.is("and not one more", "XLEN mq:other", 3).await;
@@ -362,7 +363,7 @@ async fn what_a_handler_says_steers_no_terminal() {
         }
         redis.is("one is postponed", "ZCARD {mq:puppet}:later", 1).await;
         redis.is("all but that are settled", "XLEN mq:puppet", 0).await;
-        assert_eq!(gateway.odd_lines(), Vec::<String>::new(), "{format}");
+        assert_eq!(gateway.lines_with_control_characters(), Vec::<String>::new(), "{format}");
         // Nor do the commands that show what became of them.
         let url = redis.url();
         let entry = redis.run::<Vec<(String, redis::Value)>>("XRANGE {mq:puppet}:dead - + COUNT 1").await[0].0.clone();
@@ -370,11 +371,14 @@ async fn what_a_handler_says_steers_no_terminal() {
         {
             let output = command(&[args, &["--redis-url", &url]].concat());
             let shown = String::from_utf8(output.stdout).unwrap();
-            assert!(output.status.success() && !shown.replace('\n', "").contains(is_odd), "{args:?}: {shown:?}");
+            assert!(
+                output.status.success() && !shown.replace('\n', "").contains(is_control_or_bidi),
+                "{args:?}: {shown:?}"
+            );
         }
         // What is told of them is all there.
         assert_eq!(redis.entries("{mq:puppet}:dead").await.len(), 6);
-        let lines = gateway.last_words().iter().filter(|line| line.to_string().contains("2J")).count();
+        let lines = gateway.kill_and_read_log().iter().filter(|line| line.to_string().contains("2J")).count();
         assert!(lines >= acts.len(), "{format}: {lines}");
     }
 }

@@ -149,14 +149,14 @@ async fn who_is_overtaken_while_it_catches_up_fires_nothing_of_it() {
     // More than go into one script.
     set_last(&redis, name, now() - seconds(500)).await;
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(1000);
+    proxy.set_latency(1000);
     let plugins = Plugins::with("t", &guest(OK), EACH_SECOND);
     let _gateway = Gateway::start_with(&proxy.url(), &plugins, &[]);
     until("it has looked", async || last(&redis, &format!("seen:{name}")).await).await;
     // Before it can fire the first of them, another has fired all.
     let others = now();
     set_last(&redis, name, others).await;
-    proxy.slow_down(0);
+    proxy.set_latency(0);
     let fired = until_fired(&redis, 1).await;
     assert!(fired[0] > others, "{fired:?}");
 }
@@ -173,7 +173,7 @@ async fn a_restart_and_an_outage_leave_out_no_fire_time() {
     let before = until_fired(&redis, before + 2).await.len();
     redis.kill();
     _gateway.until_logged("the schedule waits", |line| line["error"].as_str().unwrap().contains("away")).await;
-    redis.start_again();
+    redis.restart();
     assert_consecutive(&until_fired(&redis, before + 3).await);
     assert_eq!(last(&redis, "* * * * * * UTC").await.map(|at| at.subsec_nanosecond()), Some(0));
 }

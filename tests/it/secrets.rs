@@ -1,9 +1,9 @@
 //! Secrets: had by grant only, counted, replaced without a restart, and
 //! nowhere to be read afterwards.
 
-use crate::http_rig::{Rig, word};
+use crate::http_rig::{Rig, status_or_error};
 use crate::http_server::Server;
-use crate::key_value::{acts, manifest};
+use crate::key_value::{manifest, run_actions};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -37,14 +37,14 @@ async fn a_granted_secret_is_had_and_counted_and_others_are_not() {
     assert_eq!(gateway.logged("can't be had").len(), 1);
 
     let names = ["api-key", "FROM_OUTSIDE", "missing", "ungranted", "../api-key", ""];
-    let answers = acts(&redis, "store", "a", names.map(read).into()).await;
+    let answers = run_actions(&redis, "store", "a", names.map(read).into()).await;
     assert_eq!(answers[..2], [json!({ "ok": "first-value" }), json!({ "ok": "outside-value" })]);
     assert_eq!(answers[2]["fault"], "unavailable");
     assert!(answers[3..].iter().all(|answer| answer["fault"] == "denied"), "{answers:?}");
     assert!(answers[3]["reason"].as_str().unwrap().contains("write secrets = [\"ungranted\"]"), "{answers:?}");
 
     std::fs::write(dir.path().join("api-key"), "second-value").unwrap();
-    let answers = acts(&redis, "store", "b", json!([read("api-key")])).await;
+    let answers = run_actions(&redis, "store", "b", json!([read("api-key")])).await;
     assert_eq!(answers, [json!({ "ok": "second-value" })]);
     gateway.until_logged("secret read", |line| line["plugin"] == "store" && line["secret"] == "api-key").await;
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
@@ -89,7 +89,7 @@ async fn what_was_read_stands_nowhere_in_the_log_or_in_dead_letters() {
     for letter in &dead {
         assert!(text(letter, "gw-error").contains(&format!("ended: {struck}")), "{letter:?}");
     }
-    let log = gateway.last_words();
+    let log = gateway.kill_and_read_log();
     assert!(!log.iter().any(|line| line.to_string().contains(value)), "{log:?}");
 }
 
@@ -100,8 +100,8 @@ async fn a_secret_of_a_header_is_counted_and_struck_out_too() {
     let origin = server.origin();
     let grants = format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"Bearer ${{secret:KEY}}\"");
     let rig = Rig::with_env(&grants, &[("GATEWAY_SECRET_KEY", "sesame!open")]).await;
-    let told = rig.told(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
-    assert_eq!(word(&told), "200");
+    let told = rig.run(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
+    assert_eq!(status_or_error(&told), "200");
     assert!(told["body"].as_str().unwrap().contains("Bearer sesame!open"), "{told}");
     let line = rig.gateway.until_logged("the server says", |_| true).await;
     let text = line["message"].as_str().unwrap();

@@ -3,7 +3,7 @@
 
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
-use crate::support::{Entry, field, patient_connection, topic, try_connection, until};
+use crate::support::{Entry, connect_without_timeout, field, topic, try_connection, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, TopicQueue};
 use gateway_worker::settings::TypedRedis;
@@ -29,7 +29,7 @@ pub(crate) enum Mode {
 }
 
 /// Servers of several processes that run at the same time.
-static LARGE: Semaphore = Semaphore::const_new(4);
+static MULTI_PROCESS_PERMITS: Semaphore = Semaphore::const_new(4);
 
 /// The rights that a worker and the commands need, and no more.
 pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
@@ -53,14 +53,14 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(mode: Mode) -> Self {
         let large = !matches!(mode, Mode::Redis | Mode::Valkey | Mode::Tls);
-        let permit = if large { Some(LARGE.acquire().await.unwrap()) } else { None };
+        let permit = if large { Some(MULTI_PROCESS_PERMITS.acquire().await.unwrap()) } else { None };
         let mut server = match mode {
             Mode::Redis => Self::single(mode, plain(&redis_server())),
             Mode::Valkey => Self::single(mode, plain(&valkey())),
             Mode::Tls => tls(),
-            Mode::Sentinel => watched(60_000, FLEETING, None),
+            Mode::Sentinel => sentinel_setup(60_000, IN_MEMORY, None),
             Mode::Cluster => cluster(None).await,
-            Mode::TlsSentinel => watched(60_000, FLEETING, Some(Certificates::new("authority"))),
+            Mode::TlsSentinel => sentinel_setup(60_000, IN_MEMORY, Some(Certificates::new("authority"))),
             Mode::TlsCluster => cluster(Some(Certificates::new("authority"))).await,
         };
         server._permit = permit;
@@ -68,25 +68,25 @@ impl Server {
     }
 
     /// A master whose death is noticed within a second.
-    pub(crate) async fn start_watched_closely() -> Self {
-        let permit = LARGE.acquire().await.unwrap();
-        let mut server = watched(1000, DURABLE, None);
+    pub(crate) async fn start_sentinel_with_fast_failover() -> Self {
+        let permit = MULTI_PROCESS_PERMITS.acquire().await.unwrap();
+        let mut server = sentinel_setup(1000, PERSISTENT, None);
         server._permit = Some(permit);
-        let know_each_other = async || {
+        let all_discovered = async || {
             for sentinel in &server.sentinels {
-                let mut connection = patient_connection(&sentinel.url()).await;
+                let mut connection = connect_without_timeout(&sentinel.url()).await;
                 for (command, expected) in [("SENTINELS", 2), ("REPLICAS", 1)] {
                     let command = redis::cmd("SENTINEL").arg(command).arg("mymaster").to_owned();
                     let known: Vec<BTreeMap<String, String>> = command.query_async(&mut connection).await.ok()?;
-                    let are_well = |one: &BTreeMap<String, String>| {
+                    let is_up = |one: &BTreeMap<String, String>| {
                         !one["flags"].contains("down") && !one["flags"].contains("disconnected")
                     };
-                    (known.len() == expected && known.iter().all(are_well)).then_some(())?;
+                    (known.len() == expected && known.iter().all(is_up)).then_some(())?;
                 }
             }
             Some(())
         };
-        until("the sentinels know each other and the replica", know_each_other).await;
+        until("the sentinels know each other and the replica", all_discovered).await;
         server
     }
 
@@ -161,7 +161,7 @@ impl Server {
             let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
             (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(())?;
         }
-        let built = words(command);
+        let built = parse_command(command);
         match built.query_async(&mut connection).await {
             Ok(value) => Some(value),
             Err(error) if matches!(error.code(), Some("MOVED" | "TRYAGAIN" | "CLUSTERDOWN")) => None,
@@ -252,7 +252,7 @@ fn shared_cache() -> Arc<TempDir> {
     })
 }
 
-pub(crate) fn words(command: &str) -> redis::Cmd {
+pub(crate) fn parse_command(command: &str) -> redis::Cmd {
     let mut words = command.split_whitespace();
     let mut built = redis::cmd(words.next().unwrap());
     words.for_each(|word| {
@@ -261,11 +261,11 @@ pub(crate) fn words(command: &str) -> redis::Cmd {
     built
 }
 
-const DURABLE: &str = "save \"\"\nappendonly yes\nappendfsync always\n";
-const FLEETING: &str = "save \"\"\n";
+const PERSISTENT: &str = "save \"\"\nappendonly yes\nappendfsync always\n";
+const IN_MEMORY: &str = "save \"\"\n";
 
 fn plain(program: &Path) -> Process {
-    Process::start(program, &[], "", |_, _| DURABLE.to_owned())
+    Process::start(program, &[], "", |_, _| PERSISTENT.to_owned())
 }
 
 // --------------------------------------------------------------- TLS and users
@@ -275,13 +275,13 @@ fn tls() -> Server {
     let certificates = Certificates::new("authority");
     let users = format!("user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n");
     let process =
-        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{FLEETING}{}{users}", certificates.lines()));
+        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{IN_MEMORY}{}{users}", certificates.lines()));
     let url = format!("rediss://gateway:s3cret%2F%40@127.0.0.1:{}", process.setting("tls-port"));
     Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
 }
 
 /// The port that a worker comes in by.
-fn door(process: &Process, tls: Option<&Certificates>) -> String {
+fn client_port(process: &Process, tls: Option<&Certificates>) -> String {
     if tls.is_some() { process.setting("tls-port") } else { process.port.to_string() }
 }
 
@@ -296,11 +296,11 @@ fn scheme(tls: Option<&Certificates>) -> &'static str {
 // ------------------------------------------------------------------- Sentinel
 
 /// A master, its replica, and three sentinels.
-fn watched(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -> Server {
+fn sentinel_setup(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -> Server {
     let tls = certificates.as_ref();
     let quick = || format!("{disk}repl-diskless-sync-delay 0\n{}", lines(tls));
     let master = Process::start(&redis_server(), &[], "", |_, _| quick());
-    let at = door(&master, tls);
+    let at = client_port(&master, tls);
     let replica = Process::start(&redis_server(), &[], "", |_, _| format!("{}replicaof 127.0.0.1 {at}\n", quick()));
     let sentinel = |_| {
         Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
@@ -312,7 +312,8 @@ fn watched(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -
         })
     };
     let sentinels: Vec<Process> = (0..3).map(sentinel).collect();
-    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", door(sentinel, tls))).collect();
+    let hosts: Vec<String> =
+        sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", client_port(sentinel, tls))).collect();
     let url = format!("{}+sentinel://{}/mymaster", scheme(tls), hosts.join(","));
     Server::of(Mode::Sentinel, url, certificates, vec![master, replica], sentinels)
 }
@@ -325,7 +326,7 @@ async fn cluster(certificates: Option<Certificates>) -> Server {
     let node = |_| {
         Process::start(&redis_server(), &[], "", |_, _| {
             format!(
-                "{FLEETING}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
+                "{IN_MEMORY}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
                 free_port(),
                 lines(tls)
             )
@@ -333,26 +334,26 @@ async fn cluster(certificates: Option<Certificates>) -> Server {
     };
     let nodes: Vec<Process> = (0..3).map(node).collect();
     for (node, slots) in nodes.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
-        let mut connection = patient_connection(&node.url()).await;
-        words(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
+        let mut connection = connect_without_timeout(&node.url()).await;
+        parse_command(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
         for other in nodes.iter().filter(|other| other.port != node.port) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", door(other, tls), other.setting("cluster-port"));
-            words(&meet).query_async::<()>(&mut connection).await.unwrap();
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", client_port(other, tls), other.setting("cluster-port"));
+            parse_command(&meet).query_async::<()>(&mut connection).await.unwrap();
         }
     }
     until("the cluster is whole", async || {
         for node in &nodes {
-            let mut connection = patient_connection(&node.url()).await;
-            let info: String = words("CLUSTER INFO").query_async(&mut connection).await.ok()?;
+            let mut connection = connect_without_timeout(&node.url()).await;
+            let info: String = parse_command("CLUSTER INFO").query_async(&mut connection).await.ok()?;
             (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")).then_some(())?;
-            let slots: Vec<redis::Value> = words("CLUSTER SLOTS").query_async(&mut connection).await.ok()?;
+            let slots: Vec<redis::Value> = parse_command("CLUSTER SLOTS").query_async(&mut connection).await.ok()?;
             (slots.len() == 3).then_some(())?;
         }
         Some(())
     })
     .await;
     // Two of them are enough to find the third.
-    let (one, other) = (door(&nodes[0], tls), door(&nodes[1], tls));
+    let (one, other) = (client_port(&nodes[0], tls), client_port(&nodes[1], tls));
     let url = format!("{}+cluster://127.0.0.1:{one},127.0.0.1:{other}", scheme(tls));
     Server::of(Mode::Cluster, url, certificates, nodes, Vec::new())
 }
@@ -364,7 +365,7 @@ impl Server {
     }
 
     /// Where there are users, that ours was never refused anything.
-    pub(crate) async fn refused_nothing(&self) {
+    pub(crate) async fn assert_no_acl_denials(&self) {
         if self.mode == Mode::Tls {
             let refused: Vec<BTreeMap<String, redis::Value>> = self.run("ACL LOG").await;
             assert!(refused.is_empty(), "{refused:?}");

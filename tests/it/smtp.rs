@@ -14,9 +14,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What it has taken.
+/// What it has received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct ReceivedMail {
     pub(crate) is_encrypted: bool,
     pub(crate) user: String,
     pub(crate) from: String,
@@ -33,7 +33,7 @@ pub(crate) enum Tls {
 
 pub(crate) struct Smtp {
     pub(crate) port: u16,
-    pub(crate) taken: Arc<Mutex<Vec<Taken>>>,
+    pub(crate) received: Arc<Mutex<Vec<ReceivedMail>>>,
     /// How many connections there have been.
     pub(crate) connections: Arc<AtomicUsize>,
     server: JoinHandle<()>,
@@ -51,7 +51,7 @@ struct Shared {
     tls: Tls,
     acceptor: TlsAcceptor,
     login: Option<&'static str>,
-    taken: Arc<Mutex<Vec<Taken>>>,
+    received: Arc<Mutex<Vec<ReceivedMail>>>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -62,8 +62,8 @@ impl Smtp {
     pub(crate) async fn start(tls: Tls, certificates: &Certificates, login: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (taken, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let shared = Shared { tls, acceptor: acceptor(certificates), login, taken: Arc::clone(&taken) };
+        let (received, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let shared = Shared { tls, acceptor: acceptor(certificates), login, received: Arc::clone(&received) };
         let count = connections.clone();
         let server = tokio::spawn(async move {
             // They end with the server.
@@ -75,11 +75,11 @@ impl Smtp {
                 open.spawn(async move { serve(Box::new(stream), &shared).await });
             }
         });
-        Self { port, taken, connections, server }
+        Self { port, received, connections, server }
     }
 
-    pub(crate) fn taken(&self) -> Vec<Taken> {
-        self.taken.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> Vec<ReceivedMail> {
+        self.received.lock().unwrap().clone()
     }
 }
 
@@ -109,7 +109,8 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
     if !is_encrypted || shared.tls == Tls::FromTheStart {
         stream.write_all(b"220 test ESMTP\r\n").await?;
     }
-    let empty = Taken { is_encrypted, user: String::new(), from: String::new(), to: Vec::new(), text: String::new() };
+    let empty =
+        ReceivedMail { is_encrypted, user: String::new(), from: String::new(), to: Vec::new(), text: String::new() };
     let (mut mail, mut user) = (empty.clone(), String::new());
     let mut line = String::new();
     loop {
@@ -139,7 +140,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
             }
             "MAIL" if shared.login.is_some() && user.is_empty() => "530 5.7.0 say who you are".to_owned(),
             "MAIL" => {
-                mail = Taken { user: user.clone(), from: address(), ..empty.clone() };
+                mail = ReceivedMail { user: user.clone(), from: address(), ..empty.clone() };
                 "250 ok".to_owned()
             }
             "RCPT" => match address().split('@').next() {
@@ -161,7 +162,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
                     }
                     mail.text.push_str(&line);
                 }
-                shared.taken.lock().unwrap().push(mail.clone());
+                shared.received.lock().unwrap().push(mail.clone());
                 "250 taken".to_owned()
             }
             "QUIT" => {

@@ -23,7 +23,7 @@ use tempfile::{NamedTempFile, TempDir};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gateway-worker");
 /// No test waits as long as this unless it fails.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 pub(crate) fn state() -> PathBuf {
     Path::new(ROOT).join(".gateway-worker")
@@ -36,7 +36,7 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "still not so after {PATIENCE:?}: {what}");
+        assert!(started.elapsed() < TIMEOUT, "still not so after {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -64,10 +64,10 @@ impl Redis {
     }
 
     /// A server whose clock can be set.
-    pub(crate) fn start_with_clock() -> (Self, WrongClock) {
+    pub(crate) fn start_with_clock() -> (Self, SkewedClock) {
         let data = tempfile::tempdir().unwrap();
-        let clock = WrongClock::wind_up();
-        let server = PrivateRedis::start(clock.folder_of_redis(), data.path(), &[]).unwrap();
+        let clock = SkewedClock::create();
+        let server = PrivateRedis::start(clock.redis_dir(), data.path(), &[]).unwrap();
         (Self { server, data, options: Vec::new() }, clock)
     }
 
@@ -81,7 +81,7 @@ impl Redis {
     }
 
     /// Starts it again on the same port, with what it had on disk.
-    pub(crate) fn start_again(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let program = private_redis::find(&state()).unwrap();
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         let start = || PrivateRedis::start_at(self.server.port(), &program, self.data.path(), &options);
@@ -92,7 +92,7 @@ impl Redis {
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        patient_connection(&self.url()).await
+        connect_without_timeout(&self.url()).await
     }
 
     /// Runs one command, written as in a shell without quotes.
@@ -123,7 +123,7 @@ impl Redis {
     }
 
     /// Waits until so many are as good as never taken, though still in somebody's name.
-    pub(crate) async fn until_given_back(&self, topic: &str, count: usize) {
+    pub(crate) async fn until_requeued(&self, topic: &str, count: usize) {
         let command = format!("XPENDING mq:{topic} consumer-group-{topic} IDLE 86400000 - + 1000");
         until("given back", async || (self.run::<Vec<redis::Value>>(&command).await.len() == count).then_some(()))
             .await;
@@ -175,15 +175,15 @@ impl Redis {
 }
 
 /// A process's clock, and how far it is ahead of the machine's.
-pub(crate) struct WrongClock {
+pub(crate) struct SkewedClock {
     folder: TempDir,
     ahead: File,
 }
 
-impl WrongClock {
+impl SkewedClock {
     /// Stands between a process and its clock: a library that is loaded before
     /// its own reads a file for how far it is to be off.
-    pub(crate) fn wind_up() -> Self {
+    pub(crate) fn create() -> Self {
         const LIBRARY: &str = r#"
             #define _GNU_SOURCE
             #include <fcntl.h>
@@ -227,7 +227,7 @@ impl WrongClock {
     }
 
     /// A folder with a server that goes by it.
-    fn folder_of_redis(&self) -> &Path {
+    fn redis_dir(&self) -> &Path {
         let environment = self.environment().map(|(name, path)| format!("{name}={}", path.display())).join(" ");
         let server = private_redis::find(&state()).unwrap();
         let script = format!("#!/bin/sh\n{environment} exec {} \"$@\"\n", server.display());
@@ -257,7 +257,7 @@ impl WrongClock {
 }
 
 /// Without the client's own impatience, which a busy machine tries.
-pub(crate) async fn patient_connection(url: &str) -> MultiplexedConnection {
+pub(crate) async fn connect_without_timeout(url: &str) -> MultiplexedConnection {
     try_connection(url).await.unwrap()
 }
 
@@ -357,7 +357,7 @@ impl Log {
     fn all(&mut self) -> &[Value] {
         while self.lines.read_line(&mut self.begun).unwrap() > 0 && self.begun.ends_with('\n') {
             let line = std::mem::take(&mut self.begun).trim_end().to_owned();
-            if line.contains(is_odd) {
+            if line.contains(is_control_or_bidi) {
                 self.odd.push(line.clone());
             }
             // A log for people is one of texts.
@@ -377,7 +377,7 @@ impl Gateway {
     }
 
     /// One whose own clock is wrong.
-    pub(crate) fn start_with_clock(clock: &WrongClock, redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
+    pub(crate) fn start_with_clock(clock: &SkewedClock, redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
         Self::spawn(Self::command(redis_url, plugins, options).envs(clock.environment()))
     }
 
@@ -408,7 +408,7 @@ impl Gateway {
     }
 
     /// Lines that do more to a terminal than show text.
-    pub(crate) fn odd_lines(&self) -> Vec<String> {
+    pub(crate) fn lines_with_control_characters(&self) -> Vec<String> {
         let mut log = self.log.lock().unwrap();
         log.all();
         log.odd.clone()
@@ -526,7 +526,7 @@ impl Gateway {
     }
 
     /// Ends it at once, if it has not ended yet. Returns all that it had logged.
-    pub(crate) fn last_words(mut self) -> Vec<Value> {
+    pub(crate) fn kill_and_read_log(mut self) -> Vec<Value> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.log.lock().unwrap().all().to_vec()
@@ -550,7 +550,7 @@ impl Drop for Gateway {
 }
 
 /// Whether it steers a terminal, or changes the direction of writing.
-pub(crate) fn is_odd(char: char) -> bool {
+pub(crate) fn is_control_or_bidi(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -559,8 +559,8 @@ pub(crate) fn command(args: &[&str]) -> Output {
     command_in(Path::new("/"), args)
 }
 
-/// What a one-shot command said: exit code, stdout and stderr.
-pub(crate) fn said(args: &[&str]) -> (i32, String, String) {
+/// What a one-shot command run_command: exit code, stdout and stderr.
+pub(crate) fn run_command(args: &[&str]) -> (i32, String, String) {
     let output = command(args);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -578,7 +578,7 @@ pub(crate) fn built(name: &str) -> Vec<u8> {
 }
 
 /// One of the predefined handlers, with its manifest.
-pub(crate) fn business(topic: &str) -> (Vec<u8>, String) {
+pub(crate) fn predefined(topic: &str) -> (Vec<u8>, String) {
     let manifest = read_built("plugins", &format!("{topic}.toml"));
     (read_built("plugins", &format!("{topic}.wasm")), String::from_utf8(manifest).unwrap())
 }

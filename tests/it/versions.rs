@@ -15,19 +15,19 @@ fn other_ok() -> Vec<u8> {
 }
 
 /// What is kept of the plugin on disk.
-fn archived(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+fn stored_files(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
     let Some(own) = fs::read_dir(plugins.cache().join("versions")).unwrap().next() else { return Vec::new() };
     fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
 /// Its versions.
-fn kept(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
-    archived(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
+fn stored_versions(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+    stored_files(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
 }
 
 /// Its record.
-fn noted(plugins: &Plugins, name: &str) -> Value {
-    let path = archived(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
+fn stored_record(plugins: &Plugins, name: &str) -> Value {
+    let path = stored_files(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
@@ -60,13 +60,13 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == digest).await;
     plugins.write("topic.wasm", &other_ok());
-    let is_mended = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
-    gateway.until_plugin("topic", "is mended", is_mended).await;
+    let is_replaced = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
+    gateway.until_plugin("topic", "is mended", is_replaced).await;
     gateway.stop().await;
 
     // What was kept and is no longer what it was does not run.
     plugins.write("topic.wasm", b"broken");
-    for path in kept(&plugins, "topic") {
+    for path in stored_versions(&plugins, "topic") {
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
@@ -89,14 +89,14 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
     }
     let plugin = gateway.plugin("topic").await;
     assert_eq!(plugin["history"].as_array().unwrap().len(), 5, "{plugin}");
-    age(&kept(&plugins, "topic"));
+    age(&stored_versions(&plugins, "topic"));
     plugins.write("topic.toml", b"concurrency = 5\n");
     assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
-    assert_eq!(kept(&plugins, "topic").len(), 2);
-    age(&kept(&plugins, "topic"));
+    assert_eq!(stored_versions(&plugins, "topic").len(), 2);
+    age(&stored_versions(&plugins, "topic"));
     plugins.remove("topic.wasm");
     gateway.until_logged("plugin removed", |_| true).await;
-    assert!(kept(&plugins, "topic").is_empty());
+    assert!(stored_versions(&plugins, "topic").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,8 +187,8 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
         assert!(gateway.logged("plugin version withdrawn").is_empty());
     };
     crash(0, &gateway).await;
-    let is_noted = async || (noted(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
-    until("it is noted as proven", is_noted).await;
+    let is_recorded = async || (stored_record(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
+    until("it is noted as proven", is_recorded).await;
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     let is_back = |now: &Value| now["digest"] == plugin["digest"] && now["previous"] == plugin["previous"];

@@ -14,7 +14,7 @@ async fn publish(server: &Server, acts: &[&str]) {
 
 /// What these two told, wherever their topic is: its id, and how many there
 /// were in its batch.
-async fn told_by_two(server: &Server) -> Vec<(String, u64)> {
+async fn batch_sizes_of_two(server: &Server) -> Vec<(String, u64)> {
     server.is("two have told", "XLEN mq:seen", 2).await;
     let told = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
     server.envelopes("mq:seen").await.iter().map(told).collect()
@@ -41,7 +41,7 @@ pub(super) async fn each_message_of_a_batch_has_its_own_end(server: &Server) {
     }
     // What a failed one published stays here, with the others it leaves; and
     // the ids tell whose it is.
-    let told = told_by_two(server).await;
+    let told = batch_sizes_of_two(server).await;
     assert!(told.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{told:?}");
     assert_ne!(told[0].0, told[1].0);
 }
@@ -53,6 +53,6 @@ pub(super) async fn a_trap_in_a_batch_costs_only_its_own_message(server: &Server
     server.is("all are settled", "XLEN mq:crew", 0).await;
     assert_eq!(text(&server.dead("crew").await, "gw-reason"), "trap");
     assert_eq!(server.run::<i64>("XLEN {mq:crew}:dead").await, 1);
-    assert!(told_by_two(server).await.iter().all(|(_, count)| *count == 1));
+    assert!(batch_sizes_of_two(server).await.iter().all(|(_, count)| *count == 1));
     assert_eq!(gateway.logged("a batch is run one by one").len(), 1);
 }

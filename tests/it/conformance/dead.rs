@@ -6,7 +6,7 @@ use crate::support::text;
 use serde_json::Value;
 
 /// A letter of the original's, which a cluster keeps elsewhere.
-async fn bury_legacy(server: &Server, id: &str) -> String {
+async fn add_legacy_dead_letter(server: &Server, id: &str) -> String {
     let original =
         format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
     let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
@@ -23,8 +23,8 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
         gateway.until_outcome("puppet", id, "reject").await;
     }
     server.is("they are dead", "XLEN {mq:puppet}:dead", 3).await;
-    bury_legacy(server, "theirs").await;
-    let old = bury_legacy(server, "old").await;
+    add_legacy_dead_letter(server, "theirs").await;
+    let old = add_legacy_dead_letter(server, "old").await;
 
     let listed = |args: &[&str]| -> Vec<Option<String>> {
         let listed = json(server, &[&["dead", "ls", "puppet"], args].concat());
@@ -55,12 +55,12 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     server.is("the others stay", "XLEN {mq:puppet}:dead", 1).await;
     assert_eq!(text(&server.dead("puppet").await, "gw-error"), "c: r");
     for id in ["one", "two"] {
-        bury_legacy(server, id).await;
+        add_legacy_dead_letter(server, id).await;
     }
     // Of both kinds.
     assert_eq!(told(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
     server.is("and one dies again", "XLEN {mq:puppet}:dead", 1).await;
-    bury_legacy(server, "last").await;
+    add_legacy_dead_letter(server, "last").await;
     assert_eq!(purge(&["--all"]), "2 purged\n");
     for key in ["mq:puppet", "{mq:puppet}:dead", "mq:dead-letter:puppet"] {
         server.is("nothing is left", &format!("XLEN {key}"), 0).await;

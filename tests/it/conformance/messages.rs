@@ -2,7 +2,7 @@
 //! are, cancelled where they wait, topics shown and emptied.
 
 use super::{json, run};
-use crate::messages::{envelope, places_in, take};
+use crate::messages::{envelope, locations_in, take};
 use crate::servers::Server;
 use crate::support::topic;
 use gateway_worker::message::Fields;
@@ -15,8 +15,8 @@ use std::time::Duration;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where the command finds it, each place with its source where it has one.
-fn places(server: &Server, id: &str) -> Vec<String> {
-    places_in(&json(server, &["messages", "find", id]), id)
+fn locations(server: &Server, id: &str) -> Vec<String> {
+    locations_in(&json(server, &["messages", "find", id]), id)
 }
 
 async fn publish(server: &Server, id: &str, priority: Priority, delay: Duration) {
@@ -66,7 +66,7 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
         ("dies", "dead"),
         ("buried", "legacy-dead"),
     ] {
-        assert_eq!(places(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [place], "{id}");
     }
     let found = &json(server, &["messages", "find", "flies"])[0];
     assert_eq!((&found["consumer"], &found["deliveries"]), (&"me".into(), &1.into()));
@@ -85,7 +85,7 @@ pub(super) async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_else
     for id in waiting {
         let (code, out, error) = run(server, &["messages", "cancel", "t", id]);
         assert!(code == 0 && out.starts_with("cancelled "), "{id}: {out}{error}");
-        assert_eq!(places(server, id), [""; 0], "{id}");
+        assert_eq!(locations(server, id), [""; 0], "{id}");
     }
     assert_eq!(server.run::<usize>("HGET {mq:t}:state cancelled").await, waiting.len());
     // Nothing else went with them.
@@ -100,7 +100,7 @@ pub(super) async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_else
         assert!(code == 1 && out.is_empty() && error.contains(told), "{id}: {out}{error}");
     }
     assert_eq!(server.in_flight("t").await, 1);
-    assert_eq!(places(server, "dies"), ["dead"]);
+    assert_eq!(locations(server, "dies"), ["dead"]);
 }
 
 pub(super) async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told(server: &Server) {
@@ -116,14 +116,14 @@ pub(super) async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told(
         ("flies", "in-flight normal"),
         ("dies", "dead"),
     ] {
-        assert_eq!(places(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [place], "{id}");
     }
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
     assert_eq!(server.run::<i64>("HGET {mq:t}:state purged").await, 12);
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--dead"]);
     assert_eq!(out, "0 waiting messages deleted\n2 dead letters deleted\n");
-    assert_eq!(places(server, "flies"), ["in-flight normal"]);
+    assert_eq!(locations(server, "flies"), ["in-flight normal"]);
     // Others that read the stream are named before they lose something.
     server.run::<()>("XGROUP CREATE mq:t audit 0").await;
     assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));

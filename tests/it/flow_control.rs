@@ -357,7 +357,7 @@ async fn what_a_read_brings_into_a_pause_was_not_lost_on_the_way() {
     let mut pause = redis::cmd("EVAL");
     pause.arg(script).arg(2).arg("{mq:t}:state").arg("mq:t");
     pause.query_async::<()>(&mut redis.connection().await).await.unwrap();
-    redis.until_given_back("t", 3).await;
+    redis.until_requeued("t", 3).await;
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     redis.is("all are dead", "XLEN {mq:t}:dead", 3).await;
     let told: Vec<_> =

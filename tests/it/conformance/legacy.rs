@@ -2,35 +2,35 @@
 //! publishers, and groups that are none of ours.
 
 use super::{options, run, start};
-use crate::adoption::{GO, envelope, plugins, seen_in};
+use crate::legacy::{LEGACY_CONSUMER, envelope, plugins, seen_in};
 use crate::servers::Server;
-use crate::support::{Gateway, OK, Plugins, WrongClock, guest, text, until};
+use crate::support::{Gateway, OK, Plugins, SkewedClock, guest, text, until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Adds a message and lets a worker of the original take it.
-async fn go_takes(server: &Server, message: &str) {
+async fn legacy_worker_reads(server: &Server, message: &str) {
     server.run::<String>(&format!("XADD mq:puppet * message {message}")).await;
-    let take = format!("XREADGROUP GROUP consumer-group-puppet {GO} COUNT 1 STREAMS mq:puppet >");
+    let take = format!("XREADGROUP GROUP consumer-group-puppet {LEGACY_CONSUMER} COUNT 1 STREAMS mq:puppet >");
     server.run::<redis::Value>(&take).await;
 }
 
 pub(super) async fn what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not(server: &Server) {
     server.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
     // Handled and acknowledged: history, which it never deletes.
-    go_takes(server, &envelope("history", 0)).await;
+    legacy_worker_reads(server, &envelope("history", 0)).await;
     let ids: Vec<(String, Vec<(String, String)>)> = server.run("XRANGE mq:puppet - +").await;
     server.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", ids[0].0)).await;
     // Failed, copied with its retry one higher, and the copy still waits.
-    go_takes(server, &envelope("failed", 0)).await;
+    legacy_worker_reads(server, &envelope("failed", 0)).await;
     // Failed for the last time, and a dead letter.
-    go_takes(server, &envelope("buried", 2)).await;
+    legacy_worker_reads(server, &envelope("buried", 2)).await;
     let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
     server.run::<String>(&format!("XADD mq:dead-letter:puppet * message {buried}")).await;
     // It could not be read.
-    go_takes(server, "{broken").await;
+    legacy_worker_reads(server, "{broken").await;
     // Its worker died with it in hand.
-    go_takes(server, &envelope("abandoned", 1)).await;
+    legacy_worker_reads(server, &envelope("abandoned", 1)).await;
     server.run::<String>(&format!("XADD mq:puppet * message {}", envelope("failed", 1))).await;
     server.run::<String>(&format!("XADD mq:puppet * message {}", envelope("waiting", 0))).await;
 
@@ -102,8 +102,9 @@ pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server
     assert!(!server.is_cluster() || slot("mq:quiet").await != slot("mq:delay:quiet").await);
     let (now, _): (i64, i64) = server.run("TIME").await;
     let plugins = Plugins::with("quiet", &guest(OK), "");
-    let clock = WrongClock::wind_up();
-    for (way, id) in [(WrongClock::set_ahead as fn(&WrongClock, Duration), "ahead"), (WrongClock::set_behind, "behind")]
+    let clock = SkewedClock::create();
+    for (way, id) in
+        [(SkewedClock::set_ahead as fn(&SkewedClock, Duration), "ahead"), (SkewedClock::set_behind, "behind")]
     {
         way(&clock, HOUR);
         delay(server, id, now - 1).await;

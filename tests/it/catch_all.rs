@@ -7,14 +7,14 @@ use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const REST: &str = "topics = [\"*\"]\n";
+const CATCH_ALL: &str = "topics = [\"*\"]\n";
 const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_takes_the_topics_that_nobody_names() {
     let redis = Redis::start();
     // Its own handler is told from the other by its outcome.
-    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(RETRY), "");
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(RETRY), "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("rest").await;
     redis.publish("own", "a", "{}").await;
@@ -46,7 +46,7 @@ async fn it_takes_the_topics_that_nobody_names() {
 async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
     let redis = Redis::start();
     redis.publish("other", "a", "{}").await;
-    let plugins = Plugins::with("a", &guest(OK), REST).and("z", &guest(RETRY), "topics = [\"other\"]\n");
+    let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("z", &guest(RETRY), "topics = [\"other\"]\n");
     // As many as are loaded beside each other: there is no room to read another.
     for name in ["b", "c", "d", "e"] {
         plugins.put(name, &waits_at_its_start(), "[limits]\ntimeout = \"1h\"\n");
@@ -60,7 +60,7 @@ async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
     let redis = Redis::start();
-    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(OK), "").and("bad", b"broken", "");
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(OK), "").and("bad", b"broken", "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("rest").await;
     gateway.until_loaded("own").await;
@@ -88,7 +88,7 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_such_plugin_and_the_other_is_told_both_names() {
     let redis = Redis::start();
-    let plugins = Plugins::with("a", &guest(OK), REST).and("b", &guest(RETRY), REST);
+    let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("b", &guest(RETRY), CATCH_ALL);
     let gateway = Gateway::start(&redis, &plugins);
     let reason = gateway.until_refused("b").await;
     assert!(reason.contains("a.wasm") && reason.contains("b.toml") && reason.contains('*'), "{reason}");

@@ -32,12 +32,12 @@ async fn what_is_granted_is_read_and_written_and_nothing_else() {
     let rig =
         Rig::new(&format!("read = {{ \"/in\" = \"{shown_in}\" }}\nwrite = {{ \"/out\" = \"{shown_out}\" }}")).await;
 
-    let listed = rig.told(json!({ "do": "list", "path": "/in" })).await;
+    let listed = rig.run(json!({ "do": "list", "path": "/in" })).await;
     assert_eq!(listed["text"], "a.csv,absolute,inside,up");
-    assert_eq!(rig.told(read("/in/a.csv")).await["text"], "a,b");
-    assert_eq!(rig.told(read("/in/inside")).await["text"], "a,b");
-    assert_eq!(rig.told(write("/out/b")).await["text"], "");
-    assert_eq!(rig.told(read("/out/b")).await["text"], "new");
+    assert_eq!(rig.run(read("/in/a.csv")).await["text"], "a,b");
+    assert_eq!(rig.run(read("/in/inside")).await["text"], "a,b");
+    assert_eq!(rig.run(write("/out/b")).await["text"], "");
+    assert_eq!(rig.run(read("/out/b")).await["text"], "new");
     assert_eq!(fs::read_to_string(output.join("b")).unwrap(), "new");
 
     for act in [
@@ -53,7 +53,7 @@ async fn what_is_granted_is_read_and_written_and_nothing_else() {
         read(&format!("{}/secret", outer.path().display())),
         json!({ "do": "list", "path": "/" }),
     ] {
-        let told = rig.told(act.clone()).await;
+        let told = rig.run(act.clone()).await;
         assert!(told["error"].is_string(), "{act}: {told}");
     }
     assert_eq!(fs::read_to_string(input.join("a.csv")).unwrap(), "a,b");
@@ -88,9 +88,9 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
     fs::write(outer.path().join("a"), "here").unwrap();
     let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
     let rig = Rig::new(&granted).await;
-    let told = rig.told(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
+    let told = rig.run(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
     assert!(told["count"] == 100 && told["error"].is_string(), "{told}");
-    assert_eq!(rig.told(read("/in/a")).await["text"], "here");
+    assert_eq!(rig.run(read("/in/a")).await["text"], "here");
 
     // A core module asks in its own way: for its first folder itself, again and again.
     let module = wat::parse_str(

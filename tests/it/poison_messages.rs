@@ -8,15 +8,15 @@ use std::time::Duration;
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
 /// A message that two workers were lost with, some time ago.
-async fn publish_suspect(redis: &Redis, topic: &str) {
-    publish_suspect_idle(redis, topic, Duration::from_secs(60)).await;
+async fn publish_poison(redis: &Redis, topic: &str) {
+    publish_poison_idle(redis, topic, Duration::from_secs(60)).await;
 }
 
-async fn publish_suspect_idle(redis: &Redis, topic: &str, idle: Duration) {
-    publish_suspect_with(redis, topic, idle, "{}").await;
+async fn publish_poison_idle(redis: &Redis, topic: &str, idle: Duration) {
+    publish_poison_with(redis, topic, idle, "{}").await;
 }
 
-async fn publish_suspect_with(redis: &Redis, topic: &str, idle: Duration, data: &str) {
+async fn publish_poison_with(redis: &Redis, topic: &str, idle: Duration, data: &str) {
     redis.publish(topic, "suspect", data).await;
     redis.run::<()>(&format!("XGROUP CREATE mq:{topic} consumer-group-{topic} 0")).await;
     let take = format!("XREADGROUP GROUP consumer-group-{topic} lost COUNT 1 STREAMS mq:{topic} >");
@@ -31,7 +31,7 @@ async fn publish_suspect_with(redis: &Redis, topic: &str, idle: Duration, data: 
 async fn a_suspect_runs_where_memory_is_full() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
-    publish_suspect(&redis, "t").await;
+    publish_poison(&redis, "t").await;
     // This can't be moved to where it would run, which must hold up nothing else.
     redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
@@ -48,7 +48,7 @@ async fn a_suspect_runs_where_memory_is_full() {
 async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
-    publish_suspect(&redis, "t").await;
+    publish_poison(&redis, "t").await;
     redis.run::<()>("SET {mq:t}:suspects text").await;
     let options = [&OPTIONS[..], &["--drain", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
@@ -70,28 +70,28 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_is_in_no_batch() {
-    for come_first in [true, false] {
+    for others_first in [true, false] {
         let redis = Redis::start();
-        publish_suspect_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
+        publish_poison_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
         let others = async || {
             for id in ["a", "b", "c"] {
                 redis.publish("crew", id, "\"count\"").await;
             }
         };
-        if come_first {
+        if others_first {
             others().await;
         }
         let plugins = crew(4, "3s");
         let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
         gateway.until_logged("taken over", |line| line["topic"] == "crew").await;
-        if !come_first {
+        if !others_first {
             others().await;
         }
         redis.is("all are done", "XLEN mq:crew", 0).await;
         let seen = redis.envelopes("mq:seen").await;
         let mut sizes: Vec<u64> = seen.iter().map(|one| one["data"].as_u64().unwrap()).collect();
         sizes.sort_unstable();
-        assert_eq!(sizes, [1, 3, 3, 3], "come first: {come_first}");
+        assert_eq!(sizes, [1, 3, 3, 3], "come first: {others_first}");
     }
 }
 
@@ -117,7 +117,7 @@ async fn was_paused_in_time(ms: u32) -> bool {
     redis.publish("long", "first", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
     // As if given back, so that no lease is waited for: with a long one, who
     // waits to be alone does so for ten seconds, time enough to pause.
-    publish_suspect_idle(&redis, "puppet", Duration::from_hours(25)).await;
+    publish_poison_idle(&redis, "puppet", Duration::from_hours(25)).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--drain", "10ms"]);
     let paused = async |topic: &str, count: usize| {
@@ -140,8 +140,8 @@ async fn was_paused_in_time(ms: u32) -> bool {
     if has_ended() || !gateway.logged("a suspect can't run alone").is_empty() {
         return false;
     }
-    redis.until_given_back("puppet", 1).await;
-    redis.until_given_back("t", 1).await;
+    redis.until_requeued("puppet", 1).await;
+    redis.until_requeued("t", 1).await;
     assert!(gateway.logged("runs alone").is_empty() && gateway.outcomes("t").is_empty());
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     gateway.until_outcome("t", "waits", "done").await;
@@ -149,8 +149,8 @@ async fn was_paused_in_time(ms: u32) -> bool {
 }
 
 /// A worker that is given a suspect once a long handler runs.
-async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
-    publish_suspect(redis, "t").await;
+async fn start_with_a_long_running_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
+    publish_poison(redis, "t").await;
     redis.run::<i64>("HSET {mq:t}:state paused 1").await;
     redis.publish("puppet", "long", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
     let gateway = Gateway::start_with(&redis.url(), plugins, &OPTIONS);
@@ -163,7 +163,7 @@ async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) 
 async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "").and("other", &guest(OK), "");
-    let first = start_beside_a_long_handler(&redis, &plugins, 600_000).await;
+    let first = start_with_a_long_running_handler(&redis, &plugins, 600_000).await;
     first.until_logged("a suspect can't run alone", |_| true).await;
     for id in ["a", "b"] {
         for topic in ["t", "other"] {
@@ -185,7 +185,7 @@ async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
 async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "");
-    let gateway = start_beside_a_long_handler(&redis, &plugins, 10_000).await;
+    let gateway = start_with_a_long_running_handler(&redis, &plugins, 10_000).await;
     gateway.until_logged("given back: it can't run alone", |line| line["losses"] == 2).await;
     gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
     gateway.until_outcome("t", "suspect", "done").await;
@@ -200,7 +200,7 @@ async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
 async fn a_stop_is_no_loss_of_who_runs_alone() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("other", &guest(OK), "");
-    publish_suspect_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
+    publish_poison_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
     redis.publish("other", "a", "{}").await;
     let options = [&OPTIONS[..], &["--drain", "1s"]].concat();
     for _ in 0..2 {

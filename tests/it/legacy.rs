@@ -6,7 +6,7 @@ use gateway_worker::queue::{Reader, Source};
 use serde_json::Value;
 use std::time::Duration;
 
-pub(crate) const GO: &str = "consumer-1795419923585502180";
+pub(crate) const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
 pub(crate) fn envelope(id: &str, retry: u32) -> String {
     format!(
@@ -15,7 +15,7 @@ pub(crate) fn envelope(id: &str, retry: u32) -> String {
 }
 
 /// Adds a message and lets a worker of the original take it.
-async fn go_takes(redis: &Redis, message: &[u8], consumer: &str) {
+async fn legacy_worker_reads(redis: &Redis, message: &[u8], consumer: &str) {
     redis.add("puppet", message).await;
     redis
         .run::<redis::Value>(&format!("XREADGROUP GROUP consumer-group-puppet {consumer} COUNT 1 STREAMS mq:puppet >"))
@@ -40,7 +40,7 @@ pub(crate) fn seen_in(envelopes: &[Value]) -> Vec<(String, u64)> {
 async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
     let redis = Redis::start();
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    go_takes(&redis, envelope("theirs", 0).as_bytes(), GO).await;
+    legacy_worker_reads(&redis, envelope("theirs", 0).as_bytes(), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("ours", 0).as_bytes()).await;
     // A lease of ours is out long before; theirs is asked for after an hour.
     let options = ["--queue-adopt-after", "1h", "--queue-lease", "500ms"];
@@ -54,7 +54,7 @@ async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
     assert_eq!(redis.in_flight("puppet").await, 1);
     // Not "nothing at all": on a busy machine a renewal of ours may come late.
     for worker in [&gateway, &other] {
-        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != GO));
+        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != LEGACY_CONSUMER));
     }
 }
 
@@ -75,7 +75,7 @@ async fn what_we_publish_a_consumer_of_the_original_can_read() {
 
 /// Adds a message and lets a worker of the original take it in the same moment,
 /// before any of ours can.
-async fn go_takes_first(redis: &Redis, message: &str, consumer: &str) {
+async fn legacy_worker_reads_first(redis: &Redis, message: &str, consumer: &str) {
     let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
                   return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
     let mut command = redis::cmd("EVAL");
@@ -90,9 +90,9 @@ async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_aga
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
-    go_takes_first(&redis, &envelope("failed", 0), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("failed", 0), LEGACY_CONSUMER).await;
     // It fails, and then with the copy too, which it takes itself.
-    go_takes_first(&redis, &envelope("failed", 1), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("failed", 1), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("failed", 2).as_bytes()).await;
     gateway.until_outcome("puppet", "failed", "done").await;
     redis.until_in_flight("puppet", 0).await;
@@ -123,9 +123,9 @@ async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_i
         (now * 1000 > buried).then_some(())
     })
     .await;
-    go_takes_first(&redis, &envelope("buried", 2), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("buried", 2), LEGACY_CONSUMER).await;
     redis.run::<String>(&bury("buried")).await;
-    go_takes_first(&redis, &envelope("again", 0), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("again", 0), LEGACY_CONSUMER).await;
     redis.until_in_flight("puppet", 0).await;
     assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("again".to_owned(), 1)]);
 }
@@ -135,8 +135,8 @@ async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    go_takes(&redis, envelope("failed", 0).as_bytes(), GO).await;
-    go_takes(&redis, envelope("failed", 1).as_bytes(), GO).await;
+    legacy_worker_reads(&redis, envelope("failed", 0).as_bytes(), LEGACY_CONSUMER).await;
+    legacy_worker_reads(&redis, envelope("failed", 1).as_bytes(), LEGACY_CONSUMER).await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:puppet - +").await;
     redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
     let mut from = None;
@@ -155,8 +155,13 @@ async fn what_only_has_the_same_id_is_no_copy() {
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
     // Published anew, published twice, and in the hands of a worker of ours.
-    for (id, retry, owner) in [("anew", 2, GO), ("anew", 0, GO), ("twice", 1, GO), ("ours", 0, "one-of-ours")] {
-        go_takes(&redis, envelope(id, retry).as_bytes(), owner).await;
+    for (id, retry, owner) in [
+        ("anew", 2, LEGACY_CONSUMER),
+        ("anew", 0, LEGACY_CONSUMER),
+        ("twice", 1, LEGACY_CONSUMER),
+        ("ours", 0, "one-of-ours"),
+    ] {
+        legacy_worker_reads(&redis, envelope(id, retry).as_bytes(), owner).await;
     }
     for id in ["twice", "ours"] {
         redis.add("puppet", envelope(id, 1).as_bytes()).await;

@@ -41,7 +41,7 @@ async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
 }
 
 /// How many messages each script has looked at.
-async fn looks(queue: &TopicQueue, id: &str) -> Vec<u64> {
+async fn find_batches(queue: &TopicQueue, id: &str) -> Vec<u64> {
     let mut counts = Vec::new();
     let found = queue.find(id, &mut |count| counts.push(count)).await.unwrap();
     assert_eq!(found.len(), 1, "{id}");
@@ -84,13 +84,13 @@ async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
             &["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"],
         ] {
             fill(&redis, words, bytes).await;
-            let counts = looks(&queue, "m63").await;
+            let counts = find_batches(&queue, "m63").await;
             assert_eq!(counts, vec![at_once; scripts], "{words:?}");
             redis.run::<()>("FLUSHALL").await;
         }
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         take_all(&queue).await;
-        let counts = looks(&queue, "m63").await;
+        let counts = find_batches(&queue, "m63").await;
         assert_eq!(counts, vec![at_once; scripts], "in flight");
         redis.run::<()>("FLUSHALL").await;
     }
@@ -104,7 +104,7 @@ async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
         publish_later(&queue, number, LARGE).await;
     }
     // By a scan, which brings all that lies in one place of the table.
-    let counts = looks(&queue, "m63").await;
+    let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
     assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
     redis.run::<()>("FLUSHALL").await;
@@ -113,7 +113,7 @@ async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
     for number in 0..COUNT {
         send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
     }
-    let counts = looks(&queue, "m63").await;
+    let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
     assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
 }
@@ -125,7 +125,7 @@ async fn a_large_message_behind_small_ones_ends_the_piece() {
     fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
     redis.publish("t", "last", "{}").await;
-    let counts = looks(&queue, "last").await;
+    let counts = find_batches(&queue, "last").await;
     // The small ones, and as many of the large as were read with the last of them.
     assert!(counts[0] >= COUNT as u64 && counts[0] <= COUNT as u64 + 16, "{counts:?}");
     assert!(counts[1..].iter().all(|count| *count <= 1), "{counts:?}");
@@ -143,9 +143,9 @@ async fn dead_letters_are_read_and_dropped_in_pieces_of_few_bytes() {
         let mut newest = None;
         let mut dropped = 0;
         while dropped < COUNT as u64 {
-            let piece = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
-            assert_eq!(piece, at_once as u64);
-            dropped += piece;
+            let batch = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
+            assert_eq!(batch, at_once as u64);
+            dropped += batch;
         }
         assert_eq!(queue.dead_count().await.unwrap(), 0);
     }
@@ -169,7 +169,7 @@ async fn what_is_due_is_moved_in_pieces_of_few_bytes() {
     }
 }
 
-async fn read_all_as_the_original(redis: &Redis) -> Vec<String> {
+async fn read_all_as_legacy_worker(redis: &Redis) -> Vec<String> {
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1 STREAMS mq:t >").await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
@@ -182,7 +182,7 @@ async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
     let queue = redis.queue("t", "me");
     for (bytes, left) in [(LARGE, COUNT - 1), (1000, 0)] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
-        for id in read_all_as_the_original(&redis).await {
+        for id in read_all_as_legacy_worker(&redis).await {
             redis.run::<i64>(&format!("XACK mq:t consumer-group-t {id}")).await;
         }
         redis.run::<()>("CONFIG SET maxmemory 1").await;
@@ -201,9 +201,9 @@ async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
     for _ in 0..5 {
         fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
     }
-    let ids = read_all_as_the_original(&redis).await;
+    let ids = read_all_as_legacy_worker(&redis).await;
     // The first is history, and all behind it but the last two are pending and
-    // gone: more than a piece has entries.
+    // gone: more than a batch has entries.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", ids[0])).await;
     let (gone, pending) = ids[1..].split_at(ids.len() - 3);
     let mut connection = redis.connection().await;
@@ -245,13 +245,13 @@ async fn a_copy_of_the_originals_is_found_behind_large_messages() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":0}"#).await;
-    assert_eq!(read_all_as_the_original(&redis).await.len(), 1);
+    assert_eq!(read_all_as_legacy_worker(&redis).await.len(), 1);
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
     assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":1}"#).await;
     redis.run::<()>("CONFIG RESETSTAT").await;
     assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 1);
-    // One large message fills a piece.
+    // One large message fills a batch.
     assert!(scripts_run(&redis).await > COUNT);
 }
 
@@ -259,11 +259,11 @@ async fn a_copy_of_the_originals_is_found_behind_large_messages() {
 async fn what_waits_is_purged_in_pieces_of_few_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
-    for (bytes, pieces) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
+    for (bytes, batches) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         let mut counts = Vec::new();
         queue.purge(false, &mut |count| counts.push(count)).await.unwrap();
-        assert_eq!(counts, pieces);
+        assert_eq!(counts, batches);
     }
 }
 
@@ -321,12 +321,12 @@ async fn what_moves_is_settled_in_pieces_of_few_bytes() {
     let queue = redis.queue("t", "me");
     let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
     let dead = |taken: &Taken, _: usize| taken.dead(Fields::new());
-    type Fate = fn(&Taken, usize) -> Settlement;
-    let fates: [Fate; 3] = [follow_up, again, dead];
-    for fate in fates {
+    type Settle = fn(&Taken, usize) -> Settlement;
+    let settlements: [Settle; 3] = [follow_up, again, dead];
+    for settlement in settlements {
         for (bytes, scripts) in [(LARGE, COUNT), (1000, 1)] {
             fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
-            let batch: Vec<_> = take_all(&queue).await.iter().map(|one| fate(one, bytes)).collect();
+            let batch: Vec<_> = take_all(&queue).await.iter().map(|one| settlement(one, bytes)).collect();
             let before = scripts_run(&redis).await;
             let settled = queue.settle(&batch, HOUR).await.unwrap();
             assert_eq!(settled, vec![Settled::Ok; COUNT]);

@@ -2,7 +2,7 @@
 //! connection: others have their messages by then, and nothing is harmed.
 
 use crate::batch::replies;
-use crate::proxy::{Lost, Proxy, Way};
+use crate::proxy::{Direction, DropReply, Proxy};
 use crate::support::{Gateway, Plugins, Redis, built, topic, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
@@ -36,7 +36,7 @@ const MESSAGES: [(&str, &str); 3] = [
 /// Puts a first worker out of action with messages in hand until another has
 /// them. The first then says how they ended; the other has the last word,
 /// except where the first was done.
-async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway, &Proxy)) {
+async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Gateway, &Proxy)) {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let (plugins, others_plugins) = (puppet("first"), puppet("other"));
@@ -49,7 +49,7 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
     stop(&first, &proxy);
     let other = Gateway::start_with(&redis.url(), &others_plugins, &LEASE);
     until("the other has them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
-    go_on(&first, &proxy);
+    resume(&first, &proxy);
 
     for (id, outcome) in MESSAGES.map(|(id, _)| (id, id)) {
         first.until_outcome("puppet", id, outcome).await;
@@ -80,16 +80,16 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_worker_that_wakes_does_no_harm() {
-    out_of_action(|first, _| first.signal(Signal::STOP), |first, _| first.signal(Signal::CONT)).await;
+    stall_first_worker(|first, _| first.signal(Signal::STOP), |first, _| first.signal(Signal::CONT)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_stalls_for_longer_than_a_lease_does_no_harm() {
     let stall = |proxy: &Proxy, is_stalled| {
-        proxy.stall(Way::ToRedis, is_stalled);
-        proxy.stall(Way::ToWorker, is_stalled);
+        proxy.stall(Direction::ToRedis, is_stalled);
+        proxy.stall(Direction::ToWorker, is_stalled);
     };
-    out_of_action(|_, proxy| stall(proxy, true), |_, proxy| stall(proxy, false)).await;
+    stall_first_worker(|_, proxy| stall(proxy, true), |_, proxy| stall(proxy, false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,11 +102,11 @@ async fn a_read_whose_answer_is_lost_on_the_way_is_taken_again_and_is_no_loss() 
     // With the first message it finds the topic; the second is the one.
     redis.publish("puppet", "first", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "first", "done").await;
-    proxy.lose(Lost::With(b"swallowed".to_vec()));
+    proxy.drop_next_reply(DropReply::With(b"swallowed".to_vec()));
     redis.publish("puppet", "swallowed", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    assert_eq!(proxy.lost(), 1);
+    assert_eq!(proxy.dropped_replies(), 1);
     assert_eq!(gateway.logged("taken again").len(), 1);
     assert!(gateway.logged("taken over").is_empty());
     assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
@@ -120,12 +120,12 @@ async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic()
     redis.publish("puppet", "swallowed", r#"{"do":"echo","to":"seen"}"#).await;
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
-    proxy.lose(Lost::With(b"swallowed".to_vec()));
+    proxy.drop_next_reply(DropReply::With(b"swallowed".to_vec()));
     let plugins = puppet("first");
     let gateway = Gateway::start_with(&proxy.url(), &plugins, &LEASE);
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    assert_eq!(proxy.lost(), 1);
+    assert_eq!(proxy.dropped_replies(), 1);
     assert_eq!(gateway.logged("taken again").len(), 1);
 }
 
@@ -135,7 +135,7 @@ async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic()
 async fn what_is_being_settled_is_no_lost_lease() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(200);
+    proxy.set_latency(200);
     let each_second_fails = replies("(i32.store8 (i32.const 49176) (i32.const 1))");
     let manifest = "concurrency = 2\n[batch]\nsize = 2\nwait = \"1m\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("pairs", &each_second_fails, manifest);
@@ -157,7 +157,7 @@ async fn connections_that_fall_silent_are_given_up() {
     redis.publish("puppet", "before", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "before", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    proxy.silence();
+    proxy.blackhole();
     redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "after", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
@@ -173,7 +173,7 @@ async fn what_may_have_been_done_is_not_sent_again() {
     let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
     let publication = Draft::new("id".to_owned(), &topic, "1").seal(Timestamp::now()).unwrap();
     queue.publish(&publication).await.unwrap();
-    proxy.lose(Lost::After(0));
+    proxy.drop_next_reply(DropReply::After(0));
     assert!(queue.publish(&publication).await.is_err());
-    assert_eq!((proxy.lost(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
+    assert_eq!((proxy.dropped_replies(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
 }

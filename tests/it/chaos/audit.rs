@@ -1,13 +1,13 @@
 //! Whether what was published and what became of it agree.
 
-use super::census::{Census, Places};
-use super::disturbed::Event;
-use super::published::{Published, child_of};
+use super::census::{Census, Locations};
+use super::faults::Event;
+use super::publishers::{Published, child_of};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// For so long after it a disturbance may be why something ran again.
+/// For so long after it a fault may be why something ran again.
 const AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// No handler runs for longer.
 const RUN_MAX: SignedDuration = SignedDuration::from_secs(2);
@@ -18,59 +18,61 @@ pub(super) const MILD: &str = "mild";
 /// How a run may end here.
 const OUTCOMES: [&str; 3] = ["done", "retry", "duplicate"];
 
-pub(super) struct Account {
+pub(super) struct Audit {
     published: BTreeMap<String, Published>,
     census: Census,
-    pub(super) faults: Vec<String>,
+    pub(super) violations: Vec<String>,
     /// How many runs there were, and how many too many.
     runs: usize,
     again: usize,
 }
 
-impl Account {
-    pub(super) fn of(published: BTreeMap<String, Published>, census: Census) -> Self {
-        Self { published, census, faults: Vec::new(), runs: 0, again: 0 }
+impl Audit {
+    pub(super) fn new(published: BTreeMap<String, Published>, census: Census) -> Self {
+        Self { published, census, violations: Vec::new(), runs: 0, again: 0 }
     }
 
     /// What had finished `before` has not run since.
     pub(super) fn again(&mut self, before: &Census) {
-        for (key, places) in &before.places {
-            let now = self.census.places.get(key).cloned().unwrap_or_default();
-            if places.seen > 0 && now.seen != places.seen {
-                self.faults.push(format!("{key}: ran again though it had finished: {places:?}, then {now:?}"));
+        for (key, locations) in &before.locations {
+            let now = self.census.locations.get(key).cloned().unwrap_or_default();
+            if locations.seen > 0 && now.seen != locations.seen {
+                self.violations.push(format!("{key}: ran again though it had finished: {locations:?}, then {now:?}"));
             }
         }
     }
 
     pub(super) fn check(&mut self, logs: &[Value], events: &[Event], mild_since: Timestamp) {
         let mut expected = BTreeSet::new();
-        let places = |key: &str| self.census.places.get(key).cloned().unwrap_or_default();
-        let mut faults = Vec::new();
+        let locations = |key: &str| self.census.locations.get(key).cloned().unwrap_or_default();
+        let mut violations = Vec::new();
         for (key, published) in &self.published {
             expected.insert(key.clone());
-            let at = places(key);
-            faults.extend(fault(published, &at).map(|fault| format!("{key}: {fault}: {published:?}, {at:?}")));
+            let at = locations(key);
+            violations.extend(
+                violation(published, &at).map(|violation| format!("{key}: {violation}: {published:?}, {at:?}")),
+            );
             if published.has_child {
                 let child = child_of(key);
-                let its = places(&child);
+                let its = locations(&child);
                 let count = its.seen + its.dead.len();
                 if count != at.seen || !its.elsewhere.is_empty() || is_wrongly_dead(&its) {
-                    faults.push(format!("{child}: {its:?}, and its parent {at:?}"));
+                    violations.push(format!("{child}: {its:?}, and its parent {at:?}"));
                 }
                 expected.insert(child);
             }
         }
-        let strangers = self.census.places.iter().filter(|(key, _)| !expected.contains(*key));
-        faults.extend(strangers.map(|(key, places)| format!("{key} was never published: {places:?}")));
-        faults.extend(self.census.nameless.iter().map(|what| format!("without a name: {what}")));
-        self.faults.append(&mut faults);
+        let strangers = self.census.locations.iter().filter(|(key, _)| !expected.contains(*key));
+        violations.extend(strangers.map(|(key, locations)| format!("{key} was never published: {locations:?}")));
+        violations.extend(self.census.without_key.iter().map(|what| format!("without a name: {what}")));
+        self.violations.append(&mut violations);
         self.check_runs(logs, events, mild_since);
     }
 
     /// No run was one too many without a reason.
     fn check_runs(&mut self, logs: &[Value], events: &[Event], mild_since: Timestamp) {
         let mut runs: BTreeMap<(&str, &str, u64), Vec<Timestamp>> = BTreeMap::new();
-        let wild = events.iter().filter(|event| event.what.is_excuse());
+        let wild = events.iter().filter(|event| event.what.can_cause_reruns());
         let mut excuses: Vec<(Timestamp, Timestamp)> = wild.map(|event| (event.began, event.ended + AFTER)).collect();
         // On a starved machine a lease can run out at any time, and that is told.
         let mut lost = Vec::new();
@@ -83,7 +85,7 @@ impl Account {
                         runs.entry((word("topic"), word("id"), attempt)).or_default().push(at);
                     }
                     if !OUTCOMES.contains(&word("outcome")) && word("outcome") != "crash-loop" {
-                        self.faults.push(format!("no run ends so: {line}"));
+                        self.violations.push(format!("no run ends so: {line}"));
                     }
                 }
                 message if message.starts_with("leases lost") || message.starts_with("taken over") => {
@@ -105,7 +107,8 @@ impl Account {
                 self.again += 1;
                 let (from, to) = (runs[0] - RUN_MAX, runs[copies]);
                 if !excuses.iter().any(|(began, ended)| *began <= to && from <= *ended) {
-                    self.faults.push(format!("{topic} {id} attempt {attempt} ran again without a reason: {ends:?}"));
+                    self.violations
+                        .push(format!("{topic} {id} attempt {attempt} ran again without a reason: {ends:?}"));
                 }
             }
         }
@@ -113,10 +116,10 @@ impl Account {
 
     pub(super) fn summary(&self) -> String {
         let total = |count: fn(&Published) -> usize| self.published.values().map(count).sum::<usize>();
-        let places = self.census.places.values();
-        let done: usize = places.clone().map(|places| places.seen).sum();
+        let locations = self.census.locations.values();
+        let done: usize = locations.clone().map(|locations| locations.seen).sum();
         let mut dead: BTreeMap<&str, usize> = BTreeMap::new();
-        places.flat_map(|places| &places.dead).for_each(|reason| *dead.entry(reason).or_default() += 1);
+        locations.flat_map(|locations| &locations.dead).for_each(|reason| *dead.entry(reason).or_default() += 1);
         let (acknowledged, unknown) = (total(|one| one.acknowledged), total(|one| one.unknown));
         let refused = self.published.values().filter(|one| one.acknowledged + one.unknown == 0).count();
         let (runs, again) = (self.runs, self.again);
@@ -127,10 +130,10 @@ impl Account {
 }
 
 /// What is wrong with where a message is.
-fn fault(published: &Published, at: &Places) -> Option<&'static str> {
+fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
     let ended = at.seen + at.dead.len();
     let at_most = published.acknowledged + published.unknown;
-    let at_least = if published.is_deduped { published.acknowledged.min(1) } else { published.acknowledged };
+    let at_least = if published.is_deduplicated { published.acknowledged.min(1) } else { published.acknowledged };
     if !at.elsewhere.is_empty() {
         Some("is stuck")
     } else if ended < at_least {
@@ -150,6 +153,6 @@ fn fault(published: &Published, at: &Places) -> Option<&'static str> {
 
 /// Only workers that were lost with it, again and again, can condemn a message
 /// that would end well.
-fn is_wrongly_dead(at: &Places) -> bool {
+fn is_wrongly_dead(at: &Locations) -> bool {
     at.dead.iter().any(|reason| reason != "crash-loop")
 }

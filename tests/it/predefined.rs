@@ -1,14 +1,14 @@
 //! The predefined handlers, by table: what they take, what they send on, and
 //! how they say no.
 
-use crate::support::{Gateway, Plugins, Redis, business, text, until};
+use crate::support::{Gateway, Plugins, Redis, predefined, text, until};
 use serde_json::{Value, json};
 
 const TOPICS: [&str; 5] = ["order.reminder", "user.notification", "payment.retry", "inventory.alert", "system.cleanup"];
 
 fn all() -> Plugins {
     TOPICS.iter().fold(Plugins::empty(), |plugins, topic| {
-        let (wasm, manifest) = business(topic);
+        let (wasm, manifest) = predefined(topic);
         plugins.and(topic, &wasm, &manifest)
     })
 }
@@ -222,7 +222,7 @@ async fn enough_stock_alerts_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_says_nobody_is_to_be_told_is_waited_for() {
     let redis = Redis::start();
-    let (wasm, _) = business("inventory.alert");
+    let (wasm, _) = predefined("inventory.alert");
     let plugins = Plugins::with("inventory.alert", &wasm, "[grants]\npublish = [\"email.send\"]\n");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("inventory.alert", "a", r#"{"product_id":"s","current_stock":1,"threshold":2}"#).await;
