@@ -11,7 +11,7 @@ const CHANGES: [&str; 3] =
     ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/release"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_is_open_and_changing_needs_the_token() {
+async fn reads_need_no_token_and_changes_need_the_admin_token() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -39,7 +39,7 @@ async fn looking_is_open_and_changing_needs_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_nobody_may_change_anything() {
+async fn without_an_admin_token_every_change_is_forbidden() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     // Empty is unset.
@@ -52,7 +52,7 @@ async fn without_a_token_nobody_may_change_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_and_loud_strangers_hold_up_nobody() {
+async fn slow_and_oversized_requests_block_no_other_client() {
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &Plugins::empty());
     gateway.until_ready().await;
@@ -87,7 +87,7 @@ async fn slow_and_loud_strangers_hold_up_nobody() {
 
 /// Who comes when there are as many as there may be waits until one of them goes.
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_strangers_are_served_at_once() {
+async fn at_the_connection_limit_a_new_client_is_served_once_another_is_dropped() {
     let own = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).unwrap();
     let redis = Redis::start();

@@ -14,7 +14,7 @@ pub(crate) fn crew(size: usize, wait: &str) -> Plugins {
 }
 
 /// How many there were in the batch of each message that told.
-async fn told(redis: &Redis) -> Vec<u64> {
+async fn batch_sizes(redis: &Redis) -> Vec<u64> {
     redis.envelopes("mq:seen").await.iter().map(|one| one["data"].as_u64().unwrap()).collect()
 }
 
@@ -25,16 +25,16 @@ async fn publish(redis: &Redis, acts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_handled_together_up_to_the_size() {
+async fn waiting_messages_are_batched_up_to_the_size() {
     let redis = Redis::start();
     publish(&redis, &["count"; 10]).await;
     let plugins = crew(4, "3s");
     let gateway = Gateway::start(&redis, &plugins);
     // What is left over waits for more, and then no longer.
     redis.is("all are done", "XLEN mq:crew", 0).await;
-    let mut told = told(&redis).await;
-    told.sort_unstable();
-    assert_eq!(told, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
+    let mut sizes = batch_sizes(&redis).await;
+    sizes.sort_unstable();
+    assert_eq!(sizes, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
     assert_eq!(gateway.outcomes("crew").len(), 10);
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn replies(body: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
+async fn a_batch_reply_of_another_length_fails_every_message() {
     let count = |count: &str| replies(&format!("(i32.store (i32.const 20) {count})"));
     // As many as memory has room for, and one whose reason is no text.
     let flood = "(drop (memory.grow (i32.const 1000))) (i32.store (i32.const 20) (i32.const 2700000))";
@@ -99,14 +99,14 @@ async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
         plugins.put(name, wasm, manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, _, reason, told) in cases {
+    for (name, _, reason, fragment) in cases {
         for id in ["a", "b"] {
             redis.publish(name, id, "{}").await;
         }
         redis.is("both are dead", &format!("XLEN {{mq:{name}}}:dead"), 2).await;
         for letter in redis.entries(&format!("{{mq:{name}}}:dead")).await {
             let error = text(&letter, "gw-error");
-            assert!(text(&letter, "gw-reason") == reason && error.contains(told), "{name}: {error}");
+            assert!(text(&letter, "gw-reason") == reason && error.contains(fragment), "{name}: {error}");
         }
     }
     for id in ["a", "b"] {
@@ -130,7 +130,7 @@ async fn handler_and_manifest_must_agree_on_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_for_no_more_messages() {
+async fn a_shutdown_does_not_wait_for_a_batch_to_fill() {
     let redis = Redis::start();
     publish(&redis, &["count"]).await;
     let plugins = crew(3, "60s");
@@ -141,7 +141,7 @@ async fn a_stop_waits_for_no_more_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_to_run_alone_joins_no_batch() {
+async fn an_isolated_message_joins_no_batch() {
     for is_first in [true, false] {
         let redis = Redis::start();
         publish(&redis, &["count"]).await;
@@ -162,15 +162,15 @@ async fn who_is_to_run_alone_joins_no_batch() {
             publish(&redis, &others).await;
         }
         redis.is("all are done", "XLEN mq:crew", 0).await;
-        let mut told = told(&redis).await;
-        told.sort_unstable();
-        assert_eq!(told, [1, 2, 2], "first: {is_first}");
+        let mut sizes = batch_sizes(&redis).await;
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 2, 2], "first: {is_first}");
         assert_eq!(gateway.logged("runs alone").len(), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_begins_no_batch_that_is_being_gathered() {
+async fn a_pause_starts_no_batch_that_is_still_filling() {
     let redis = Redis::start();
     publish(&redis, &["count"]).await;
     let plugins = crew(3, "40s");
@@ -182,11 +182,11 @@ async fn a_pause_begins_no_batch_that_is_being_gathered() {
     publish(&redis, &["count"; 2]).await;
     redis.run::<i64>("HDEL {mq:crew}:state paused").await;
     redis.is("all are done", "XLEN mq:crew", 0).await;
-    assert_eq!(told(&redis).await, [3, 3, 3]);
+    assert_eq!(batch_sizes(&redis).await, [3, 3, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it() {
+async fn a_batch_collected_for_the_old_version_runs_in_the_form_of_the_new_one() {
     let command = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))").unwrap();
     let echo = r#"{"do":"echo","to":"seen"}"#;
     let smaller = "[batch]\nsize = 2\nwait = \"60s\"\n";
@@ -215,7 +215,7 @@ async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it
         assert!(outcomes.len() == 6 && outcomes.iter().all(|(_, outcome)| outcome == "done"), "{outcomes:?}");
         assert_eq!(redis.run::<i64>("XLEN mq:seen").await, published);
         if !batch.is_empty() {
-            assert_eq!(told(&redis).await, [2; 6]);
+            assert_eq!(batch_sizes(&redis).await, [2; 6]);
         }
     }
 }
@@ -223,7 +223,7 @@ async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it
 /// A batch that is run in pieces ends between them: what has not begun is as
 /// good as never taken.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
+async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
     for is_stop in [false, true] {
         let redis = Redis::start();
         let server = Server::start().await;

@@ -11,7 +11,7 @@ const CATCH_ALL: &str = "topics = [\"*\"]\n";
 const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_takes_the_topics_that_nobody_names() {
+async fn the_catch_all_consumes_topics_that_no_other_plugin_names() {
     let redis = Redis::start();
     // Its own handler is told from the other by its outcome.
     let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(RETRY), "");
@@ -43,7 +43,7 @@ async fn it_takes_the_topics_that_nobody_names() {
 
 /// Nobody knows yet what it names.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
+async fn a_topic_of_a_plugin_that_is_still_loading_is_not_given_to_the_catch_all() {
     let redis = Redis::start();
     redis.publish("other", "a", "{}").await;
     let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("z", &guest(RETRY), "topics = [\"other\"]\n");
@@ -58,7 +58,7 @@ async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
+async fn a_topic_that_lost_its_plugin_waits_until_an_operator_unblocks_it() {
     let redis = Redis::start();
     let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(OK), "").and("bad", b"broken", "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -86,7 +86,7 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_one_such_plugin_and_the_other_is_told_both_names() {
+async fn a_second_catch_all_is_rejected_with_both_names() {
     let redis = Redis::start();
     let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("b", &guest(RETRY), CATCH_ALL);
     let gateway = Gateway::start(&redis, &plugins);

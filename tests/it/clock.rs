@@ -35,7 +35,7 @@ async fn deliver_in_the_future(redis: &Redis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_set_back_leaves_no_message_stuck_with_the_dead() {
+async fn a_clock_set_back_leaves_no_message_with_a_dead_worker() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     let endless = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
     let plugins = Plugins::with("t", &guest("(loop $forever (br $forever)) (unreachable)"), endless);
@@ -51,7 +51,7 @@ async fn a_clock_set_back_leaves_no_message_stuck_with_the_dead() {
 }
 
 #[tokio::test]
-async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew() {
+async fn after_a_clock_step_nothing_is_reclaimed_and_leases_are_reset() {
     let redis = Redis::start();
     redis.publish("t", "a", "{}").await;
     let (me, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
@@ -99,7 +99,7 @@ async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_set_forward_takes_nothing_from_the_living() {
+async fn a_clock_set_forward_reclaims_nothing_from_a_live_worker() {
     let (redis, clock) = Redis::start_with_clock();
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     add_taken_by(&redis, "lost", "dead").await;
@@ -121,7 +121,7 @@ async fn a_clock_set_forward_takes_nothing_from_the_living() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_delayed_is_due_by_redis_clock() {
+async fn a_legacy_delayed_message_is_due_by_the_clock_of_redis() {
     let (redis, clock) = Redis::start_with_clock();
     clock.set_ahead(Duration::from_secs(3600));
     let now = Timestamp::now().as_second();

@@ -40,7 +40,7 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
         let envelope = r#"{"id":"m-1","topic":"other","data":{"n":  9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}"#;
         redis.add(topic, envelope.as_bytes()).await;
         gateway.until_outcome(topic, "m-1", "done").await;
-        let told =
+        let is_logged =
             |line: &str| gateway.logged(line).iter().any(|logged| logged["plugin"] == topic && logged["id"] == "m-1");
         for line in [
             &format!("arg={topic}"),
@@ -52,7 +52,7 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
                 r#"stdin={{"id":"m-1","topic":"{topic}","data":{{"n":  9007199254740993}},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":7}}"#
             ),
         ] {
-            assert!(told(line), "{topic}: {line}: {:?}", gateway.logged("="));
+            assert!(is_logged(line), "{topic}: {line}: {:?}", gateway.logged("="));
         }
         assert_eq!(gateway.plugin(topic).await["state"], "live");
     }
@@ -63,7 +63,7 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
 
 /// Some languages always export the start of a program.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_a_handler_and_a_program_is_called_as_a_handler() {
+async fn a_component_that_exports_handler_and_run_is_called_as_a_handler() {
     let wit = "package wasi:cli@0.2.0 { interface run { run: func() -> result; } }
         world both { include message-handler; export wasi:cli/run@0.2.0; }";
     let run = r#"(func (export "wasi:cli/run@0.2.0#run") (result i32) (unreachable))"#;
@@ -75,7 +75,7 @@ async fn what_is_a_handler_and_a_program_is_called_as_a_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_exit_code_says_how_it_ended() {
+async fn the_exit_code_decides_the_outcome() {
     let redis = Redis::start();
     let core = built("command");
     let plugins = Plugins::with("core", &core, ONCE).and("component", &adapted(&core), ONCE);
@@ -99,7 +99,7 @@ async fn its_exit_code_says_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_in_rust_needs_nothing_of_ours() {
+async fn a_rust_program_needs_no_sdk() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("program", &built("program"), &format!("args = [\"a\"]\n[config]\nGREETING = \"b\"\n{ONCE}"));
@@ -109,7 +109,7 @@ async fn a_program_in_rust_needs_nothing_of_ours() {
         gateway.until_outcome("program", id, "done").await;
         assert!(!gateway.logged(&format!("args=program,a id={id} greeting=b")).is_empty());
     }
-    for (end, reason, told) in [
+    for (end, reason, fragment) in [
         ("fail", "retry", "it failed"),
         ("panic", "trap", "the reactor is hot"),
         // The code does not survive here: see the WIT's own world.
@@ -117,12 +117,12 @@ async fn a_program_in_rust_needs_nothing_of_ours() {
     ] {
         let letter = dead(&redis, "program", &format!(r#"{{"end":"{end}"}}"#)).await;
         assert_eq!(text(&letter, "gw-reason"), reason, "{end}");
-        assert!(text(&letter, "gw-error").contains(told), "{end}: {}", text(&letter, "gw-error"));
+        assert!(text(&letter, "gw-error").contains(fragment), "{end}: {}", text(&letter, "gw-error"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_limits_hold_for_programs_too() {
+async fn the_limits_apply_to_commands() {
     let redis = Redis::start();
     let grow = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
     let down = "(func $down (call $down))";
@@ -155,7 +155,7 @@ async fn the_limits_hold_for_programs_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_reaches_the_folders_that_are_granted_and_no_others() {
+async fn a_command_reaches_only_granted_directories() {
     let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a"), "from the folder").unwrap();
@@ -175,7 +175,7 @@ async fn a_program_reaches_the_folders_that_are_granted_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_program_is_refused_by_what_it_is() {
+async fn a_module_that_is_no_command_is_rejected_with_the_reason() {
     let redis = Redis::start();
     let parsed = |text: &str| wat::parse_str(text).unwrap();
     let memory = "(memory (export \"memory\") 1)";
@@ -236,9 +236,9 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
         plugins.put(name, wasm, manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, _, _, told) in refused {
+    for (name, _, _, fragment) in refused {
         let reason = gateway.until_refused(name).await;
-        assert!(reason.contains(told), "{name}: {reason}");
+        assert!(reason.contains(fragment), "{name}: {reason}");
     }
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
@@ -246,7 +246,7 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
 
 /// A start function runs before the program does, and within the same limits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_function_that_loops_refuses_the_module() {
+async fn a_start_function_that_loops_gets_the_module_rejected() {
     let redis = Redis::start();
     let loops = program("", "(func $first (loop $on (br $on))) (start $first)", "");
     let plugins = Plugins::with("loops", &loops, "[limits]\ncpu = \"50ms\"\n");

@@ -46,14 +46,14 @@ pub(crate) const ADD_FLUSH: (&str, &str) = ("  log: func(", "  flush: func();\n 
 pub(crate) const FLUSH: &str = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newer_by_number_or_by_what_it_does_not_use_loads() {
+async fn a_newer_contract_loads_if_its_additions_are_unused() {
     assert_eq!(refusal(&built(&[NEWER], LOG)).await, None);
     // The bindings of Rust and C import only what is used.
     assert_eq!(refusal(&built(&[NEWER, ADD_FLUSH], LOG)).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_host_lacks_is_named_with_what_there_is() {
+async fn a_missing_interface_is_named_together_with_those_available() {
     let other = |name: &str, interface: &str| {
         let (package, path) = name
             .split_once('@')
@@ -81,15 +81,15 @@ async fn what_the_host_lacks_is_named_with_what_there_is() {
         (&[("enum level { debug,", "enum level { trace, debug,")], LOG, "`log` of gateway:worker/logging@1.0.0 has another type than this host's: type mismatch with parameters: expected enum of 4 names, found 5 names (expected is what the host has)".to_owned()),
         (&[("    retry(again),", "    retry(again),\n    other(again),")], LOG, "its export gateway:worker/handler@1.0.0 has another type than this host's: ".to_owned()),
     ];
-    for (change, imports, told) in cases {
+    for (change, imports, fragment) in cases {
         let reason = refusal(&built(change, imports)).await.unwrap();
-        assert!(reason.contains(&told), "{told}\n{reason}");
+        assert!(reason.contains(&fragment), "{fragment}\n{reason}");
         assert!(reason.contains("build it against this host's wit/gateway.wit"), "{reason}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_with_another_field_is_refused_before_its_first_message() {
+async fn a_record_with_an_additional_field_is_rejected_at_load() {
     let wider = module("", OK).replace(
         "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
         "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
@@ -104,7 +104,7 @@ async fn a_record_with_another_field_is_refused_before_its_first_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_component_is_none_wherever_it_is_cut() {
+async fn a_truncated_component_is_rejected_at_every_length() {
     let whole = built(&[], LOG);
     let (header, mut refused) = (8, 0);
     // Each header byte, and then here and there.
@@ -122,7 +122,7 @@ async fn half_a_component_is_none_wherever_it_is_cut() {
 
 /// Whatever bytes: a plugin or words, soon, and the host lives on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_component_with_a_byte_changed_loads_or_is_refused_in_words() {
+async fn a_component_with_a_changed_byte_loads_or_is_rejected_with_a_reason() {
     let whole = built(&[], LOG);
     let engine = engine();
     let mut refused = 0;

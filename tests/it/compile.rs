@@ -35,14 +35,14 @@ async fn load(engine: &Engine, wasm: &[u8]) -> Result<Plugin, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_costs_too_much_to_compile_is_refused_by_name() {
+async fn a_component_that_exceeds_a_compile_limit_is_rejected_by_that_limit() {
     let default = CompileLimits::default();
     let slow = slow(25_000);
     let little = guest(OK);
     load(&engine(BINARY, default), &slow).await.unwrap();
     let wall = CompileLimits { wall: Duration::from_millis(1), ..default };
     let memory = CompileLimits { memory: 256 << 20, ..default };
-    for (program, limits, wasm, told) in [
+    for (program, limits, wasm, fragment) in [
         (BINARY, wall, &little, "takes too long to compile: more than 1ms"),
         (BINARY, CompileLimits { cpu: 1, ..default }, &slow, "takes too long to compile: more than 1s of CPU time"),
         (BINARY, memory, &slow, "takes too much memory to compile: more than 256.0 MiB"),
@@ -50,7 +50,7 @@ async fn what_costs_too_much_to_compile_is_refused_by_name() {
         ("/no/such/program", default, &little, "the compiler can't be started: /no/such/program"),
     ] {
         let error = load(&engine(program, limits), wasm).await.err().unwrap();
-        assert!(error.contains(told), "{told}: {error}");
+        assert!(error.contains(fragment), "{fragment}: {error}");
     }
     // What is small needs little.
     load(&engine(BINARY, CompileLimits { cpu: 1, ..memory }), &little).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_compiler_that_is_killed_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_compiler_was_killed_at_is_tried_again_by_itself() {
+async fn a_load_whose_compiler_was_killed_is_retried() {
     let redis = Redis::start();
     let plugins = Plugins::with("slow", &slow(25_000), "").and("bad", b"nothing", "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -107,7 +107,7 @@ async fn what_the_compiler_was_killed_at_is_tried_again_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_is_compiled_at_a_time() {
+async fn one_component_is_compiled_at_a_time() {
     let engine = engine(BINARY, CompileLimits { cpu: 102, ..CompileLimits::default() });
     let load_one = || {
         let engine = engine.clone();
@@ -156,9 +156,9 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
     gateway.signal(rustix::process::Signal::TERM);
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
-    let said = gateway.kill_and_read_log();
-    assert!(said.iter().any(|line| line["message"] == "gateway-worker stopped"));
-    assert!(!said.iter().any(|line| line["message"] == "compiled"));
+    let log = gateway.kill_and_read_log();
+    assert!(log.iter().any(|line| line["message"] == "gateway-worker stopped"));
+    assert!(!log.iter().any(|line| line["message"] == "compiled"));
     until("the compiler has ended, too", async || rustix::process::test_kill_process(child).err()).await;
 }
 
@@ -235,7 +235,7 @@ async fn an_artifact_that_was_tampered_with_is_compiled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_can_not_be_trusted_or_made_is_gone_without() {
+async fn a_cache_that_is_untrusted_or_cannot_be_created_is_not_used() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let (folder, open) = cache();
@@ -243,10 +243,10 @@ async fn a_cache_that_can_not_be_trusted_or_made_is_gone_without() {
     fs::set_permissions(open.join("compiled"), PermissionsExt::from_mode(0o755)).unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    for (path, told) in [(&open, "its mode is 755"), (&file, "it can't be made")] {
+    for (path, fragment) in [(&open, "its mode is 755"), (&file, "it can't be made")] {
         let (_, gateway) = start(&redis, &plugins, path).await;
         let line = gateway.until_logged("compiled plugins are not kept", |_| true).await;
-        assert!(line["error"].as_str().unwrap().contains(told), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(fragment), "{line}");
         assert_eq!(compiled(&gateway), 1);
     }
     assert!(artifacts(&open).is_empty());

@@ -76,7 +76,7 @@ async fn letters(queue: &TopicQueue) -> Vec<Letter> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_letter_is_its_message_again_and_nothing_of_its_death() {
+async fn a_replayed_dead_letter_is_its_message_without_the_failure_fields() {
     let redis = Redis::start();
     let body = envelope("a");
     let entry = add_dead_letter(&redis, body.as_bytes(), &[("note", b"\xff")]).await;
@@ -94,7 +94,7 @@ async fn a_replayed_letter_is_its_message_again_and_nothing_of_its_death() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
+async fn a_message_without_an_id_keeps_its_assigned_id_on_replay() {
     let redis = Redis::start();
     add_dead_letter(&redis, b"[1]", &[]).await;
     add_dead_letter(&redis, b"[2]", &[("gw-id", b"first-entry")]).await;
@@ -110,7 +110,7 @@ async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_choose_and_reach_behind_the_newest() {
+async fn filters_select_beyond_the_newest_page() {
     let redis = Redis::start();
     add_dead_letter(&redis, envelope("needle").as_bytes(), &[("gw-reason", b"decode")]).await;
     add_dead_letter(&redis, b"\xff needle in no envelope", &[]).await;
@@ -129,7 +129,7 @@ async fn filters_choose_and_reach_behind_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_once() {
+async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
     let redis = Redis::start();
     add_dead_letters(&redis, 2000).await;
     let (queue, url) = (redis.queue("t", ""), redis.url());
@@ -161,7 +161,7 @@ async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
+async fn attempts_restart_at_one_and_a_message_that_dies_again_stays_dead() {
     let redis = Redis::start();
     // Each run says which attempt it is; the second waits no time at all.
     let plugins = Plugins::with("t", &guest("(unreachable)"), "[retry]\nattempts = 2\nbase = \"1ms\"\n");
@@ -187,7 +187,7 @@ async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
+async fn replay_keeps_the_priority_and_follows_the_kind_of_the_topic() {
     let redis = Redis::start();
     for source in ["t:high/1-1", "t:low/1-1", "t:work/1-1", "t/1-1"] {
         add_dead_letter(&redis, envelope(source).as_bytes(), &[("gw-source", source.as_bytes())]).await;
@@ -213,7 +213,7 @@ async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_of_many_fields_travel_unpacked_or_stay() {
+async fn packed_dead_letters_are_replayed_unpacked_or_stay() {
     let redis = Redis::start();
     let pack = async |fields: usize, id: &str| {
         let script = redis::Script::new(
@@ -237,7 +237,7 @@ async fn letters_of_many_fields_travel_unpacked_or_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
+async fn legacy_dead_letters_are_replayed_byte_for_byte() {
     let redis = Redis::start();
     let original = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
     let entry = add_legacy_dead_letter(&redis, original).await;
@@ -259,7 +259,7 @@ async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
+async fn messages_that_die_meanwhile_are_not_part_of_a_walk_or_a_purge() {
     let redis = Redis::start();
     let queue = redis.queue("t", "");
     add_dead_letters(&redis, 150).await;
@@ -276,7 +276,7 @@ async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
 
 /// A cluster keeps it in other slots, so that no step can publish and remove.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_published() {
+async fn legacy_entries_in_another_slot_are_removed_only_once_they_are_published() {
     let server = Server::start(Mode::Cluster).await;
     let slot = async |key: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {key}")).await;
     for key in ["mq:delay:t", "mq:dead-letter:t"] {
@@ -327,20 +327,21 @@ async fn an_edit_changes_the_data_and_no_other_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_of_the_originals_is_not_edited_and_the_ways_round_are_told() {
+async fn a_legacy_dead_letter_cannot_be_edited_and_alternatives_are_named() {
     let redis = Redis::start();
     let letter = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("a")).replace(' ', "");
     redis.run::<String>(&format!("XADD mq:dead-letter:t 1000-1 message {letter}")).await;
     let (code, out, error) = dead(&redis, &["edit", "t", "1000-1", "--data", "1"]);
     assert!(code == 1 && out.is_empty(), "{out}{error}");
-    for told in ["was written by the original", "never changed", "publish t --id ID --data", "dead purge t 1000-1"] {
-        assert!(error.contains(told), "{told}: {error}");
+    for fragment in ["was written by the original", "never changed", "publish t --id ID --data", "dead purge t 1000-1"]
+    {
+        assert!(error.contains(fragment), "{fragment}: {error}");
     }
     assert_eq!(text(&redis.entries("mq:dead-letter:t").await[0], "message"), letter);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
+async fn a_purge_takes_named_or_old_or_all_dead_letters() {
     let redis = Redis::start();
     let fresh = add_dead_letter(&redis, envelope("fresh").as_bytes(), &[]).await;
     redis.run::<i64>("DEL {mq:t}:dead").await;
@@ -363,14 +364,14 @@ async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_a_letter_is_shown_be_it_text_or_not() {
+async fn every_field_of_a_dead_letter_is_shown_text_or_binary() {
     let redis = Redis::start();
     let entry = add_dead_letter(&redis, envelope("a").as_bytes(), &[("note", b"\xff\x1b[31mred")]).await;
     for id in [entry.as_str(), "a"] {
         let (code, shown, _) = dead(&redis, &["show", "t", id]);
         assert_eq!(code, 0);
-        for told in [&entry, "gw-error: it broke", "\\xff\\u{1b}[31mred", "data:\n{\n  \"n\": 1\n}"] {
-            assert!(shown.contains(told), "{told}: {shown}");
+        for fragment in [&entry, "gw-error: it broke", "\\xff\\u{1b}[31mred", "data:\n{\n  \"n\": 1\n}"] {
+            assert!(shown.contains(fragment), "{fragment}: {shown}");
         }
     }
     let (_, json, _) = dead(&redis, &["show", "t", "a", "--json"]);
@@ -386,7 +387,7 @@ async fn all_of_a_letter_is_shown_be_it_text_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
+async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest("(unreachable)"), "");
     redis.run::<String>("XADD {mq:t}:dead 1000-1 message 1").await;
@@ -400,8 +401,8 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
     without.until_ready().await;
     let minute = ["--queue-dead-max-age", "30d"];
     let gateway = Gateway::start_with(&redis.url(), &plugins, &minute);
-    let told = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
-    assert_eq!((told["dropped"].as_i64(), told["level"].as_str()), (Some(2), Some("WARN")));
+    let line = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
+    assert_eq!((line["dropped"].as_i64(), line["level"].as_str()), (Some(2), Some("WARN")));
     redis.is("the old ones are gone, and no other", "XLEN {mq:t}:dead", 150).await;
     gateway.kill();
 
@@ -411,8 +412,8 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
     let left = redis.run::<i64>("XLEN {mq:t}:dead").await;
     assert!((10..=20).contains(&left), "no more than must be: {left}");
     until("all that is gone was told", async || {
-        let told = gateway.logged("dead letters dropped");
-        (told.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
+        let lines = gateway.logged("dead letters dropped");
+        (lines.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
     })
     .await;
     let newest = redis.entries("{mq:t}:dead").await.pop().unwrap();
@@ -424,8 +425,8 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_words_are_told_clearly() {
-    for (args, told) in [
+async fn invalid_arguments_name_the_fix() {
+    for (args, fragment) in [
         (&["replay", "t"][..], "--all"),
         (&["replay", "t", "1-1", "--all"], "--all"),
         (&["replay", "t", "--search", ""], "--search"),
@@ -440,6 +441,6 @@ async fn wrong_words_are_told_clearly() {
     ] {
         let (code, _, error) = dead_at("redis://127.0.0.1:1", args);
         assert_eq!(code, 2, "{args:?}: {error}");
-        assert!(error.contains(told), "{args:?}: {error}");
+        assert!(error.contains(fragment), "{args:?}: {error}");
     }
 }

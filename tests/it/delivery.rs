@@ -13,7 +13,7 @@ fn puppet(manifest: &str) -> Plugins {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_of_the_originals_publishers_reaches_its_handler_byte_for_byte() {
+async fn a_legacy_message_reaches_its_handler_byte_for_byte() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let gateway = Gateway::start(&redis, &plugins);
@@ -73,7 +73,7 @@ async fn a_failed_message_runs_again_and_is_dead_after_its_last_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_survive_where_no_envelope_keeps_them() {
+async fn attempts_are_counted_without_an_envelope() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"seen\"]\n[retry]\nbase = \"1ms\"\nattempts = 2\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -127,12 +127,12 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other() {
+async fn an_undecodable_message_is_dead_lettered_with_its_bytes() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-max-message", "2KiB"]);
     let large = format!(r#"{{"id":"l","topic":"puppet","data":"{}"}}"#, "x".repeat(4096));
-    for (bytes, reason, told) in [
+    for (bytes, reason, fragment) in [
         (&b"{\"id\":\"x\","[..], "decode", "bad JSON"),
         (&[0xff, 0xfe, 0x00], "decode", "not UTF-8"),
         (br#"{"id":7,"topic":"puppet","data":{}}"#, "decode", "id: got 7"),
@@ -142,7 +142,7 @@ async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other()
         redis.add("puppet", bytes).await;
         let dead = redis.dead("puppet").await;
         assert_eq!(text(&dead, "gw-reason"), reason);
-        assert!(text(&dead, "gw-error").contains(told), "{dead:?}");
+        assert!(text(&dead, "gw-error").contains(fragment), "{dead:?}");
         assert_eq!(field(&dead, "message"), bytes);
     }
     redis.publish("puppet", "fine", r#"{"do":"echo","to":"seen"}"#).await;
@@ -151,7 +151,7 @@ async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_that_is_no_object_is_the_handlers_to_reject() {
+async fn data_that_is_no_object_is_left_to_the_handler() {
     let redis = Redis::start();
     let (wasm, manifest) = crate::support::predefined("order.reminder");
     let plugins = Plugins::with("order.reminder", &wasm, &manifest);
@@ -163,7 +163,7 @@ async fn data_that_is_no_object_is_the_handlers_to_reject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn follow_ups_leave_only_with_a_run_that_ended_well() {
+async fn follow_ups_are_sent_only_by_a_successful_run() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"other\"]\n[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -206,7 +206,7 @@ async fn a_delayed_follow_up_waits_and_then_arrives_with_its_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delayed_messages_are_promoted_when_due_the_originals_too() {
+async fn native_and_legacy_delayed_messages_are_promoted_when_due() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let gateway = Gateway::start(&redis, &plugins);
@@ -229,7 +229,7 @@ async fn delayed_messages_are_promoted_when_due_the_originals_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_message_holds_up_no_other_of_its_topic() {
+async fn a_slow_message_blocks_no_other_of_its_topic() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 8\n[grants]\npublish = [\"seen\"]\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-threads", "1"]);
@@ -244,7 +244,7 @@ async fn a_slow_message_holds_up_no_other_of_its_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_ended_is_settled_however_long_the_next_one_takes() {
+async fn finished_messages_are_settled_while_others_still_run() {
     let redis = Redis::start();
     for (id, act) in [("quick", r#"{"do":"all","of":[]}"#), ("slow", r#"{"do":"sleep","ms":600000}"#)] {
         for number in 0..8 {
@@ -258,7 +258,7 @@ async fn what_has_ended_is_settled_however_long_the_next_one_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_taken_than_can_run() {
+async fn a_worker_takes_no_more_messages_than_it_can_run() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 3\n");
     for number in 0..10 {
@@ -275,7 +275,7 @@ async fn no_more_are_taken_than_can_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_workers_messages_run_again_where_another_lives() {
+async fn the_messages_of_a_killed_worker_run_on_another() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let options = ["--queue-lease", "1s"];
@@ -310,7 +310,7 @@ async fn pending_of_lost_consumer(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_taken_over_than_can_run() {
+async fn a_worker_reclaims_no_more_messages_than_it_can_run() {
     let redis = Redis::start();
     publish_pending_of_lost_consumer(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
     let plugins = puppet("concurrency = 2\n");
@@ -320,7 +320,7 @@ async fn no_more_are_taken_over_than_can_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_topic_is_paused_nothing_is_taken_over() {
+async fn nothing_is_reclaimed_on_a_paused_topic() {
     let redis = Redis::start();
     publish_pending_of_lost_consumer(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
@@ -337,7 +337,7 @@ async fn where_the_topic_is_paused_nothing_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leases_of_a_living_worker_are_kept_however_long_a_handler_takes() {
+async fn leases_are_renewed_however_long_a_handler_takes() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let options = ["--queue-lease", "2s"];
@@ -353,7 +353,7 @@ async fn leases_of_a_living_worker_are_kept_however_long_a_handler_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
+async fn a_shutdown_finishes_running_messages_and_requeues_the_others() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -369,7 +369,7 @@ async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
+async fn a_message_cut_off_by_the_shutdown_is_requeued_and_reclaimed_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
     let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
@@ -383,7 +383,7 @@ async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_worker_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
     let gateway = Gateway::start(&redis, &plugins);
@@ -423,7 +423,7 @@ async fn read_by_audit(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_group_that_was_there_before_loses_nothing() {
+async fn an_existing_consumer_group_loses_no_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     for start in 0..3 {
@@ -442,7 +442,7 @@ async fn another_group_that_was_there_before_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
+async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -465,7 +465,7 @@ async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_follow_ups_cannot_be_sent_has_failed_and_sends_none() {
+async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"fine\", \"broken\"]\n[retry]\nattempts = 3\nbase = \"1ms\"\n");
     let gateway = Gateway::start(&redis, &plugins);

@@ -4,7 +4,7 @@ use crate::support::{Gateway, OK, Plugins, Redis, guest};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_have_the_shapes_that_users_know() {
+async fn the_health_endpoints_have_stable_shapes() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let gateway = Gateway::start(&redis, &plugins);
@@ -27,7 +27,7 @@ async fn the_pages_have_the_shapes_that_users_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_are_true_in_both_forms() {
+async fn metrics_are_correct_in_json_and_prometheus_format() {
     let redis = Redis::start();
     let plugins = Plugins::with("b", &guest(OK), "").and("a", &guest("(unreachable)"), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);

@@ -42,7 +42,7 @@ fn of(taken: &[Taken], source: Source) -> usize {
 }
 
 #[tokio::test]
-async fn where_all_wait_each_priority_gets_its_share() {
+async fn each_priority_gets_its_share() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 40).await;
     let taken = entries(take(&queue, FlowControl::default(), 20).await);
@@ -60,7 +60,7 @@ async fn where_all_wait_each_priority_gets_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() {
+async fn single_reads_starve_no_priority() {
     let redis = Redis::start();
     let queue = redis.queue("t", "publisher");
     for number in 0..20 {
@@ -75,7 +75,7 @@ async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none() {
+async fn a_running_worker_discovers_the_first_message_of_a_priority() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -101,7 +101,7 @@ async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_priority_came_first_all_the_rest_is_seen_too() {
+async fn a_topic_that_began_with_a_priority_discovers_every_other_key() {
     let body = |id: &str| format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#);
     let plugins = Plugins::with("t", &guest(OK), "");
     for way in ["stream", "list", "delayed", "legacy"] {
@@ -122,7 +122,7 @@ async fn where_a_priority_came_first_all_the_rest_is_seen_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_deleted_beside_a_priority_is_seen_when_it_comes_back() {
+async fn a_deleted_and_recreated_key_is_discovered_on_a_topic_with_priorities() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = only_high(&redis, &plugins).await;
@@ -145,7 +145,7 @@ async fn a_key_that_is_deleted_beside_a_priority_is_seen_when_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() {
+async fn a_deleted_priority_stream_causes_no_key_discovery_on_each_read() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = only_high(&redis, &plugins).await;
@@ -196,7 +196,7 @@ async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_tells_its_priority() {
+async fn a_dead_letter_names_its_priority() {
     let redis = Redis::start();
     redis
         .queue("puppet", "me")
@@ -215,7 +215,7 @@ async fn a_dead_letter_tells_its_priority() {
 }
 
 #[tokio::test]
-async fn no_span_ever_sees_more_than_the_rate() {
+async fn no_window_exceeds_the_rate() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 20).await;
     let span = Duration::from_millis(500);
@@ -262,7 +262,7 @@ async fn delivered_at(redis: &Redis, key: &str) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
+async fn the_rate_is_shared_and_survives_a_clock_that_was_ahead() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 10).await;
     let control = FlowControl { rate: Some((7, HOUR)), ..FlowControl::default() };
@@ -281,7 +281,7 @@ async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
 }
 
 #[tokio::test]
-async fn the_total_holds_over_all_workers() {
+async fn the_global_concurrency_holds_over_all_workers() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 10).await;
     let other = redis.queue("t", "other");
@@ -295,7 +295,7 @@ async fn the_total_holds_over_all_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_workers_together_keep_to_the_total() {
+async fn two_workers_together_respect_the_global_concurrency() {
     let redis = Redis::start();
     for number in 0..12 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":500}"#).await;
@@ -312,7 +312,7 @@ async fn two_workers_together_keep_to_the_total() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_topic_stands_still_until_it_is_resumed() {
+async fn a_paused_topic_starts_nothing_until_it_is_resumed() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &guest(OK), "");
     let gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
@@ -336,12 +336,12 @@ async fn a_paused_topic_stands_still_until_it_is_resumed() {
     redis.is("all are done", "XLEN mq:puppet", 0).await;
     let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
     assert_eq!(ran, 21);
-    let lost: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
-    assert_eq!(lost, 0, "what was held back counts as lost");
+    let reclaimed: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
+    assert_eq!(reclaimed, 0, "what was held back counts as lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_read_brings_into_a_pause_was_not_lost_on_the_way() {
+async fn messages_read_during_a_pause_are_requeued_and_not_counted_as_lost() {
     let redis = Redis::start();
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     let plugins = Plugins::with("t", &guest(OK), "");
@@ -360,10 +360,10 @@ async fn what_a_read_brings_into_a_pause_was_not_lost_on_the_way() {
     redis.until_requeued("t", 3).await;
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     redis.is("all are dead", "XLEN {mq:t}:dead", 3).await;
-    let told: Vec<_> =
+    let recovered: Vec<_> =
         gateway.logged("taken again").iter().map(|line| (line["message"].clone(), line["count"].clone())).collect();
     let given_back = "taken again: it had been given back";
-    assert_eq!(told, [(given_back.into(), 2.into()), (given_back.into(), 1.into())]);
+    assert_eq!(recovered, [(given_back.into(), 2.into()), (given_back.into(), 1.into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +381,7 @@ async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_dedup_copies_are_run_and_nothing_is_remembered() {
+async fn without_deduplication_copies_run_and_no_key_is_stored() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -394,7 +394,7 @@ async fn without_dedup_copies_are_run_and_nothing_is_remembered() {
 }
 
 #[tokio::test]
-async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
+async fn the_deduplication_key_is_written_with_the_settlement() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..2 {
@@ -418,7 +418,7 @@ async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
 }
 
 #[tokio::test]
-async fn a_message_is_published_once_however_often_it_is_tried() {
+async fn publish_once_publishes_once_however_often_it_is_called() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let one = publication("a", Priority::Normal);

@@ -13,14 +13,20 @@ struct Attack {
     wasm: Vec<u8>,
     manifest: &'static str,
     data: &'static str,
-    end: &'static str,
+    outcome: &'static str,
     /// What the error says.
-    told: &'static str,
+    error: &'static str,
 }
 
 impl Attack {
-    fn new(name: &'static str, wasm: Vec<u8>, manifest: &'static str, end: &'static str, told: &'static str) -> Self {
-        Self { name, wasm, manifest, data: "{}", end, told }
+    fn new(
+        name: &'static str,
+        wasm: Vec<u8>,
+        manifest: &'static str,
+        outcome: &'static str,
+        error: &'static str,
+    ) -> Self {
+        Self { name, wasm, manifest, data: "{}", outcome, error }
     }
 }
 
@@ -347,7 +353,7 @@ fn leb(number: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_has_its_end_and_the_host_is_as_it_was() {
+async fn each_attack_has_its_outcome_and_the_host_recovers() {
     let redis = Redis::start();
     let plugins = Plugins::with("good", &guest(OK), "");
     let attacks = attacks();
@@ -365,16 +371,16 @@ async fn each_has_its_end_and_the_host_is_as_it_was() {
         redis.publish("good", &good, "{}").await;
         gateway.until_outcome("good", &good, "done").await;
         assert_eq!(gateway.get("/healthz").await.0, 200);
-        for Attack { name, end, .. } in &attacks {
-            gateway.until_outcome(name, &format!("{name}-{round}"), end).await;
+        for Attack { name, outcome, .. } in &attacks {
+            gateway.until_outcome(name, &format!("{name}-{round}"), outcome).await;
         }
         resident.push(resident_bytes(gateway.id()));
     }
-    for Attack { name, end, told, .. } in &attacks {
-        if *end != "done" {
+    for Attack { name, outcome, error, .. } in &attacks {
+        if *outcome != "done" {
             let letters = redis.entries(&format!("{{mq:{name}}}:dead")).await;
             assert_eq!(letters.len(), 3, "{name}");
-            assert!(text(&letters[0], "gw-error").contains(told), "{name}: {}", text(&letters[0], "gw-error"));
+            assert!(text(&letters[0], "gw-error").contains(error), "{name}: {}", text(&letters[0], "gw-error"));
         }
     }
     // Nothing of what failed was published.
@@ -389,7 +395,7 @@ async fn each_has_its_end_and_the_host_is_as_it_was() {
 
 /// Files that are to hurt whoever loads them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
+async fn hostile_files_are_rejected_with_a_reason() {
     let declares = |pages: &str| {
         let module = module("", OK).replacen(
             "(memory (export \"memory\") 1)",
@@ -431,15 +437,15 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         plugins.put(name, wasm, "[limits]\ncpu = \"50ms\"\n");
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, (_, told)) in &refused {
+    for (name, (_, fragment)) in &refused {
         let reason = gateway.until_refused(name).await;
-        assert!(reason.contains(told), "{name}: {reason}");
+        assert!(reason.contains(fragment), "{name}: {reason}");
         assert!(reason.len() < 5000 && !reason.contains(char::is_control), "{name}: {reason}");
     }
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
     let refused = refused.len();
-    until("all are told of", async || {
+    until("all are fragment of", async || {
         let (_, metrics) = gateway.json("/metrics").await;
         (metrics["refused"].as_array().unwrap().len() == refused).then_some(())
     })
@@ -448,7 +454,7 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
 
 /// It is tried out whenever somebody looks at it, and has no message.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_only_tried_out_reaches_nothing_that_was_granted() {
+async fn a_self_test_reaches_no_granted_interface() {
     // A fault's code begins behind the result's own word: "deni".
     let denied = |call: &str| {
         format!("{call} (if (i32.ne (i32.load (i32.load (i32.const 68))) (i32.const 0x696e6564)) (then unreachable))")
@@ -477,7 +483,7 @@ async fn who_is_only_tried_out_reaches_nothing_that_was_granted() {
 
 /// As many as are loaded beside each other, and they start for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_never_starts_keeps_nobody_from_being_loaded() {
+async fn plugins_that_never_finish_starting_block_no_other_load() {
     let redis = Redis::start();
     let starts = guest_with("(func $start (loop $on (br $on))) (start $start)", OK);
     let plugins = Plugins::with("good", &guest(OK), "");
@@ -491,8 +497,8 @@ async fn what_never_starts_keeps_nobody_from_being_loaded() {
     for name in names {
         let reason = gateway.until_refused(name).await;
         // Where four share a slow machine, the clock on the wall may be first.
-        let is_told = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|told| reason.contains(told));
-        assert!(is_told, "{reason}");
+        let names_a_limit = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|limit| reason.contains(limit));
+        assert!(names_a_limit, "{reason}");
     }
     let reason = gateway.until_refused("waits").await;
     assert!(reason.contains("timeout: ran longer than limits.timeout = 10s"), "{reason}");

@@ -17,14 +17,14 @@ fn send(server: &Server, path: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_has_a_largest_size_whether_it_says_it_or_not() {
+async fn a_reply_body_is_limited_with_or_without_a_content_length() {
     let server = Server::start().await;
     let rig = small(&server, "").await;
     for kind in ["body", "until-closed"] {
-        let told = rig.run(send(&server, &format!("/{kind}/{KIB_64}"))).await;
-        assert_eq!((&told["status"], &told["length"]), (&json!(200), &json!(KIB_64)), "{kind}");
-        let told = rig.run(send(&server, &format!("/{kind}/{}", KIB_64 + 1))).await;
-        assert_eq!(status_or_error(&told), "too-large", "{kind}: {told}");
+        let result = rig.run(send(&server, &format!("/{kind}/{KIB_64}"))).await;
+        assert_eq!((&result["status"], &result["length"]), (&json!(200), &json!(KIB_64)), "{kind}");
+        let result = rig.run(send(&server, &format!("/{kind}/{}", KIB_64 + 1))).await;
+        assert_eq!(status_or_error(&result), "too-large", "{kind}: {result}");
     }
     assert_eq!(status_or_error(&rig.run(send(&server, "/endless")).await), "too-large");
     // A reply to HEAD only tells of a body.
@@ -33,7 +33,7 @@ async fn a_reply_has_a_largest_size_whether_it_says_it_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_has_a_largest_size_whether_it_says_it_or_not() {
+async fn a_request_body_is_limited_with_or_without_a_content_length() {
     let server = Server::start().await;
     let rig = small(&server, "").await;
     let post = |bytes: usize| json!({ "do": "send", "method": "POST", "url": format!("{}/hello", server.origin()), "bytes": bytes });
@@ -46,8 +46,8 @@ async fn a_request_has_a_largest_size_whether_it_says_it_or_not() {
     let authority = format!("127.0.0.1:{}", server.port);
     let upload = |bytes: usize| json!({ "do": "upload", "authority": authority, "path": "/hello", "bytes": bytes, "is_ended": true });
     assert_eq!(rig.run(upload(KIB_64)).await, "Ok(200)");
-    let told = rig.run(upload(KIB_64 + 1)).await;
-    assert_eq!(told, "Err(ErrorCode::HttpRequestBodySize(Some(65536)))");
+    let result = rig.run(upload(KIB_64 + 1)).await;
+    assert_eq!(result, "Err(ErrorCode::HttpRequestBodySize(Some(65536)))");
     until("the broken one is seen", async || (server.seen().len() == 3).then_some(())).await;
     let seen = server.seen();
     assert_eq!((seen[1].body, seen[1].is_whole), (KIB_64, true));
@@ -55,7 +55,7 @@ async fn a_request_has_a_largest_size_whether_it_says_it_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_body_is_allowed_requests_without_one_go_on() {
+async fn a_body_limit_of_zero_allows_requests_without_a_body() {
     let server = Server::start().await;
     let rig = Rig::new(&format!("http = [\"{}\"]\n[limits]\nhttp_body = \"0B\"", server.origin())).await;
     assert_eq!(status_or_error(&rig.run(send(&server, "/body/0")).await), "200");
@@ -68,7 +68,7 @@ async fn where_no_body_is_allowed_requests_without_one_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_whose_handler_died_never_looks_whole() {
+async fn a_body_whose_handler_trapped_is_never_complete() {
     let server = Server::start().await;
     let rig = small(&server, "").await;
     let authority = format!("127.0.0.1:{}", server.port);
@@ -81,7 +81,7 @@ async fn a_body_whose_handler_died_never_looks_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_have_a_largest_size() {
+async fn headers_are_limited_in_size() {
     let server = Server::start().await;
     let rig = small(&server, "").await;
     for (path, expected) in
@@ -103,22 +103,22 @@ async fn headers_have_a_largest_size() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_has_so_many_requests_under_way() {
+async fn concurrent_requests_of_a_run_are_limited() {
     let server = Server::start().await;
     let rig = small(&server, "http_requests = 2").await;
     // The server answers when two have come.
     let url = format!("{}/pair", server.origin());
     let together = |count: usize| json!({ "do": "together", "of": vec![json!({ "url": url }); count] });
-    let words = |told: &Value| told.as_array().unwrap().iter().map(status_or_error).collect::<Vec<_>>();
-    assert_eq!(words(&rig.run(together(2)).await), ["200", "200"]);
-    assert_eq!(words(&rig.run(together(3)).await), ["200", "200", "too-many"]);
+    let statuses = |results: &Value| results.as_array().unwrap().iter().map(status_or_error).collect::<Vec<_>>();
+    assert_eq!(statuses(&rig.run(together(2)).await), ["200", "200"]);
+    assert_eq!(statuses(&rig.run(together(3)).await), ["200", "200", "too-many"]);
     // Those that are over make room.
-    assert_eq!(words(&rig.run(together(2)).await), ["200", "200"]);
+    assert_eq!(statuses(&rig.run(together(2)).await), ["200", "200"]);
     assert!(rig.refused_requests()[0].contains("limits.http_requests"), "{:?}", rig.refused_requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_never_ends_keeps_nobody_but_its_own_message() {
+async fn a_server_that_never_answers_blocks_only_its_own_message() {
     let server = Server::start().await;
     let grants = format!("http = [\"{}\"]\n[limits]\ntimeout = \"1s\"\nhttp_requests = 1", server.origin());
     let rig = Rig::new(&grants).await;
@@ -131,14 +131,14 @@ async fn a_server_that_never_ends_keeps_nobody_but_its_own_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_says_how_long_it_waits() {
+async fn a_handler_can_set_its_request_timeouts() {
     let server = Server::start().await;
     let rig = small(&server, "").await;
     for path in ["/hang", "/slow-head", "/stall"] {
         let mut act = send(&server, path);
         act["timeout_ms"] = 100.into();
-        let told = rig.run(act).await;
-        assert_eq!(told["error"], "timeout", "{path}: {told}");
+        let result = rig.run(act).await;
+        assert_eq!(result["error"], "timeout", "{path}: {result}");
     }
     // Longer than the run itself is as long as the run.
     let mut act = send(&server, "/hello");
@@ -147,7 +147,7 @@ async fn a_handler_says_how_long_it_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_stands_in_time_or_not_at_all() {
+async fn connecting_times_out_also_during_the_tls_handshake() {
     // Takes connections and says nothing, so that TLS never begins.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("https://{}", silent.local_addr().unwrap());
@@ -158,8 +158,8 @@ async fn a_connection_stands_in_time_or_not_at_all() {
     assert_eq!(own["error"], "timeout");
     assert_eq!(rig.redis.envelopes("mq:told").await.len(), 1, "the host's own limit is longer");
     let both = until("the host's own limit", async || {
-        let told = rig.redis.envelopes("mq:told").await;
-        (told.len() == 2).then_some(told)
+        let results = rig.redis.envelopes("mq:told").await;
+        (results.len() == 2).then_some(results)
     })
     .await;
     assert_eq!(both[1]["data"]["told"]["error"], "timeout", "{both:?}");
@@ -167,13 +167,13 @@ async fn a_connection_stands_in_time_or_not_at_all() {
 
 /// What a run leaves open would be a connection that no run's limit counts.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_instance_holds_no_connections_of_runs_before() {
+async fn a_pooled_instance_holds_no_connections_of_earlier_runs() {
     let server = Server::start().await;
     let rig = small(&server, "http_requests = 1\n[instances]\nreuse = 1000\nidle = \"1h\"").await;
     let authority = format!("127.0.0.1:{}", server.port);
     for _ in 0..5 {
-        let told = rig.run(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;
-        assert_eq!(told, "Ok(200)");
+        let result = rig.run(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;
+        assert_eq!(result, "Ok(200)");
     }
     until("all are let go of", async || (server.closed().len() == 5).then_some(())).await;
     // Who reads to the end is kept.

@@ -41,8 +41,8 @@ impl Rig {
     pub(crate) async fn run(&self, act: Value) -> Value {
         let id = self.publish(&act).await;
         until(&format!("what came of {act}"), async || {
-            let told = self.redis.envelopes("mq:told").await;
-            told.iter().find(|told| told["data"]["of"] == id.as_str()).map(|told| told["data"]["told"].clone())
+            let results = self.redis.envelopes("mq:told").await;
+            results.iter().find(|one| one["data"]["of"] == id.as_str()).map(|one| one["data"]["told"].clone())
         })
         .await
     }
@@ -64,6 +64,6 @@ pub(crate) fn manifest(grants: &str) -> String {
 }
 
 /// The status of a reply, or the code of an error.
-pub(crate) fn status_or_error(told: &Value) -> String {
-    told["error"].as_str().map_or_else(|| told["status"].to_string(), str::to_owned)
+pub(crate) fn status_or_error(result: &Value) -> String {
+    result["error"].as_str().map_or_else(|| result["status"].to_string(), str::to_owned)
 }

@@ -32,7 +32,7 @@ fn grants(port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_is_not() {
+async fn a_certificate_is_accepted_for_its_own_names_only() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let authorities = certificates.path("ca.crt");
@@ -46,12 +46,15 @@ async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_i
 
     assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
     assert_eq!(server.seen().len(), 4);
-    let told = rig.refused_requests();
-    assert!(told[0].contains("the server's TLS is not accepted") && told[0].contains("not valid for name"), "{told:?}");
+    let refused = rig.refused_requests();
+    assert!(
+        refused[0].contains("the server's TLS is not accepted") && refused[0].contains("not valid for name"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
+async fn a_server_of_an_unknown_http_authority_is_rejected() {
     let (certificates, others) = (Certificates::new("ours"), Certificates::new("theirs"));
     let server = server(&certificates).await;
     let authorities = others.path("ca.crt");
@@ -62,7 +65,7 @@ async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_without_authorities_says_so() {
+async fn a_host_without_trusted_authorities_logs_an_error() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", "/nonexistent")]).await;

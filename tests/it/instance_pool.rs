@@ -28,7 +28,7 @@ async fn outcomes(gateway: &Gateway, redis: &Redis, topic: &str, count: usize) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_has_as_many_calls_as_the_manifest_says() {
+async fn an_instance_serves_as_many_calls_as_the_manifest_says() {
     let redis = Redis::start();
     let plugins = Plugins::with("within", &counts(3), &pooled("reuse = 3"))
         .and("beyond", &counts(2), &pooled("reuse = 3"))
@@ -44,7 +44,7 @@ async fn an_instance_has_as_many_calls_as_the_manifest_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_run_that_was_ended_the_next_one_is_fresh() {
+async fn after_an_aborted_run_the_next_instance_is_fresh() {
     let redis = Redis::start();
     let then = |end: &str| {
         guest(&format!("(if (i32.load (i32.const 256)) (then {end})) (i32.store (i32.const 256) (i32.const 1)) {OK}"))
@@ -76,7 +76,7 @@ fn withholds() -> Vec<u8> {
 
 /// What is no answer says that an instance is not to be trusted, like a trap.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_bad_answer_the_next_run_is_fresh() {
+async fn after_a_bad_reply_the_next_instance_is_fresh() {
     let redis = Redis::start();
     // A reject with an empty code, which is none.
     let code = guest(&format!(
@@ -98,7 +98,7 @@ async fn after_a_bad_answer_the_next_run_is_fresh() {
 
 /// What a run may use up begins anew with each, also in the same instance.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_run_has_its_own_budgets() {
+async fn each_run_has_its_own_budgets_in_a_pooled_instance() {
     let redis = Redis::start();
     let grants = "[grants]\npublish = [\"other\"]\n";
     let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", pooled("reuse = 1000")));
@@ -122,7 +122,7 @@ async fn each_run_has_its_own_budgets() {
 
 /// What one run was refused is not why the next one fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_was_reached_before_is_not_blamed() {
+async fn a_limit_reached_in_an_earlier_run_is_not_reported() {
     let redis = Redis::start();
     let grows = guest(&format!(
         "(if (i32.load (i32.const 256)) (then unreachable)) (i32.store (i32.const 256) (i32.const 1))
@@ -134,7 +134,7 @@ async fn a_limit_that_was_reached_before_is_not_blamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_nobody_needs_is_let_go_of() {
+async fn an_idle_instance_is_evicted() {
     let redis = Redis::start();
     // 48 MiB that stay touched as long as the instance lives.
     let fills = guest(&format!(

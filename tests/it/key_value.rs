@@ -43,7 +43,7 @@ fn code(answer: Result<bool, Fault>) -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
+async fn a_plugin_reads_its_own_values_and_no_other_plugin_does() {
     let redis = Redis::start();
     let plugins = Plugins::with("mine", &built("store"), &manifest("keyvalue = true", "")).and(
         "others",
@@ -89,7 +89,7 @@ async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_values_have_their_sizes_and_a_grant() {
+async fn keys_and_values_are_limited_and_need_a_grant() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", "")).and(
         "poor",
@@ -117,7 +117,7 @@ async fn keys_and_values_have_their_sizes_and_a_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_manifests_limits_hold() {
+async fn the_key_value_limits_of_the_manifest_hold() {
     let redis = Redis::start();
     let limits = "[limits]\nkeyvalue_keys = 3\nkeyvalue = \"1KiB\"\n";
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", limits));
@@ -136,7 +136,7 @@ async fn the_manifests_limits_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_account_is_exact_however_values_come_and_go() {
+async fn the_quota_accounting_is_exact() {
     let redis = Redis::start();
     let store = store(&redis);
     let quota = Quota { keys: 2, bytes: 20 };
@@ -181,7 +181,7 @@ async fn a_call_is_one_round_trip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_counts_no_more() {
+async fn expired_values_do_not_count_against_the_quota() {
     let redis = Redis::start_with(&[]);
     let store = store(&redis);
     let quota = Quota { keys: 5000, bytes: 40_000 };
@@ -220,7 +220,7 @@ async fn what_has_expired_counts_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dead_leave_the_account_while_others_come() {
+async fn expired_values_are_removed_from_the_accounting_by_later_calls() {
     let redis = Redis::start();
     let store = store(&redis);
     for number in 0..400 {
@@ -234,7 +234,7 @@ async fn the_dead_leave_the_account_while_others_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_is_kept_than_allowed_however_many_write_at_once() {
+async fn concurrent_writers_do_not_exceed_the_quota() {
     let redis = Redis::start();
     let quota = Quota { keys: 50, bytes: 1 << 20 };
     let mut writers = tokio::task::JoinSet::new();
@@ -252,7 +252,7 @@ async fn no_more_is_kept_than_allowed_however_many_write_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_full_is_told_and_nothing_changes() {
+async fn a_full_redis_is_reported_and_nothing_changes() {
     let redis = Redis::start();
     let store = store(&redis);
     assert_eq!(store.set("p", AMPLE, value("k", "before")).await, Ok(true));
@@ -269,7 +269,7 @@ async fn a_redis_that_is_full_is_told_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_does_not_answer_is_told_soon() {
+async fn a_redis_that_does_not_answer_is_reported_soon() {
     let mut redis = Redis::start();
     let store = store(&redis);
     assert_eq!(store.get("p", "k").await, Ok(None));
@@ -289,7 +289,7 @@ async fn a_redis_that_does_not_answer_is_told_soon() {
 
 /// To the SDK, what is unavailable is worth another try.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_without_its_store_is_tried_again() {
+async fn a_handler_whose_store_fails_is_retried() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", ""));
     let gateway = Gateway::start(&redis, &plugins);

@@ -37,7 +37,7 @@ pub(crate) fn seen_in(envelopes: &[Value]) -> Vec<(String, u64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
+async fn a_live_legacy_worker_keeps_its_messages() {
     let redis = Redis::start();
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
     legacy_worker_reads(&redis, envelope("theirs", 0).as_bytes(), LEGACY_CONSUMER).await;
@@ -59,7 +59,7 @@ async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_we_publish_a_consumer_of_the_original_can_read() {
+async fn a_legacy_consumer_can_read_our_messages() {
     let redis = Redis::start();
     redis.publish("puppet", "a", r#"{"k": 1}"#).await;
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
@@ -84,7 +84,7 @@ async fn legacy_worker_reads_first(redis: &Redis, message: &str, consumer: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_again() {
+async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
     let redis = Redis::start();
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
@@ -101,7 +101,7 @@ async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_is() {
+async fn a_legacy_dead_letter_is_not_run_and_a_dropped_message_is() {
     let redis = Redis::start();
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
@@ -131,7 +131,7 @@ async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_i
 }
 
 #[tokio::test]
-async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
+async fn a_finished_copy_is_not_swept_before_its_source_is_settled() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
@@ -150,7 +150,7 @@ async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
 }
 
 #[tokio::test]
-async fn what_only_has_the_same_id_is_no_copy() {
+async fn an_entry_that_only_shares_the_id_is_no_copy() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;

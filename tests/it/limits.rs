@@ -113,7 +113,7 @@ struct Case {
     within: Vec<u8>,
     beyond: Vec<u8>,
     outcome: &'static str,
-    told: &'static str,
+    error: &'static str,
 }
 
 /// Something of `wasi:http` that can be done so many times.
@@ -124,7 +124,7 @@ fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: 
         within: limited(&times(count, body)),
         beyond: limited(&times(count + 1, body)),
         outcome: "handle-limit",
-        told: "held more than limits.handles = 64",
+        error: "held more than limits.handles = 64",
     }
 }
 
@@ -145,7 +145,7 @@ fn of_instances() -> Vec<Case> {
             within: guest(&grow_memory(127)),
             beyond: guest(&grow_memory(128)),
             outcome: "memory-limit",
-            told: "asked for more than limits.memory = 8388608 bytes",
+            error: "asked for more than limits.memory = 8388608 bytes",
         },
         Case {
             name: "tables",
@@ -153,7 +153,7 @@ fn of_instances() -> Vec<Case> {
             within: grow_tables(20),
             beyond: grow_tables(21),
             outcome: "table-limit",
-            told: "asked for more than limits.table_elements = 100",
+            error: "asked for more than limits.table_elements = 100",
         },
         Case {
             name: "cpu",
@@ -161,7 +161,7 @@ fn of_instances() -> Vec<Case> {
             within: limited(&spins(1500)),
             beyond: limited("(loop $forever (br $forever)) (unreachable)"),
             outcome: "cpu-limit",
-            told: "used more than limits.cpu = 2s",
+            error: "used more than limits.cpu = 2s",
         },
         Case {
             name: "timeout",
@@ -169,7 +169,7 @@ fn of_instances() -> Vec<Case> {
             within: limited(&waits(6000)),
             beyond: limited(&waits(3_600_000)),
             outcome: "timeout",
-            told: "ran longer than limits.timeout = 10s",
+            error: "ran longer than limits.timeout = 10s",
         },
     ]
 }
@@ -183,7 +183,7 @@ fn of_handles() -> Vec<Case> {
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            error: "held more than limits.handles = 50",
         },
         // What is one thing of the host's, and not two as above.
         Case {
@@ -192,7 +192,7 @@ fn of_handles() -> Vec<Case> {
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            error: "held more than limits.handles = 50",
         },
         // Each counts as many handles as it may take room in the host's memory.
         Case {
@@ -201,7 +201,7 @@ fn of_handles() -> Vec<Case> {
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 6400",
+            error: "held more than limits.handles = 6400",
         },
         http_resources(
             "fields.listed",
@@ -244,7 +244,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes to the host in one call",
+            error: "passed more than limits.host_call = 4096 bytes to the host in one call",
         },
         Case {
             name: "reply",
@@ -252,7 +252,7 @@ fn of_calls() -> Vec<Case> {
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes",
+            error: "passed more than limits.host_call = 4096 bytes",
         },
         Case {
             name: "random",
@@ -260,7 +260,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&random(1 << 20)),
             beyond: limited(&random((1 << 20) + 1)),
             outcome: "trap",
-            told: "requested len",
+            error: "requested len",
         },
     ]
 }
@@ -289,7 +289,7 @@ fn of_programs() -> Vec<Case> {
             within: print(4088, 0),
             beyond: print(4089, 0),
             outcome: "trap",
-            told: "unreachable",
+            error: "unreachable",
         },
         Case {
             name: "program.told",
@@ -297,13 +297,13 @@ fn of_programs() -> Vec<Case> {
             within: print(4089, 48),
             beyond: print(4088, 48),
             outcome: "trap",
-            told: "unreachable",
+            error: "unreachable",
         },
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_limit_has_two_sides() {
+async fn each_limit_is_tested_on_both_sides() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let cases: Vec<Case> = [of_instances(), of_handles(), of_calls(), of_programs()].into_iter().flatten().collect();
@@ -313,13 +313,13 @@ async fn each_limit_has_two_sides() {
         plugins.put(&format!("{}.beyond", case.name), &case.beyond, &manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for Case { name, outcome, told, .. } in cases {
+    for Case { name, outcome, error, .. } in cases {
         let (within, beyond) = (format!("{name}.within"), format!("{name}.beyond"));
         redis.publish(&within, "w", "{}").await;
         redis.publish(&beyond, "b", "{}").await;
         let dead = redis.dead(&beyond).await;
         assert_eq!(text(&dead, "gw-reason"), outcome, "{name}");
-        assert!(text(&dead, "gw-error").contains(told), "{name}: {}", text(&dead, "gw-error"));
+        assert!(text(&dead, "gw-error").contains(error), "{name}: {}", text(&dead, "gw-error"));
         let ended = if name == "reply" { "retry" } else { "done" };
         gateway.until_outcome(&within, "w", ended).await;
     }
@@ -352,7 +352,7 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
 /// A line counts 128 bytes, and what is not used within a second is saved up
 /// for no more than one.
 #[tokio::test(flavor = "multi_thread")]
-async fn as_many_lines_are_in_the_log_as_are_allowed() {
+async fn log_lines_beyond_the_limit_are_dropped() {
     let redis = Redis::start();
     // One byte a second: a line more takes minutes.
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
@@ -368,11 +368,11 @@ async fn as_many_lines_are_in_the_log_as_are_allowed() {
 
 /// Half of the slots are one plugin's own: as many run, and one more does not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_has_all_of_its_room() {
+async fn a_plugin_can_use_its_whole_quota_of_calls() {
     let redis = Redis::start();
     let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
-    let told = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
-    let plugins = Plugins::with("crowd", &limited(&told), manifest);
+    let logs = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
+    let plugins = Plugins::with("crowd", &limited(&logs), manifest);
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 500).await;
@@ -386,7 +386,7 @@ async fn a_plugin_has_all_of_its_room() {
 /// One plugin has half of the slots. What is beyond it costs its messages
 /// nothing, and neither others nor new versions wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_plugin_takes_the_room_of_others() {
+async fn no_plugin_uses_up_the_call_permits_of_others() {
     let redis = Redis::start();
     let manifest = "concurrency = 1100\n[limits]\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("crowd", &limited(&waits(3_600_000)), manifest).and("good", &guest(OK), "");
@@ -409,7 +409,7 @@ async fn no_plugin_takes_the_room_of_others() {
 /// Each is within its own limit, and both are too much: one waits until the
 /// other is gone, and that costs it no attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_memories_together_have_a_limit() {
+async fn the_memories_of_all_instances_share_a_limit() {
     let redis = Redis::start();
     let grows =
         format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const 640))) (then unreachable)) {}", waits(3_600_000));
@@ -431,7 +431,7 @@ async fn all_memories_together_have_a_limit() {
 
 /// What waits with all the memory that it could get leaves enough for others.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_plugin_takes_the_memory_of_others() {
+async fn no_plugin_uses_up_the_memory_of_others() {
     let redis = Redis::start();
     let grows = |and: &str| {
         let grown = "(i32.eq (i32.const -1) (memory.grow (i32.const 320)))";
@@ -450,7 +450,7 @@ async fn no_plugin_takes_the_memory_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn as_many_files_may_be_open_as_are_allowed() {
+async fn the_open_file_limit_is_raised_to_the_hard_limit() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let mut command = Command::new("sh");
@@ -465,14 +465,14 @@ async fn as_many_files_may_be_open_as_are_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_needs_little_does_not_wait_for_who_needs_much() {
+async fn short_handlers_do_not_wait_for_cpu_bound_ones() {
     passes_spinners(&guest(OK)).await;
 }
 
 /// It has waited past a tick, which it sees when it goes round its loop, and
 /// needs next to nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_does_not_wait_for_who_spins() {
+async fn waiting_handlers_do_not_wait_for_cpu_bound_ones() {
     passes_spinners(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))"))).await;
 }
 

@@ -47,7 +47,7 @@ fn header<'a>(received: &'a ReceivedMail, name: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_again() {
+async fn a_mail_is_sent_over_tls_with_a_login_and_a_stable_message_id() {
     let certificates = Certificates::new("authority");
     for (scheme, tls) in [("smtp", Tls::OnRequest), ("smtps", Tls::FromTheStart)] {
         let smtp = Smtp::start(tls, &certificates, Some("worker:p@ss")).await;
@@ -94,7 +94,7 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recipients_that_are_no_mails_are_not_even_kept() {
+async fn oversized_recipients_do_not_count_as_mails() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
     let long = mail(&"x".repeat(70_000));
@@ -104,22 +104,22 @@ async fn recipients_that_are_no_mails_are_not_even_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_relay_says_comes_back() {
+async fn relay_errors_are_returned_to_the_handler() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
     let worker = MailWorker::start(&relay, &["--mail-timeout", "500ms"]);
     let mails = ["ada@a.example", "unknown@a.example", "busy@a.example", "silent@a.example", "ada@a.example"].map(mail);
     let answers = worker.send("m", mails.into()).await;
     assert_eq!((&answers[0], &answers[4]), (&json!({ "ok": null }), &json!({ "ok": null })));
-    let told = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
-    let (code, reason) = told(&answers[1]);
+    let fault = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
+    let (code, reason) = fault(&answers[1]);
     assert!(
         code.contains("invalid") && reason.ends_with("refuses the mail: 550 5.1.1 nobody of this name"),
         "{reason}"
     );
-    let (code, reason) = told(&answers[2]);
+    let (code, reason) = fault(&answers[2]);
     assert!(code.contains("unavailable") && reason.ends_with(": 451 4.3.0 come again"), "{reason}");
-    let (code, reason) = told(&answers[3]);
+    let (code, reason) = fault(&answers[3]);
     assert!(code.contains("unavailable") && reason.contains("not taken the mail within 500ms"), "{reason}");
     assert_eq!(smtp.received().len(), 2);
     let port = smtp.port;
@@ -134,12 +134,12 @@ async fn what_the_relay_says_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
+async fn without_valid_tls_and_login_nothing_is_sent() {
     let certificates = Certificates::new("authority");
     let ca = certificates.path("ca.crt");
     let others = Certificates::new("another authority");
     let other = others.path("ca.crt");
-    for (url, tls, ca, told) in [
+    for (url, tls, ca, fragment) in [
         ("smtp://u:p@", Tls::Never, &ca, "STARTTLS is not supported"),
         ("smtp://u:p@", Tls::OnRequest, &other, "certificate"),
         ("smtps://u:p@", Tls::FromTheStart, &other, "certificate"),
@@ -149,15 +149,15 @@ async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
         let smtp = Smtp::start(tls, &certificates, Some("u:p")).await;
         let worker = MailWorker::start(&format!("{url}127.0.0.1:{}", smtp.port), &["--mail-tls-ca", ca]);
         let answer = worker.send("m", json!([mail("ada@a.example")])).await.remove(0);
-        assert_eq!(answer["fault"], "unavailable", "{url} {told}: {answer}");
-        assert!(answer["reason"].as_str().unwrap().contains(told), "{answer}");
+        assert_eq!(answer["fault"], "unavailable", "{url} {fragment}: {answer}");
+        assert!(answer["reason"].as_str().unwrap().contains(fragment), "{answer}");
         worker.gateway.until_logged("the mail relay can't be used", |_| true).await;
         assert!(smtp.received().is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mail_has_a_grant_a_sender_and_a_number() {
+async fn mail_needs_a_grant_and_an_allowed_sender_and_is_limited_per_run() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
     let worker = MailWorker::start(&relay, &["--mail-allow-from", "*@sales.example, boss@shop.example"]);
@@ -181,7 +181,7 @@ async fn mail_has_a_grant_a_sender_and_a_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_shows_mails_that_nobody_sends() {
+async fn a_file_relay_writes_mails_to_a_directory() {
     let folder = tempfile::tempdir().unwrap();
     let worker = MailWorker::start(&format!("file:{}/mail", folder.path().display()), &[]);
     assert_eq!(worker.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
@@ -195,7 +195,7 @@ async fn a_folder_shows_mails_that_nobody_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_without_mail_says_so() {
+async fn a_host_without_a_relay_reports_it() {
     let worker = MailWorker::start("", &[]);
     let act = json!({ "acts": [mail("ada@a.example")], "end": "fault" });
     worker.redis.publish("store", "m", &act.to_string()).await;
@@ -205,8 +205,8 @@ async fn a_host_without_mail_says_so() {
 }
 
 #[test]
-fn a_sender_that_is_none_is_a_fault_of_the_settings() {
-    for (relay, from, told) in [
+fn an_invalid_sender_is_a_settings_error() {
+    for (relay, from, fragment) in [
         ("smtp://h", "", "mail.from: needed"),
         ("smtp://h", "nobody", "mail.from: \"nobody\""),
         ("ftp://h", "a@b.example", "mail.relay: "),
@@ -214,12 +214,12 @@ fn a_sender_that_is_none_is_a_fault_of_the_settings() {
         let output = command(&["run", "--listen", "127.0.0.1:0", "--mail-relay", relay, "--mail-from", from]);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{stderr}");
-        assert!(stderr.contains(told), "{stderr}");
+        assert!(stderr.contains(fragment), "{stderr}");
     }
 }
 
 #[test]
-fn where_one_develops_a_mail_ends_in_a_folder() {
+fn in_dev_mails_are_written_to_a_directory() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = Plugins::with("store", &built("store"), &manifest("mail = true", ""));
     plugins

@@ -78,7 +78,7 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_are_found_in_whatever_way_they_are_written_and_only_whole() {
+async fn ids_match_in_every_json_spelling_and_only_as_a_whole() {
     let redis = Redis::start();
     let odd = "say \"hi\" \\ größe/1";
     // As ours, and as writers do who escape what need not be.
@@ -126,7 +126,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_other_groups_have_still_to_read_is_not_cancelled() {
+async fn messages_unread_by_other_groups_are_not_cancelled() {
     let redis = Redis::start();
     redis.publish("t", "read", "{}").await;
     redis.publish("t", "unread", "{}").await;
@@ -159,7 +159,7 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
+async fn delivered_history_is_not_cancelled() {
     let redis = Redis::start();
     redis.publish("t", "history", "{}").await;
     let queue = redis.queue("t", "me");
@@ -172,7 +172,7 @@ async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
+async fn without_its_group_only_entries_after_the_floor_are_waiting() {
     let redis = Redis::start();
     redis.publish("t", "delivered", "{}").await;
     redis.publish("t", "waits", "{}").await;
@@ -189,7 +189,7 @@ async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_found_in_a_backlog_of_many_pieces() {
+async fn a_message_is_found_in_a_backlog_of_many_batches() {
     let redis = Redis::start();
     for (id, delay) in [("first", Duration::ZERO), ("first-later", HOUR)] {
         publish(&redis, id, Priority::Normal, delay).await;
@@ -225,7 +225,7 @@ async fn a_message_is_found_in_a_backlog_of_many_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_drained_under_the_look_hides_nothing() {
+async fn a_list_that_is_drained_during_the_search_hides_no_message() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..2000 {
@@ -251,7 +251,7 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_has_run_is_known_for_a_while() {
+async fn a_finished_message_is_found_within_the_deduplication_window() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "[dedup]\nwindow = \"1h\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -263,7 +263,7 @@ async fn a_message_that_has_run_is_known_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_nobody_knows_is_rather_a_slip() {
+async fn an_unknown_topic_is_rejected_with_a_suggestion() {
     let redis = Redis::start();
     redis.publish("order.reminder", "a", "{}").await;
     for args in [
@@ -280,9 +280,9 @@ async fn a_topic_that_nobody_knows_is_rather_a_slip() {
         &["dead", "purge", "order.remidner", "--all", "--yes"],
     ] {
         let (code, out, error) = run(&redis, args);
-        let told = "no topic order.remidner: Redis has no key of it and no worker handles it; \
+        let expected = "no topic order.remidner: Redis has no key of it and no worker handles it; \
                     did you mean order.reminder? `topics ls` lists all";
-        assert!(code == 1 && out.is_empty() && error.contains(told), "{args:?}: {out}{error}");
+        assert!(code == 1 && out.is_empty() && error.contains(expected), "{args:?}: {out}{error}");
     }
     let (_, _, error) = run(&redis, &["topics", "pause", "payments"]);
     assert!(error.contains("; `topics ls` lists those that there are"), "{error}");
@@ -300,7 +300,7 @@ async fn a_topic_that_nobody_knows_is_rather_a_slip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follow_up_on_its_way_to_another_slot_is_found() {
+async fn a_follow_up_in_the_outbox_is_found() {
     let redis = Redis::start();
     let out = format!("XADD {{mq:t}}:out * topic other due 0 priority high message {}", envelope("child"));
     let entry: String = redis.run(&out).await;
@@ -313,9 +313,9 @@ async fn a_follow_up_on_its_way_to_another_slot_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_typed_wrong_is_a_usage_error() {
+async fn invalid_message_arguments_are_usage_errors() {
     let redis = Redis::start();
-    for (args, told) in [
+    for (args, fragment) in [
         (&["messages", "find", ""][..], "not empty"),
         (&["messages", "find", "x", "--topic", "a b"], "illegal topic name"),
         (&["messages", "cancel", "t"], "<ID>"),
@@ -324,7 +324,7 @@ async fn what_is_typed_wrong_is_a_usage_error() {
         (&["topics", "pause"], "<TOPIC>"),
     ] {
         let (code, _, error) = run(&redis, args);
-        assert!(code == 2 && error.contains(told), "{args:?}: {error}");
+        assert!(code == 2 && error.contains(fragment), "{args:?}: {error}");
     }
 }
 
@@ -334,7 +334,7 @@ fn run_concurrently<T>(what: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_run() {
+async fn a_message_taken_between_search_and_removal_is_reported_in_flight() {
     let redis = Redis::start();
     redis.publish("t", "quick", "{}").await;
     let queue = redis.queue("t", "me");
@@ -350,7 +350,7 @@ async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it_went() {
+async fn a_message_that_becomes_due_between_search_and_removal_is_cancelled() {
     let redis = Redis::start();
     publish(&redis, "due", Priority::Low, HOUR).await;
     let queue = redis.queue("t", "me");
@@ -368,7 +368,7 @@ async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_message_never_runs_and_another_always_does() {
+async fn a_cancelled_message_never_runs_and_all_others_do() {
     const COUNT: u64 = 300;
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
@@ -400,7 +400,7 @@ async fn a_cancelled_message_never_runs_and_another_always_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_back_at_a_pause_can_be_cancelled() {
+async fn a_message_requeued_by_a_pause_can_be_cancelled() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -424,7 +424,7 @@ async fn what_was_given_back_at_a_pause_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_strange_about_one_key_keeps_nobody_from_seeing_the_others() {
+async fn an_unreadable_key_does_not_hide_the_others() {
     let redis = Redis::start();
     publish(&redis, "a", Priority::Normal, Duration::ZERO).await;
     for key in ["mq:delay:t", "mq:dead-letter:t", "{mq:odd}:later", "{mq:odd}:later:body", "{mq:odd}:dead"] {

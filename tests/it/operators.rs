@@ -35,7 +35,7 @@ async fn role(node: &Process) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() {
+async fn when_the_master_dies_the_worker_continues_with_its_replica() {
     let mut server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let mut gateway = Gateway::start_with(&server.url, &plugins, &["--queue-lease", "2s"]);
@@ -64,7 +64,7 @@ async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_hands_over_is_left_for_its_successor() {
+async fn after_a_failover_the_worker_follows_the_new_master() {
     let server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let gateway = Gateway::start_with(&server.url, &plugins, &[]);
@@ -90,7 +90,7 @@ async fn a_master_that_hands_over_is_left_for_its_successor() {
 
 /// Without the sentinels, which would cut the connections to the old one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_refuses_writes_is_left_for_whom_the_sentinels_name_now() {
+async fn a_read_only_master_is_replaced_by_the_one_that_the_sentinels_name() {
     let server = Server::start(Mode::Sentinel).await;
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let gateway = Gateway::start_with(&server.url, &plugins, &[]);
@@ -113,7 +113,7 @@ async fn a_master_that_refuses_writes_is_left_for_whom_the_sentinels_name_now() 
 
 /// A listener that hangs up on everybody counts who comes.
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_ask_a_redis_that_is_away_is_asked_once_in_a_while() {
+async fn reconnects_to_an_unreachable_redis_are_shared_and_rate_limited() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let connection = Connection::to(&RedisTarget::at(&url).unwrap()).unwrap();
@@ -134,7 +134,7 @@ async fn however_many_ask_a_redis_that_is_away_is_asked_once_in_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_moves_while_messages_flow_loses_none() {
+async fn a_slot_migration_under_load_loses_no_message() {
     let server = Server::start(Mode::Cluster).await;
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nbase = \"1ms\"\n");
     let gateway = Gateway::start_with(&server.url, &plugins, &["--queue-lease", "2s"]);
@@ -192,7 +192,7 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
 
 /// A key that is not where its slot still is may be where that is going.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_told_to_ask_elsewhere_does() {
+async fn an_ask_redirection_is_followed() {
     let server = Server::start(Mode::Cluster).await;
     let slot: u16 = run_on(&server.nodes[0], "CLUSTER KEYSLOT mq:t").await;
     let from = usize::from(slot > 5460) + usize::from(slot > 10922);
@@ -206,7 +206,7 @@ async fn who_is_told_to_ask_elsewhere_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
+async fn a_dead_cluster_master_blocks_no_topic_of_the_others() {
     let mut server = Server::start(Mode::Cluster).await;
     let topics: Vec<String> = (0..8).map(|number| format!("topic-{number}")).collect();
     let plugins = Plugins::with("many", &guest(OK), &format!("topics = {topics:?}\n"));
@@ -235,7 +235,7 @@ async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_under_a_plain_url_is_told_which_to_write() {
+async fn a_cluster_with_a_plain_url_is_reported_with_the_scheme_to_use() {
     let server = Server::start(Mode::Cluster).await;
     let url = format!("redis://127.0.0.1:{}", server.nodes[0].port);
     let plugins = Plugins::with("topic", &guest(OK), "");
@@ -243,12 +243,12 @@ async fn a_cluster_under_a_plain_url_is_told_which_to_write() {
     gateway.until_logged("write redis+cluster://", |line| line["level"] == "WARN").await;
     let topics = (0..6).map(|number| command(&["publish", &format!("topic-{number}"), "--redis-url", &url]));
     let refused: Vec<_> = topics.filter(|output| !output.status.success()).collect();
-    let told = String::from_utf8(refused[0].stderr.clone()).unwrap();
-    assert!(told.contains("redis+cluster://"), "{told}");
+    let stderr = String::from_utf8(refused[0].stderr.clone()).unwrap();
+    assert!(stderr.contains("redis+cluster://"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
+async fn a_server_of_an_unknown_authority_is_rejected_and_the_worker_keeps_running() {
     let server = Server::start(Mode::Tls).await;
     let strangers = Certificates::new("somebody else");
     let path = |name: &str| strangers.path(name);
@@ -281,7 +281,7 @@ async fn until_not_ready(gateway: &Gateway, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
+async fn a_wrong_password_or_missing_acl_rights_are_reported() {
     let server = Server::start(Mode::Tls).await;
     let plugins = Plugins::with("topic", &guest(OK), "");
     let wrong = server.url.replace("s3cret", "wrong");
@@ -310,13 +310,13 @@ async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
 }
 
 #[test]
-fn what_is_wrong_with_the_way_to_redis_is_told_at_once() {
-    let told = |args: &[&str]| {
+fn invalid_redis_settings_are_reported_at_startup() {
+    let stderr_of = |args: &[&str]| {
         let output = command(&[&["run"], args].concat());
         assert_eq!(output.status.code(), Some(78), "{args:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    let all = told(&[
+    let all = stderr_of(&[
         "--redis-url",
         "redis+sentinel://u:hidden@h:1",
         "--redis-tls-ca",
@@ -333,5 +333,5 @@ fn what_is_wrong_with_the_way_to_redis_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.crt").display().to_string();
     std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n").unwrap();
-    assert!(told(&["--redis-url", "rediss://h", "--redis-tls-ca", &ca]).contains("redis"));
+    assert!(stderr_of(&["--redis-url", "rediss://h", "--redis-tls-ca", &ca]).contains("redis"));
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
+async fn a_worker_waits_for_a_redis_that_is_not_running_yet() {
     let mut redis = Redis::start();
     redis.kill();
     let plugins = Plugins::with("topic", &guest(OK), "");
@@ -50,7 +50,7 @@ async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_gone_is_made_anew_and_scripts_are_loaded_again() {
+async fn a_lost_group_is_created_again_and_scripts_are_reloaded() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -85,7 +85,7 @@ async fn a_group_lost_under_a_running_message_runs_it_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cut_connections_are_made_again() {
+async fn closed_connections_are_reopened() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -99,7 +99,7 @@ async fn cut_connections_are_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
+async fn a_full_redis_still_settles_finished_messages() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "[retry]\nbase = \"1ms\"\n[grants]\npublish = [\"seen\"]\n");
@@ -126,7 +126,7 @@ async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
+async fn a_failing_settlement_blocks_no_other() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1ms\"\n");
@@ -149,7 +149,7 @@ async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
+async fn settlements_behind_many_failing_ones_are_still_tried() {
     let redis = Redis::start();
     let manifest = "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1h\"\ncap = \"1h\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), manifest);
@@ -174,7 +174,7 @@ async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_can_never_be_settled_slows_down_no_other() {
+async fn a_settlement_that_always_fails_slows_down_no_other() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 2\n[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -192,7 +192,7 @@ async fn one_that_can_never_be_settled_slows_down_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_memory_is_made_room_in_by_what_is_done() {
+async fn finished_messages_free_memory_in_a_full_redis() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nbase = \"1h\"\ncap = \"1h\"\n");
@@ -214,7 +214,7 @@ async fn a_full_memory_is_made_room_in_by_what_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
+async fn a_worker_that_starts_with_a_full_redis_frees_memory() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     redis.publish("topic", "before", "{}").await;
@@ -230,14 +230,15 @@ async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
+async fn a_rejected_password_is_reported_and_the_worker_keeps_running() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     until("it says why", async || {
         let (_, body) = gateway.get("/ready").await;
-        let is_told = body.contains("not_ready") && body.contains("refuses") && body.to_lowercase().contains("auth");
-        is_told.then_some(())
+        let is_reported =
+            body.contains("not_ready") && body.contains("refuses") && body.to_lowercase().contains("auth");
+        is_reported.then_some(())
     })
     .await;
     assert_eq!(gateway.get("/healthz").await.0, 200);
@@ -251,7 +252,7 @@ async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_another_type_is_told_and_consumed_once_it_is_a_stream() {
+async fn a_key_of_another_type_is_reported_and_consumed_once_it_is_a_stream() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:topic text").await;
     let plugins = Plugins::with("topic", &guest(OK), "").and("other", &guest(OK), "");
@@ -280,7 +281,7 @@ async fn owners(redis: &Redis, topic: &str) -> Vec<(String, String, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back() {
+async fn after_an_outage_no_worker_reclaims_from_one_that_reconnects_later() {
     const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
     let mut redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
@@ -330,7 +331,7 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again() {
+async fn a_worker_without_a_reader_connection_reclaims_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
@@ -357,7 +358,7 @@ async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_back_renews_its_leases_before_all_else() {
+async fn a_reconnected_worker_renews_its_leases_first() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     // Otherwise it would do so in twenty minutes.
@@ -375,7 +376,7 @@ async fn who_is_back_renews_its_leases_before_all_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_until_all_that_has_run_is_settled() {
+async fn a_shutdown_waits_until_finished_messages_are_settled() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
     let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "1h"]);

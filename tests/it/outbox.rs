@@ -33,7 +33,7 @@ async fn ids(redis: &Redis, key: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
+async fn the_outbox_of_a_lost_worker_is_relayed() {
     let redis = Redis::start();
     let hour = jiff::Timestamp::now().as_millisecond() + 3_600_000;
     add_to_outbox(&redis, "one", 0, "", "taken by the dead").await;
@@ -54,7 +54,7 @@ async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follow_up_that_does_not_arrive_holds_up_no_other_and_is_not_lost() {
+async fn an_undeliverable_follow_up_blocks_no_other_and_is_not_lost() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
     add_to_outbox(&redis, "broken", 0, "", "waits").await;
@@ -87,7 +87,7 @@ async fn topics_apart(server: &Server) -> [String; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late() {
+async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     let server = Server::start(Mode::Cluster).await;
     let [parent, fine, full] = topics_apart(&server).await;
     let manifest = format!("topics = [\"{parent}\"]\n[grants]\npublish = [\"{fine}\", \"{full}\"]\n");
@@ -112,8 +112,8 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     .await;
     server.publish(&parent, "second", &send(&fine)).await;
     server.is("what comes behind it too", &format!("XLEN mq:{fine}"), 3).await;
-    let told = gateway.logged("a follow-up does not arrive");
-    assert!(told.len() == 1 && told[0]["level"] == "WARN" && told[0]["to"] == full, "{told:?}");
+    let warnings = gateway.logged("a follow-up does not arrive");
+    assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN" && warnings[0]["to"] == full, "{warnings:?}");
     set_memory(0).await;
     server.is("the outbox is empty", &format!("XLEN {out}"), 0).await;
     for (topic, expected) in [(&fine, 3), (&full, 2)] {
@@ -123,7 +123,7 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_slow_worker_brings_no_other_brings_too() {
+async fn follow_ups_relayed_by_a_slow_worker_are_not_relayed_twice() {
     const LEASE: Duration = Duration::from_secs(2);
     let redis = Redis::start();
     add_to_outbox_many(&redis, "one", 100).await;
@@ -145,7 +145,7 @@ async fn what_a_slow_worker_brings_no_other_brings_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_do_not_arrive_what_is_behind_them_does() {
+async fn follow_ups_behind_many_undeliverable_ones_are_relayed() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
     add_to_outbox_many(&redis, "broken", 1500).await;
@@ -164,7 +164,7 @@ async fn however_many_do_not_arrive_what_is_behind_them_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_arrived_and_could_not_be_taken_off_is_not_brought_again() {
+async fn a_relayed_follow_up_that_could_not_be_acknowledged_is_not_sent_twice() {
     const LEASE: Duration = Duration::from_millis(100);
     let redis = Redis::start();
     add_to_outbox(&redis, "one", 0, "", "once").await;

@@ -11,7 +11,7 @@ fn chmod(plugins: &Plugins, name: &str, mode: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_others_can_write_is_warned_about_or_refused() {
+async fn a_file_writable_by_others_is_warned_about_or_rejected() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     chmod(&plugins, "topic.toml", 0o666);
@@ -40,7 +40,7 @@ async fn a_file_that_others_can_write_is_warned_about_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_plugins_are_looked_at_and_no_more() {
+async fn at_most_a_thousand_plugins_are_loaded() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     for number in 0..=1000 {
@@ -56,7 +56,7 @@ async fn a_thousand_plugins_are_looked_at_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_with_an_underscore_whose_dotted_twin_has_messages_is_warned_about() {
+async fn a_topic_with_an_underscore_is_warned_about_if_the_dotted_topic_has_messages() {
     let redis = Redis::start();
     let plugins = Plugins::with("stock_alert", &guest(OK), "").and("any_topic", &guest(OK), "");
     redis.publish("stock.alert", "a", "{}").await;
@@ -70,7 +70,7 @@ async fn a_topic_with_an_underscore_whose_dotted_twin_has_messages_is_warned_abo
 
 /// Who takes the rest is trusted with more than others, and looked at like them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
+async fn a_catch_all_file_owned_by_another_user_is_rejected() {
     let redis = Redis::start();
     redis.publish("whose", "a", "{}").await;
     let plugins = Plugins::with("rest", &guest(OK), "topics = [\"*\"]\n");
@@ -84,8 +84,9 @@ async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
     let wasm = plugins.path().join("rest.wasm");
     if std::os::unix::fs::chown(&wasm, Some(65534), None).is_ok() {
         gateway.signal(Signal::HUP);
-        let is_told = |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
-        gateway.until_logged("plugin refused", is_told).await;
+        let names_the_owner =
+            |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
+        gateway.until_logged("plugin refused", names_the_owner).await;
         assert_eq!(redis.run::<i64>("XLEN mq:whose").await, 1);
         drop(gateway);
         let gateway = start("warn");

@@ -45,7 +45,7 @@ async fn a_plugin_that_is_removed_drains_and_its_messages_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replaced_under_load_every_message_is_run_once_by_one_version() {
+async fn a_replacement_under_load_runs_every_message_once() {
     const MESSAGES: usize = 1000;
     let redis = Redis::start();
     let manifest = |version: usize| format!("[grants]\npublish = [\"seen\"]\n[config]\nversion = \"{version}\"\n");
@@ -86,7 +86,7 @@ async fn replaced_under_load_every_message_is_run_once_by_one_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_in_flight_finish_on_the_version_they_began_on() {
+async fn messages_in_flight_finish_on_the_version_they_started_on() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -104,7 +104,7 @@ async fn messages_in_flight_finish_on_the_version_they_began_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
+async fn an_invalid_file_is_rejected_and_the_last_good_version_keeps_running() {
     let redis = Redis::start();
     let good = guest(OK);
     let plugins = Plugins::with("topic", &good, "");
@@ -141,16 +141,16 @@ async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
         (&other, "it exports other:thing/run@0.1.0; a handler exports gateway:worker/handler@1.0.0"),
         (&loops, "cpu-limit"),
     ];
-    for (number, (bytes, told)) in cases.into_iter().enumerate() {
+    for (number, (bytes, fragment)) in cases.into_iter().enumerate() {
         plugins.write("topic.wasm", bytes);
-        let what = format!("refused: {told}");
+        let what = format!("refused: {fragment}");
         let reason = until(&what, async || {
             let refused = gateway.logged("plugin refused");
             refused.get(number).map(|line| (line["reason"].as_str().unwrap().to_owned(), line["keeps"].clone()))
         });
         let (reason, keeps) = reason.await;
-        assert!(reason.contains(told), "{told}: {reason}");
-        assert!(keeps.is_string(), "{told}");
+        assert!(reason.contains(fragment), "{fragment}: {reason}");
+        assert!(keeps.is_string(), "{fragment}");
         let id = format!("m-{number}");
         redis.publish("topic", &id, "{}").await;
         gateway.until_outcome("topic", &id, "done").await;
@@ -160,7 +160,7 @@ async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_manifest_is_refused_with_its_place() {
+async fn an_invalid_manifest_is_rejected_with_line_and_column() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "[limits]\ncpuu = \"1s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -200,7 +200,7 @@ async fn a_slow_copy_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_kubernetes_swap_of_a_linked_folder_is_seen() {
+async fn a_kubernetes_swap_of_a_linked_directory_is_detected() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let link = |version: &str| {
@@ -224,7 +224,7 @@ async fn the_kubernetes_swap_of_a_linked_folder_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_out_of_the_directory_is_refused() {
+async fn a_link_out_of_the_directory_is_rejected() {
     let redis = Redis::start();
     let elsewhere = Plugins::with("topic", &guest(OK), "");
     let plugins = Plugins::empty();
@@ -239,7 +239,7 @@ async fn a_link_out_of_the_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_in_the_directory_blocks_nobody() {
+async fn a_named_pipe_in_the_directory_blocks_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("good", &guest(OK), "");
     let status = std::process::Command::new("mkfifo").arg(plugins.path().join("pipe.wasm")).status().unwrap();
@@ -250,7 +250,7 @@ async fn a_pipe_in_the_directory_blocks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_has_one_handler_and_the_other_is_told_both_names() {
+async fn a_second_handler_of_a_topic_is_rejected_with_both_names() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("b", &guest(OK), "topics = [\"shared\"]\n").and("a", &guest(TRAP), "topics = [\"shared\"]\n");
@@ -272,7 +272,7 @@ async fn a_topic_has_one_handler_and_the_other_is_told_both_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_vanishes_takes_nothing_with_it() {
+async fn a_vanished_plugins_directory_removes_no_plugin() {
     let redis = Redis::start();
     let parent = tempfile::tempdir().unwrap();
     let (folder, away) = (parent.path().join("plugins"), parent.path().join("away"));

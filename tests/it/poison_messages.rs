@@ -28,7 +28,7 @@ async fn publish_poison_with(redis: &Redis, topic: &str, idle: Duration, data: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_runs_where_memory_is_full() {
+async fn an_isolated_message_runs_with_a_full_redis() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     publish_poison(&redis, "t").await;
@@ -45,7 +45,7 @@ async fn a_suspect_runs_where_memory_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
+async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
     publish_poison(&redis, "t").await;
@@ -69,7 +69,7 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_is_in_no_batch() {
+async fn a_poison_message_is_in_no_batch() {
     for others_first in [true, false] {
         let redis = Redis::start();
         publish_poison_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
@@ -98,7 +98,7 @@ async fn a_suspect_is_in_no_batch() {
 const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
+async fn a_message_waiting_for_isolation_does_not_start_on_a_paused_topic() {
     // It can't be alone in the end; or it could, since what ran has ended.
     for ms in [600_000, 9_500] {
         let mut tries = 0;
@@ -160,7 +160,7 @@ async fn start_with_a_long_running_handler(redis: &Redis, plugins: &Plugins, ms:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
+async fn isolation_gives_up_on_a_long_handler_and_another_worker_takes_the_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "").and("other", &guest(OK), "");
     let first = start_with_a_long_running_handler(&redis, &plugins, 600_000).await;
@@ -182,7 +182,7 @@ async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
+async fn a_requeued_poison_message_returns_to_the_only_worker() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "");
     let gateway = start_with_a_long_running_handler(&redis, &plugins, 10_000).await;
@@ -197,7 +197,7 @@ async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_no_loss_of_who_runs_alone() {
+async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("other", &guest(OK), "");
     publish_poison_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;

@@ -186,16 +186,16 @@ async fn each_accepted_message_leads_to_exactly_one_follow_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_data_is_rejected_with_the_key_what_came_and_what_is_allowed() {
+async fn bad_data_is_rejected_with_key_value_and_expectation() {
     let redis = Redis::start();
     let plugins = all();
     let _gateway = Gateway::start(&redis, &plugins);
-    for (number, (topic, data, told)) in rejected().into_iter().enumerate() {
+    for (number, (topic, data, expected)) in rejected().into_iter().enumerate() {
         redis.publish(topic, &format!("m-{number}"), &data.to_string()).await;
         let dead = redis.dead(topic).await;
         assert_eq!(
             (text(&dead, "gw-reason"), text(&dead, "gw-error")),
-            ("reject".to_owned(), told.to_owned()),
+            ("reject".to_owned(), expected.to_owned()),
             "{data}"
         );
         redis.run::<i64>(&format!("DEL {{mq:{topic}}}:dead")).await;
@@ -206,7 +206,7 @@ async fn bad_data_is_rejected_with_the_key_what_came_and_what_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn enough_stock_alerts_nobody() {
+async fn sufficient_stock_sends_no_alert() {
     let redis = Redis::start();
     let plugins = all();
     let gateway = Gateway::start(&redis, &plugins);
@@ -220,7 +220,7 @@ async fn enough_stock_alerts_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_that_says_nobody_is_to_be_told_is_waited_for() {
+async fn an_alert_without_a_configured_recipient_is_postponed() {
     let redis = Redis::start();
     let (wasm, _) = predefined("inventory.alert");
     let plugins = Plugins::with("inventory.alert", &wasm, "[grants]\npublish = [\"email.send\"]\n");

@@ -125,7 +125,7 @@ async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn any_number_of_due_messages_is_promoted_in_pieces() {
+async fn any_number_of_due_messages_is_promoted_in_batches() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..250 {
@@ -148,7 +148,7 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
 }
 
 #[tokio::test]
-async fn taking_never_makes_a_key() {
+async fn taking_creates_no_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let opened = queue.open().await.unwrap();
@@ -172,7 +172,7 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_found_again_and_counts_as_no_loss() {
+async fn a_delivery_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let (queue, lost) = taken(&redis, "me", &["a", "b", "held"]).await;
     let held = lost[2].entry.clone();
@@ -202,7 +202,7 @@ async fn a_renewal_neither_steals_nor_counts() {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting() {
+async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting() {
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a", "theirs"]).await;
     // As after an outage: both have been silent, and the one is the original's.
@@ -220,7 +220,7 @@ async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting(
 }
 
 #[tokio::test]
-async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
+async fn a_requeued_message_is_available_at_once_and_not_counted() {
     let redis = Redis::start();
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
     assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
@@ -231,7 +231,7 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
 }
 
 #[tokio::test]
-async fn what_was_given_back_has_as_many_losses_as_before_whoever_has_it_then() {
+async fn a_requeued_message_keeps_its_crash_count() {
     let redis = Redis::start();
     let (first, _) = taken(&redis, "first", &["a", "b", "c", "held"]).await;
     let me = redis.queue("t", "me");
@@ -249,7 +249,7 @@ async fn what_was_given_back_has_as_many_losses_as_before_whoever_has_it_then() 
 }
 
 #[tokio::test]
-async fn who_leaves_takes_nothing_along() {
+async fn a_consumer_is_removed_only_without_pending_messages() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a"]).await;
     let source = all[0].entry.source;
@@ -299,7 +299,7 @@ async fn consumers(redis: &Redis) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_the_gone_are_forgotten_and_nothing_with_them() {
+async fn idle_consumers_are_pruned_without_losing_messages() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     let (me, all) = taken(&redis, "me", &["a", "b"]).await;
     settle(&me, &all.iter().map(|one| done(one, Vec::new())).collect::<Vec<_>>()).await;
@@ -321,7 +321,7 @@ async fn names_of_the_gone_are_forgotten_and_nothing_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_message() {
+async fn a_pruned_consumer_that_still_waits_is_recreated_by_its_next_message() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t gone").await;
@@ -345,7 +345,7 @@ async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_mess
 }
 
 #[tokio::test]
-async fn a_take_over_looks_past_what_it_may_not_have() {
+async fn a_reclaim_scans_past_messages_it_may_not_take() {
     let redis = Redis::start();
     for number in 0..150 {
         redis.publish("t", &number.to_string(), "{}").await;
@@ -397,7 +397,7 @@ async fn settling_twice_changes_nothing_the_second_time() {
 }
 
 #[tokio::test]
-async fn who_lost_the_lease_may_finish_but_not_decide() {
+async fn a_worker_that_lost_its_lease_may_finish_but_not_retry_or_dead_letter() {
     let redis = Redis::start();
     let (late, all) = taken(&redis, "late", &["retry", "dead", "done"]).await;
     let other = redis.queue("t", "other");
@@ -413,7 +413,7 @@ async fn who_lost_the_lease_may_finish_but_not_decide() {
 }
 
 #[tokio::test]
-async fn the_same_owner_of_a_later_delivery_is_another() {
+async fn a_settlement_of_an_earlier_delivery_is_ignored() {
     let redis = Redis::start();
     let (me, first) = taken(&redis, "me", &["a"]).await;
     take_over(&redis.queue("t", "other"), NOW, 1).await;
@@ -424,7 +424,7 @@ async fn the_same_owner_of_a_later_delivery_is_another() {
 }
 
 #[tokio::test]
-async fn one_messages_fault_is_no_others() {
+async fn the_failure_of_one_settlement_affects_no_other() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
     let (queue, all) = taken(&redis, "me", &["bad", "good", "plain"]).await;
@@ -455,7 +455,7 @@ async fn a_destroyed_group_aborts_no_settlement() {
 }
 
 #[tokio::test]
-async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
+async fn a_full_redis_rejects_moves_and_accepts_done() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["done", "later", "dead", "parent"]).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
@@ -476,7 +476,7 @@ async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
 }
 
 #[tokio::test]
-async fn a_group_that_is_lost_runs_no_history_again() {
+async fn a_lost_group_runs_no_history_again() {
     let redis = Redis::start();
     for number in 0..250 {
         redis.publish("t", &number.to_string(), "{}").await;
@@ -509,7 +509,7 @@ async fn a_group_that_is_lost_runs_no_history_again() {
 }
 
 #[tokio::test]
-async fn a_swept_stream_is_backlog_and_nothing_else() {
+async fn a_swept_stream_holds_only_the_backlog() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["acked", "pending", "acked too"]).await;
     redis.publish("t", "waits", "{}").await;
@@ -533,7 +533,7 @@ async fn a_swept_stream_is_backlog_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn where_another_group_reads_too_nothing_is_deleted() {
+async fn nothing_is_deleted_while_another_group_reads_the_stream() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
     redis.run::<()>("XGROUP CREATE mq:t audit 0").await;

@@ -20,7 +20,7 @@ fn version(number: usize) -> Vec<u8> {
 type Replacement = (&'static str, fn(&Plugins));
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_of_replacing_a_version_brings_the_new_one() {
+async fn each_kind_of_replacement_loads_the_new_version() {
     let replacements: [Replacement; 7] = [
         ("renamed into place", |plugins| plugins.write("topic.wasm", &version(1))),
         ("overwritten in place", |plugins| fs::write(plugins.path().join("topic.wasm"), version(2)).unwrap()),
@@ -62,7 +62,7 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refused() {
+async fn a_requested_reload_is_answered_once_every_version_is_live_or_rejected() {
     let redis = Redis::start();
     // Behind a link, where no event tells of a change.
     let plugins = Plugins::empty();
@@ -82,14 +82,14 @@ async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refus
     assert!(good["digest"] != before && good["state"] == "live" && good["previous"] == before, "{good}");
     assert!(bad["digest"].is_string() && bad["state"] == "last-good", "{bad}");
     assert_eq!(bad["refusal"]["kind"], "faulty");
-    let told: BTreeSet<&str> =
+    let results: BTreeSet<&str> =
         answer["changes"].as_array().unwrap().iter().map(|change| change["result"].as_str().unwrap()).collect();
     // The slow poll may have been quicker with some of it.
-    assert!(told.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
+    assert!(results.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hang_up_looks_at_the_directory_and_ends_nothing() {
+async fn sighup_rescans_the_directory() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     // Behind a link, where no event tells of a change.
@@ -139,7 +139,7 @@ async fn two_hundred_plugins_come_and_go_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice() {
+async fn a_plugin_readded_during_its_last_run_runs_nothing_twice() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -156,7 +156,7 @@ async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_file_that_is_removed_is_refused_no_longer() {
+async fn a_removed_rejected_file_is_no_longer_reported() {
     let redis = Redis::start();
     let plugins = Plugins::with("bad", b"broken", "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -229,7 +229,7 @@ fn counts(number: u8) -> Vec<u8> {
 
 /// The worker is never without work: what is published is always far ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
+async fn under_full_load_two_alternating_versions_run_each_message_once() {
     const SWAPS: usize = 12;
     const AHEAD: usize = 10_000;
     let redis = Redis::start_with(&[]);
@@ -284,11 +284,11 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     // No more keys than ids.
     assert_eq!(redis.run::<i64>("HLEN {mq::kv:topic}-sizes").await, done + 1);
     let removed = ["plugin refused", "plugin removed", "plugin version withdrawn"];
-    assert!(removed.iter().all(|told| gateway.logged(told).is_empty()));
+    assert!(removed.iter().all(|message| gateway.logged(message).is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_looked_at_is_not_gone() {
+async fn an_unreadable_file_does_not_remove_its_plugin() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &version(0), "concurrency = 3\n").and("other", &version(0), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -315,7 +315,7 @@ async fn a_file_that_cannot_be_looked_at_is_not_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_has_what_was_refused_looked_at_again() {
+async fn a_requested_reload_retries_rejected_versions() {
     let redis = Redis::start();
     let granted = tempfile::tempdir().unwrap();
     let manifest =
@@ -335,7 +335,7 @@ async fn who_asks_has_what_was_refused_looked_at_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_file_that_is_written_for_ever() {
+async fn a_file_that_never_stops_changing_delays_no_other() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &version(0), "");
     let is_over = AtomicBool::new(false);
@@ -366,7 +366,7 @@ async fn nobody_waits_for_a_file_that_is_written_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_sources_are_in_memory_than_can_be_loaded_at_once() {
+async fn sources_in_memory_are_limited_to_concurrent_loads() {
     const COUNT: u64 = 40;
     const LENGTH: u64 = 16 << 20;
     let redis = Redis::start();

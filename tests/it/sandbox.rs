@@ -30,7 +30,7 @@ async fn an_endless_loop_ends_at_its_cpu_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endless_loops_on_every_thread_keep_nobody_from_running() {
+async fn endless_loops_on_every_thread_block_no_other_handler() {
     let redis = Redis::start();
     let wasm = guest("(loop $forever (br $forever)) (unreachable)");
     let hostile = "concurrency = 16\n[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
@@ -71,7 +71,7 @@ async fn a_handler_that_waits_ends_at_its_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_memory_hog_ends_at_its_memory_limit() {
+async fn unlimited_memory_growth_ends_at_the_memory_limit() {
     let hog = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
     let (reason, error) = outcome_of(&guest(hog), "[limits]\nmemory = \"8MiB\"").await;
     assert_eq!(reason, "memory-limit");
@@ -110,7 +110,7 @@ async fn deep_recursion_is_a_trap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_that_is_none_is_a_bad_reply() {
+async fn an_invalid_reply_is_a_bad_reply() {
     // A result whose variant does not exist, and a text that lies outside of memory.
     let variant = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 9)) (i32.const 16)";
     let text = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const -4)) (i32.store (i32.const 28) (i32.const 64)) (i32.const 16)";
@@ -122,18 +122,18 @@ async fn a_reply_that_is_none_is_a_bad_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_tells_its_message_and_exit_is_no_success() {
+async fn a_panic_reports_its_message_and_exit_is_no_success() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
     let _gateway = Gateway::start(&redis, &plugins);
-    for (data, told) in
+    for (data, fragment) in
         [(r#"{"do":"panic","text":"the reactor is hot"}"#, "the reactor is hot"), (r#"{"do":"exit","code":0}"#, "exit")]
     {
         redis.run::<i64>("DEL {mq:puppet}:dead").await;
         redis.publish("puppet", "p", data).await;
         let dead = redis.dead("puppet").await;
         assert_eq!(text(&dead, "gw-reason"), "trap");
-        assert!(text(&dead, "gw-error").to_lowercase().contains(told), "{}", text(&dead, "gw-error"));
+        assert!(text(&dead, "gw-error").to_lowercase().contains(fragment), "{}", text(&dead, "gw-error"));
     }
 }
 
@@ -163,7 +163,7 @@ async fn instances_share_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_flood_is_cut_and_cannot_forge_a_line() {
+async fn a_log_flood_is_limited_and_cannot_forge_a_line() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1KiB/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -176,7 +176,7 @@ async fn a_log_flood_is_cut_and_cannot_forge_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_of_nothing_are_cut_too() {
+async fn empty_log_lines_are_limited() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1KiB/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -190,7 +190,7 @@ async fn lines_of_nothing_are_cut_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_handler_prints_is_in_the_log() {
+async fn stdout_of_a_handler_is_logged() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -200,7 +200,7 @@ async fn what_a_handler_prints_is_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_dropped_from_the_log_is_told_though_no_line_follows() {
+async fn dropped_log_lines_are_reported_though_no_line_follows() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1KiB/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -208,29 +208,29 @@ async fn what_was_dropped_from_the_log_is_told_though_no_line_follows() {
     redis.publish("puppet", "first", flood).await;
     redis.publish("puppet", "second", flood).await;
     let counted = async || {
-        let (written, told) = (gateway.logged("0123456789").len() as u64, gateway.logged("log lines dropped"));
-        let dropped: u64 = told.iter().map(|line| line["dropped"].as_u64().unwrap()).sum();
+        let (written, reports) = (gateway.logged("0123456789").len() as u64, gateway.logged("log lines dropped"));
+        let dropped: u64 = reports.iter().map(|line| line["dropped"].as_u64().unwrap()).sum();
         (written + dropped == 2000).then_some(())
     };
     until("every line is written or counted", counted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_and_fields_have_their_sizes_and_stay_what_they_are() {
+async fn log_lines_and_fields_are_truncated_and_escaped() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nlog = \"1MiB/s\""));
     let gateway = Gateway::start(&redis, &plugins);
     let fields: Vec<(String, String)> = (0..33).map(|number| (format!("f{number}"), "v".to_owned())).collect();
     let log = |text: &str, fields: Value| json!({ "do": "log", "text": text, "fields": fields });
     let (largest, value) = (format!("large {}", "x".repeat((16 << 10) - 6)), "y".repeat(1 << 10));
-    let told = json!([
+    let lines = json!([
         log(&largest, json!([["at", value]])),
         log(&format!("{largest}x"), json!([["above", format!("{value}y")]])),
         log("many", json!(fields)),
         log("exact", json!(fields[..32])),
         log("a\u{1b}[31mred\u{202e}", json!([["level", "error id=7"], ["b\nc", ""], ["n".repeat(65), "v"]])),
     ]);
-    run_actions(&redis, "store", "s", told).await;
+    run_actions(&redis, "store", "s", lines).await;
     let lines = gateway.logged("large ");
     assert_eq!(lines.len(), 2);
     assert_eq!((&lines[0]["message"], &lines[0]["fields"]), (&json!(largest), &json!(format!("at={value}"))));
@@ -247,7 +247,7 @@ async fn lines_and_fields_have_their_sizes_and_stay_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_do_not_flood_the_log_either() {
+async fn denials_do_not_flood_the_log() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nlog = \"1KiB/s\""));
     let gateway = Gateway::start(&redis, &plugins);
@@ -260,7 +260,7 @@ async fn refusals_do_not_flood_the_log_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publish_flood_is_cut() {
+async fn the_number_of_published_messages_per_run_is_limited() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"other\"]\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -274,7 +274,7 @@ async fn a_publish_flood_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_run_publishes_has_its_bytes() {
+async fn the_published_bytes_per_run_are_limited() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("", "[limits]\nmemory = \"256MiB\""));
     let gateway = Gateway::start(&redis, &plugins);
@@ -294,7 +294,7 @@ async fn what_a_run_publishes_has_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loop_that_never_rests_ends() {
+async fn an_endless_message_chain_is_stopped() {
     let redis = Redis::start();
     let plugins = Plugins::with("ring", &built("store"), &manifest("", "")).and(
         "later",
@@ -326,13 +326,13 @@ async fn a_loop_that_never_rests_ends() {
             r#"{{"id":"{hops}","topic":"ring","data":{{"acts":[{{"do":"publish","to":"other","headers":[["worker-hops","1"]]}}]}},"headers":{{"worker-hops":"{hops}","Worker-Other":"x"}}}}"#
         )
     };
-    for (hops, told) in [("7", json!([["worker-hops", "7"]])), ("many", json!([]))] {
+    for (hops, headers) in [("7", json!([["worker-hops", "7"]])), ("many", json!([]))] {
         redis.add("ring", envelope(hops).as_bytes()).await;
         let seen = until("it has told", async || {
             redis.envelopes("mq:seen").await.into_iter().find(|envelope| envelope["data"]["of"] == hops)
         })
         .await;
-        assert_eq!(seen["data"]["headers"], told);
+        assert_eq!(seen["data"]["headers"], headers);
         assert_eq!(seen["data"]["results"][0]["fault"], "invalid");
     }
 }
@@ -340,7 +340,7 @@ async fn a_loop_that_never_rests_ends() {
 /// Texts that a handler gives to the host come out in its log, also those that
 /// JSON lets stand as they are: none steers the terminal of who reads it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_handler_says_steers_no_terminal() {
+async fn handler_output_cannot_control_a_terminal() {
     let odd = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\nb";
     let acts = [
         json!({ "do": "log", "text": odd, "times": 1 }),

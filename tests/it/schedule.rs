@@ -115,7 +115,7 @@ async fn the_data_of_a_schedule_reaches_the_handler_as_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_while_no_worker_ran_is_caught_up_with_as_the_manifest_says() {
+async fn missed_fire_times_are_caught_up_as_the_manifest_says() {
     for (catch_up, hours_ago) in [("none", &[][..]), ("one", &[0]), ("all", &[3, 2, 1, 0])] {
         let redis = Redis::start();
         pause(&redis).await;
@@ -142,7 +142,7 @@ async fn what_was_missed_while_no_worker_ran_is_caught_up_with_as_the_manifest_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_overtaken_while_it_catches_up_fires_nothing_of_it() {
+async fn a_worker_overtaken_while_catching_up_fires_nothing() {
     let redis = Redis::start();
     pause(&redis).await;
     let name = "* * * * * * UTC";
@@ -162,7 +162,7 @@ async fn who_is_overtaken_while_it_catches_up_fires_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_and_an_outage_leave_out_no_fire_time() {
+async fn a_restart_and_an_outage_skip_no_fire_time() {
     let mut redis = Redis::start();
     pause(&redis).await;
     let plugins = Plugins::with("t", &guest(OK), EACH_SECOND);
@@ -197,7 +197,7 @@ async fn a_schedule_follows_its_manifest_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schedule_that_never_fires_is_refused_and_the_last_good_version_goes_on() {
+async fn a_schedule_that_never_fires_is_rejected() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -210,7 +210,7 @@ async fn a_schedule_that_never_fires_is_refused_and_the_last_good_version_goes_o
 }
 
 #[tokio::test]
-async fn of_two_callers_with_the_same_last_time_one_publishes() {
+async fn of_two_concurrent_callers_one_publishes() {
     let redis = Redis::start();
     let (one, other) = (redis.queue("t", "one"), redis.queue("t", "other"));
     let start = one.look_at_schedule("s UTC").await.unwrap();
@@ -229,7 +229,7 @@ async fn of_two_callers_with_the_same_last_time_one_publishes() {
 }
 
 #[tokio::test]
-async fn nothing_fires_before_its_time_by_redis_clock() {
+async fn nothing_fires_before_its_time_by_the_clock_of_redis() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let start = queue.look_at_schedule("s UTC").await.unwrap();
@@ -240,7 +240,7 @@ async fn nothing_fires_before_its_time_by_redis_clock() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_holds_a_schedule_up_for_an_hour_at_most() {
+async fn a_clock_set_back_delays_a_schedule_for_an_hour_at_most() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for (ahead, is_held) in [(3500, true), (3700, false)] {
@@ -257,7 +257,7 @@ async fn a_clock_that_was_set_back_holds_a_schedule_up_for_an_hour_at_most() {
 }
 
 #[tokio::test]
-async fn a_new_schedule_never_looks_as_if_it_had_just_fired() {
+async fn a_new_schedule_is_never_recorded_as_just_fired() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     // First looked at in the very moment for which another version fires.
@@ -276,7 +276,7 @@ async fn a_new_schedule_never_looks_as_if_it_had_just_fired() {
 }
 
 #[tokio::test]
-async fn two_versions_of_a_manifest_share_a_fire_time_and_do_not_fight() {
+async fn two_versions_of_a_manifest_share_a_fire_time() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let from = now() - seconds(100);
@@ -294,7 +294,7 @@ async fn two_versions_of_a_manifest_share_a_fire_time_and_do_not_fight() {
 }
 
 #[tokio::test]
-async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
+async fn an_unused_schedule_is_removed() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for (name, unseen) in [("young UTC", 500), ("old UTC", 700)] {
@@ -312,7 +312,7 @@ async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_schedule_goes_to_where_its_topic_is_read() {
+async fn a_schedule_publishes_to_the_key_that_its_topic_reads() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let from = now() - seconds(100);

@@ -72,7 +72,7 @@ async fn scripts_run(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
+async fn large_messages_are_searched_one_by_one_and_small_ones_in_batches() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for (bytes, scripts, at_once) in [(LARGE, COUNT, 1), (1000, 1, COUNT as u64)] {
@@ -97,7 +97,7 @@ async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
+async fn large_delayed_messages_are_searched_in_small_batches() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for number in 0..COUNT {
@@ -119,7 +119,7 @@ async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_message_behind_small_ones_ends_the_piece() {
+async fn a_large_message_after_small_ones_ends_the_batch() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
@@ -132,7 +132,7 @@ async fn a_large_message_behind_small_ones_ends_the_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_read_and_dropped_in_pieces_of_few_bytes() {
+async fn dead_letters_are_read_and_purged_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     let bury = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
@@ -152,7 +152,7 @@ async fn dead_letters_are_read_and_dropped_in_pieces_of_few_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_due_is_moved_in_pieces_of_few_bytes() {
+async fn due_messages_are_promoted_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     let mut connection = redis.connection().await;
@@ -177,7 +177,7 @@ async fn read_all_as_legacy_worker(redis: &Redis) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
+async fn history_is_swept_in_batches_limited_by_bytes_also_with_a_full_redis() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for (bytes, left) in [(LARGE, COUNT - 1), (1000, 0)] {
@@ -195,7 +195,7 @@ async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
+async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for _ in 0..5 {
@@ -220,7 +220,7 @@ async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
+async fn a_list_of_large_items_is_not_read_whole() {
     for (end, bytes, at_once) in
         [(End::Left, LARGE, 1), (End::Right, LARGE, 1), (End::Left, 10, COUNT), (End::Right, 10, COUNT)]
     {
@@ -241,7 +241,7 @@ async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_the_originals_is_found_behind_large_messages() {
+async fn a_legacy_copy_is_found_behind_large_messages() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":0}"#).await;
@@ -256,7 +256,7 @@ async fn a_copy_of_the_originals_is_found_behind_large_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_purged_in_pieces_of_few_bytes() {
+async fn waiting_messages_are_purged_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for (bytes, batches) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
@@ -268,7 +268,7 @@ async fn what_waits_is_purged_in_pieces_of_few_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_and_delayed_messages_are_purged_unread() {
+async fn lists_and_delayed_messages_are_purged_without_reading_them() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     let mut connection = redis.connection().await;
@@ -288,7 +288,7 @@ async fn lists_and_delayed_messages_are_purged_unread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_takes_what_was_there_and_nothing_that_comes_meanwhile() {
+async fn a_purge_spares_messages_that_arrive_meanwhile() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for _ in 0..10 {
@@ -315,7 +315,7 @@ fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_moves_is_settled_in_pieces_of_few_bytes() {
+async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
     // A server closes the connection of who sends it more at once.
     let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
     let queue = redis.queue("t", "me");
@@ -341,7 +341,7 @@ async fn what_moves_is_settled_in_pieces_of_few_bytes() {
 const LEASE: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_messages_are_taken_over_and_found_again_a_few_at_a_time() {
+async fn large_messages_are_reclaimed_and_recovered_in_small_batches() {
     let redis = Redis::start_with(&[]);
     let (queue, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
     for (bytes, at_once) in [(LARGE, 8), (1000, COUNT)] {
@@ -367,7 +367,7 @@ async fn large_messages_are_taken_over_and_found_again_a_few_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_knows_no_message_yet_begins_with_a_few() {
+async fn a_new_worker_begins_with_small_reads() {
     let redis = Redis::start_with(&[]);
     let pad = "x".repeat(LARGE);
     for number in 0..COUNT {
@@ -385,7 +385,7 @@ async fn a_worker_that_knows_no_message_yet_begins_with_a_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_due_does_not_wait_until_all_history_is_swept() {
+async fn due_messages_do_not_wait_for_the_end_of_a_sweep() {
     const HISTORY: i64 = 200_000;
     let redis = Redis::start_with(&[]);
     let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'message', '{}') end";

@@ -79,7 +79,7 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_worker_that_wakes_does_no_harm() {
+async fn a_suspended_worker_that_resumes_does_no_harm() {
     stall_first_worker(|first, _| first.signal(Signal::STOP), |first, _| first.signal(Signal::CONT)).await;
 }
 
@@ -93,7 +93,7 @@ async fn a_connection_that_stalls_for_longer_than_a_lease_does_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_whose_answer_is_lost_on_the_way_is_taken_again_and_is_no_loss() {
+async fn a_read_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let plugins = puppet("first");
@@ -113,7 +113,7 @@ async fn a_read_whose_answer_is_lost_on_the_way_is_taken_again_and_is_no_loss() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic() {
+async fn a_reclaim_with_a_lost_reply_is_recovered_on_an_idle_topic() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     // Somebody had it and is gone; nothing else will ever be published.
@@ -132,7 +132,7 @@ async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic()
 /// Settling a batch takes two steps where some of it is done and some is dead. A
 /// renewal in between finds that what is done is no longer ours.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_being_settled_is_no_lost_lease() {
+async fn a_settlement_in_progress_is_not_reported_as_a_lost_lease() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     proxy.set_latency(200);
@@ -149,7 +149,7 @@ async fn what_is_being_settled_is_no_lost_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_fall_silent_are_given_up() {
+async fn silent_connections_are_abandoned() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let plugins = puppet("first");
@@ -165,7 +165,7 @@ async fn connections_that_fall_silent_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_have_been_done_is_not_sent_again() {
+async fn a_command_that_may_have_run_is_not_sent_again() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();

@@ -59,7 +59,7 @@ const T: &str = "[grants]\npublish = [\"seen\"]\n[retry]\nattempts = 3\nbase = \
     [schedule]\ncron = \"0 0 29 2 *\"\ncatch_up = \"one\"\ndata = { do = \"echo\", to = \"seen\" }\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_release_has_left_comes_to_its_right_end() {
+async fn messages_of_an_earlier_release_are_completed() {
     let redis = as_it_was_left().await;
     let publish = "[grants]\npublish = [\"seen\"]\n";
     let plugins =
@@ -110,7 +110,7 @@ async fn what_an_earlier_release_has_left_comes_to_its_right_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dead_published_or_kept_is_known_to_the_next_release() {
+async fn stored_data_of_an_earlier_release_is_readable() {
     let redis = as_it_was_left().await;
     let dead = redis.dead("t").await;
     assert_eq!(text(&dead, "gw-reason"), "reject");
@@ -156,9 +156,9 @@ async fn old_worker_takes(redis: &Redis) -> usize {
     assert!(renew.query_async::<Vec<String>>(&mut connection).await.unwrap().is_empty());
     for (at, (id, fields)) in taken.iter().enumerate() {
         let name = serde_json::from_str::<serde_json::Value>(&fields["message"]).unwrap()["id"].clone();
-        let told = format!(r#"{{"id":"x","topic":"seen","data":{{"id":{name},"attempt":1}}}}"#);
+        let envelope = format!(r#"{{"id":"x","topic":"seen","data":{{"id":{name},"attempt":1}}}}"#);
         if at % 2 == 0 {
-            let add = format!("XADD mq:seen * message {told}");
+            let add = format!("XADD mq:seen * message {envelope}");
             redis.run::<String>(&add).await;
             let mut done = redis::cmd("EVAL");
             done.arg(OLD_DONE).arg(2).arg(&["mq:puppet", "{mq:puppet}:state"]).arg(GROUP).arg(1).arg(1);
@@ -170,7 +170,7 @@ async fn old_worker_takes(redis: &Redis) -> usize {
         let mut settle = redis::cmd("EVAL");
         settle.arg(OLD_SETTLE).arg(13).arg("mq:puppet").arg(&own[..]).arg("mq:seen").arg(&theirs[..]);
         settle.arg(GROUP).arg("old").arg(1).arg("").arg(1);
-        settle.arg("done").arg(id).arg(0).arg(1).arg(7).arg(0).arg("").arg(2).arg("message").arg(told);
+        settle.arg("done").arg(id).arg(0).arg(1).arg(7).arg(0).arg("").arg(2).arg("message").arg(envelope);
         let settled: Vec<String> = settle.query_async(&mut connection).await.unwrap();
         assert_eq!(settled, ["ok"]);
     }
@@ -178,7 +178,7 @@ async fn old_worker_takes(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scripts_of_two_releases_run_beside_each_other_and_are_forgotten_at_any_time() {
+async fn scripts_of_two_releases_run_concurrently_and_survive_a_script_flush() {
     const COUNT: usize = 600;
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"seen\"]\n");

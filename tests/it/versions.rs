@@ -78,7 +78,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
+async fn only_versions_that_can_be_restored_are_stored() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -100,7 +100,7 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
+async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined() {
     let redis = Redis::start();
     // None of them is dead before the fifth has come, however slow it is.
     let plugins = Plugins::with("topic", &guest(OK), "[retry]\nattempts = 20\n");
@@ -147,7 +147,7 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
+async fn without_a_previous_version_crashes_cause_no_rollback() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -161,7 +161,7 @@ async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_probation_a_version_that_crashes_on_every_second_message_stays_over_a_restart_too() {
+async fn after_its_probation_a_crashing_version_stays_live_also_over_a_restart() {
     const CALLS: usize = 1000;
     let redis = Redis::start();
     let manifest = |version| format!("[retry]\nattempts = 1\n[config]\nversion = \"{version}\"\n");
@@ -197,7 +197,7 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_not_proven_is_nobodys_way_back() {
+async fn an_unproven_version_is_no_rollback_target() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -219,7 +219,7 @@ async fn a_version_that_is_not_proven_is_nobodys_way_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_call_with_many_messages_is_one_crash() {
+async fn a_crashed_batch_counts_as_one_crash() {
     let redis = Redis::start();
     let manifest =
         |wait| format!("[retry]\nattempts = 1\n[batch]\nsize = 8\nwait = \"{wait}\"\n[grants]\npublish = [\"seen\"]\n");
@@ -237,7 +237,7 @@ async fn one_call_with_many_messages_is_one_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_goes_back_and_forth_by_command() {
+async fn an_operator_rolls_back_and_unblocks_by_command() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -255,38 +255,41 @@ async fn an_operator_goes_back_and_forth_by_command() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
-    let (code, _, told) = ask(&["rollback", "topic"]).await;
-    assert!(code == 1 && told.contains("no version of topic before this one is known"), "{told}");
-    let (code, _, told) = ask(&["release", "topic"]).await;
-    assert!(code == 1 && told.contains("nothing is held against topic"), "{told}");
-    let (code, _, told) = ask(&["rollback", "no/such name"]).await;
-    assert!(code == 1 && told.contains("there is no plugin no/such name"), "{told}");
+    let (code, _, output) = ask(&["rollback", "topic"]).await;
+    assert!(code == 1 && output.contains("no version of topic before this one is known"), "{output}");
+    let (code, _, output) = ask(&["release", "topic"]).await;
+    assert!(code == 1 && output.contains("nothing is held against topic"), "{output}");
+    let (code, _, output) = ask(&["rollback", "no/such name"]).await;
+    assert!(code == 1 && output.contains("there is no plugin no/such name"), "{output}");
 
     plugins.write("topic.wasm", &other_ok());
     // The poll may be quicker with it; either way it is live afterwards.
-    let (code, told, _) = ask(&["reload"]).await;
-    assert!(code == 0 && (told.contains("is live, in place of") || told == "nothing has changed\n"), "{told}");
+    let (code, output, _) = ask(&["reload"]).await;
+    assert!(code == 0 && (output.contains("is live, in place of") || output == "nothing has changed\n"), "{output}");
     let second = gateway.plugin("topic").await["digest"].clone();
     assert_ne!(first, second);
-    let (code, told, _) = ask(&["rollback", "topic"]).await;
-    assert!(code == 0 && told.contains(&first.as_str().unwrap()[..12]) && told.contains("is live again"), "{told}");
+    let (code, output, _) = ask(&["rollback", "topic"]).await;
+    assert!(
+        code == 0 && output.contains(&first.as_str().unwrap()[..12]) && output.contains("is live again"),
+        "{output}"
+    );
     assert_eq!(gateway.plugin("topic").await["digest"], first);
-    let (code, told, _) = ask(&["ls"]).await;
-    assert!(code == 0 && told.contains("last-good") && told.contains("rolled back by an operator"), "{told}");
-    let (code, told, _) = ask(&["ls", "--json"]).await;
-    let listed: Value = serde_json::from_str(&told).unwrap();
+    let (code, output, _) = ask(&["ls"]).await;
+    assert!(code == 0 && output.contains("last-good") && output.contains("rolled back by an operator"), "{output}");
+    let (code, output, _) = ask(&["ls", "--json"]).await;
+    let listed: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));
     assert_eq!(ask(&["release", "topic"]).await.0, 0);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == second).await;
 
     plugins.write("topic.wasm", b"broken");
-    let (code, _, told) = ask(&["reload"]).await;
+    let (code, _, output) = ask(&["reload"]).await;
     let is_known = gateway.plugin("topic").await["state"] == "last-good";
-    assert!(is_known && (code == 0 || (code == 1 && told.contains("1 refused"))), "{code}: {told}");
+    assert!(is_known && (code == 0 || (code == 1 && output.contains("1 refused"))), "{code}: {output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_way_back_survives_a_restart() {
+async fn the_rollback_target_survives_a_restart() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -306,7 +309,7 @@ async fn the_way_back_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_names_the_version_that_it_died_of() {
+async fn a_dead_letter_names_the_version_that_failed() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -317,20 +320,20 @@ async fn a_dead_letter_names_the_version_that_it_died_of() {
 }
 
 #[test]
-fn commands_say_what_is_wrong_with_the_worker_that_they_ask() {
-    for (url, code, told) in [
+fn plugin_commands_report_an_unreachable_worker() {
+    for (url, code, fragment) in [
         ("http://127.0.0.1:1", 1, "no worker answers at http://127.0.0.1:1"),
         ("https://127.0.0.1:1", 2, "the worker speaks plain HTTP"),
         ("worker", 2, "is no URL"),
     ] {
         let output = command(&["plugins", "ls", "--url", url]);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(code) && stderr.contains(told), "{url}: {stderr}");
+        assert!(output.status.code() == Some(code) && stderr.contains(fragment), "{url}: {stderr}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_others_may_write_to_is_not_used() {
+async fn a_version_store_writable_by_others_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");

@@ -180,9 +180,10 @@ async fn until_failover_complete(server: &Server) {
         replica.contains("master_link_status:up").then_some(())?;
         (number(&replica, "slave_repl_offset")? >= number(&master, "master_repl_offset")?).then_some(())?;
         for sentinel in &server.sentinels {
-            let told: BTreeMap<String, String> = ask(&sentinel.url(), "SENTINEL MASTER mymaster").await?;
+            let master_info: BTreeMap<String, String> = ask(&sentinel.url(), "SENTINEL MASTER mymaster").await?;
             let replicas: Vec<BTreeMap<String, String>> = ask(&sentinel.url(), "SENTINEL REPLICAS mymaster").await?;
-            (told["flags"] == "master" && replicas.len() == 1 && replicas[0]["flags"] == "slave").then_some(())?;
+            (master_info["flags"] == "master" && replicas.len() == 1 && replicas[0]["flags"] == "slave")
+                .then_some(())?;
         }
         Some(())
     })

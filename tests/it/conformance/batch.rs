@@ -16,11 +16,11 @@ async fn publish(server: &Server, acts: &[&str]) {
 /// were in its batch.
 async fn batch_sizes_of_two(server: &Server) -> Vec<(String, u64)> {
     server.is("two have told", "XLEN mq:seen", 2).await;
-    let told = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
-    server.envelopes("mq:seen").await.iter().map(told).collect()
+    let id_and_size = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
+    server.envelopes("mq:seen").await.iter().map(id_and_size).collect()
 }
 
-pub(super) async fn each_message_of_a_batch_has_its_own_end(server: &Server) {
+pub(super) async fn each_message_of_a_batch_has_its_own_outcome(server: &Server) {
     publish(server, &["count", "fail", "orphan", "count", "no such act"]).await;
     server.run::<String>("XADD mq:crew * message {broken").await;
     let plugins = crew(6, "2s");
@@ -36,14 +36,14 @@ pub(super) async fn each_message_of_a_batch_has_its_own_end(server: &Server) {
         ("reject", "told: to fail"),
     ];
     assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
-    for ((reason, error), (expected, told)) in reasons.iter().zip(expected) {
-        assert!(reason == expected && error.starts_with(told), "{reason} {error}");
+    for ((reason, error), (expected, fragment)) in reasons.iter().zip(expected) {
+        assert!(reason == expected && error.starts_with(fragment), "{reason} {error}");
     }
     // What a failed one published stays here, with the others it leaves; and
     // the ids tell whose it is.
-    let told = batch_sizes_of_two(server).await;
-    assert!(told.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{told:?}");
-    assert_ne!(told[0].0, told[1].0);
+    let sizes = batch_sizes_of_two(server).await;
+    assert!(sizes.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{sizes:?}");
+    assert_ne!(sizes[0].0, sizes[1].0);
 }
 
 pub(super) async fn a_trap_in_a_batch_costs_only_its_own_message(server: &Server) {

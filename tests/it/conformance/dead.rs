@@ -1,6 +1,6 @@
 //! The scenario of what is done with dead letters by command.
 
-use super::{json, puppet, run, start, told};
+use super::{json, puppet, run, run_ok, start};
 use crate::servers::Server;
 use crate::support::text;
 use serde_json::Value;
@@ -37,19 +37,19 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(listed(&["--reason", "reject"]), ["mine", "stays"].map(|id| Some(id.to_owned())));
     let shown = json(server, &["dead", "show", "puppet", "mine"]);
     assert_eq!((&shown["reason"], &shown["data"]), (&Value::from("reject"), &serde_json::from_str(act).unwrap()));
-    assert!(told(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
+    assert!(run_ok(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
 
     // The handler has more luck with what it is edited to.
     let entry = shown["entry"].as_str().unwrap();
-    let new = told(server, &["dead", "edit", "puppet", entry, "--data", r#"{"do":"sleep","ms":0}"#]);
-    assert_eq!(told(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
+    let new = run_ok(server, &["dead", "edit", "puppet", entry, "--data", r#"{"do":"sleep","ms":0}"#]);
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
     gateway.until_outcome("puppet", "mine", "done").await;
     let (code, _, error) = run(server, &["dead", "edit", "puppet", &old, "--data", "1"]);
     assert!(code == 1 && error.contains("was written by the original"), "{error}");
-    assert_eq!(told(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
     gateway.until_outcome("puppet", "theirs", "done").await;
 
-    let purge = |args: &[&str]| told(server, &[&["dead", "purge", "puppet", "--yes"], args].concat());
+    let purge = |args: &[&str]| run_ok(server, &[&["dead", "purge", "puppet", "--yes"], args].concat());
     assert_eq!(purge(&["--older-than", "30d"]), "1 purged\n");
     assert_eq!(purge(&[&old]), "1 purged\n");
     server.is("the others stay", "XLEN {mq:puppet}:dead", 1).await;
@@ -58,7 +58,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
         add_legacy_dead_letter(server, id).await;
     }
     // Of both kinds.
-    assert_eq!(told(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
     server.is("and one dies again", "XLEN {mq:puppet}:dead", 1).await;
     add_legacy_dead_letter(server, "last").await;
     assert_eq!(purge(&["--all"]), "2 purged\n");

@@ -1,14 +1,14 @@
 //! The scenarios of what goes wrong again and again: workers that are lost with
 //! a message, memory that is full, topics that refuse.
 
-use super::{puppet, start, told};
+use super::{puppet, run_ok, start};
 use crate::servers::Server;
 use crate::support::{Plugins, built, text, until};
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
-pub(super) async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is(server: &Server) {
+pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_it_are_not(server: &Server) {
     // Who runs alone waits until those before it have ended, but not for long.
     let brief = "[limits]\ntimeout = \"100ms\"\n[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"10ms\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &built("puppet"), brief);
@@ -46,7 +46,7 @@ pub(super) async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_
 
 const AT_ONCE: &str = r#"{"do":"sleep","ms":0}"#;
 
-pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &Server) {
+pub(super) async fn a_full_redis_blocks_only_settlements_that_need_memory(server: &Server) {
     let plugins = puppet("[retry]\nattempts = 2\nbase = \"1ms\"\n[grants]\npublish = [\"seen\"]\n");
     let first = start(server, &plugins, &[]);
     server.publish("puppet", "first", AT_ONCE).await;
@@ -80,8 +80,8 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
         assert_eq!(server.run::<i64>(command).await, expected, "{command}");
     }
     // What makes room is not refused to people either.
-    assert!(told(server, &["messages", "cancel", "aside", "x"]).starts_with("cancelled "));
-    let purged = told(server, &["topics", "purge", "aside", "--yes", "--delayed"]);
+    assert!(run_ok(server, &["messages", "cancel", "aside", "x"]).starts_with("cancelled "));
+    let purged = run_ok(server, &["topics", "purge", "aside", "--yes", "--delayed"]);
     assert_eq!(purged, "0 waiting and 1 delayed messages deleted\n");
 
     server.set_memory(0).await;
@@ -101,7 +101,7 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
 
 /// Where a script reaches both topics the run has failed, and is tried again;
 /// elsewhere the follow-up waits in the outbox. Either way it arrives once.
-pub(super) async fn follow_ups_that_are_refused_arrive_once_their_topic_is_mended(server: &Server) {
+pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaired(server: &Server) {
     server.run::<()>("SET mq:broken text").await;
     let patient = "[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"100ms\"\n";
     let plugins = puppet(&format!("{patient}[grants]\npublish = [\"broken\", \"fine\", \"other\"]\n"));

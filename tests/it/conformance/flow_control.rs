@@ -1,13 +1,13 @@
 //! The scenarios of who goes first, how many at once, not now, and not twice.
 
-use super::{json, puppet, run, start, told};
+use super::{json, puppet, run, run_ok, start};
 use crate::messages::envelope;
 use crate::servers::Server;
 use crate::support::{OK, Plugins, guest, until};
 use serde_json::json;
 
 fn publish(server: &Server, args: &[&str]) {
-    told(server, &[&["publish"], args].concat());
+    run_ok(server, &[&["publish"], args].concat());
 }
 
 async fn push(server: &Server, how: &str, id: &str) {
@@ -20,7 +20,7 @@ async fn is_drained(server: &Server) {
     server.is("and all is settled", "XLEN {mq:t}:work", 0).await;
 }
 
-pub(super) async fn a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained(server: &Server) {
+pub(super) async fn a_list_is_consumed_and_consumed_again_after_it_was_drained(server: &Server) {
     let plugins = Plugins::with("t", &guest(OK), "");
     // The publisher comes first.
     push(server, "LPUSH", "first").await;
@@ -57,14 +57,14 @@ pub(super) async fn every_priority_is_served(server: &Server) {
     }
 }
 
-pub(super) async fn what_is_published_again_within_its_time_is_there_once(server: &Server) {
+pub(super) async fn a_message_published_twice_within_its_window_exists_once(server: &Server) {
     for _ in 0..3 {
         publish(server, &["quiet", "--id", "once", "--once", "1h"]);
     }
     assert_eq!(server.run::<i64>("XLEN mq:quiet").await, 1);
 }
 
-pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
+pub(super) async fn a_copy_of_a_finished_message_is_not_run(server: &Server) {
     let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
     let plugins = puppet(manifest);
     let gateway = start(server, &plugins, &[]);
@@ -100,7 +100,7 @@ pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
     }
 }
 
-pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server) {
+pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = start(server, &plugins, &[]);
     server.publish("t", "before", "{}").await;
@@ -124,7 +124,7 @@ pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server)
     .await;
 }
 
-pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
+pub(super) async fn rate_and_global_concurrency_hold_over_two_workers(server: &Server) {
     let plugins = puppet("concurrency_total = 2\n[rate]\nlimit = 50\nper = \"1s\"\n");
     plugins.put("slow", &guest(OK), "[rate]\nlimit = 4\nper = \"1h\"\n");
     for number in 0..8 {

@@ -15,7 +15,7 @@ async fn legacy_worker_reads(server: &Server, message: &str) {
     server.run::<redis::Value>(&take).await;
 }
 
-pub(super) async fn what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not(server: &Server) {
+pub(super) async fn stuck_legacy_messages_are_handled_and_their_copied_sources_are_not(server: &Server) {
     server.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
     // Handled and acknowledged: history, which it never deletes.
     legacy_worker_reads(server, &envelope("history", 0)).await;
@@ -54,7 +54,7 @@ async fn left_for_audit(server: &Server) -> usize {
     streams.map_or(0, |streams| streams[0].1.len())
 }
 
-pub(super) async fn what_another_group_has_still_to_read_is_left_to_it(server: &Server) {
+pub(super) async fn messages_unread_by_another_group_are_left_to_it(server: &Server) {
     for id in ["a", "b"] {
         server.publish("quiet", id, "{}").await;
     }
@@ -96,7 +96,7 @@ async fn delay(server: &Server, id: &str, due: i64) {
 }
 
 /// Whatever a worker's own clock shows.
-pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server: &Server) {
+pub(super) async fn legacy_delayed_messages_are_due_by_the_clock_of_redis(server: &Server) {
     let slot = async |key: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {key}")).await;
     // No script can reach both.
     assert!(!server.is_cluster() || slot("mq:quiet").await != slot("mq:delay:quiet").await);
@@ -120,7 +120,7 @@ pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server
     assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:later").await, 2);
 }
 
-pub(super) async fn the_originals_delayed_messages_come_once_over_two_workers(server: &Server) {
+pub(super) async fn legacy_delayed_messages_run_once_over_two_workers(server: &Server) {
     const COUNT: i64 = 200;
     let plugins = Plugins::with("quiet", &guest(OK), "");
     let workers = [start(server, &plugins, &[]), start(server, &plugins, &[])];

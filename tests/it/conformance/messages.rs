@@ -78,7 +78,7 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
     assert_eq!(code, 1, "{error}");
 }
 
-pub(super) async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere(server: &Server) {
+pub(super) async fn waiting_messages_are_cancelled_and_others_are_located(server: &Server) {
     fill(server).await;
     let before = server.run::<i64>("XLEN mq:t").await;
     let waiting = ["stream", "high", "low", "work", "in", "later", "again", "legacy"];
@@ -95,15 +95,16 @@ pub(super) async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_else
     }
     assert_eq!(server.run::<i64>("ZCARD {mq:t}:later").await, 1);
     assert_eq!(server.run::<i64>("HLEN {mq:t}:later:body").await, 1);
-    for (id, told) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")] {
+    for (id, fragment) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")]
+    {
         let (code, out, error) = run(server, &["messages", "cancel", "t", id]);
-        assert!(code == 1 && out.is_empty() && error.contains(told), "{id}: {out}{error}");
+        assert!(code == 1 && out.is_empty() && error.contains(fragment), "{id}: {out}{error}");
     }
     assert_eq!(server.in_flight("t").await, 1);
     assert_eq!(locations(server, "dies"), ["dead"]);
 }
 
-pub(super) async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told(server: &Server) {
+pub(super) async fn a_purge_needs_confirmation_and_keeps_delayed_messages_by_default(server: &Server) {
     let (code, _, error) = run(server, &["topics", "purge", "t"]);
     assert!(code == 2 && error.contains("--yes"), "{error}");
     fill(server).await;
@@ -129,7 +130,7 @@ pub(super) async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told(
     assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
 }
 
-pub(super) async fn a_topic_is_shown_in_true_numbers(server: &Server) {
+pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {
     fill(server).await;
     run(server, &["messages", "cancel", "t", "stream"]);
     let shown = json(server, &["topics", "show", "t"]);
@@ -162,7 +163,7 @@ pub(super) async fn a_topic_is_shown_in_true_numbers(server: &Server) {
     assert_eq!(run(server, &["messages", "find", "nobody"]).0, 1);
 }
 
-pub(super) async fn a_peek_shows_what_waits_and_takes_nothing(server: &Server) {
+pub(super) async fn a_peek_shows_waiting_messages_and_takes_none(server: &Server) {
     fill(server).await;
     let peek = |limit: &str| json(server, &["messages", "ls", "t", "--limit", limit]);
     let ids = |found: &Value| -> Vec<String> {
