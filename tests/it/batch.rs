@@ -1,4 +1,4 @@
-//! Several messages in one call, each settled on its own.
+//! Batches: several messages in one call, each settled individually.
 
 use crate::guest::encode;
 use crate::http_server::Server;
@@ -13,7 +13,7 @@ pub(crate) fn crew(size: usize, wait: &str) -> Plugins {
     Plugins::with("crew", &built("crew"), &manifest)
 }
 
-/// How many there were in the batch of each message that told.
+/// The batch size that each handled message reported.
 async fn batch_sizes(redis: &Redis) -> Vec<u64> {
     redis.envelopes("mq:seen").await.iter().map(|one| one["data"].as_u64().unwrap()).collect()
 }
@@ -30,7 +30,7 @@ async fn waiting_messages_are_batched_up_to_the_size() {
     publish(&redis, &["count"; 10]).await;
     let plugins = crew(4, "3s");
     let gateway = Gateway::start(&redis, &plugins);
-    // What is left over waits for more, and then no longer.
+    // The last two wait for more messages until the batch times out.
     redis.is("all are done", "XLEN mq:crew", 0).await;
     let mut sizes = batch_sizes(&redis).await;
     sizes.sort_unstable();
@@ -54,9 +54,9 @@ async fn a_wrong_number_of_replies_is_a_bad_reply_for_all() {
     assert_eq!(redis.run::<i64>("EXISTS mq:seen").await, 0);
 }
 
-/// A batch handler that says ok to each message, before `body` says otherwise:
-/// the list of replies stands at 16, how many there are at 20, and the replies,
-/// 24 bytes each, from 49152 on.
+/// A batch handler that replies ok to each message, unless `body` changes that: the
+/// pointer to the replies is at 16, their number at 20, and the replies, 24 bytes
+/// each, begin at 49152.
 pub(crate) fn replies(body: &str) -> Vec<u8> {
     let module = format!(
         r#"(module
@@ -80,7 +80,7 @@ pub(crate) fn replies(body: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_reply_of_another_length_fails_every_message() {
     let count = |count: &str| replies(&format!("(i32.store (i32.const 20) {count})"));
-    // As many as memory has room for, and one whose reason is no text.
+    // A list as long as memory allows, and a reason that is not UTF-8.
     let flood = "(drop (memory.grow (i32.const 1000))) (i32.store (i32.const 20) (i32.const 2700000))";
     let bad = "(i32.store8 (i32.const 49176) (i32.const 1)) (i32.store (i32.const 49184) (i32.const 512))
                (i32.store (i32.const 49188) (i32.const 2))";
@@ -145,7 +145,7 @@ async fn an_isolated_message_joins_no_batch() {
     for is_first in [true, false] {
         let redis = Redis::start();
         publish(&redis, &["count"]).await;
-        // Two workers were lost with it, as far as Redis knows.
+        // Redis has counted two crashed workers for it.
         redis.run::<()>("XGROUP CREATE mq:crew consumer-group-crew 0").await;
         redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-crew lost COUNT 1 STREAMS mq:crew >").await;
         let pending: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:crew consumer-group-crew - + 1").await;
@@ -190,7 +190,8 @@ async fn a_batch_collected_for_the_old_version_runs_in_the_form_of_the_new_one()
     let command = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))").unwrap();
     let echo = r#"{"do":"echo","to":"seen"}"#;
     let smaller = "[batch]\nsize = 2\nwait = \"60s\"\n";
-    // Another batch, a handler, a command; and what was published by then.
+    // The new version is a batch handler, a handler, a command; with the number of
+    // follow-ups.
     let cases = [(built("crew"), smaller, "\"count\"", 6), (built("puppet"), "", echo, 6), (command, "", "{}", 0)];
     for (wasm, batch, data, published) in cases {
         let redis = Redis::start();
@@ -220,8 +221,8 @@ async fn a_batch_collected_for_the_old_version_runs_in_the_form_of_the_new_one()
     }
 }
 
-/// A batch that is run in pieces ends between them: what has not begun is as
-/// good as never taken.
+/// A batch that is split stops between its parts: messages that have not started are
+/// requeued.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
     for is_stop in [false, true] {
@@ -231,23 +232,23 @@ async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
         let mut gateway = Gateway::start(&redis, &plugins);
         gateway.until_loaded("crew").await;
         let old = gateway.plugin("crew").await["digest"].clone();
-        // Each waits at the server for another one.
+        // The server answers each request when a second one has arrived.
         let act = json!({ "do": "send", "url": format!("{}/pair", server.origin()) }).to_string();
         let publish = async |id: &str| redis.publish("crew", id, &act).await;
         publish("m-0").await;
         publish("m-1").await;
         redis.until_in_flight("crew", 2).await;
-        // By now one is handled at a time.
+        // The new version handles one message at a time.
         let granted = format!("[grants]\npublish = [\"told\"]\nhttp = [\"{}\"]\n", server.origin());
         plugins.put("crew", &built("fetch"), &granted);
         let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["kind"] == "handler";
         gateway.until_plugin("crew", "is replaced", is_new).await;
         publish("m-2").await;
-        until("the first piece runs", async || (server.seen().len() == 1).then_some(())).await;
+        until("the first part runs", async || (server.seen().len() == 1).then_some(())).await;
         if is_stop {
             gateway.signal(Signal::TERM);
             gateway.until_logged("draining", |_| true).await;
-            until("nobody reads", async || {
+            until("no reader is blocked", async || {
                 redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
             })
             .await;
@@ -261,7 +262,7 @@ async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
         redis.until_requeued("crew", 2).await;
         assert_eq!((gateway.outcomes("crew").len(), server.seen().len()), (1, 2), "stop: {is_stop}");
         gateway = if is_stop {
-            until("it ends", async || (!gateway.is_running()).then_some(())).await;
+            until("the worker exits", async || (!gateway.is_running()).then_some(())).await;
             Gateway::start(&redis, &plugins)
         } else {
             redis.run::<i64>("HDEL {mq:crew}:state paused").await;

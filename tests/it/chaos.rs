@@ -1,11 +1,11 @@
-//! Nothing is lost and nothing is made up, whatever happens: workers and Redis
-//! are killed, frozen, cut off, filled up and made to forget, while publishers
-//! publish. Then it is calm, and every message that Redis ever acknowledged
-//! has to be in exactly one place.
+//! Fault injection: no message is lost or invented while workers and Redis are
+//! killed, suspended, disconnected, out of memory or without their scripts, and
+//! publishers publish. After the faults every message that Redis acknowledged has to
+//! be in exactly one location.
 //!
-//! The disturbances follow from a seed: their order and kind, not their exact
-//! moment. `make chaos SECONDS=600 SEED=7` runs for longer, and with `SENTINEL=1`
-//! masters die and hand over.
+//! A seed determines the order and kind of the faults, not their exact time.
+//! `make chaos SECONDS=600 SEED=7` runs for longer, and with `SENTINEL=1` masters die
+//! and fail over.
 
 mod audit;
 mod census;
@@ -26,8 +26,7 @@ use std::time::{Duration, Instant};
 
 const SECONDS: u64 = 15;
 
-/// How long everything may take to be worked off once it is calm. A busy
-/// machine needs some of it; what is stuck would take for ever.
+/// How long the backlog may take to drain after the faults, on a busy machine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,26 +36,26 @@ async fn nothing_is_lost_whatever_happens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_whatever_happens_with_another_seed_each_time() {
-    run(seed(), asked("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Standalone).await;
+    run(seed(), variable("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Standalone).await;
 }
 
-/// What a replica had when Redis acknowledged it.
+/// Publishers wait until the replica has acknowledged each message.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_where_masters_die_and_hand_over() {
-    run(seed(), asked("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Sentinel).await;
+    run(seed(), variable("CHAOS_SECONDS").unwrap_or(SECONDS), Kind::Sentinel).await;
 }
 
-fn asked(name: &str) -> Option<u64> {
+fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 fn seed() -> u64 {
-    asked("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000))
+    variable("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000))
 }
 
 async fn run(seed: u64, seconds: u64, kind: Kind) {
     let mut rng = Rng::with_seed(seed);
-    // One alone has nobody to find what it lost on the way.
+    // With one worker no other can reclaim its messages.
     let workers = rng.usize(1..=3);
     let sentinel = if kind == Kind::Sentinel { " SENTINEL=1" } else { "" };
     let replay = format!("make chaos SECONDS={seconds} SEED={seed}{sentinel}");
@@ -67,7 +66,7 @@ async fn run(seed: u64, seconds: u64, kind: Kind) {
 
     let publishers = Publishers::start(&target, &ledger, "wild", seed);
     let began = Instant::now();
-    // However few there is time for, these are among them.
+    // These are injected even in a short run.
     let mut first = match kind {
         Kind::Standalone => Vec::new(),
         Kind::Sentinel => vec![Fault::KillRedis(500), Fault::Failover],
@@ -82,13 +81,13 @@ async fn run(seed: u64, seconds: u64, kind: Kind) {
     }
     publishers.end().await;
     testbed.revert(true).await;
-    println!("{:6.2} s calm", began.elapsed().as_secs_f64());
+    println!("{:6.2} s end of faults", began.elapsed().as_secs_f64());
     let is_drained = drained(&testbed).await;
 
-    // What puts off a message makes none run twice.
+    // Faults that only delay messages make none run twice.
     let mild_since = Timestamp::now();
     let publishers = Publishers::start(&target, &ledger, audit::MILD, seed);
-    // The memory is full when there is much in hand.
+    // Memory runs out after a pause, when many messages are in flight.
     for fault in [Fault::Pause("plain", 1000), Fault::ForgetScripts, Fault::FillUp(1500)] {
         testbed.inject(fault).await;
         tokio::time::sleep(Duration::from_millis(1000)).await;
@@ -98,30 +97,30 @@ async fn run(seed: u64, seconds: u64, kind: Kind) {
     testbed.revert(true).await;
     let is_drained = is_drained && drained(&testbed).await;
 
-    // Copies of what has finished find the mark that it left.
+    // Copies of finished messages find the deduplication key.
     let before = Census::take(&testbed.redis).await;
     let finished = before.locations.iter().filter(|(key, locations)| key.starts_with("dedup-") && locations.seen > 0);
     let copies = publishers::copies(&target, finished.map(|(key, _)| key)).await;
     let is_drained = is_drained && drained(&testbed).await;
     let unfinished = census::unfinished(&testbed.redis).await;
     let census = Census::take(&testbed.redis).await;
-    let mut account = Audit::new(ledger.read(), census);
-    account.again(&before);
+    let mut audit = Audit::new(ledger.read(), census);
+    audit.check_finished_messages(&before);
     let logs: Vec<Value> = testbed.end().await.into_iter().flatten().collect();
-    account.check(&logs, &testbed.events, mild_since);
+    audit.check(&logs, &testbed.events, mild_since);
     println!(
         "{} ({copies} copies of finished messages dropped); {:.0} s",
-        account.summary(),
+        audit.summary(),
         began.elapsed().as_secs_f64()
     );
-    let violations = account.violations.join("\n");
+    let violations = audit.violations.join("\n");
     assert!(
-        is_drained && account.violations.is_empty(),
-        "{violations}\nstill there: {unfinished:#?}\nto replay: {replay}"
+        is_drained && audit.violations.is_empty(),
+        "{violations}\nunfinished: {unfinished:#?}\nto replay: {replay}"
     );
 }
 
-/// Waits until nothing is on its way any more.
+/// Waits until no message is unfinished.
 async fn drained(testbed: &Testbed) -> bool {
     let began = Instant::now();
     while began.elapsed() < DRAIN_TIMEOUT {

@@ -1,4 +1,4 @@
-//! The commands, as they are typed: what they print, and how they end.
+//! The command line: output and exit codes.
 
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, command, command_in, guest, until};
 use serde_json::Value;
@@ -29,7 +29,7 @@ async fn publish_adds_to_the_topic_and_warns_when_no_worker_handles_it() {
     redis.is("delayed", "ZCARD {mq:topic}:later", 1).await;
 
     assert_eq!(publish(&["--count", "1234"]).0, 0);
-    redis.is("all of them", "XLEN mq:topic", 1235).await;
+    redis.is("all are published", "XLEN mq:topic", 1235).await;
 
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -82,8 +82,8 @@ async fn invalid_arguments_are_usage_errors_that_say_what_is_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_distinguish_the_causes() {
-    let nobody = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
-    let url = format!("redis://{nobody}");
+    let closed = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
+    let url = format!("redis://{closed}");
     for args in [&["publish", "t"][..], &["topics", "ls"], &["dead", "ls"]] {
         let (code, _, error) = run(&[args, &["--redis-url", &url]].concat());
         assert_eq!(code, 69, "{args:?}: {error}");

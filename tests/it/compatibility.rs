@@ -1,6 +1,5 @@
-//! What a handler needs, and whether this host has it: what is built against a
-//! newer contract loads as long as it needs nothing new, and what does not load
-//! is told what it lacks.
+//! Compatibility of components with the contract of this host: one built against a newer
+//! contract loads if it uses no additions, and a rejection names what is missing.
 
 use crate::guest::module;
 use crate::support::{BINARY, OK, encode};
@@ -12,10 +11,10 @@ use std::path::PathBuf;
 
 const WIT: &str = include_str!("../../wit/gateway.wit");
 
-/// What is changed in the text of our contract, and to what.
+/// Replacements in the text of the contract.
 pub(crate) type Change<'a> = &'a [(&'a str, &'a str)];
 
-/// A handler built against another contract, and what its core module imports.
+/// A handler built against a changed contract, with these imports in its core module.
 pub(crate) fn built(change: Change, imports: &str) -> Vec<u8> {
     let changed = |text: &str| change.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
     let module = changed(&module("", OK).replacen("(module", &format!("(module {imports}"), 1));
@@ -42,13 +41,13 @@ pub(crate) const NEWER: (&str, &str) = ("@1.0.0", "@1.1.0");
 const NEXT: (&str, &str) = ("@1.0.0", "@2.0.0");
 
 pub(crate) const ADD_FLUSH: (&str, &str) = ("  log: func(", "  flush: func();\n  log: func(");
-/// Uses what is added.
+/// Imports the added function.
 pub(crate) const FLUSH: &str = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_contract_loads_if_its_additions_are_unused() {
     assert_eq!(refusal(&built(&[NEWER], LOG)).await, None);
-    // The bindings of Rust and C import only what is used.
+    // The bindings for Rust and C import only the functions that are used.
     assert_eq!(refusal(&built(&[NEWER, ADD_FLUSH], LOG)).await, None);
 }
 
@@ -107,7 +106,7 @@ async fn a_record_with_an_additional_field_is_rejected_at_load() {
 async fn a_truncated_component_is_rejected_at_every_length() {
     let whole = built(&[], LOG);
     let (header, mut refused) = (8, 0);
-    // Each header byte, and then here and there.
+    // At each byte of the header, and at regular distances after it.
     for at in (0..=header).chain((header + 1..whole.len()).step_by(whole.len() / 40)) {
         let reason = refusal(&whole[..at]).await.unwrap_or_else(|| panic!("{at} of {} bytes load", whole.len()));
         assert!(
@@ -120,7 +119,7 @@ async fn a_truncated_component_is_rejected_at_every_length() {
     assert!(refusal(b"PK\x03\x04rest").await.unwrap().contains("a zip archive: unpack it"));
 }
 
-/// Whatever bytes: a plugin or words, soon, and the host lives on.
+/// Any bytes either load or are rejected with a reason, and the host keeps running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_with_a_changed_byte_loads_or_is_rejected_with_a_reason() {
     let whole = built(&[], LOG);
@@ -132,7 +131,7 @@ async fn a_component_with_a_changed_byte_loads_or_is_rejected_with_a_reason() {
             bytes[at] ^= change;
             if let Err(reason) = load(&engine, &bytes).await {
                 assert!(!reason.is_empty() && reason.len() < 5000, "{at} {change}: {reason}");
-                // It may be wrong in any way, but it is not the compiler's fault.
+                // Any reason is allowed, but the compiler must not crash.
                 assert!(!reason.contains("the compiler crashed"), "{at} {change}: {reason}");
                 refused += 1;
             }

@@ -1,5 +1,5 @@
-//! One suite for every Redis there is: each scenario runs unchanged against
-//! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
+//! One suite for all Redis setups: each scenario runs unchanged against Redis, Valkey,
+//! a server with TLS and ACL users, Sentinel, and a cluster.
 
 mod legacy;
 mod batch;
@@ -98,8 +98,8 @@ suite!(
     plugins_store_values_over_two_workers,
 );
 
-// TLS and the ways of finding a server are each other's business in a few
-// places only: those where an address is learned.
+// TLS affects Sentinel and Cluster only where addresses are discovered, so a few
+// scenarios are enough.
 suite!(@mode tls_sentinel, TlsSentinel, what_is_published_is_drained, the_commands_see_what_the_worker_sees);
 suite!(
     @mode tls_cluster,
@@ -123,7 +123,7 @@ fn run(server: &Server, args: &[&str]) -> (i32, String, String) {
     run_command(&[args, &["--redis-url", &server.url], &server.flags()].concat())
 }
 
-/// What a command says that succeeds.
+/// The stdout of a command that has to succeed.
 fn run_ok(server: &Server, args: &[&str]) -> String {
     let (code, out, error) = run(server, args);
     assert_eq!(code, 0, "{args:?}: {error}");
@@ -150,7 +150,7 @@ async fn what_is_published_is_drained(server: &Server) {
     let ids: BTreeSet<String> = gateway.outcomes("quiet").into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), 50);
     assert_eq!(server.run::<i64>("HGET {mq:quiet}:state done").await, 50);
-    // Nothing is out of order with the servers themselves.
+    // The worker warns about neither the memory policy nor the cluster mode.
     assert!(gateway.logged("maxmemory-policy").is_empty() && gateway.logged("part of a Redis Cluster").is_empty());
 }
 
@@ -170,10 +170,10 @@ async fn a_failing_handler_is_retried_and_then_dead_with_its_reason(server: &Ser
     server.publish("puppet", "m-1", r#"{"do":"retry","reason":"not today","after_ms":null}"#).await;
     let dead = server.dead("puppet").await;
     let retried = vec![("m-1".to_owned(), "retry".to_owned()); 3];
-    until("each run is told", async || (gateway.outcomes("puppet") == retried).then_some(())).await;
+    until("each run is logged", async || (gateway.outcomes("puppet") == retried).then_some(())).await;
     assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "not today".to_owned()));
-    server.is("nothing waits", "ZCARD {mq:puppet}:later", 0).await;
-    server.is("nothing is left", "XLEN mq:puppet", 0).await;
+    server.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
+    server.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
 async fn a_postponed_message_costs_no_attempt(server: &Server) {
@@ -184,7 +184,7 @@ async fn a_postponed_message_costs_no_attempt(server: &Server) {
     server.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
 }
 
-/// In a cluster they go to topics of other slots.
+/// In a cluster the follow-ups go to topics in other slots.
 async fn each_follow_up_arrives_once(server: &Server) {
     let plugins = puppet("[grants]\npublish = [\"one\", \"two\", \"three\"]\n");
     let _gateway = start(server, &plugins, &[]);
@@ -209,7 +209,7 @@ async fn the_messages_of_a_killed_worker_run_on_another(server: &Server) {
         server.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }
     server.until_in_flight("puppet", 10).await;
-    // The other one's handler has more sense.
+    // The handler of the second worker ends at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = start(server, &plugins, &options);
     second.until_ready().await;
@@ -227,11 +227,11 @@ async fn a_stopped_worker_requeues_unfinished_messages(server: &Server) {
     }
     server.until_in_flight("puppet", 4).await;
     assert!(gateway.stop().await.success());
-    // With a lease of an hour, only what was given back can be had this soon.
+    // With a lease of an hour only requeued messages are available at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = start(server, &plugins, &["--queue-lease", "1h"]);
     server.is("all are done", "XLEN mq:puppet", 0).await;
-    assert!(second.logged("taken over").is_empty(), "a message given back counts as lost");
+    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
 }
 
 async fn the_commands_see_what_the_worker_sees(server: &Server) {
@@ -287,12 +287,12 @@ async fn topics_in_all_slots_are_consumed_at_once(server: &Server) {
         assert_eq!(gateway.outcomes(topic).len(), 3);
     }
     if server.is_cluster() {
-        let mut holding = 0;
+        let mut nodes_with_keys = 0;
         for node in &server.nodes {
             let mut connection = crate::support::connect_without_timeout(&node.url()).await;
             let keys: i64 = ::redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
-            holding += i64::from(keys > 0);
+            nodes_with_keys += i64::from(keys > 0);
         }
-        assert_eq!(holding, 3, "the topics lie on every master");
+        assert_eq!(nodes_with_keys, 3, "every master has topics");
     }
 }

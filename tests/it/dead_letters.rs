@@ -1,4 +1,4 @@
-//! What is done with dead letters: shown, edited, replayed, purged, capped.
+//! Dead letters: show, edit, replay, purge and caps.
 
 use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
@@ -23,7 +23,7 @@ fn envelope(id: &str) -> String {
     )
 }
 
-/// As a settlement leaves it. Returns its entry.
+/// Adds a dead letter as a settlement does. Returns its entry id.
 async fn add_dead_letter(redis: &Redis, body: &[u8], more: &[(&str, &[u8])]) -> String {
     let mut command = redis::cmd("XADD");
     command.arg("{mq:t}:dead").arg("*").arg("message").arg(body);
@@ -86,11 +86,11 @@ async fn a_replayed_dead_letter_is_its_message_without_the_failure_fields() {
     let expected = [("message", bytes(&body)), ("note", b"\xff".to_vec()), ("gw-fresh", bytes("1"))];
     assert_eq!(redis.entries("mq:t").await, [expected.map(|(name, value)| (name.to_owned(), value))]);
     assert_eq!(ids(&redis, "{mq:t}:dead").await, ["stays"]);
-    // Once is once.
+    // A second replay of it fails.
     let (code, out, error) = dead(&redis, &["replay", "t", &entry]);
     assert_eq!((code, out.as_str()), (1, "0 replayed\n"));
     assert!(error.contains(&entry) && error.contains("no such dead letter"), "{error}");
-    redis.is("no second time", "XLEN mq:t", 1).await;
+    redis.is("it was replayed once", "XLEN mq:t", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +125,7 @@ async fn filters_select_beyond_the_newest_page() {
 
     assert_eq!(dead(&redis, &["replay", "t", "--reason", "decode", "--search", "needle"]).1, "1 replayed\n");
     assert_eq!(ids(&redis, "mq:t").await, ["needle"]);
-    redis.is("the others stay", "XLEN {mq:t}:dead", 251).await;
+    redis.is("the others remain", "XLEN {mq:t}:dead", 251).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,12 +133,12 @@ async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
     let redis = Redis::start();
     add_dead_letters(&redis, 2000).await;
     let (queue, url) = (redis.queue("t", ""), redis.url());
-    // A page, and the same page sent again, as after a lost reply.
+    // The same page twice, as after a lost reply.
     let page = letters(&queue).await;
     assert_eq!(page.len(), 100);
     assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Ok));
     assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Gone));
-    // The command, killed while it is at it; two at a time, even.
+    // Two concurrent commands, killed during the replay.
     for _ in 0..3 {
         let start = || {
             let mut command = Command::new(BINARY);
@@ -147,7 +147,10 @@ async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
         };
         let before = redis.run::<i64>("XLEN {mq:t}:dead").await;
         let mut commands = [start(), start()];
-        until("it is at it", async || (redis.run::<i64>("XLEN {mq:t}:dead").await < before.max(1)).then_some(())).await;
+        until("the replay has begun", async || {
+            (redis.run::<i64>("XLEN {mq:t}:dead").await < before.max(1)).then_some(())
+        })
+        .await;
         for command in &mut commands {
             command.kill().unwrap();
             command.wait().unwrap();
@@ -155,7 +158,7 @@ async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
     }
     let (code, _, error) = dead(&redis, &["replay", "t", "--all"]);
     assert_eq!(code, 0, "{error}");
-    redis.is("all live", "XLEN {mq:t}:dead", 0).await;
+    redis.is("all are replayed", "XLEN {mq:t}:dead", 0).await;
     let ids = ids(&redis, "mq:t").await;
     assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (2000, 2000));
 }
@@ -163,7 +166,7 @@ async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_restart_at_one_and_a_message_that_dies_again_stays_dead() {
     let redis = Redis::start();
-    // Each run says which attempt it is; the second waits no time at all.
+    // The attempts are logged; the second follows after 1 ms.
     let plugins = Plugins::with("t", &guest("(unreachable)"), "[retry]\nattempts = 2\nbase = \"1ms\"\n");
     for id in ["a", "b", "c"] {
         add_dead_letter(&redis, envelope(id).as_bytes(), &[]).await;
@@ -209,7 +212,7 @@ async fn replay_keeps_the_priority_and_follows_the_kind_of_the_topic() {
     add_dead_letter(&redis, envelope("nowhere").as_bytes(), &[]).await;
     let (code, _, error) = dead(&redis, &["replay", "t", "--all"]);
     assert!(code == 1 && error.contains("WRONGTYPE"), "{error}");
-    redis.is("it stays", "XLEN {mq:t}:dead", 1).await;
+    redis.is("it remains", "XLEN {mq:t}:dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +236,7 @@ async fn packed_dead_letters_are_replayed_unpacked_or_stay() {
     let entries = redis.entries("mq:t").await;
     assert_eq!(text(&entries[0], "f3490"), "3490");
     assert_eq!((text(&entries[0], "gw-id"), entries[0].len()), ("1-1".to_owned(), 3493));
-    redis.is("the large one stays", "XLEN {mq:t}:dead", 1).await;
+    redis.is("the large one remains", "XLEN {mq:t}:dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +257,7 @@ async fn legacy_dead_letters_are_replayed_byte_for_byte() {
     let (code, out, error) = dead(&redis, &["replay", "t", "--all"]);
     assert_eq!((code, out.as_str()), (1, "1 replayed\n"));
     assert!(error.contains("original_message"), "{error}");
-    redis.is("what can't live stays", "XLEN mq:dead-letter:t", 1).await;
+    redis.is("the undecodable one remains", "XLEN mq:dead-letter:t", 1).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "1 purged\n");
 }
 
@@ -274,7 +277,7 @@ async fn messages_that_die_meanwhile_are_not_part_of_a_walk_or_a_purge() {
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
 }
 
-/// A cluster keeps it in other slots, so that no step can publish and remove.
+/// In a cluster the keys are in different slots, so no script can publish and remove.
 #[tokio::test(flavor = "multi_thread")]
 async fn legacy_entries_in_another_slot_are_removed_only_once_they_are_published() {
     let server = Server::start(Mode::Cluster).await;
@@ -292,7 +295,7 @@ async fn legacy_entries_in_another_slot_are_removed_only_once_they_are_published
     assert_eq!(left, (1, 1));
     server.run::<i64>("DEL mq:t").await;
     assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Ok]);
-    // Sent again, as after a lost reply.
+    // The same request again, as after a lost reply.
     assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Gone]);
     assert_eq!(server.run::<i64>("XLEN mq:t").await, 1);
 }
@@ -309,13 +312,13 @@ async fn an_edit_changes_the_data_and_no_other_byte() {
     assert_eq!(text(&letter, "message"), edited);
     assert_eq!((text(&letter, "gw-reason"), field(&letter, "note")), ("trap".to_owned(), b"\xfe".to_vec()));
     assert_eq!(letter.len(), 12);
-    redis.is("one is one", "XLEN {mq:t}:dead", 1).await;
+    redis.is("the edit adds no entry", "XLEN {mq:t}:dead", 1).await;
     let (code, _, error) = dead(&redis, &["edit", "t", &entry, "--data", "1"]);
     assert!(code == 1 && error.contains(&entry), "{error}");
     assert_eq!(dead(&redis, &["replay", "t", new.trim()]).1, "1 replayed\n");
     assert_eq!(text(&redis.entries("mq:t").await[0], "message"), edited);
 
-    // What was no envelope becomes what is written.
+    // A message without an envelope becomes exactly the given data.
     let entry = add_dead_letter(&redis, b"\xff", &[]).await;
     assert_eq!(dead(&redis, &["edit", "t", &entry, "--data", &envelope("mended")]).0, 0);
     let plain: String = redis.run("XADD {mq:t}:dead * color red gw-source t/5-5").await;
@@ -358,7 +361,7 @@ async fn a_purge_takes_named_or_old_or_all_dead_letters() {
     assert_eq!((code, out.as_str()), (1, "1 purged\n"));
     assert!(error.contains(&fresh) && !error.contains("1000-1"), "{error}");
     assert_eq!(dead(&redis, &["purge", "t", "--older-than", "30d", "--yes"]).1, "2 purged\n");
-    redis.is("the fresh ones stay", "XLEN {mq:t}:dead", 150).await;
+    redis.is("the recent ones remain", "XLEN {mq:t}:dead", 150).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "150 purged\n");
     redis.is("none is left", "XLEN {mq:t}:dead", 0).await;
 }
@@ -403,15 +406,15 @@ async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &minute);
     let line = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
     assert_eq!((line["dropped"].as_i64(), line["level"].as_str()), (Some(2), Some("WARN")));
-    redis.is("the old ones are gone, and no other", "XLEN {mq:t}:dead", 150).await;
+    redis.is("only the old ones are evicted", "XLEN {mq:t}:dead", 150).await;
     gateway.kill();
 
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-dead-max-bytes", "1MiB"]);
     let bytes = "MEMORY USAGE {mq:t}:dead SAMPLES 0";
     until("it is small enough", async || (redis.run::<i64>(bytes).await <= 1 << 20).then_some(())).await;
     let left = redis.run::<i64>("XLEN {mq:t}:dead").await;
-    assert!((10..=20).contains(&left), "no more than must be: {left}");
-    until("all that is gone was told", async || {
+    assert!((10..=20).contains(&left), "no more are evicted than necessary: {left}");
+    until("every eviction is logged", async || {
         let lines = gateway.logged("dead letters dropped");
         (lines.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
     })

@@ -1,4 +1,4 @@
-//! A message's way: published, handled, settled, and never lost.
+//! The path of a message: published, delivered, handled and settled, without loss.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, field, guest, text, until};
 use rustix::process::Signal;
@@ -68,7 +68,7 @@ async fn a_failed_message_runs_again_and_is_dead_after_its_last_attempt() {
     assert_eq!(text(&dead, "gw-digest").len(), 64);
     let envelope: serde_json::Value = serde_json::from_slice(&field(&dead, "message")).unwrap();
     assert_eq!((&envelope["id"], &envelope["retry"]), (&json!("m-1"), &json!(0)));
-    redis.is("nothing waits", "ZCARD {mq:puppet}:later", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
     redis.is("no body is left", "HLEN {mq:puppet}:later:body", 0).await;
 }
 
@@ -79,7 +79,7 @@ async fn attempts_are_counted_without_an_envelope() {
     let gateway = Gateway::start(&redis, &plugins);
     let entry = redis.add("puppet", br#"{"do":"retry","reason":"again","after_ms":1}"#).await;
     let dead = redis.dead("puppet").await;
-    // The same id on every attempt, though each has an entry of its own.
+    // The id stays the same, though each attempt has another entry.
     assert_eq!(gateway.outcomes("puppet"), vec![(entry.clone(), "retry".to_owned()); 2]);
     assert_eq!(text(&dead, "gw-id"), entry);
     assert_eq!(field(&dead, "message"), br#"{"do":"retry","reason":"again","after_ms":1}"#);
@@ -96,7 +96,7 @@ async fn a_postponed_message_costs_no_attempt() {
     redis.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
 }
 
-/// However long a handler asks for: it ends after seven days, and is told then.
+/// Postponements end after seven days, however long a handler asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -117,11 +117,11 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     assert_eq!((text(&dead, "gw-reason").as_str(), text(&dead, "gw-error").as_str()), ("postponed-too-long", "closed"));
     assert!(text(&dead, "message").contains("beyond"));
     redis.is("the other is postponed", "ZCARD {mq:puppet}:later", 1).await;
-    // It comes back when the seven days are over, and not after the month.
+    // It is due at the end of the seven days, not after the requested month.
     let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
     let late = due[0].1 as i64 - (now + DAY);
     assert!((0..DAY).contains(&late), "{late} ms");
-    // When it was postponed for the first time is not forgotten.
+    // The time of the first postponement is kept.
     let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:later:body").await;
     assert!(String::from_utf8_lossy(&bodies[0]).contains(&(now - 6 * DAY).to_string()));
 }
@@ -147,7 +147,7 @@ async fn an_undecodable_message_is_dead_lettered_with_its_bytes() {
     }
     redis.publish("puppet", "fine", r#"{"do":"echo","to":"seen"}"#).await;
     redis.is("the next one is handled", "XLEN mq:seen", 1).await;
-    redis.is("nothing is pending", "XLEN mq:puppet", 0).await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +213,7 @@ async fn native_and_legacy_delayed_messages_are_promoted_when_due() {
     gateway.until_loaded("puppet").await;
     redis.publish_later("puppet", "ours", r#"{"do":"echo","to":"seen"}"#, Duration::from_millis(300)).await;
     redis.publish_later("puppet", "far", r#"{"do":"echo","to":"seen"}"#, Duration::from_secs(3600)).await;
-    // Their publisher is dead; in the original nobody would promote these.
+    // With GinForge these would never be promoted, since their publisher is gone.
     let due = jiff::Timestamp::now().as_second();
     for (id, due) in [("legacy", due), ("legacy-far", due + 3600)] {
         let envelope =
@@ -225,7 +225,7 @@ async fn native_and_legacy_delayed_messages_are_promoted_when_due() {
     let ids: BTreeSet<&str> = envelopes.iter().map(|envelope| envelope["data"]["id"].as_str().unwrap()).collect();
     assert_eq!(ids, BTreeSet::from(["legacy", "ours"]));
     redis.is("the other is still delayed", "ZCARD {mq:puppet}:later", 1).await;
-    redis.is("the original's too", "ZCARD mq:delay:puppet", 1).await;
+    redis.is("the legacy one too", "ZCARD mq:delay:puppet", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +239,7 @@ async fn a_slow_message_blocks_no_other_of_its_topic() {
     for number in 0..40 {
         redis.publish("puppet", &format!("quick-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
     }
-    redis.is("all the quick ones", "XLEN mq:seen", 40).await;
+    redis.is("the quick ones are done", "XLEN mq:seen", 40).await;
     assert!(!gateway.outcomes("puppet").iter().any(|(id, _)| id.starts_with("slow")));
 }
 
@@ -284,7 +284,7 @@ async fn the_messages_of_a_killed_worker_run_on_another() {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }
     redis.until_in_flight("puppet", 20).await;
-    // The other one's handler has more sense.
+    // The handler of the second worker ends at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &options);
     second.until_ready().await;
@@ -296,7 +296,7 @@ async fn the_messages_of_a_killed_worker_run_on_another() {
     assert_eq!(second.logged("taken over").len(), 20);
 }
 
-/// Publishes messages that somebody took and who is gone since.
+/// Publishes messages that a lost consumer has pending.
 async fn publish_pending_of_lost_consumer(redis: &Redis, count: usize, data: &str) {
     for number in 0..count {
         redis.publish("puppet", &number.to_string(), data).await;
@@ -326,10 +326,10 @@ async fn nothing_is_reclaimed_on_a_paused_topic() {
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let plugins = puppet("");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
-    // What is due is seen to before others' leases are.
+    // Due messages are promoted before leases are checked.
     for due in 1..=3 {
         redis.publish_later("puppet", &due.to_string(), r#"{"do":"sleep","ms":0}"#, Duration::from_millis(1)).await;
-        redis.is("it has been seen to", "XLEN mq:puppet", 1 + due).await;
+        redis.is("it is promoted", "XLEN mq:puppet", 1 + due).await;
     }
     assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (1, 0));
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
@@ -376,10 +376,10 @@ async fn a_message_cut_off_by_the_shutdown_is_requeued_and_reclaimed_at_once() {
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
     first.until_asleep("puppet", 1).await;
     first.stop().await;
-    // With a lease of an hour, only what was given back can be had this soon.
+    // With a lease of an hour only requeued messages are available at once.
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("puppet", "slow", "done").await;
-    assert!(second.logged("taken over").is_empty(), "a message given back counts as lost");
+    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,7 +413,7 @@ async fn an_expired_message_is_not_run() {
     redis.is("settled", "XLEN mq:puppet", 0).await;
 }
 
-/// What another group on the stream gets, all of it.
+/// The number of entries that the group `audit` can read.
 async fn read_by_audit(redis: &Redis) -> usize {
     let read = "XREADGROUP GROUP audit me COUNT 1000 STREAMS mq:t >";
     let redis::Value::Array(streams) = redis.run(read).await else { return 0 };
@@ -435,7 +435,7 @@ async fn an_existing_consumer_group_loses_no_message() {
         }
         let gateway = Gateway::start(&redis, &plugins);
         until("all are done", async || (gateway.outcomes("t").len() == 100).then_some(())).await;
-        redis.is("and settled", "HGET {mq:t}:state done", 100 * (start + 1)).await;
+        redis.is("all are settled", "HGET {mq:t}:state done", 100 * (start + 1)).await;
         gateway.kill();
     }
     assert_eq!(read_by_audit(&redis).await, 300);
@@ -448,13 +448,13 @@ async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
-    // Past the first sweep, which looks at groups too; the next is a minute off.
+    // The first sweep also checks the groups; the next one is a minute later.
     gateway.until_logged("opened", |line| line["sources"] == "[Normal]").await;
     redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
     redis.run::<()>("XGROUP CREATE mq:t audit $").await;
     let created = redis.run::<(i64, i64)>("TIME").await.0;
     gateway.until_logged("other groups read this stream", |line| line["stream"] == "t").await;
-    assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has seen it");
+    assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has detected it");
     for number in 0..20 {
         let id = number.to_string();
         redis.publish("t", &id, "{}").await;
@@ -480,7 +480,7 @@ async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
         let dead = redis.dead("puppet").await;
         assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-attempts")), ("retry".to_owned(), "3".to_owned()));
         assert_eq!(text(&dead, "gw-error"), format!("its follow-ups can't be sent: {key} holds a string, {kind}"));
-        // It ran as often as it may, and nothing went out on the way.
+        // It ran with all its attempts, and no follow-up was sent.
         let runs = gateway.outcomes("puppet").into_iter().filter(|(id, _)| id == key).count();
         assert_eq!(runs, 3, "{key}");
         assert_eq!(redis.run::<i64>("EXISTS mq:fine").await, 0, "{key}");

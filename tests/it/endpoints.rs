@@ -1,4 +1,4 @@
-//! What the worker says over HTTP.
+//! The health and metrics endpoints.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest};
 use serde_json::json;
@@ -20,7 +20,7 @@ async fn the_health_endpoints_have_stable_shapes() {
     }
     assert_eq!(gateway.get("/nothing").await.0, 404);
     for path in ["/healthz", "/ready"] {
-        // As `wget --spider` asks.
+        // `wget --spider` sends HEAD.
         assert_eq!(gateway.request("HEAD", path, "").await, (200, String::new()));
         assert_eq!(gateway.request("POST", path, "").await.0, 405);
     }

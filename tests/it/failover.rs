@@ -1,4 +1,4 @@
-//! Masters that hand over and die, and what was theirs goes on elsewhere.
+//! Commands to a master that was demoted.
 
 use crate::support::{Redis, topic};
 use gateway_worker::message::Fields;

@@ -1,5 +1,5 @@
-//! What was promised to handlers that are already built: one that was built
-//! against 1.0.0 runs, and its contract is still ours.
+//! Compatibility with existing handlers: a component built against 1.0.0 runs, and its
+//! contract has not changed.
 
 use crate::support::{Gateway, Plugins, Redis, until};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ const NOW: &str = include_str!("../../wit/gateway.wit");
 const MANIFEST: &str =
     "[grants]\npublish = [\"told\"]\n[retry]\nattempts = 1\n[config]\ncolor = \"red\"\nother = \"x\"\n";
 
-/// What it was told and said, by the id of its message.
+/// The data that the handler published, by the id of its message.
 async fn published_by_id(redis: &Redis) -> BTreeMap<String, Value> {
     let by_id = |envelope: Value| (envelope["data"]["id"].as_str().unwrap().to_owned(), envelope["data"].clone());
     redis.envelopes("mq:told").await.into_iter().map(by_id).collect()
@@ -30,7 +30,7 @@ async fn a_handler_built_against_the_first_contract_runs() {
         gateway.until_outcome("golden", ending, ending).await;
     }
     gateway.until_outcome("golden", "first", "done").await;
-    // Only what ended well has published.
+    // Only the successful run has published.
     assert_eq!(
         published_by_id(&redis).await["first"],
         json!({
@@ -60,7 +60,7 @@ async fn a_batch_handler_built_against_the_first_contract_runs() {
     until("both have published", async || (published_by_id(&redis).await.len() == 2).then_some(())).await;
 }
 
-/// Every interface in a form that tells nothing but what it is.
+/// Every interface in a normalized form without documentation.
 fn interfaces(wit: &str) -> BTreeMap<String, String> {
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_str("gateway.wit", wit).unwrap();
@@ -79,7 +79,7 @@ fn the_contract_has_no_breaking_change() {
     let (then, now) = (interfaces(THEN), interfaces(NOW));
     assert_eq!(then.len(), 10);
     for (name, text) in then {
-        assert_eq!(Some(&text), now.get(&name), "{name} is frozen: what is new comes as a new interface");
+        assert_eq!(Some(&text), now.get(&name), "{name} is frozen: add a new interface instead");
     }
 }
 

@@ -1,5 +1,5 @@
-//! A handler reaches the servers that its manifest grants, and no others,
-//! however they are spelled.
+//! A handler reaches the HTTP origins that its manifest grants, and no others, however
+//! they are spelled.
 
 use crate::http_rig::{Rig, manifest, status_or_error};
 use crate::http_server::Server;
@@ -10,7 +10,7 @@ use serde_json::json;
 async fn a_granted_origin_is_reached_and_others_are_not() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (origin, port) = (server.origin(), server.port);
-    // Nothing listens there: a proxy of the environment is none of a handler's.
+    // Nothing listens there: handlers ignore the proxies of the environment.
     let env = [
         ("http_proxy", "http://127.0.0.1:9"),
         ("HTTP_PROXY", "http://127.0.0.1:9"),
@@ -34,7 +34,7 @@ async fn a_granted_origin_is_reached_and_others_are_not() {
         let granted = url.trim_end_matches("/hello");
         let line = format!("fetch.toml does not grant it: under [grants], write http = [\"{granted}\"]");
         let count = rig.refused_requests().iter().filter(|refused| refused.ends_with(&line)).count();
-        assert_eq!(count, 1, "once: {:?}", rig.refused_requests());
+        assert_eq!(count, 1, "logged once: {:?}", rig.refused_requests());
     }
     assert_eq!((server.seen().len(), other.seen().len()), (1, 0));
 }
@@ -72,7 +72,7 @@ async fn a_name_that_resolves_to_a_private_address_needs_a_network_grant() {
 
     let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
     assert_eq!(granted.get(&format!("{origin}/hello")).await, "200");
-    // The name, complete with its dot, is the same; so is it in capitals.
+    // A trailing dot and capitals do not change the name.
     assert_eq!(granted.get(&format!("http://localhost.:{}/hello", server.port)).await, "200");
     assert_eq!(granted.get(&format!("http://LOCALHOST:{}/hello", server.port)).await, "200");
     let host = format!("host: localhost:{}\r\n", server.port);

@@ -1,5 +1,4 @@
-//! What a server can do to the worker, and a handler to a server: bounded on
-//! both sides.
+//! Limits on HTTP, against hostile servers and against hostile handlers.
 
 use crate::http_rig::{Rig, status_or_error};
 use crate::http_server::Server;
@@ -27,7 +26,7 @@ async fn a_reply_body_is_limited_with_or_without_a_content_length() {
         assert_eq!(status_or_error(&result), "too-large", "{kind}: {result}");
     }
     assert_eq!(status_or_error(&rig.run(send(&server, "/endless")).await), "too-large");
-    // A reply to HEAD only tells of a body.
+    // A reply to HEAD has a Content-Length but no body.
     let head = json!({ "do": "send", "method": "HEAD", "url": format!("{}/hello", server.origin()) });
     assert_eq!(status_or_error(&rig.run(head).await), "200");
 }
@@ -40,7 +39,7 @@ async fn a_request_body_is_limited_with_or_without_a_content_length() {
     assert_eq!(status_or_error(&rig.run(post(KIB_64)).await), "200");
     assert_eq!(status_or_error(&rig.run(post(KIB_64 + 1)).await), "too-large");
     let seen = server.seen();
-    assert_eq!(seen.len(), 1, "what says that it is too large is not sent");
+    assert_eq!(seen.len(), 1, "a request with too large a Content-Length is not sent");
     assert_eq!((seen[0].body, seen[0].is_whole), (KIB_64, true));
 
     let authority = format!("127.0.0.1:{}", server.port);
@@ -48,10 +47,10 @@ async fn a_request_body_is_limited_with_or_without_a_content_length() {
     assert_eq!(rig.run(upload(KIB_64)).await, "Ok(200)");
     let result = rig.run(upload(KIB_64 + 1)).await;
     assert_eq!(result, "Err(ErrorCode::HttpRequestBodySize(Some(65536)))");
-    until("the broken one is seen", async || (server.seen().len() == 3).then_some(())).await;
+    until("the truncated request has arrived", async || (server.seen().len() == 3).then_some(())).await;
     let seen = server.seen();
     assert_eq!((seen[1].body, seen[1].is_whole), (KIB_64, true));
-    assert!(!seen[2].is_whole, "a body that was cut never looks whole");
+    assert!(!seen[2].is_whole, "a truncated body is not complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +75,7 @@ async fn a_body_whose_handler_trapped_is_never_complete() {
         .publish(&json!({ "do": "upload", "authority": authority, "path": "/early", "bytes": 10, "is_ended": false }))
         .await;
     rig.gateway.until_outcome("fetch", &id, "trap").await;
-    until("the server knows", async || (server.seen().len() == 1).then_some(())).await;
+    until("the server has seen it", async || (server.seen().len() == 1).then_some(())).await;
     assert!(!server.seen()[0].is_whole, "{:?}", server.seen());
 }
 
@@ -89,7 +88,7 @@ async fn headers_are_limited_in_size() {
     {
         assert_eq!(status_or_error(&rig.run(send(&server, path)).await), expected, "{path}");
     }
-    // A handler's own are not even put together.
+    // Too large headers of a handler trap before the request is built.
     let with = |length: usize| {
         let mut act = send(&server, "/hello");
         act["headers"] = json!([["x-long", "x".repeat(length)]]);
@@ -106,13 +105,13 @@ async fn headers_are_limited_in_size() {
 async fn concurrent_requests_of_a_run_are_limited() {
     let server = Server::start().await;
     let rig = small(&server, "http_requests = 2").await;
-    // The server answers when two have come.
+    // The server answers when two requests have arrived.
     let url = format!("{}/pair", server.origin());
     let together = |count: usize| json!({ "do": "together", "of": vec![json!({ "url": url }); count] });
     let statuses = |results: &Value| results.as_array().unwrap().iter().map(status_or_error).collect::<Vec<_>>();
     assert_eq!(statuses(&rig.run(together(2)).await), ["200", "200"]);
     assert_eq!(statuses(&rig.run(together(3)).await), ["200", "200", "too-many"]);
-    // Those that are over make room.
+    // Finished requests free their slots.
     assert_eq!(statuses(&rig.run(together(2)).await), ["200", "200"]);
     assert!(rig.refused_requests()[0].contains("limits.http_requests"), "{:?}", rig.refused_requests());
 }
@@ -122,7 +121,7 @@ async fn a_server_that_never_answers_blocks_only_its_own_message() {
     let server = Server::start().await;
     let grants = format!("http = [\"{}\"]\n[limits]\ntimeout = \"1s\"\nhttp_requests = 1", server.origin());
     let rig = Rig::new(&grants).await;
-    // More of them than there is room for: each leaves its place.
+    // More requests than the limit allows at once: each frees its slot.
     for path in ["/hang", "/slow-head", "/slow-body", "/stall"] {
         let id = rig.publish(&send(&server, path)).await;
         rig.gateway.until_outcome("fetch", &id, "timeout").await;
@@ -140,7 +139,7 @@ async fn a_handler_can_set_its_request_timeouts() {
         let result = rig.run(act).await;
         assert_eq!(result["error"], "timeout", "{path}: {result}");
     }
-    // Longer than the run itself is as long as the run.
+    // A timeout beyond the run's own is cut to it.
     let mut act = send(&server, "/hello");
     act["timeout_ms"] = u64::from(u32::MAX).into();
     assert_eq!(status_or_error(&rig.run(act).await), "200");
@@ -148,7 +147,7 @@ async fn a_handler_can_set_its_request_timeouts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connecting_times_out_also_during_the_tls_handshake() {
-    // Takes connections and says nothing, so that TLS never begins.
+    // Accepts connections and sends nothing, so the TLS handshake never begins.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("https://{}", silent.local_addr().unwrap());
     let rig = Rig::new(&format!("http = [\"{origin}\"]\n[limits]\ntimeout = \"1h\"")).await;
@@ -156,8 +155,8 @@ async fn connecting_times_out_also_during_the_tls_handshake() {
     rig.publish(&json!({ "do": "send", "url": url })).await;
     let own = rig.run(json!({ "do": "send", "url": url, "timeout_ms": 100 })).await;
     assert_eq!(own["error"], "timeout");
-    assert_eq!(rig.redis.envelopes("mq:told").await.len(), 1, "the host's own limit is longer");
-    let both = until("the host's own limit", async || {
+    assert_eq!(rig.redis.envelopes("mq:told").await.len(), 1, "the limit of the host is longer");
+    let both = until("the limit of the host", async || {
         let results = rig.redis.envelopes("mq:told").await;
         (results.len() == 2).then_some(results)
     })
@@ -165,7 +164,7 @@ async fn connecting_times_out_also_during_the_tls_handshake() {
     assert_eq!(both[1]["data"]["told"]["error"], "timeout", "{both:?}");
 }
 
-/// What a run leaves open would be a connection that no run's limit counts.
+/// A connection that a run leaves open would be counted by no limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooled_instance_holds_no_connections_of_earlier_runs() {
     let server = Server::start().await;
@@ -175,9 +174,9 @@ async fn a_pooled_instance_holds_no_connections_of_earlier_runs() {
         let result = rig.run(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;
         assert_eq!(result, "Ok(200)");
     }
-    until("all are let go of", async || (server.closed().len() == 5).then_some(())).await;
-    // Who reads to the end is kept.
-    until("an instance is kept", async || {
+    until("all are closed", async || (server.closed().len() == 5).then_some(())).await;
+    // An instance that has read its response completely is pooled.
+    until("an instance is reused", async || {
         assert_eq!(status_or_error(&rig.run(send(&server, "/hello")).await), "200");
         (rig.run(json!({ "do": "count" })).await.as_u64() > Some(1)).then_some(())
     })

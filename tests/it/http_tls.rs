@@ -1,4 +1,4 @@
-//! A server is who its certificate says, or it is not spoken to.
+//! TLS of outgoing HTTP: a server without a valid certificate gets no request.
 
 use crate::certificates::Certificates;
 use crate::http_rig::Rig;
@@ -9,8 +9,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A server at all addresses of this host, whose certificate names 127.0.0.1
-/// and localhost.
+/// A server on all addresses, whose certificate names 127.0.0.1 and localhost.
 async fn server(certificates: &Certificates) -> Server {
     let chain = CertificateDer::pem_file_iter(certificates.path("server.crt")).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
@@ -42,7 +41,7 @@ async fn a_certificate_is_accepted_for_its_own_names_only() {
     }
     assert_eq!(rig.get(&format!("https://127.0.0.1:{}/hello", server.port)).await, "200");
     let connections: Vec<usize> = server.seen().iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0, 1, 1, 0], "one for each name");
+    assert_eq!(connections, [0, 1, 1, 0], "one connection for each name");
 
     assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
     assert_eq!(server.seen().len(), 4);

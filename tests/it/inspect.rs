@@ -1,5 +1,5 @@
-//! `plugin inspect` and `plugin check`: what an author sees of a plugin before
-//! a worker does.
+//! `plugin inspect` and `plugin check`, with which authors verify a plugin before they
+//! deploy it.
 
 use crate::compatibility::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::guest::module;
@@ -23,16 +23,15 @@ fn inspect(plugins: &Plugins, file: &str) -> (i32, Value) {
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
 }
 
-/// How its imports stand, by interface without the package.
+/// The access to one imported interface, in the report of `inspect`.
 fn access(report: &Value, interface: &str) -> Value {
-    let is_it = |import: &&Value| import["name"].as_str().unwrap().contains(interface);
-    let mut import = report["imports"].as_array().unwrap().iter().find(is_it).unwrap().clone();
+    let is_interface = |import: &&Value| import["name"].as_str().unwrap().contains(interface);
+    let mut import = report["imports"].as_array().unwrap().iter().find(is_interface).unwrap().clone();
     import.as_object_mut().unwrap().remove("name");
     import
 }
 
-/// A handler that tests itself: its core module replies with this, and has this
-/// beside it.
+/// A handler with a self-test: the body of `check`, and more items for its core module.
 pub(crate) fn self_tested(more: &str, check: &str) -> Vec<u8> {
     let more = format!(r#"{more} (func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
     let wit = include_str!("../../wit/gateway.wit").replacen(
@@ -60,7 +59,7 @@ async fn inspect_shows_a_plugin_with_its_permissions() {
     assert_eq!(report["unused_grants"], json!(["mail"]));
     assert_eq!((&report["limits"]["cpu"], &report["limits"]["memory"]), (&json!("2s"), &json!("32MiB")));
     assert_eq!((&report["limits"]["timeout"], &report["limits"]["log"]), (&json!("30s"), &json!("64KiB/s")));
-    // The digest is the one that the worker tells.
+    // The worker logs the same digest.
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
     let digest = gateway.until_loaded("puppet").await;
@@ -84,7 +83,7 @@ async fn inspect_shows_commands() {
     assert_eq!(access(&report, "wasi_snapshot_preview1"), json!({ "access": "granted", "what": [folder] }));
     let (code, report) = inspect(&plugins, "component.wasm");
     assert_eq!((code, &report["kind"]), (0, &json!("command")), "{report:#}");
-    // Nothing was forgotten: its language's library imports files and never looks.
+    // No warning: the standard library of the language always imports the file system.
     assert_eq!(report["warnings"], json!([]), "{report:#}");
 }
 
@@ -154,9 +153,9 @@ async fn a_check_detects_topic_conflicts_however_the_files_are_given() {
         assert!(code == 1 && error.contains("2 of 4 would be refused"), "{paths:?}: {out}{error}");
         assert!(out.contains(first) && out.contains(other), "{paths:?}: {out}");
     }
-    // Each directory has a worker of its own.
-    let apart = Plugins::with("b-rest", &good, rest);
-    assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), apart.path().to_str().unwrap()]).0, 0);
+    // Plugins in different directories belong to different workers.
+    let other = Plugins::with("b-rest", &good, rest);
+    assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), other.path().to_str().unwrap()]).0, 0);
 }
 
 fn name_of(folder: &str) -> &str {
@@ -191,7 +190,7 @@ async fn an_orphaned_manifest_is_reported_by_the_check_and_once_by_the_worker() 
     assert_eq!(gateway.logged(warning).len(), 1);
 }
 
-/// The names in a file are whoever made it's.
+/// The names in a component are untrusted.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_a_file_cannot_control_or_flood_the_terminal() {
     let good = r#"(memory (export "memory") 1) (func (export "_start")) (func (export "\1b[2J\1b]0;title\07over\nok       b.wasm"))"#;
@@ -210,7 +209,7 @@ async fn names_in_a_file_cannot_control_or_flood_the_terminal() {
     assert!(reason.len() < 5000 && !reason.contains('\u{1b}'), "{} {reason}", reason.len());
 }
 
-/// Nor do they in JSON, which means the same.
+/// The same in JSON, where escapes keep the names intact.
 #[tokio::test(flavor = "multi_thread")]
 async fn json_output_has_no_terminal_control_characters() {
     let export = "red\u{9b}31m\u{202e}over";
@@ -265,7 +264,7 @@ async fn a_check_knows_the_protected_directories() {
                 assert!(output.status.code() == Some(1) && out.contains("which is the worker's own"), "{name}: {out}");
             }
         }
-        // Where it lies is where the worker's plugins do.
+        // The directory of the checked file is the plugins directory.
         let own = plugins.path().to_str().unwrap();
         plugins.write("topic.toml", format!("[grants]\nread = {{ \"/in\" = {own:?} }}").as_bytes());
         assert_eq!(command(&[&["plugin", "check", own], settings].concat()).status.code(), Some(1));
@@ -309,7 +308,7 @@ async fn unusable_secrets_are_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_runs_the_self_test() {
-    // Ok, and an error whose text is the four bytes at 512.
+    // An error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
     let plugins =
         Plugins::with("passes", &self_tested("", "(i32.const 32)"), "").and("fails", &self_tested("", failed), "");
@@ -338,8 +337,8 @@ async fn a_file_that_is_no_plugin_is_reported() {
     assert_eq!(plugin(&["check"]).0, 2);
 }
 
-/// What a worker would not load, and three that it would: name, file, manifest,
-/// and what is told of it.
+/// Plugins that a worker rejects, and three that it loads: name, file, manifest, and a
+/// fragment of the reason.
 fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let memory = r#"(memory (export "memory") 1)"#;
     let start = r#"(func (export "_start"))"#;
@@ -385,7 +384,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     ]
 }
 
-/// Who checks before deploying hears what the worker would say, and no less.
+/// A check before the deployment reports the same reasons as the worker.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_and_a_worker_reject_with_the_same_reason() {
     let (plugins, refused) = (Plugins::empty(), refused());

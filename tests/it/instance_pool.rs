@@ -1,10 +1,10 @@
-//! Instances that are kept for another call, where the manifest asks for it:
-//! so many calls and no more, and never after one that did not come back.
+//! The instance pool: instances serve as many calls as the manifest allows, and never
+//! another one after an aborted call.
 
 use crate::batch::replies;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, resident_bytes, until};
 
-/// Counts the calls of its instance at address 256, and traps beyond so many.
+/// Counts the calls of its instance at address 256 and traps beyond this maximum.
 fn counts(calls_max: u32) -> Vec<u8> {
     guest(&format!(
         "(i32.store (i32.const 256) (i32.add (i32.const 1) (i32.load (i32.const 256))))
@@ -18,7 +18,7 @@ fn pooled(more: &str) -> String {
     format!("instances = {{ {more} }}\n{ONE_BY_ONE}")
 }
 
-/// How so many messages of a topic ended, in order.
+/// Publishes `count` messages and returns their outcomes in order.
 async fn outcomes(gateway: &Gateway, redis: &Redis, topic: &str, count: usize) -> Vec<String> {
     for number in 0..count {
         redis.publish(topic, &number.to_string(), "{}").await;
@@ -49,7 +49,7 @@ async fn after_an_aborted_run_the_next_instance_is_fresh() {
     let then = |end: &str| {
         guest(&format!("(if (i32.load (i32.const 256)) (then {end})) (i32.store (i32.const 256) (i32.const 1)) {OK}"))
     };
-    // A reply outside of memory: the instance can't be trusted either.
+    // After a reply outside of memory the instance is not trusted either.
     let bad = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const -4))
                (i32.store (i32.const 28) (i32.const 64)) (return (i32.const 16))";
     let spin = "(loop $on (br $on))";
@@ -65,8 +65,7 @@ async fn after_an_aborted_run_the_next_instance_is_fresh() {
     }
 }
 
-/// A batch handler that replies to all at its first call, and to none from then
-/// on.
+/// A batch handler that returns all replies at its first call, and none later.
 fn withholds() -> Vec<u8> {
     replies(
         "(i32.store (i32.const 20) (select (i32.const 0) (local.get 1) (i32.load (i32.const 256))))
@@ -74,11 +73,11 @@ fn withholds() -> Vec<u8> {
     )
 }
 
-/// What is no answer says that an instance is not to be trusted, like a trap.
+/// After an invalid reply, as after a trap, the instance is not trusted.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_bad_reply_the_next_instance_is_fresh() {
     let redis = Redis::start();
-    // A reject with an empty code, which is none.
+    // A reject with an empty code, which is invalid.
     let code = guest(&format!(
         "(if (i32.load (i32.const 256)) (then
             (i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2)) (return (i32.const 16))))
@@ -96,7 +95,7 @@ async fn after_a_bad_reply_the_next_instance_is_fresh() {
     }
 }
 
-/// What a run may use up begins anew with each, also in the same instance.
+/// Budgets are reset for each run, also in the same instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_run_has_its_own_budgets_in_a_pooled_instance() {
     let redis = Redis::start();
@@ -107,12 +106,12 @@ async fn each_run_has_its_own_budgets_in_a_pooled_instance() {
         redis.publish("puppet", id, r#"{"do":"publish","to":"other","times":700,"then":null}"#).await;
         gateway.until_outcome("puppet", id, "done").await;
     }
-    redis.is("all of them", "XLEN mq:other", 2100).await;
-    // What was published is the run's own, and so are its ids.
+    redis.is("all are published", "XLEN mq:other", 2100).await;
+    // Each run has its own publications with its own ids.
     let ids: std::collections::BTreeSet<String> =
         redis.envelopes("mq:other").await.iter().map(|envelope| envelope["id"].to_string()).collect();
     assert_eq!(ids.len(), 2100);
-    // And its log lines are those of its message.
+    // Log lines carry the id of the current message.
     for id in ["d", "e"] {
         redis.publish("puppet", id, &format!(r#"{{"do":"print","text":"printed by {id}"}}"#)).await;
         let line = gateway.until_logged(&format!("printed by {id}"), |_| true).await;
@@ -120,7 +119,7 @@ async fn each_run_has_its_own_budgets_in_a_pooled_instance() {
     }
 }
 
-/// What one run was refused is not why the next one fails.
+/// A limit that one run has hit does not explain the failure of the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_reached_in_an_earlier_run_is_not_reported() {
     let redis = Redis::start();
@@ -136,7 +135,7 @@ async fn a_limit_reached_in_an_earlier_run_is_not_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_instance_is_evicted() {
     let redis = Redis::start();
-    // 48 MiB that stay touched as long as the instance lives.
+    // 48 MiB that stay resident as long as the instance exists.
     let fills = guest(&format!(
         "(drop (memory.grow (i32.const 768))) (memory.fill (i32.const 65536) (i32.const 1) (i32.const 50331648)) {OK}"
     ));
@@ -146,8 +145,7 @@ async fn an_idle_instance_is_evicted() {
     gateway.until_outcome("fills", "a", "done").await;
     let small = 48 << 20;
     let with = resident_bytes(gateway.id());
-    until("its memory is given back", async || (resident_bytes(gateway.id()) + small * 3 / 4 < with).then_some(()))
-        .await;
+    until("its memory is released", async || (resident_bytes(gateway.id()) + small * 3 / 4 < with).then_some(())).await;
     redis.publish("fills", "b", "{}").await;
     gateway.until_outcome("fills", "b", "done").await;
 }
@@ -159,7 +157,7 @@ async fn a_new_version_has_instances_of_its_own() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     for (version, id) in ["a", "b", "c"].into_iter().enumerate() {
-        // Each version's first two calls are good ones.
+        // The first two calls of an instance succeed.
         for call in ["first", "second"] {
             redis.publish("topic", &format!("{id}-{call}"), "{}").await;
             gateway.until_outcome("topic", &format!("{id}-{call}"), "done").await;

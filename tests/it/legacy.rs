@@ -1,5 +1,6 @@
-//! Taking over from the original's workers, which acknowledge only what went
-//! well: what they copied is not run again, what they dropped is.
+//! Reclaiming messages from GinForge workers, which acknowledge only successful
+//! messages: a message that they copied for a retry is not run again, one that they
+//! dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use gateway_worker::queue::{Reader, Source};
@@ -14,7 +15,7 @@ pub(crate) fn envelope(id: &str, retry: u32) -> String {
     )
 }
 
-/// Adds a message and lets a worker of the original take it.
+/// Adds a message and lets a legacy worker read it.
 async fn legacy_worker_reads(redis: &Redis, message: &[u8], consumer: &str) {
     redis.add("puppet", message).await;
     redis
@@ -30,7 +31,7 @@ async fn seen(redis: &Redis) -> Vec<(String, u64)> {
     seen_in(&redis.envelopes("mq:seen").await)
 }
 
-/// What these tell that was seen: id and attempt.
+/// The ids and attempts in the follow-ups of the handler.
 pub(crate) fn seen_in(envelopes: &[Value]) -> Vec<(String, u64)> {
     let seen = |one: &Value| (one["data"]["id"].as_str().unwrap().to_owned(), one["data"]["attempt"].as_u64().unwrap());
     envelopes.iter().map(seen).collect()
@@ -42,7 +43,7 @@ async fn a_live_legacy_worker_keeps_its_messages() {
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
     legacy_worker_reads(&redis, envelope("theirs", 0).as_bytes(), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("ours", 0).as_bytes()).await;
-    // A lease of ours is out long before; theirs is asked for after an hour.
+    // Native leases expire long before legacy messages are reclaimed.
     let options = ["--queue-adopt-after", "1h", "--queue-lease", "500ms"];
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
@@ -50,9 +51,9 @@ async fn a_live_legacy_worker_keeps_its_messages() {
     let other = Gateway::start_with(&redis.url(), &plugins, &options);
     other.until_ready().await;
     redis.publish("puppet", "later", r#"{"do":"sleep","ms":1500}"#).await;
-    redis.is("all but theirs", "XLEN mq:puppet", 1).await;
+    redis.is("all but the legacy worker's message", "XLEN mq:puppet", 1).await;
     assert_eq!(redis.in_flight("puppet").await, 1);
-    // Not "nothing at all": on a busy machine a renewal of ours may come late.
+    // On a busy machine a native lease may expire, so only the legacy owner is excluded.
     for worker in [&gateway, &other] {
         assert!(worker.logged("taken over").iter().all(|line| line["owner"] != LEGACY_CONSUMER));
     }
@@ -73,8 +74,8 @@ async fn a_legacy_consumer_can_read_our_messages() {
     entry["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
 }
 
-/// Adds a message and lets a worker of the original take it in the same moment,
-/// before any of ours can.
+/// Adds a message and lets a legacy worker read it in the same script, before a
+/// native worker can.
 async fn legacy_worker_reads_first(redis: &Redis, message: &str, consumer: &str) {
     let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
                   return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
@@ -91,7 +92,7 @@ async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
     legacy_worker_reads_first(&redis, &envelope("failed", 0), LEGACY_CONSUMER).await;
-    // It fails, and then with the copy too, which it takes itself.
+    // The legacy worker fails with the message and with its first copy.
     legacy_worker_reads_first(&redis, &envelope("failed", 1), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("failed", 2).as_bytes()).await;
     gateway.until_outcome("puppet", "failed", "done").await;
@@ -107,24 +108,24 @@ async fn a_legacy_dead_letter_is_not_run_and_a_dropped_message_is() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
-    // Before history is swept it is looked at too; the next time is a minute off.
+    // The first sweep also probes the stream; the next one is a minute later.
     redis.is("swept", "HEXISTS {mq:puppet}:state floor", 1).await;
-    let bury = |id: &str| {
+    let add_legacy_dead_letter = |id: &str| {
         format!(
             r#"XADD mq:dead-letter:puppet * message {{"error":"boom","original_message":{{"id":"{id}","retry":3}}}}"#
         )
     };
-    // Once a message of this id was buried, and it is published anew.
-    redis.run::<String>(&bury("again")).await;
+    // A message of this id died before, and is then published again.
+    redis.run::<String>(&add_legacy_dead_letter("again")).await;
     until("a later moment", async || {
         let (now, _): (u64, u64) = redis.run("TIME").await;
         let last: Vec<(String, Vec<String>)> = redis.run("XREVRANGE mq:dead-letter:puppet + - COUNT 1").await;
-        let buried: u64 = last[0].0.split('-').next().unwrap().parse().unwrap();
-        (now * 1000 > buried).then_some(())
+        let died_at: u64 = last[0].0.split('-').next().unwrap().parse().unwrap();
+        (now * 1000 > died_at).then_some(())
     })
     .await;
     legacy_worker_reads_first(&redis, &envelope("buried", 2), LEGACY_CONSUMER).await;
-    redis.run::<String>(&bury("buried")).await;
+    redis.run::<String>(&add_legacy_dead_letter("buried")).await;
     legacy_worker_reads_first(&redis, &envelope("again", 0), LEGACY_CONSUMER).await;
     redis.until_in_flight("puppet", 0).await;
     assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("again".to_owned(), 1)]);
@@ -154,10 +155,10 @@ async fn an_entry_that_only_shares_the_id_is_no_copy() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    // Published anew, published twice, and in the hands of a worker of ours.
+    // Published again, published twice, and in flight at a native worker.
     for (id, retry, owner) in [
-        ("anew", 2, LEGACY_CONSUMER),
-        ("anew", 0, LEGACY_CONSUMER),
+        ("again", 2, LEGACY_CONSUMER),
+        ("again", 0, LEGACY_CONSUMER),
         ("twice", 1, LEGACY_CONSUMER),
         ("ours", 0, "one-of-ours"),
     ] {

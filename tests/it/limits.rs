@@ -1,5 +1,5 @@
-//! Each limit from both sides: what is just within it is done, what is just
-//! beyond has its named outcome.
+//! Limits, tested on both sides: a run just within a limit is done, and one just beyond
+//! has the outcome of that limit.
 
 use crate::guest::{OK, guest, guest_in, guest_with};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text, topic};
@@ -68,19 +68,18 @@ fn limited(body: &str) -> Vec<u8> {
     guest_in("limited", CLOCKS, IMPORTS, "", body)
 }
 
-/// Waits for so many milliseconds, and is done.
+/// Waits for this time and returns ok.
 fn waits(milliseconds: u64) -> String {
     format!("(call $block (call $subscribe (i64.const {}))) {OK}", milliseconds * 1_000_000)
 }
 
-/// Waits for an hour before it is there.
+/// A handler whose start function waits for an hour.
 pub(crate) fn waits_at_its_start() -> Vec<u8> {
     let start = "(func $start (call $block (call $subscribe (i64.const 3600000000000)))) (start $start)";
     guest_in("limited", CLOCKS, IMPORTS, start, OK)
 }
 
-/// Runs for so many milliseconds by the clock on the wall, in which it can't use
-/// up more CPU time than that.
+/// Runs for this time by the wall clock, so it uses at most as much CPU time.
 fn spins(milliseconds: u64) -> String {
     format!(
         "(local $end i64) (local.set $end (i64.add (call $now) (i64.const {})))
@@ -96,7 +95,7 @@ async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
     redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
 }
 
-/// Does something so many times.
+/// Runs `body` `count` times and returns ok.
 pub(crate) fn times(count: u32, body: &str) -> String {
     format!(
         "(local $left i32) (local.set $left (i32.const {count}))
@@ -106,7 +105,7 @@ pub(crate) fn times(count: u32, body: &str) -> String {
     )
 }
 
-/// What is within its limit, what is beyond it, and how that ends.
+/// A guest within a limit, one beyond it, and the outcome of the latter.
 struct Case {
     name: &'static str,
     manifest: &'static str,
@@ -116,7 +115,7 @@ struct Case {
     error: &'static str,
 }
 
-/// Something of `wasi:http` that can be done so many times.
+/// Resources of `wasi:http`, of which `count` are within the limit.
 fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
     Case {
         name,
@@ -128,7 +127,7 @@ fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: 
     }
 }
 
-/// What an instance may have, and how long it may take.
+/// Limits on memory, tables and time.
 fn of_instances() -> Vec<Case> {
     let grow_memory =
         |pages| format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}");
@@ -174,7 +173,7 @@ fn of_instances() -> Vec<Case> {
     ]
 }
 
-/// What it may hold of the host at once.
+/// Limits on resources of the host.
 fn of_handles() -> Vec<Case> {
     vec![
         Case {
@@ -185,7 +184,7 @@ fn of_handles() -> Vec<Case> {
             outcome: "handle-limit",
             error: "held more than limits.handles = 50",
         },
-        // What is one thing of the host's, and not two as above.
+        // A resource of one host object, not of two as above.
         Case {
             name: "networks",
             manifest: "handles = 50",
@@ -194,7 +193,7 @@ fn of_handles() -> Vec<Case> {
             outcome: "handle-limit",
             error: "held more than limits.handles = 50",
         },
-        // Each counts as many handles as it may take room in the host's memory.
+        // Counts as several handles, according to its size in the memory of the host.
         Case {
             name: "fields",
             manifest: "handles = 6400",
@@ -209,7 +208,7 @@ fn of_handles() -> Vec<Case> {
             100,
             "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))",
         ),
-        // Of these two each time: there is room for the first, and not for the other.
+        // Each iteration needs two; beyond the limit the first fits and the second does not.
         http_resources("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
         http_resources(
             "request.body",
@@ -226,11 +225,11 @@ fn of_handles() -> Vec<Case> {
     ]
 }
 
-/// What may be passed to the host in one call.
+/// Limits on the bytes of one host call.
 fn of_calls() -> Vec<Case> {
-    // A log line of so many bytes, which the guest has not written: zeros.
+    // A log line of `bytes` zeros.
     let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
-    // A retry whose reason has so many bytes.
+    // A retry whose reason has `bytes` bytes.
     let reply = |bytes| {
         format!(
             "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
@@ -265,11 +264,10 @@ fn of_calls() -> Vec<Case> {
     ]
 }
 
-/// The same for a program, which is told so, and that ends nothing. Its list of
-/// what to write, 8 bytes each, is passed as well.
+/// The same limit for a command, which gets an error code instead of a trap. The list of
+/// buffers, 8 bytes each, counts too.
 fn of_programs() -> Vec<Case> {
-    // A program's call, and what the host answers: nothing, or that there is no
-    // memory for it.
+    // A call with this many bytes and its expected result: 0, or `nomem`.
     let print = |bytes: u32, errno: u32| {
         let program = format!(
             r#"(module
@@ -292,7 +290,7 @@ fn of_programs() -> Vec<Case> {
             error: "unreachable",
         },
         Case {
-            name: "program.told",
+            name: "program.errno",
             manifest: "host_call = \"4KiB\"",
             within: print(4089, 48),
             beyond: print(4088, 48),
@@ -349,24 +347,24 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
     assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
 }
 
-/// A line counts 128 bytes, and what is not used within a second is saved up
-/// for no more than one.
+/// A line counts at least 128 bytes, and the unused budget of at most one second is
+/// saved.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_lines_beyond_the_limit_are_dropped() {
     let redis = Redis::start();
-    // One byte a second: a line more takes minutes.
+    // At one byte a second the next line is allowed after minutes.
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
     for (id, times) in [("within", 1), ("beyond", 1)] {
-        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"told","times":{times}}}"#)).await;
+        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"logged","times":{times}}}"#)).await;
         gateway.until_outcome("puppet", id, "done").await;
     }
-    let lines = gateway.logged("told");
+    let lines = gateway.logged("logged");
     assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
     gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
 }
 
-/// Half of the slots are one plugin's own: as many run, and one more does not.
+/// A plugin can use half of all call permits, and not one more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_can_use_its_whole_quota_of_calls() {
     let redis = Redis::start();
@@ -376,15 +374,15 @@ async fn a_plugin_can_use_its_whole_quota_of_calls() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 500).await;
-    crate::support::until("all of them run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
+    crate::support::until("all run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
     assert!(gateway.outcomes("crowd").is_empty());
     redis.publish("crowd", "above", "{}").await;
     gateway.until_outcome("crowd", "above", "plugin-unavailable").await;
     assert_eq!(gateway.logged("busy").len(), 500);
 }
 
-/// One plugin has half of the slots. What is beyond it costs its messages
-/// nothing, and neither others nor new versions wait for it.
+/// Calls beyond the quota of a plugin cost its messages no attempt, and neither other
+/// plugins nor new versions wait for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_plugin_uses_up_the_call_permits_of_others() {
     let redis = Redis::start();
@@ -393,7 +391,7 @@ async fn no_plugin_uses_up_the_call_permits_of_others() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 1100).await;
-    // Those wait for room, which is seen, and is no part of their `limits.timeout`.
+    // The waiting time is reported and does not count against `limits.timeout`.
     let waits = |plugin: &serde_json::Value| plugin["waiting"].as_u64().is_some_and(|calls| calls > 0);
     gateway.until_plugin("crowd", "has calls that wait", waits).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
@@ -406,8 +404,8 @@ async fn no_plugin_uses_up_the_call_permits_of_others() {
     assert_eq!(redis.run::<i64>("XLEN {mq:crowd}:dead").await, 0);
 }
 
-/// Each is within its own limit, and both are too much: one waits until the
-/// other is gone, and that costs it no attempt.
+/// Two instances within their own limits exceed the total: one waits until the other has
+/// ended, which costs no attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memories_of_all_instances_share_a_limit() {
     let redis = Redis::start();
@@ -415,7 +413,7 @@ async fn the_memories_of_all_instances_share_a_limit() {
         format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const 640))) (then unreachable)) {}", waits(3_600_000));
     let manifest = "[limits]\ntimeout = \"2s\"\n[retry]\nattempts = 1\nbase = \"100ms\"\n";
     let plugins = Plugins::with("grows", &limited(&grows), manifest).and("good", &guest(OK), "");
-    // Half of it is one plugin's.
+    // One plugin may use half of it.
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "128MiB"]);
     gateway.until_ready().await;
     publish_many(&redis, "grows", 2).await;
@@ -429,7 +427,7 @@ async fn the_memories_of_all_instances_share_a_limit() {
     }
 }
 
-/// What waits with all the memory that it could get leaves enough for others.
+/// A plugin that holds as much memory as it can get leaves enough for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_plugin_uses_up_the_memory_of_others() {
     let redis = Redis::start();
@@ -469,15 +467,14 @@ async fn short_handlers_do_not_wait_for_cpu_bound_ones() {
     passes_spinners(&guest(OK)).await;
 }
 
-/// It has waited past a tick, which it sees when it goes round its loop, and
-/// needs next to nothing.
+/// A handler that has waited past a tick of the scheduler and needs almost no CPU time.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_handlers_do_not_wait_for_cpu_bound_ones() {
     passes_spinners(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))"))).await;
 }
 
-/// One after the other, short messages pass many that spin, before any of
-/// those is through.
+/// Short messages, one after the other, are handled before any of many CPU-bound
+/// handlers has ended.
 async fn passes_spinners(short: &[u8]) {
     let redis = Redis::start();
     let spins = guest("(loop $forever (br $forever)) (unreachable)");
@@ -500,11 +497,11 @@ async fn passes_spinners(short: &[u8]) {
         })
         .await;
     }
-    assert_eq!(redis.in_flight("spins").await, 64, "a spinner was through before the short ones");
+    assert_eq!(redis.in_flight("spins").await, 64, "a CPU-bound handler has ended before the short ones");
     assert_eq!(gateway.get("/healthz").await.0, 200);
-    // Their leases were kept all the while.
+    // Their leases were renewed meanwhile.
     assert!(gateway.logged("taken over").is_empty() && gateway.logged("lease").is_empty());
-    tokio::time::timeout(Duration::from_secs(90), redis.is("and they all end", "XLEN {mq:spins}:dead", 64))
+    tokio::time::timeout(Duration::from_secs(90), redis.is("all CPU-bound ones end", "XLEN {mq:spins}:dead", 64))
         .await
         .unwrap();
 }

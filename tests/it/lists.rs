@@ -14,8 +14,8 @@ async fn push(redis: &Redis, how: &str, id: &str) {
 
 async fn is_drained(redis: &Redis) {
     redis.is("the list is drained", "EXISTS mq:t", 0).await;
-    redis.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
-    redis.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+    redis.is("the intake list is empty", "EXISTS {mq:t}:in", 0).await;
+    redis.is("all are settled", "XLEN {mq:t}:work", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +56,7 @@ async fn a_drained_list_that_becomes_a_stream_is_consumed_as_one() {
     redis.add("t", envelope("stream").as_bytes()).await;
     gateway.until_outcome("t", "stream", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // And back.
+    // And back to a list.
     redis.run::<i64>("DEL mq:t").await;
     push(&redis, "RPUSH", "again").await;
     gateway.until_outcome("t", "again", "done").await;
@@ -94,7 +94,7 @@ async fn with_the_pop_side_configured_the_oldest_goes_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_pop_side_both_ends_are_popped_in_turn() {
     let redis = Redis::start();
-    // Each is a piece by itself.
+    // Each message fills a batch.
     let large = "x".repeat(600_000);
     for id in ["a", "b", "c", "d"] {
         redis.run::<i64>(&format!(r#"RPUSH mq:t {{"id":"{id}","topic":"t","data":"{large}"}}"#)).await;
@@ -158,7 +158,7 @@ async fn a_failed_ingest_loses_nothing() {
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 1);
     redis.run::<i64>("DEL {mq:t}:work").await;
     assert_eq!(queue.ingest(End::Left).await.unwrap(), 1);
-    until("it is there", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
+    until("it is ingested", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn an_empty_work_stream_is_not_read_once_the_key_is_a_stream() {
     assert_eq!(queue.open().await.unwrap().sources, [Source::Normal, Source::Work]);
     let entries: Vec<(String, redis::Value)> = redis.run("XRANGE {mq:t}:work - +").await;
     redis.run::<i64>(&format!("XDEL {{mq:t}}:work {}", entries[0].0)).await;
-    // The plain read, which costs least, is for one stream.
+    // With one stream the cheaper plain read is used.
     assert_eq!(queue.open().await.unwrap().sources, [Source::Normal]);
 }
 
@@ -185,7 +185,7 @@ async fn a_failing_list_ingest_backs_off() {
         let gateway = Gateway::start(&redis, &plugins);
         let tried = async |count: usize| {
             let lines = async || gateway.logged("the list is not taken from").len();
-            until("it was tried", async || (lines().await >= count).then_some(())).await;
+            until("it was retried", async || (lines().await >= count).then_some(())).await;
         };
         tried(1).await;
         redis.run::<()>("CONFIG RESETSTAT").await;

@@ -1,5 +1,5 @@
-//! Mails reach the operator's relay as they were meant, over TLS, and what the
-//! relay says comes back to the handler.
+//! Mails are sent unchanged to the configured relay, over TLS, and its replies are
+//! returned to the handler.
 
 use crate::certificates::Certificates;
 use crate::key_value::{manifest, run_actions};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-/// A worker with this relay and a plugin that may send mail.
+/// A worker with a relay and a plugin that may send mail.
 struct MailWorker {
     redis: Redis,
     gateway: Gateway,
@@ -27,7 +27,7 @@ impl MailWorker {
         let mut command = Command::new(BINARY);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", &redis.url()]);
         command.arg("--plugins").arg(plugins.path()).args(["--mail-from", "Shop <noreply@shop.example>"]).args(more);
-        // Not as a flag, which everybody on the machine can read.
+        // As a variable: a flag is visible to every user of the machine.
         let gateway = Gateway::spawn(command.env("GATEWAY_MAIL_RELAY", relay));
         Self { redis, gateway, _plugins: plugins }
     }
@@ -74,14 +74,14 @@ async fn a_mail_is_sent_over_tls_with_a_login_and_a_stable_message_id() {
             first.text
         );
 
-        // The same message again sends the same mail again; another does not.
+        // The same message sends the same mail again, another message another one.
         worker.redis.run::<i64>("DEL mq:seen").await;
         worker.send("m-1", mail.clone()).await;
         worker.send("m-2", mail.clone()).await;
         let received = smtp.received();
         let ids: Vec<&str> = received.iter().map(|received| header(received, "Message-ID")).collect();
         assert!(ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
-        // Several mails to the same in one run are several.
+        // Several mails to one recipient in one run are different.
         let run = json!([mail[0], mail[0]]);
         worker.send("m-3", run).await;
         let received = smtp.received();
@@ -124,7 +124,7 @@ async fn relay_errors_are_returned_to_the_handler() {
     assert_eq!(smtp.received().len(), 2);
     let port = smtp.port;
     drop(smtp);
-    let away = until("nobody listens", async || {
+    let away = until("the relay is closed", async || {
         worker.redis.run::<i64>("DEL mq:seen").await;
         let answer = worker.send("away", json!([mail("ada@a.example")])).await.remove(0);
         answer["reason"].as_str().filter(|reason| reason.contains("refused")).map(str::to_owned)

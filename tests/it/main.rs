@@ -1,8 +1,8 @@
 //! Whole-process tests: real Redis servers, the real binary, real components.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "tests stand outside of the rules of the host")]
-#![allow(clippy::print_stdout, reason = "what a failed test has to tell")]
+#![allow(clippy::disallowed_methods, reason = "the rules apply to the host, not to its tests")]
+#![allow(clippy::print_stdout, reason = "output of a failed test")]
 #![recursion_limit = "256"]
 
 mod admin;

@@ -1,5 +1,5 @@
-//! Looking at messages as operators do, in what one server is enough to show:
-//! what is odd about an id or a key, and what moves under the look.
+//! The commands for messages and topics on one server: unusual ids and keys, and messages
+//! that move during a search.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, run_command, topic, until};
 use gateway_worker::publication::{Draft, Priority};
@@ -21,12 +21,13 @@ fn json(redis: &Redis, args: &[&str]) -> Value {
     serde_json::from_str(&out).unwrap_or_else(|bad| panic!("{args:?}: {bad}: {out}{error}"))
 }
 
-/// Where the command finds it, each place with its source where it has one.
+/// The locations where the command finds a message, each with its stream if it has
+/// one.
 fn locations(redis: &Redis, id: &str) -> Vec<String> {
     locations_in(&json(redis, &["messages", "find", id]), id)
 }
 
-/// The places in what was found of this id.
+/// The locations in a result for this id.
 pub(crate) fn locations_in(found: &Value, id: &str) -> Vec<String> {
     let place = |one: &Value| {
         assert!(one["id"] == id, "{one}");
@@ -73,7 +74,7 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
     assert!(code == 0 && out.contains("2 copies"), "{out}{error}");
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 2);
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
-    // The others are untouched, and go on.
+    // The others are untouched and can be ingested.
     assert_eq!(redis.queue("t", "me").ingest(End::Left).await.unwrap(), 2);
 }
 
@@ -81,12 +82,12 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
 async fn ids_match_in_every_json_spelling_and_only_as_a_whole() {
     let redis = Redis::start();
     let odd = "say \"hi\" \\ größe/1";
-    // As ours, and as writers do who escape what need not be.
+    // As published by the host, and with unnecessary escapes.
     redis.publish("t", odd, "{}").await;
     let escaped = r#"{"id":"say \u0022hi\u0022 \\ gr\u00f6\u00dfe\/1","topic":"t","data":{}}"#;
     redis.add("t", escaped.as_bytes()).await;
     publish(&redis, odd, Priority::Normal, HOUR).await;
-    // Others that only mention it.
+    // Other messages that only contain the text.
     let mention = serde_json::json!({ "text": odd }).to_string();
     redis.publish("t", "mentions", &mention).await;
     redis.publish("t", &format!("{odd} more"), "{}").await;
@@ -94,7 +95,7 @@ async fn ids_match_in_every_json_spelling_and_only_as_a_whole() {
     let (code, out, _) = run(&redis, &["messages", "cancel", "t", odd]);
     assert_eq!((code, out.lines().count()), (0, 3), "{out}");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
-    // Without an id of its own, an entry is called by its place.
+    // A message without an id is identified by its entry.
     let entry: String = redis.run("XADD mq:t * message 17").await;
     assert_eq!(locations(&redis, &entry), ["waiting normal"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", &entry]).0, 0);
@@ -108,7 +109,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
     for args in [&["messages", "cancel", "t", "only"][..], &["topics", "purge", "t", "--yes"]] {
         redis.run::<()>("FLUSHALL").await;
         push(&redis, "mq:t", "only").await;
-        // Where memory is full, one empties.
+        // The command also works with a full Redis.
         redis.run::<()>("CONFIG SET maxmemory 1").await;
         let (code, _, error) = run(&redis, args);
         redis.run::<()>("CONFIG SET maxmemory 0").await;
@@ -118,7 +119,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
         assert_eq!(queue.ingest(End::Left).await.unwrap(), 1, "{args:?}");
         assert_eq!(redis.run::<i64>("XLEN {mq:t}:work").await, 2, "{args:?}");
     }
-    // What is on its way out of a list says nothing of the key.
+    // Messages in the intake list do not determine the kind of the topic.
     redis.run::<()>("FLUSHALL").await;
     push(&redis, "{mq:t}:in", "only").await;
     assert_eq!(run(&redis, &["messages", "cancel", "t", "only"]).0, 0);
@@ -138,7 +139,7 @@ async fn messages_unread_by_other_groups_are_not_cancelled() {
         assert!(code == 1 && out.is_empty() && error.contains("other groups have still to read"), "{id}: {out}{error}");
         assert_eq!(locations(&redis, id), ["waiting normal"]);
     };
-    // Delivered to the other group and not acknowledged; not even delivered.
+    // One is pending in the other group, the other not delivered to it.
     stays("read").await;
     stays("unread").await;
     assert_eq!(redis.run::<Option<i64>>("HGET {mq:t}:state cancelled").await, None);
@@ -147,7 +148,7 @@ async fn messages_unread_by_other_groups_are_not_cancelled() {
     assert_eq!(run(&redis, &["messages", "cancel", "t", "read"]).0, 0);
     stays("unread").await;
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
-    // What our own group was given and has given back is only acknowledged.
+    // A message that our own group has requeued is only acknowledged.
     let queue = redis.queue("t", "me");
     take(&queue, Source::Normal, 1).await;
     queue.give_back(Source::Normal, &[]).await.unwrap();
@@ -164,7 +165,7 @@ async fn delivered_history_is_not_cancelled() {
     redis.publish("t", "history", "{}").await;
     let queue = redis.queue("t", "me");
     let taken = take(&queue, Source::Normal, 1).await;
-    // As the original does it: acknowledged and left standing.
+    // Acknowledged and not deleted, as by a legacy worker.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", taken[0].entry.id)).await;
     assert_eq!(run(&redis, &["messages", "cancel", "t", "history"]).0, 1);
     assert_eq!(run(&redis, &["topics", "purge", "t", "--yes"]).1, "0 waiting messages deleted\n");
@@ -182,7 +183,7 @@ async fn without_its_group_only_entries_after_the_floor_are_waiting() {
     assert_eq!(locations(&redis, "delivered"), [""; 0]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "delivered"]).0, 1);
     assert_eq!(locations(&redis, "waits"), ["waiting normal"]);
-    // The other streams have no history.
+    // Streams of other priorities have no history.
     redis.run::<i64>("HSET {mq:t}:state floor 99999999999999-0").await;
     assert_eq!(locations(&redis, "high"), ["waiting high"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "high"]).0, 0);
@@ -212,7 +213,7 @@ async fn a_message_is_found_in_a_backlog_of_many_batches() {
     ] {
         assert_eq!(locations(&redis, id), [place], "{id}");
     }
-    // All but what is in flight goes, in as many pieces.
+    // Everything that is not in flight is purged, in several batches.
     take(&redis.queue("t", "me"), Source::Normal, 2).await;
     let (code, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!((code, out.as_str()), (0, "4200 waiting and 3002 delayed messages deleted\n"));
@@ -231,7 +232,7 @@ async fn a_list_that_is_drained_during_the_search_hides_no_message() {
     for number in 0..2000 {
         push(&redis, "mq:t", &format!("n{number}")).await;
     }
-    // The look pages to the right while pieces leave at the left.
+    // The search proceeds to the right while batches leave on the left.
     let mut trimmed = false;
     let connection = redis.connection().await;
     let found = queue
@@ -287,14 +288,14 @@ async fn an_unknown_topic_is_rejected_with_a_suggestion() {
     let (_, _, error) = run(&redis, &["topics", "pause", "payments"]);
     assert!(error.contains("; `topics ls` lists those that there are"), "{error}");
     assert_eq!(redis.run::<Vec<String>>("KEYS *remidner*").await, [""; 0]);
-    // One that is only remembered is one, and so is one that a worker handles.
+    // A topic with only deduplication keys is known, and so is one that a worker handles.
     redis.run::<()>("SET {mq:seldom}:done:0 1").await;
     assert_eq!(run(&redis, &["messages", "ls", "seldom"]).0, 0);
     let now = Timestamp::now().as_second();
     redis.run::<i64>(&format!(r#"ZADD mq::workers {now} {{"topics":["handled"]}}"#)).await;
     let (code, _, error) = run(&redis, &["topics", "pause", "handled"]);
     assert_eq!(code, 0, "{error}");
-    // Who means it says so.
+    // `--force` skips the check.
     assert_eq!(run(&redis, &["topics", "pause", "future", "--force"]).0, 0);
     assert_eq!(run(&redis, &["topics", "resume", "future"]).0, 0);
 }
@@ -328,7 +329,7 @@ async fn invalid_message_arguments_are_usage_errors() {
     }
 }
 
-/// Runs this in between, as another process would.
+/// Runs a future from a synchronous callback, as another process would.
 fn run_concurrently<T>(what: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(what))
 }
@@ -346,7 +347,7 @@ async fn a_message_taken_between_search_and_removal_is_reported_in_flight() {
     };
     let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
     assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), taken.len()), (0, 1, 1));
-    redis.is("it stands", "XLEN mq:t", 1).await;
+    redis.is("it remains", "XLEN mq:t", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,15 +388,15 @@ async fn a_cancelled_message_never_runs_and_all_others_do() {
             cancelled.insert(id);
         }
     }
-    redis.is("nothing waits", "ZCARD {mq:t}:later", 0).await;
-    redis.is("and nothing runs", "XLEN mq:t", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:t}:later", 0).await;
+    redis.is("all are settled", "XLEN mq:t", 0).await;
     let expected = i64::try_from(COUNT).unwrap() + 1 - i64::try_from(cancelled.len()).unwrap();
     redis.is("each other one is done", "HGET {mq:t}:state done", expected).await;
-    until("and told", async || (gateway.outcomes("t").len() as i64 == expected).then_some(())).await;
+    until("each is logged", async || (gateway.outcomes("t").len() as i64 == expected).then_some(())).await;
     let ran: BTreeSet<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
     assert!(ran.is_disjoint(&cancelled), "{:?}", ran.intersection(&cancelled).collect::<Vec<_>>());
     assert_eq!(ran.len() + cancelled.len(), usize::try_from(COUNT).unwrap() + 1);
-    // Else the race was none.
+    // Otherwise the race was not tested.
     assert!(!cancelled.is_empty() && ran.len() > 1, "{} cancelled, {} ran", cancelled.len(), ran.len());
 }
 
@@ -407,7 +408,7 @@ async fn a_message_requeued_by_a_pause_can_be_cancelled() {
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
     run(&redis, &["topics", "pause", "t"]);
-    // A read that was under way takes it and gives it back.
+    // A blocked read takes it and requeues it.
     redis.publish("t", "meanwhile", "{}").await;
     redis.publish("t", "other", "{}").await;
     gateway.until_logged("paused", |_| true).await;
@@ -418,7 +419,7 @@ async fn a_message_requeued_by_a_pause_can_be_cancelled() {
     .await;
     run(&redis, &["topics", "resume", "t"]);
     gateway.until_outcome("t", "other", "done").await;
-    redis.is("nothing is left", "XLEN mq:t", 0).await;
+    redis.is("all are settled", "XLEN mq:t", 0).await;
     let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
     assert_eq!(ran, ["before", "other"]);
 }

@@ -1,4 +1,4 @@
-//! What operators do to a Redis while messages flow, and what they get wrong.
+//! Redis operations under load (failover, slot migration) and wrong configurations.
 
 use crate::certificates::Certificates;
 use crate::process::Process;
@@ -17,7 +17,7 @@ fn ids(gateway: &Gateway, topic: &str) -> BTreeSet<String> {
     gateway.outcomes(topic).into_iter().map(|(id, _)| id).collect()
 }
 
-/// Publishes to the first node, and sees that its replica has it.
+/// Publishes to the first node and waits until its replica has the message.
 async fn publish_safely(server: &Server, id: &str, data: &str) {
     let mut connection = connect_without_timeout(&server.nodes[0].url()).await;
     let body = format!(r#"{{"id":"{id}","topic":"puppet","data":{data}}}"#);
@@ -27,7 +27,7 @@ async fn publish_safely(server: &Server, id: &str, data: &str) {
     parse_command("WAIT 1 0").query_async::<i64>(&mut connection).await.unwrap();
 }
 
-/// Nothing where the connection was cut, as sentinels do it at a change.
+/// None if the connection was cut, as sentinels do during a failover.
 async fn role(node: &Process) -> Option<String> {
     let mut connection = try_connection(&node.url()).await.ok()?;
     let role: Vec<redis::Value> = parse_command("ROLE").query_async(&mut connection).await.ok()?;
@@ -43,11 +43,11 @@ async fn when_the_master_dies_the_worker_continues_with_its_replica() {
         publish_safely(&server, &format!("before-{number}"), r#"{"do":"sleep","ms":1}"#).await;
     }
     until("the first are done", async || (ids(&gateway, "puppet").len() == 40).then_some(())).await;
-    // These are under way when it dies.
+    // These are in flight when it dies.
     for number in 0..10 {
         publish_safely(&server, &format!("midst-{number}"), r#"{"do":"sleep","ms":5000}"#).await;
     }
-    until("some are under way", async || {
+    until("some are in flight", async || {
         (run_on::<Vec<redis::Value>>(&server.nodes[0], "XPENDING mq:puppet consumer-group-puppet - + 100").await.len()
             >= 5)
             .then_some(())
@@ -71,12 +71,12 @@ async fn after_a_failover_the_worker_follows_the_new_master() {
     for number in 0..20 {
         publish_safely(&server, &format!("before-{number}"), "{}").await;
     }
-    let hand_over = async || {
+    let fail_over = async || {
         let mut connection = connect_without_timeout(&server.sentinels[0].url()).await;
         parse_command("SENTINEL FAILOVER mymaster").query_async::<()>(&mut connection).await.ok()
     };
-    until("the sentinels hand over", hand_over).await;
-    until("it is another's", async || {
+    until("the sentinels start the failover", fail_over).await;
+    until("the roles have changed", async || {
         (role(&server.nodes[0]).await? == "slave" && role(&server.nodes[1]).await? == "master").then_some(())
     })
     .await;
@@ -88,7 +88,7 @@ async fn after_a_failover_the_worker_follows_the_new_master() {
     gateway.until_ready().await;
 }
 
-/// Without the sentinels, which would cut the connections to the old one.
+/// Without a failover by sentinels, which would cut the connections to the old master.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_master_is_replaced_by_the_one_that_the_sentinels_name() {
     let server = Server::start(Mode::Sentinel).await;
@@ -111,7 +111,7 @@ async fn a_read_only_master_is_replaced_by_the_one_that_the_sentinels_name() {
     server.is("settled", "XLEN mq:puppet", 0).await;
 }
 
-/// A listener that hangs up on everybody counts who comes.
+/// A listener counts the connections and closes them.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_to_an_unreachable_redis_are_shared_and_rate_limited() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -128,7 +128,7 @@ async fn reconnects_to_an_unreachable_redis_are_shared_and_rate_limited() {
         }
     };
     tokio::select! {
-        () = counting => panic!("each tried for itself"),
+        () = counting => panic!("each call has opened a connection"),
         () = asking => {}
     }
 }
@@ -151,7 +151,7 @@ async fn a_slot_migration_under_load_loses_no_message() {
             let act = if number % 3 == 0 { r#"{"do":"sleep","ms":300}"# } else { r#"{"do":"sleep","ms":1}"# };
             server.publish("puppet", &format!("m-{number}"), act).await;
         }
-        // These go through later, before and after the move.
+        // This one is delayed several times during the migration.
         server.publish("puppet", "again", r#"{"do":"retry","reason":"r","after_ms":200}"#).await;
     };
     tokio::join!(moving, publishing);
@@ -167,7 +167,7 @@ async fn a_slot_migration_under_load_loses_no_message() {
     );
 }
 
-/// As `redis-cli --cluster reshard` does it. Returns how many keys moved.
+/// Migrates a slot as `redis-cli --cluster reshard` does. Returns the number of keys.
 async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Process) -> usize {
     let id = async |node: &Process| run_on::<String>(node, "CLUSTER MYID").await;
     let (source_id, target_id) = (id(source).await, id(target).await);
@@ -190,7 +190,7 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
     moved
 }
 
-/// A key that is not where its slot still is may be where that is going.
+/// A key of a migrating slot may already be on the target node.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ask_redirection_is_followed() {
     let server = Server::start(Mode::Cluster).await;
@@ -221,7 +221,7 @@ async fn a_dead_cluster_master_blocks_no_topic_of_the_others() {
     }
     assert!(on_first.contains(&true) && on_first.contains(&false), "{on_first:?}");
     server.nodes[0].kill();
-    until("it says so", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
+    until("the worker is not ready", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
     for (topic, _) in topics.iter().zip(&on_first).filter(|(_, is_on_first)| !**is_on_first) {
         server.publish(topic, "midst", "{}").await;
         gateway.until_outcome(topic, "midst", "done").await;
@@ -250,14 +250,14 @@ async fn a_cluster_with_a_plain_url_is_reported_with_the_scheme_to_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_an_unknown_authority_is_rejected_and_the_worker_keeps_running() {
     let server = Server::start(Mode::Tls).await;
-    let strangers = Certificates::new("somebody else");
-    let path = |name: &str| strangers.path(name);
+    let unknown = Certificates::new("somebody else");
+    let path = |name: &str| unknown.path(name);
     let plugins = Plugins::with("topic", &guest(OK), "");
-    let stranger = ["--redis-tls-ca", &path("ca.crt")];
-    let gateway = Gateway::start_with(&server.url, &plugins, &stranger);
+    let unknown_ca = ["--redis-tls-ca", &path("ca.crt")];
+    let gateway = Gateway::start_with(&server.url, &plugins, &unknown_ca);
     until_not_ready(&gateway, &["refuses", "certificate", "redis.tls_ca"]).await;
     drop(gateway);
-    // And one that shows none, or a stranger's, where one is asked for.
+    // A client without a certificate, or with one of an unknown authority.
     let known = &server.flags()[..2];
     for client in [
         vec![],
@@ -270,9 +270,9 @@ async fn a_server_of_an_unknown_authority_is_rejected_and_the_worker_keeps_runni
     }
 }
 
-/// Live, not ready, and why.
+/// Waits until the worker is live, but not ready for a reason with these words.
 async fn until_not_ready(gateway: &Gateway, words: &[&str]) {
-    until(&format!("it says {words:?}"), async || {
+    until(&format!("not ready: {words:?}"), async || {
         let (status, body) = gateway.get("/ready").await;
         (status == 503 && body.contains("not_ready") && words.iter().all(|word| body.contains(word))).then_some(())
     })

@@ -1,4 +1,4 @@
-//! Follow-ups on their direction to topics that no script of their parent reaches.
+//! The outbox: follow-ups to topics that no script can reach together with their parent.
 
 use crate::proxy::Proxy;
 use crate::servers::{Mode, Server};
@@ -19,7 +19,7 @@ async fn add_to_outbox(redis: &Redis, topic: &str, due: i64, priority: &str, id:
     entry(topic, due, priority, id).query_async::<String>(&mut redis.connection().await).await.unwrap();
 }
 
-/// So many for one topic.
+/// Adds `count` follow-ups for one topic.
 async fn add_to_outbox_many(redis: &Redis, topic: &str, count: usize) {
     let mut all = redis::pipe();
     for number in 0..count {
@@ -62,28 +62,28 @@ async fn an_undeliverable_follow_up_blocks_no_other_and_is_not_lost() {
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
-    redis.is("the other one has arrived", "XLEN mq:fine", 1).await;
+    redis.is("the other follow-up has arrived", "XLEN mq:fine", 1).await;
     gateway.until_logged("a follow-up does not arrive", |_| true).await;
     redis.run::<i64>("DEL mq:broken").await;
-    until("and so does this one", async || {
+    until("this one arrives too", async || {
         (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
 }
 
-/// A topic on each of a cluster's masters, in their order.
+/// A topic on each master of a cluster, in order.
 async fn topics_apart(server: &Server) -> [String; 3] {
-    let mut apart = [const { None }; 3];
+    let mut topics = [const { None }; 3];
     for number in 0.. {
         let name = format!("t{number}");
         let slot: usize = server.run(&format!("CLUSTER KEYSLOT mq:{name}")).await;
-        apart[slot / 5461].get_or_insert(name);
-        if apart.iter().all(Option::is_some) {
+        topics[slot / 5461].get_or_insert(name);
+        if topics.iter().all(Option::is_some) {
             break;
         }
     }
-    apart.map(Option::unwrap)
+    topics.map(Option::unwrap)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +103,7 @@ async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     let all = [&fine, &full, &fine, &full].map(|to| send(to)).join(",");
     server.publish(&parent, "first", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
     server.is("the others have arrived", &format!("XLEN mq:{fine}"), 2).await;
-    // The rest is tried again and again.
+    // The others are retried.
     let out = format!("{{mq:{parent}}}:out");
     until("tried often", async || {
         let rows: Vec<(String, String, u64, u64)> = server.run(&format!("XPENDING {out} relay - + 10")).await;
@@ -111,7 +111,7 @@ async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     })
     .await;
     server.publish(&parent, "second", &send(&fine)).await;
-    server.is("what comes behind it too", &format!("XLEN mq:{fine}"), 3).await;
+    server.is("later ones arrive too", &format!("XLEN mq:{fine}"), 3).await;
     let warnings = gateway.logged("a follow-up does not arrive");
     assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN" && warnings[0]["to"] == full, "{warnings:?}");
     set_memory(0).await;
@@ -131,16 +131,16 @@ async fn follow_ups_relayed_by_a_slow_worker_are_not_relayed_twice() {
     proxy.set_latency(60);
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
     let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
-    let bringing = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
-    redis.is("it has begun", "XLEN mq:one", 1).await;
+    let relaying = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
+    redis.is("the relay has begun", "XLEN mq:one", 1).await;
     let (other, mut outbox) = (redis.queue("t", "other"), Outbox::default());
-    let mut brought = 0;
-    until("all are brought", async || {
-        brought += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
+    let mut relayed = 0;
+    until("all are relayed", async || {
+        relayed += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
         (redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
     })
     .await;
-    assert_eq!((brought, bringing.await.unwrap().arrived), (0, 100));
+    assert_eq!((relayed, relaying.await.unwrap().arrived), (0, 100));
     assert_eq!(redis.run::<i64>("XLEN mq:one").await, 100);
 }
 
@@ -156,10 +156,10 @@ async fn follow_ups_behind_many_undeliverable_ones_are_relayed() {
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the last one has arrived", "XLEN mq:fine", 1).await;
-    redis.is("and is taken off", "XLEN {mq:t}:out", 1500).await;
+    redis.is("it is acknowledged", "XLEN {mq:t}:out", 1500).await;
     assert_eq!(gateway.logged("a follow-up does not arrive").len(), 1);
     redis.run::<i64>("DEL mq:broken").await;
-    redis.is("and then all others", "XLEN {mq:t}:out", 0).await;
+    redis.is("all others have arrived", "XLEN {mq:t}:out", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }
 
@@ -173,7 +173,8 @@ async fn a_relayed_follow_up_that_could_not_be_acknowledged_is_not_sent_twice() 
     assert!(queue.relay(&mut outbox, LEASE).await.is_err());
     redis.is("it has arrived", "XLEN mq:one", 1).await;
     let free = "XPENDING {mq:t}:out relay IDLE 100 - + 10";
-    until("anybody may have it", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(())).await;
+    until("its lease has expired", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(()))
+        .await;
     redis.run::<()>("ACL SETUSER default +xack").await;
     queue.relay(&mut outbox, LEASE).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 0);

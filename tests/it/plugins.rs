@@ -1,5 +1,5 @@
-//! The plugins directory, live: handlers come, change and go while messages
-//! flow, and what is no plugin is refused with what to do about it.
+//! The live plugins directory: plugins are added, replaced and removed while messages are
+//! processed, and invalid files are rejected with a remedy.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, encode, guest, guest_with, until};
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const TRAP: &str = "(unreachable)";
 
-/// Replies with `retry`, and counts on nothing.
+/// Replies with `retry`.
 const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +57,7 @@ async fn a_replacement_under_load_runs_every_message_once() {
             redis.publish("puppet", &format!("m-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
         }
     };
-    // While they flow, not between them.
+    // Replaces the plugin while messages are processed.
     let replacing = async {
         for version in 1..=4 {
             plugins.write("puppet.toml", manifest(version).as_bytes());
@@ -171,7 +171,7 @@ async fn an_invalid_manifest_is_rejected_with_line_and_column() {
     );
     plugins.write("topic.toml", b"[limits]\ncpu = \"1s\"\n");
     gateway.until_loaded("topic").await;
-    // An empty directory is ready, and so is one with a file that is refused.
+    // A rejected file does not make the worker unready.
     gateway.until_ready().await;
 }
 
@@ -193,7 +193,7 @@ async fn a_slow_copy_is_waited_for() {
     }
     drop(file);
     gateway.until_outcome("slow", "a", "done").await;
-    // On a machine so busy that a chunk was late, half of it looked complete.
+    // On a busy machine a late chunk makes the partial file look complete.
     if longest < Duration::from_millis(120) {
         assert!(gateway.logged("plugin refused").is_empty());
     }
@@ -255,7 +255,7 @@ async fn a_second_handler_of_a_topic_is_rejected_with_both_names() {
     let plugins =
         Plugins::with("b", &guest(OK), "topics = [\"shared\"]\n").and("a", &guest(TRAP), "topics = [\"shared\"]\n");
     let gateway = Gateway::start(&redis, &plugins);
-    // At a cold start the first by name has it.
+    // At a cold start the first plugin by name gets the topic.
     gateway.until_loaded("a").await;
     let reason = gateway.until_refused("b").await;
     assert!(reason.contains("shared") && reason.contains("a.wasm") && reason.contains("from b"), "{reason}");
@@ -263,7 +263,7 @@ async fn a_second_handler_of_a_topic_is_rejected_with_both_names() {
     gateway.until_loaded("b").await;
     redis.publish("shared", "m", "{}").await;
     gateway.until_outcome("shared", "m", "done").await;
-    // Who is live keeps it.
+    // A live plugin keeps its topic.
     plugins.write("a.wasm", &guest(TRAP));
     until("a is refused", async || {
         gateway.logged("plugin refused").iter().any(|line| line["plugin"] == "a").then_some(())

@@ -1,4 +1,4 @@
-//! Messages that workers are lost with, again and again.
+//! Messages that repeatedly crash their worker, and their isolation.
 
 use crate::batch::crew;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
-/// A message that two workers were lost with, some time ago.
+/// Adds a message that has crashed two workers a minute ago.
 async fn publish_poison(redis: &Redis, topic: &str) {
     publish_poison_idle(redis, topic, Duration::from_secs(60)).await;
 }
@@ -32,14 +32,14 @@ async fn an_isolated_message_runs_with_a_full_redis() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     publish_poison(&redis, "t").await;
-    // This can't be moved to where it would run, which must hold up nothing else.
+    // This message cannot be promoted, which must block nothing else.
     redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     gateway.until_outcome("t", "suspect", "done").await;
     assert_eq!(gateway.logged("runs alone").len(), 1);
     redis.is("settled", "XLEN mq:t", 0).await;
-    redis.is("and no longer suspected", "EXISTS {mq:t}:suspects", 0).await;
+    redis.is("the isolation is cleared", "EXISTS {mq:t}:suspects", 0).await;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     gateway.until_outcome("t", "due", "done").await;
 }
@@ -59,10 +59,10 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
         gateway.until_outcome("t", id, "done").await;
         gateway.until_outcome("other", id, "done").await;
     }
-    // Nobody had follow-ups, so there is no outbox, and none is missed.
+    // No message has follow-ups, so the missing outbox is no error.
     assert!(gateway.logged("not kept").is_empty());
     assert!(gateway.stop().await.success());
-    // It was given back: with such a lease nobody takes it over otherwise.
+    // With this lease only a requeued message is reclaimed at once.
     redis.run::<()>("DEL {mq:t}:suspects").await;
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("t", "suspect", "done").await;
@@ -99,24 +99,24 @@ const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_waiting_for_isolation_does_not_start_on_a_paused_topic() {
-    // It can't be alone in the end; or it could, since what ran has ended.
+    // The running handler outlasts the wait for isolation, or ends within it.
     for ms in [600_000, 9_500] {
         let mut tries = 0;
         while !was_paused_in_time(ms).await {
             tries += 1;
-            assert!(tries < 4, "this machine is too slow to tell");
+            assert!(tries < 4, "this machine is too slow for this test");
         }
     }
 }
 
-/// Whether the topics were paused while something ran that takes so long, and a
-/// suspect waited for its end.
+/// Whether the topics were paused in time: while a handler ran for `ms` milliseconds
+/// and the poison message waited for its end.
 async fn was_paused_in_time(ms: u32) -> bool {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &guest(OK), "").and("t", &guest(OK), "").and("long", &built("puppet"), LONG);
     redis.publish("long", "first", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
-    // As if given back, so that no lease is waited for: with a long one, who
-    // waits to be alone does so for ten seconds, time enough to pause.
+    // Requeued, so that no lease has to expire. With a long lease the wait for isolation
+    // takes ten seconds, long enough to pause.
     publish_poison_idle(&redis, "puppet", Duration::from_hours(25)).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--drain", "10ms"]);
@@ -127,7 +127,7 @@ async fn was_paused_in_time(ms: u32) -> bool {
     redis.until_in_flight("long", 1).await;
     paused("puppet", 1).await;
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
-    // One waits for the long one to end, and one behind it.
+    // The poison message waits for the long handler, and another message waits for both.
     gateway.until_logged("waits for those that run", |line| line["topic"] == "puppet").await;
     redis.publish("t", "waits", "{}").await;
     let has_ended = || !gateway.outcomes("long").is_empty();
@@ -148,7 +148,7 @@ async fn was_paused_in_time(ms: u32) -> bool {
     true
 }
 
-/// A worker that is given a suspect once a long handler runs.
+/// Starts a worker that receives the poison message while a long handler runs.
 async fn start_with_a_long_running_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
     publish_poison(redis, "t").await;
     redis.run::<i64>("HSET {mq:t}:state paused 1").await;
@@ -173,7 +173,7 @@ async fn isolation_gives_up_on_a_long_handler_and_another_worker_takes_the_messa
     }
     assert_eq!(redis.in_flight("puppet").await, 1);
     assert!(!first.outcomes("t").iter().any(|(id, _)| id == "suspect"));
-    // It counts as no loss that it was given back.
+    // The requeue does not increase the crash count.
     let plugins = Plugins::with("t", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     second.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
@@ -190,9 +190,9 @@ async fn a_requeued_poison_message_returns_to_the_only_worker() {
     gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
     gateway.until_outcome("t", "suspect", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // Once for each wait in vain: in between it is not taken again.
-    let given_back = gateway.logged("given back: it can't run alone").len();
-    assert_eq!(given_back, gateway.logged("a suspect can't run alone").len());
+    // It is requeued once for each failed wait, and not taken in between.
+    let requeued = gateway.logged("given back: it can't run alone").len();
+    assert_eq!(requeued, gateway.logged("a suspect can't run alone").len());
     assert!(gateway.logged("Redis' answer was lost").is_empty());
 }
 
@@ -206,7 +206,7 @@ async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
     for _ in 0..2 {
         let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
         gateway.until_logged("runs alone", |line| line["lost"] == 0).await;
-        // The lane of the other topic ends first, and it is not that one's.
+        // The consumer of the other topic stops first and must not change this record.
         gateway.stop().await;
     }
     assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:suspects").await, 0);

@@ -1,5 +1,5 @@
-//! The predefined handlers, by table: what they take, what they send on, and
-//! how they say no.
+//! The predefined handlers, by table: accepted data with its follow-up, and rejected
+//! data with the reason.
 
 use crate::support::{Gateway, Plugins, Redis, predefined, text, until};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn all() -> Plugins {
     })
 }
 
-/// What a message leads to: the follow-up's topic and data.
+/// Topic and data of messages, and topic and data of their follow-ups.
 fn accepted() -> Vec<(&'static str, Value, &'static str, Value)> {
     let order = json!({"order_id": "007", "user_id": "u-1", "type": "order_timeout", "amount": 1});
     let reminder = json!({"order_id": "o\"1", "user_id": "ü", "type": "payment_reminder", "message": "pay"});
@@ -80,8 +80,8 @@ fn accepted() -> Vec<(&'static str, Value, &'static str, Value)> {
     ]
 }
 
-#[expect(clippy::too_many_lines, reason = "it is a table")]
-/// What is rejected, and all that its reason has to tell.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+/// Topic and data of rejected messages, and the exact reason.
 fn rejected() -> Vec<(&'static str, Value, &'static str)> {
     let user = |key: &str, value: Value| {
         let mut data = json!({"user_id": "u", "type": "t", "content": "c"});

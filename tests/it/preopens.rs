@@ -1,5 +1,5 @@
-//! A handler sees the folders that its manifest grants, as they are granted,
-//! and nothing beside them.
+//! A handler can access the directories that its manifest grants, with the granted
+//! rights, and nothing else.
 
 use crate::http_rig::{Rig, manifest};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text};
@@ -92,7 +92,7 @@ async fn opening_too_many_files_fails_in_the_call() {
     assert!(result["count"] == 100 && result["error"].is_string(), "{result}");
     assert_eq!(rig.run(read("/in/a")).await["text"], "here");
 
-    // A core module asks in its own way: for its first folder itself, again and again.
+    // A core module uses another interface: it opens its first directory repeatedly.
     let module = wat::parse_str(
         r#"(module
             (import "wasi_snapshot_preview1" "path_open"
@@ -154,7 +154,10 @@ async fn handlers_may_open_half_of_the_files_of_the_process() {
     }
     for envelope in redis.envelopes("mq:told").await {
         let result = &envelope["data"]["told"];
-        assert!(result["count"] == 89 && result["error"].is_string(), "one handle is the directory: {result}");
+        assert!(
+            result["count"] == 89 && result["error"].is_string(),
+            "one handle is the preopened directory: {result}"
+        );
     }
 }
 
@@ -170,8 +173,8 @@ async fn a_directory_that_is_created_later_is_detected() {
     gateway.until_loaded("fetch").await;
 }
 
-/// Who may write to the plugins or to what is compiled of them has left the
-/// sandbox, and who may read the secrets was granted all of them.
+/// Write access to plugins or compiled components breaks the sandbox, and read access
+/// to the secrets directory grants every secret.
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_directories_cannot_be_granted() {
     let outer = tempfile::tempdir().unwrap();

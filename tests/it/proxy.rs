@@ -1,6 +1,6 @@
-//! A TCP proxy between workers and Redis, which does to connections what
-//! networks do: cuts, stalls, slows and blackholes them, refuses new ones, and
-//! swallows a reply after Redis has done what was asked.
+//! A TCP proxy between workers and Redis that injects network faults: it cuts, stalls,
+//! delays and blackholes connections, refuses new ones, and drops a reply after Redis has
+//! run the command.
 
 use crate::support::Redis;
 use std::io;
@@ -13,20 +13,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Which direction bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     ToRedis,
     ToWorker,
 }
 
-/// Which reply is swallowed; only half of it arrives, and then its connection
-/// is cut.
+/// Which reply is dropped: half of it arrives, and then its connection is cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DropReply {
-    /// The one after so many others, on whatever connection.
+    /// The one after this many others, on any connection.
     After(usize),
-    /// The first with these bytes in it.
+    /// The first that contains these bytes.
     With(Vec<u8>),
 }
 
@@ -37,16 +36,16 @@ pub(crate) struct Proxy {
 }
 
 struct State {
-    /// Where Redis listens, also after it was started again.
+    /// The port of Redis, which is the same after a restart.
     redis: u16,
-    /// Rises with each cut.
+    /// Incremented with each cut.
     cuts: watch::Sender<usize>,
-    /// Rises whenever the connections that there are fall silent.
+    /// Incremented when the open connections are blackholed.
     blackholes: watch::Sender<usize>,
     to_redis_stalled: watch::Sender<bool>,
     to_worker_stalled: watch::Sender<bool>,
     refuses: AtomicBool,
-    /// How long what is sent to Redis is under direction, in ms.
+    /// The delay of bytes to Redis, in ms.
     latency_ms: AtomicU64,
     to_drop: Mutex<Option<DropReply>>,
     dropped: AtomicUsize,
@@ -75,19 +74,19 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Cuts every connection there is.
+    /// Cuts every open connection.
     pub(crate) fn cut(&self) {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Nothing arrives over the connections that there are, for ever, and neither
-    /// end is told.
+    /// Blackholes the open connections: nothing arrives any more, and neither end gets an
+    /// error.
     pub(crate) fn blackhole(&self) {
         self.state.blackholes.send_modify(|blackholes| *blackholes += 1);
     }
 
-    /// What is sent this direction arrives when it is let go on, even if its sender
-    /// has given up long since.
+    /// Delays bytes in this direction until the stall ends, even if the sender has given
+    /// up by then.
     pub(crate) fn stall(&self, direction: Direction, is_stalled: bool) {
         self.state.stalled(direction).send_replace(is_stalled);
     }
@@ -104,7 +103,7 @@ impl Proxy {
         *self.state.to_drop.lock().unwrap() = Some(which);
     }
 
-    /// How many replies were swallowed.
+    /// The number of dropped replies.
     pub(crate) fn dropped_replies(&self) -> usize {
         self.state.dropped.load(Ordering::SeqCst)
     }
@@ -126,7 +125,7 @@ impl State {
 
     fn should_drop(&self, reply: &[u8]) -> bool {
         let mut to_drop = self.to_drop.lock().unwrap();
-        let is_it = match &mut *to_drop {
+        let matches = match &mut *to_drop {
             None => false,
             Some(DropReply::With(bytes)) => reply.windows(bytes.len()).any(|window| window == bytes),
             Some(DropReply::After(0)) => true,
@@ -135,16 +134,16 @@ impl State {
                 false
             }
         };
-        if is_it {
+        if matches {
             *to_drop = None;
             self.dropped.fetch_add(1, Ordering::SeqCst);
         }
-        is_it
+        matches
     }
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    // Dropped with this task, and all connections with it.
+    // Dropping this task closes all connections.
     let mut connections = JoinSet::new();
     while let Ok((worker, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}

@@ -1,5 +1,5 @@
-//! The scripts by themselves: each hazard of the design has a test here that
-//! fails without its cure.
+//! The scripts without a worker: each hazard of the design has a test that fails without
+//! its countermeasure.
 
 use crate::support::{Gateway, OK, Plugins, Redis, field, guest, text, topic, until};
 use gateway_worker::message::Fields;
@@ -17,7 +17,7 @@ const NOW: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected:
 const ONLY_REQUEUED: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
 const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
-/// A topic with these messages, taken by `me`.
+/// A topic with these messages, taken by the consumer `me`.
 async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
     for id in ids {
         redis.publish("t", id, "{}").await;
@@ -41,8 +41,8 @@ async fn take_over(queue: &TopicQueue, patience: Patience, count: usize) -> Vec<
     queue.take_over(Source::Normal, patience, None, count).await.unwrap().taken
 }
 
-async fn reconcile(queue: &TopicQueue, held: &[EntryKey]) -> Vec<Taken> {
-    queue.reconcile(Source::Normal, held).await.unwrap()
+async fn reconcile(queue: &TopicQueue, in_flight: &[EntryKey]) -> Vec<Taken> {
+    queue.reconcile(Source::Normal, in_flight).await.unwrap()
 }
 
 async fn settle(queue: &TopicQueue, batch: &[Settlement]) -> Vec<Settled> {
@@ -114,7 +114,7 @@ async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
     redis.run::<i64>("ZADD {mq:t}:later 1 lost").await;
     redis.publish_later("t", "fine", "{}", Duration::from_millis(1)).await;
     let queue = redis.queue("t", "me");
-    until("both are gone", async || {
+    until("nothing is delayed", async || {
         promote_all(&queue).await;
         (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
     })
@@ -181,7 +181,7 @@ async fn a_delivery_with_a_lost_reply_is_recovered_and_not_counted() {
     assert_eq!(found, lost[..2]);
     let held: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
     assert!(reconcile(&queue, &held).await.is_empty());
-    // Found as often as may be, they are still delivered for the first time.
+    // Recovery does not increase the delivery count.
     assert_eq!(reconcile(&queue, &[]).await, lost);
 }
 
@@ -194,7 +194,7 @@ async fn a_renewal_neither_steals_nor_counts() {
     assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
     assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
-    // The thief still owns it, and nobody's count went up.
+    // The other consumer still owns it, and no delivery count has increased.
     assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
     let again = take_over(&redis.queue("t", "third"), NOW, 10).await;
     let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.deliveries)).collect();
@@ -205,7 +205,7 @@ async fn a_renewal_neither_steals_nor_counts() {
 async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting() {
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a", "theirs"]).await;
-    // As after an outage: both have been silent, and the one is the original's.
+    // As after an outage: both are idle, and one belongs to a legacy worker.
     for (one, owner) in all.iter().zip(["me", LEGACY_CONSUMER]) {
         let claim = format!("XCLAIM mq:t consumer-group-t {owner} 0 {} IDLE 600000 JUSTID", one.entry);
         redis.run::<redis::Value>(&claim).await;
@@ -215,7 +215,7 @@ async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting(
     assert!(take_over(&other, hour, 10).await.is_empty());
     assert!(take_over(&other, ONLY_REQUEUED, 10).await.is_empty());
     assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
-    // One's own are never taken over: reconciling is for those.
+    // A consumer never reclaims its own messages: reconciling recovers those.
     assert!(take_over(&other, NOW, 10).await.is_empty());
 }
 
@@ -238,7 +238,7 @@ async fn a_requeued_message_keeps_its_crash_count() {
     let mine: Vec<_> = take_over(&me, NOW, 10).await.into_iter().map(|(one, _)| one).collect();
     me.hand_on(&mine[0].entry).await.unwrap();
     me.hand_on(&mine[1].entry).await.unwrap();
-    // No longer mine, so not mine to give back.
+    // No longer owned by this consumer, so it cannot requeue it.
     first.hand_on(&mine[3].entry).await.unwrap();
     let held = [mine[2].entry.clone(), mine[3].entry.clone()];
     let given = |taken: &[(Taken, String)]| taken.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
@@ -261,7 +261,7 @@ async fn a_consumer_is_removed_only_without_pending_messages() {
     assert!(consumers.is_empty(), "{consumers:?}");
 }
 
-/// Lets the consumers look as if they had not asked for a message for this long.
+/// Moves the last activity of the consumers into the past.
 async fn age_consumers(redis: &Redis, by: Duration) {
     let redis::Value::Array(info) = redis.run("XINFO STREAM mq:t FULL").await else { panic!() };
     let field = |list: &[redis::Value], name: &str| {
@@ -282,7 +282,7 @@ async fn age_consumers(redis: &Redis, by: Duration) {
             }
         }
     }
-    // The dump's own checksum would tell.
+    // The checksum of the changed dump is wrong.
     redis.run::<()>("DEBUG SET-SKIP-CHECKSUM-VALIDATION 1").await;
     let mut restore = redis::cmd("RESTORE");
     restore.arg("mq:t").arg(0).arg(dump).arg("REPLACE");
@@ -329,8 +329,10 @@ async fn a_pruned_consumer_that_still_waits_is_recreated_by_its_next_message() {
     let waits = redis.queue("t", "waits");
     let mut reader = Reader::connect(&waits).await.unwrap();
     let (read, ()) = tokio::join!(reader.read(&waits, Source::Normal, 1, HOUR), async {
-        until("it waits", async || redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(()))
-            .await;
+        until("it is blocked", async || {
+            redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(())
+        })
+        .await;
         redis.queue("t", "me").forget_the_gone(Source::Normal, Duration::ZERO).await.unwrap();
         assert!(consumers(&redis).await.is_empty());
         redis.publish("t", "a", "{}").await;
@@ -341,7 +343,8 @@ async fn a_pruned_consumer_that_still_waits_is_recreated_by_its_next_message() {
     age_consumers(&redis, 2 * HOUR).await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start(&redis, &plugins);
-    until("it is forgotten", async || (!consumers(&redis).await.contains(&"gone".to_owned())).then_some(())).await;
+    until("the consumer is pruned", async || (!consumers(&redis).await.contains(&"gone".to_owned())).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -351,7 +354,7 @@ async fn a_reclaim_scans_past_messages_it_may_not_take() {
         redis.publish("t", &number.to_string(), "{}").await;
     }
     redis.queue("t", "me").open().await.unwrap();
-    // A living worker of the original, which renews nothing, holds a page of them.
+    // A live legacy worker, which renews no leases, has a page of them pending.
     redis
         .run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1795419923585502180 COUNT 120 STREAMS mq:t >")
         .await;
@@ -404,7 +407,7 @@ async fn a_worker_that_lost_its_lease_may_finish_but_not_retry_or_dead_letter() 
     let theirs = take_over(&other, NOW, 10).await;
     let batch = [all[0].later(HOUR, Fields::new()), all[1].dead(Fields::new())];
     assert_eq!(settle(&late, &batch).await, [Settled::Gone, Settled::Gone]);
-    // It did run to its end, so its follow-ups are sent, and it runs no more.
+    // The run was successful, so its follow-ups are sent and it is not repeated.
     let finished = [done(&all[2], vec![publication("child", "c")])];
     assert_eq!(settle(&late, &finished).await, [Settled::Ok]);
     assert_eq!(settle(&other, &[done(&theirs[2].0, vec![publication("child", "c")])]).await, [Settled::Gone]);
@@ -436,7 +439,7 @@ async fn the_failure_of_one_settlement_affects_no_other() {
     let results = settle(&queue, &batch).await;
     assert!(matches!(&results[0], Settled::Failed(error) if error.contains("mq:broken holds a string")), "{results:?}");
     assert_eq!(results[1..], [Settled::Ok, Settled::Ok]);
-    // Nothing of the bad one was sent: its keys were looked at before.
+    // Nothing of the failed one was sent, since its keys are checked first.
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
     assert_eq!(redis.in_flight("t").await, 1);
 }
@@ -449,7 +452,7 @@ async fn a_destroyed_group_aborts_no_settlement() {
     let batch =
         [all[0].later(HOUR, Fields::new()), done(&all[1], Vec::new()), done(&all[2], vec![publication("child", "c")])];
     assert_eq!(settle(&queue, &batch).await, [Settled::Gone, Settled::Ok, Settled::Ok]);
-    // What was done is done; what was to run again is still there for a new group.
+    // Done messages are removed; the retried one remains for the new group.
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.run::<i64>("XLEN mq:child").await), (1, 1));
     assert_eq!(take(&queue).await, all[..1]);
 }
@@ -481,7 +484,7 @@ async fn a_lost_group_runs_no_history_again() {
     for number in 0..250 {
         redis.publish("t", &number.to_string(), "{}").await;
     }
-    // The original acknowledges and never deletes. A sweep came to its end before.
+    // A legacy worker acknowledges and never deletes. A sweep was completed before.
     let queue = redis.queue("t", "me");
     queue.open().await.unwrap();
     assert_eq!(queue.sweep(None).await.unwrap(), None);
@@ -495,16 +498,16 @@ async fn a_lost_group_runs_no_history_again() {
         let redis::Value::BulkString(id) = &entry[0] else { panic!() };
         redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", String::from_utf8_lossy(id))).await;
     }
-    // In the midst of it too: after the first piece the floor is known. What
-    // was in flight is no history: the group was all that knew of it.
+    // Also during a sweep: the floor is known after the first batch. Messages in flight are
+    // no history, since only the group knew of them.
     let next = queue.sweep(None).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
-    let standing: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
-    let rest: Vec<String> = standing.into_iter().skip(130).map(|(id, _)| id).collect();
+    let remaining: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
+    let unread: Vec<String> = remaining.into_iter().skip(130).map(|(id, _)| id).collect();
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     queue.open().await.unwrap();
     let ids: Vec<String> = read(&queue).await.iter().map(|one| one.entry.id.clone()).collect();
-    assert_eq!(ids, rest);
+    assert_eq!(ids, unread);
     assert!(next.is_some());
 }
 
@@ -526,8 +529,8 @@ async fn a_swept_stream_holds_only_the_backlog() {
     let left: Vec<String> =
         redis.envelopes("mq:t").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(left, ["pending", "waits"]);
-    // With nothing old left, a lost group begins at the beginning: what was
-    // pending has to run again.
+    // Without history a recreated group begins at the start of the stream, since pending
+    // messages have to run again.
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     assert_eq!(take(&queue).await.len(), 2);
 }
@@ -540,7 +543,7 @@ async fn nothing_is_deleted_while_another_group_reads_the_stream() {
     queue.sweep(None).await.unwrap();
     settle(&queue, &[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
-    // And sent twice, it is still sent once.
+    // The same settlement again sends nothing.
     let again = settle(&queue, &[done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((again, redis.run::<i64>("XLEN mq:child").await), (vec![Settled::Gone], 1));
 }

@@ -1,11 +1,12 @@
-//! A handler can hurt nobody and reach nothing: each way of misbehaving has
-//! its named outcome, and the next message is handled.
+//! The sandbox: each kind of misbehaviour has its outcome, no handler reaches what it was
+//! not granted, and the next message is handled.
 
 use crate::key_value::{manifest, run_actions};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_control_or_bidi, text, until};
 use serde_json::{Value, json};
 
-/// A topic of a hostile guest beside a well-behaved one: how the hostile ends.
+/// Runs a hostile guest next to a well-behaved one. Returns reason and error of the dead
+/// letter.
 async fn outcome_of(wasm: &[u8], manifest: &str) -> (String, String) {
     let redis = Redis::start();
     let manifest = format!("{manifest}\n[retry]\nattempts = 1\n");
@@ -47,9 +48,9 @@ async fn endless_loops_on_every_thread_block_no_other_handler() {
     for number in 0..50 {
         redis.publish("good", &number.to_string(), "{}").await;
     }
-    redis.is("the others are handled", "XLEN mq:good", 0).await;
+    redis.is("the other topic is handled", "XLEN mq:good", 0).await;
     assert_eq!(gateway.get("/ready").await.0, 200);
-    // Leases go on being renewed beside them.
+    // Leases are still renewed.
     let plugins = Plugins::with("hostile", &wasm, hostile);
     let other = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1s"]);
     other.until_loaded("hostile").await;
@@ -80,7 +81,7 @@ async fn unlimited_memory_growth_ends_at_the_memory_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_within_the_limit_is_given() {
-    // 8 MiB are 128 pages, and one is there already.
+    // 8 MiB are 128 pages, one of which is allocated at the start.
     let grow = |pages: u32| {
         guest(&format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}"))
     };
@@ -111,10 +112,10 @@ async fn deep_recursion_is_a_trap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_reply_is_a_bad_reply() {
-    // A result whose variant does not exist, and a text that lies outside of memory.
+    // A variant that does not exist, and a string outside of memory.
     let variant = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 9)) (i32.const 16)";
     let text = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const -4)) (i32.store (i32.const 28) (i32.const 64)) (i32.const 16)";
-    // A reject whose code is no code.
+    // A reject with an empty code.
     let code = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2)) (i32.const 16)";
     for body in [variant, text, code] {
         assert_eq!(outcome_of(&guest(body), "").await.0, "bad-reply", "{body}");
@@ -240,10 +241,10 @@ async fn log_lines_and_fields_are_truncated_and_escaped() {
     assert!(many["fields"].as_str().unwrap().ends_with("f31=v and 1 more"), "{many}");
     let exact = gateway.until_logged("exact", |_| true).await;
     assert!(exact["fields"].as_str().unwrap().ends_with("f31=v"), "{exact}");
-    let odd = gateway.until_logged("ared\u{fffd}", |_| true).await;
-    assert_eq!((&odd["level"], &odd["id"]), (&json!("INFO"), &json!("s")));
+    let escaped = gateway.until_logged("ared\u{fffd}", |_| true).await;
+    assert_eq!((&escaped["level"], &escaped["id"]), (&json!("INFO"), &json!("s")));
     let name = "n".repeat(64);
-    assert_eq!(odd["fields"], json!(format!("level=\"error id=7\" b\\nc=\"\" {name}...=v")));
+    assert_eq!(escaped["fields"], json!(format!("level=\"error id=7\" b\\nc=\"\" {name}...=v")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,11 +267,11 @@ async fn the_number_of_published_messages_per_run_is_limited() {
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("puppet", "at", r#"{"do":"publish","to":"other","times":1000,"then":null}"#).await;
     gateway.until_outcome("puppet", "at", "done").await;
-    redis.is("all of them", "XLEN mq:other", 1000).await;
+    redis.is("all are published", "XLEN mq:other", 1000).await;
     redis.publish("puppet", "above", r#"{"do":"publish","to":"other","times":1001,"then":null}"#).await;
     let dead = redis.dead("puppet").await;
     assert!(text(&dead, "gw-error").starts_with("too-many: "), "{dead:?}");
-    redis.is("and not one more", "XLEN mq:other", 1000).await;
+    redis.is("no more are published", "XLEN mq:other", 1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,11 +287,11 @@ async fn the_published_bytes_per_run_are_limited() {
         |second: usize| json!({ "acts": [large(1000)[0], large(second)[0]], "end": "fault" }).to_string();
     redis.publish("store", "at", &two_publications(second)).await;
     gateway.until_outcome("store", "at", "done").await;
-    redis.is("both", "XLEN mq:other", 3).await;
+    redis.is("both are published", "XLEN mq:other", 3).await;
     redis.publish("store", "above", &two_publications(second + 1)).await;
     let dead = redis.dead("store").await;
     assert!(text(&dead, "gw-error").starts_with("too-large: a run publishes at most 16777216 bytes"), "{dead:?}");
-    redis.is("and not one more", "XLEN mq:other", 3).await;
+    redis.is("no more are published", "XLEN mq:other", 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +303,7 @@ async fn an_endless_message_chain_is_stopped() {
         &manifest("", "").replace("\"ring\"", "\"later\""),
     );
     let _gateway = Gateway::start(&redis, &plugins);
-    // Each run tells `seen` as well, at once, so that the last can't either.
+    // Each run publishes to `seen` too, without a delay, so the last run fails at that.
     redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
     let dead = redis.dead("ring").await;
     assert!(text(&dead, "gw-error").starts_with("too-many: 100 messages before this one"), "{dead:?}");
@@ -310,7 +311,7 @@ async fn an_endless_message_chain_is_stopped() {
     assert_eq!(envelope["headers"], json!({ "worker-hops": "100" }));
     assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);
 
-    // What rests in between begins a chain of its own.
+    // A delayed message begins a new chain.
     redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
     let delayed = until("delayed", async || {
         let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:later:body").await;
@@ -319,7 +320,7 @@ async fn an_endless_message_chain_is_stopped() {
     .await;
     assert!(!String::from_utf8_lossy(&delayed).contains("worker-hops"));
 
-    // It is told to the handler, and nobody else sets it.
+    // The handler can read the header, and only the host can set it.
     redis.run::<i64>("DEL mq:seen").await;
     let envelope = |hops: &str| {
         format!(
@@ -328,7 +329,7 @@ async fn an_endless_message_chain_is_stopped() {
     };
     for (hops, headers) in [("7", json!([["worker-hops", "7"]])), ("many", json!([]))] {
         redis.add("ring", envelope(hops).as_bytes()).await;
-        let seen = until("it has told", async || {
+        let seen = until("the handler has reported", async || {
             redis.envelopes("mq:seen").await.into_iter().find(|envelope| envelope["data"]["of"] == hops)
         })
         .await;
@@ -337,34 +338,34 @@ async fn an_endless_message_chain_is_stopped() {
     }
 }
 
-/// Texts that a handler gives to the host come out in its log, also those that
-/// JSON lets stand as they are: none steers the terminal of who reads it.
+/// Texts of a handler are logged without characters that control a terminal, including
+/// those that JSON does not escape.
 #[tokio::test(flavor = "multi_thread")]
 async fn handler_output_cannot_control_a_terminal() {
-    let odd = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\nb";
+    let unsafe_text = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\nb";
     let acts = [
-        json!({ "do": "log", "text": odd, "times": 1 }),
-        json!({ "do": "print", "text": odd }),
-        json!({ "do": "retry", "reason": odd }),
-        json!({ "do": "postpone", "reason": odd, "after_ms": 3_600_000 }),
-        json!({ "do": "reject", "code": "told", "reason": odd }),
-        json!({ "do": "reject", "code": odd, "reason": "" }),
-        json!({ "do": "panic", "text": odd }),
-        json!({ "do": odd }),
-        json!({ "do": "publish", "to": odd, "times": 1 }),
+        json!({ "do": "log", "text": unsafe_text, "times": 1 }),
+        json!({ "do": "print", "text": unsafe_text }),
+        json!({ "do": "retry", "reason": unsafe_text }),
+        json!({ "do": "postpone", "reason": unsafe_text, "after_ms": 3_600_000 }),
+        json!({ "do": "reject", "code": "told", "reason": unsafe_text }),
+        json!({ "do": "reject", "code": unsafe_text, "reason": "" }),
+        json!({ "do": "panic", "text": unsafe_text }),
+        json!({ "do": unsafe_text }),
+        json!({ "do": "publish", "to": unsafe_text, "times": 1 }),
     ];
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
     for format in ["json", "pretty"] {
         let redis = Redis::start();
         let gateway = Gateway::start_with(&redis.url(), &plugins, &["--log-format", format]);
-        // An id is anybody's, too.
+        // An id is untrusted too.
         for (number, act) in acts.iter().enumerate() {
-            redis.publish("puppet", &format!("{number}{odd}"), &act.to_string()).await;
+            redis.publish("puppet", &format!("{number}{unsafe_text}"), &act.to_string()).await;
         }
         redis.is("one is postponed", "ZCARD {mq:puppet}:later", 1).await;
-        redis.is("all but that are settled", "XLEN mq:puppet", 0).await;
+        redis.is("all others are settled", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.lines_with_control_characters(), Vec::<String>::new(), "{format}");
-        // Nor do the commands that show what became of them.
+        // The commands that show the results escape them too.
         let url = redis.url();
         let entry = redis.run::<Vec<(String, redis::Value)>>("XRANGE {mq:puppet}:dead - + COUNT 1").await[0].0.clone();
         for args in [&["dead", "ls", "puppet"][..], &["dead", "show", "puppet", &entry], &["messages", "ls", "puppet"]]
@@ -376,7 +377,7 @@ async fn handler_output_cannot_control_a_terminal() {
                 "{args:?}: {shown:?}"
             );
         }
-        // What is told of them is all there.
+        // Nothing was left out of the log.
         assert_eq!(redis.entries("{mq:puppet}:dead").await.len(), 6);
         let lines = gateway.kill_and_read_log().iter().filter(|line| line.to_string().contains("2J")).count();
         assert!(lines >= acts.len(), "{format}: {lines}");

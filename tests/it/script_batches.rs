@@ -1,5 +1,5 @@
-//! Who goes through much does it in small pieces, so that Redis serves others
-//! in between, however large the messages are.
+//! Scripts that scan many messages work in batches that are limited by entries and bytes,
+//! so that Redis serves other clients in between, however large the messages are.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use gateway_worker::message::Fields;
@@ -31,7 +31,7 @@ async fn send(connection: &mut MultiplexedConnection, words: &[&str]) {
     command.arg(&words[1..]).query_async::<redis::Value>(connection).await.unwrap();
 }
 
-/// So many messages of this size by this command, whose last word is the body.
+/// Adds `COUNT` messages of this size with this command, whose last word is the body.
 async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
     let mut connection = redis.connection().await;
     for number in 0..COUNT {
@@ -40,7 +40,7 @@ async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
     }
 }
 
-/// How many messages each script has looked at.
+/// The number of messages that each script of a search has read.
 async fn find_batches(queue: &TopicQueue, id: &str) -> Vec<u64> {
     let mut counts = Vec::new();
     let found = queue.find(id, &mut |count| counts.push(count)).await.unwrap();
@@ -58,7 +58,7 @@ async fn take_all(queue: &TopicQueue) -> Vec<Taken> {
     taken
 }
 
-/// How much scripts have read, which stays in their memory for a while.
+/// The memory of Lua, which keeps what scripts have read for a while.
 async fn lua_bytes(redis: &Redis) -> usize {
     let memory: String = redis.run("INFO memory").await;
     let bytes = memory.lines().find_map(|line| line.strip_prefix("used_memory_lua:")).unwrap();
@@ -103,7 +103,7 @@ async fn large_delayed_messages_are_searched_in_small_batches() {
     for number in 0..COUNT {
         publish_later(&queue, number, LARGE).await;
     }
-    // By a scan, which brings all that lies in one place of the table.
+    // A scan returns all entries of one bucket.
     let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
     assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
@@ -126,7 +126,7 @@ async fn a_large_message_after_small_ones_ends_the_batch() {
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
     redis.publish("t", "last", "{}").await;
     let counts = find_batches(&queue, "last").await;
-    // The small ones, and as many of the large as were read with the last of them.
+    // The small ones, and the large ones that were read with the last of them.
     assert!(counts[0] >= COUNT as u64 && counts[0] <= COUNT as u64 + 16, "{counts:?}");
     assert!(counts[1..].iter().all(|count| *count <= 1), "{counts:?}");
 }
@@ -135,9 +135,9 @@ async fn a_large_message_after_small_ones_ends_the_batch() {
 async fn dead_letters_are_read_and_purged_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
-    let bury = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
+    let add_dead_letter = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
     for (bytes, at_once) in [(LARGE, 1), (1000, COUNT)] {
-        fill(&redis, &bury, bytes).await;
+        fill(&redis, &add_dead_letter, bytes).await;
         let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
         assert_eq!(walk.next().await.unwrap().len(), at_once);
         let mut newest = None;
@@ -202,12 +202,12 @@ async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
         fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
     }
     let ids = read_all_as_legacy_worker(&redis).await;
-    // The first is history, and all behind it but the last two are pending and
-    // gone: more than a batch has entries.
+    // The first is history, and all others except the last two are pending and deleted:
+    // more than a batch has entries.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", ids[0])).await;
-    let (gone, pending) = ids[1..].split_at(ids.len() - 3);
+    let (deleted, pending) = ids[1..].split_at(ids.len() - 3);
     let mut connection = redis.connection().await;
-    redis::cmd("XDEL").arg("mq:t").arg(gone).query_async::<i64>(&mut connection).await.unwrap();
+    redis::cmd("XDEL").arg("mq:t").arg(deleted).query_async::<i64>(&mut connection).await.unwrap();
     let mut from = None;
     loop {
         from = queue.sweep(from.as_ref()).await.unwrap();
@@ -277,7 +277,7 @@ async fn lists_and_delayed_messages_are_purged_without_reading_them() {
         send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
     }
     fill(&redis, &["RPUSH", "{mq:t}:in"], LARGE).await;
-    // What publishing has read is not the purge's.
+    // Discard the memory that the publications have used.
     redis.run::<()>("SCRIPT FLUSH SYNC").await;
     let purged = queue.purge(true, &mut |_| {}).await.unwrap();
     assert_eq!(purged, Purged { waiting: COUNT as u64, delayed: 2 * COUNT as u64 });
@@ -316,7 +316,7 @@ fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
-    // A server closes the connection of who sends it more at once.
+    // The server closes a connection that sends more at once.
     let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
     let queue = redis.queue("t", "me");
     let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
@@ -330,7 +330,7 @@ async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
             let before = scripts_run(&redis).await;
             let settled = queue.settle(&batch, HOUR).await.unwrap();
             assert_eq!(settled, vec![Settled::Ok; COUNT]);
-            // One more, where the server did not know the script.
+            // One more if the server had to load the script.
             let run = scripts_run(&redis).await - before;
             assert!(run == scripts || run == scripts + 1, "{run}");
             redis.run::<()>("FLUSHALL").await;
@@ -347,19 +347,19 @@ async fn large_messages_are_reclaimed_and_recovered_in_small_batches() {
     for (bytes, at_once) in [(LARGE, 8), (1000, COUNT)] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         take_all(&queue).await;
-        let mut held: Vec<EntryKey> = Vec::new();
-        while held.len() < COUNT {
-            let found = queue.reconcile(Source::Normal, &held).await.unwrap();
+        let mut in_flight: Vec<EntryKey> = Vec::new();
+        while in_flight.len() < COUNT {
+            let found = queue.reconcile(Source::Normal, &in_flight).await.unwrap();
             assert_eq!(found.len(), at_once);
-            held.extend(found.into_iter().map(|one| one.entry));
+            in_flight.extend(found.into_iter().map(|one| one.entry));
         }
-        assert!(queue.reconcile(Source::Normal, &held).await.unwrap().is_empty());
+        assert!(queue.reconcile(Source::Normal, &in_flight).await.unwrap().is_empty());
         let mut taken = 0;
         while taken < COUNT {
             let found = other.take_over(Source::Normal, LEASE, None, COUNT).await.unwrap();
             assert_eq!(found.taken.len(), at_once);
             taken += at_once;
-            // So it is known that it is worth another look.
+            // The caller learns that more can be reclaimed.
             assert_eq!(found.others > 0, taken < COUNT);
         }
         redis.run::<()>("FLUSHALL").await;
@@ -395,7 +395,7 @@ async fn due_messages_do_not_wait_for_the_end_of_a_sweep() {
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t $").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
-    until("it is being swept", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;
+    until("the sweep has begun", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;
     redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
     gateway.until_outcome("t", "due", "done").await;
     assert!(redis.run::<i64>("XLEN mq:t").await > HISTORY / 2);

@@ -1,5 +1,5 @@
-//! Secrets: had by grant only, counted, replaced without a restart, and
-//! nowhere to be read afterwards.
+//! Secrets: readable with a grant only, counted, replaced without a restart, and redacted
+//! in all output.
 
 use crate::http_rig::{Rig, status_or_error};
 use crate::http_server::Server;
@@ -93,7 +93,7 @@ async fn secrets_are_redacted_in_logs_and_dead_letters() {
     assert!(!log.iter().any(|line| line.to_string().contains(value)), "{log:?}");
 }
 
-/// A server may send back what it was sent, and a handler may log that.
+/// A server may echo the header, and a handler may log the response.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_a_header_is_counted_and_redacted() {
     let server = Server::start().await;

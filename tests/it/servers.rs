@@ -1,5 +1,5 @@
-//! Redis as operators run it: one server of either make, one that asks for TLS
-//! and a user, a master that sentinels watch, a cluster of three.
+//! Redis setups: a single Redis or Valkey, one with TLS and ACL users, a master and a
+//! replica with sentinels, and a cluster of three masters.
 
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
@@ -28,20 +28,20 @@ pub(crate) enum Mode {
     TlsCluster,
 }
 
-/// Servers of several processes that run at the same time.
+/// Limits the number of setups with several processes that run at the same time.
 static MULTI_PROCESS_PERMITS: Semaphore = Semaphore::const_new(4);
 
-/// The rights that a worker and the commands need, and no more.
+/// The ACL rights that a worker and the commands need.
 pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
     +evalsha +script|load +time +info +role +client|unblock +cluster|slots";
 const ADMIN: &str = "admin:admin@";
 
 pub(crate) struct Server {
     mode: Mode,
-    /// What a worker is given as `--redis-url`, and what it needs beside it.
+    /// The `--redis-url` of a worker, and its other options.
     pub(crate) url: String,
     pub(crate) options: Vec<String>,
-    /// Those that hold messages.
+    /// The data nodes.
     pub(crate) nodes: Vec<Process>,
     pub(crate) sentinels: Vec<Process>,
     connection: Connection,
@@ -67,7 +67,7 @@ impl Server {
         server
     }
 
-    /// A master whose death is noticed within a second.
+    /// Sentinels that detect a dead master within a second.
     pub(crate) async fn start_sentinel_with_fast_failover() -> Self {
         let permit = MULTI_PROCESS_PERMITS.acquire().await.unwrap();
         let mut server = sentinel_setup(1000, PERSISTENT, None);
@@ -118,7 +118,7 @@ impl Server {
         Self { mode, url, options, nodes, sentinels, connection, cache, _certificates: certificates, _permit: None }
     }
 
-    /// A cache of plugins that workers of several tests may share.
+    /// A cache of compiled plugins that the workers of several tests share.
     pub(crate) fn cache(&self) -> &str {
         self.cache.path().to_str().unwrap()
     }
@@ -127,7 +127,7 @@ impl Server {
         self.mode == Mode::Cluster
     }
 
-    /// Runs one command where its key is, written as in a shell without quotes.
+    /// Runs one command on the node of its key. Words are separated by spaces.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &str) -> T {
         until(&format!("an answer to {command}"), async || {
             for node in &self.nodes {
@@ -140,7 +140,7 @@ impl Server {
         .await
     }
 
-    /// Runs a command on each master. Returns all their answers.
+    /// Runs a command on each master and returns the replies.
     pub(crate) async fn run_everywhere<T: FromRedisValue>(&self, command: &str) -> Vec<T> {
         let mut answers = Vec::new();
         for node in &self.nodes {
@@ -149,12 +149,12 @@ impl Server {
         answers
     }
 
-    /// How many bytes each master may use; 0 for any number.
+    /// Sets `maxmemory` on each master; 0 is unlimited.
     pub(crate) async fn set_memory(&self, bytes: u64) {
         self.run_everywhere::<()>(&format!("CONFIG SET maxmemory {bytes}")).await;
     }
 
-    /// The node's answer, if it is the one to ask.
+    /// The reply of the node; None if another node has to be asked.
     async fn ask(&self, node: &Process, command: &str) -> Option<redis::Value> {
         let mut connection = try_connection(&node.url()).await.ok()?;
         if self.mode == Mode::Sentinel {
@@ -208,15 +208,15 @@ impl Server {
         self.entries(key).await.iter().map(parse).collect()
     }
 
-    /// The only dead letter of a topic, once it is there.
+    /// Waits for a dead letter of a topic and returns it.
     pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
 
-    /// A topic's queue, seen by a worker called `me`.
-    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
-        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+    /// A topic's queue as the worker `consumer` uses it.
+    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicQueue {
+        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
     }
 
     pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
@@ -228,8 +228,7 @@ impl Server {
         self.publish_draft(Draft { delay, ..Draft::new(id.to_owned(), &topic, data) }).await;
     }
 
-    /// Through the library, as often as it takes: a publisher that knows its
-    /// message's id may say it twice.
+    /// Publishes with retries: the message has an id, so that a duplicate is harmless.
     pub(crate) async fn publish_draft(&self, draft: Draft<'_>) {
         let queue = self.queue(draft.topic.as_str(), "publisher");
         let publication = draft.seal(Timestamp::now()).unwrap();
@@ -240,8 +239,8 @@ impl Server {
     }
 }
 
-/// For what plugins are compiled to, which takes longer than most scenarios:
-/// shared by tests that run at the same time, and gone with the last of them.
+/// A cache of compiled plugins, since compiling takes longer than most scenarios. It is
+/// shared by tests that run at the same time, and removed with the last of them.
 fn shared_cache() -> Arc<TempDir> {
     static CACHE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
     let mut cache = CACHE.lock().unwrap();
@@ -270,7 +269,7 @@ fn plain(program: &Path) -> Process {
 
 // --------------------------------------------------------------- TLS and users
 
-/// Everybody needs a certificate and a user; the plain port is for the test.
+/// Workers need a certificate and a user; the plain port is for the test.
 fn tls() -> Server {
     let certificates = Certificates::new("authority");
     let users = format!("user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n");
@@ -280,7 +279,7 @@ fn tls() -> Server {
     Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
 }
 
-/// The port that a worker comes in by.
+/// The port for clients.
 fn client_port(process: &Process, tls: Option<&Certificates>) -> String {
     if tls.is_some() { process.setting("tls-port") } else { process.port.to_string() }
 }
@@ -352,19 +351,19 @@ async fn cluster(certificates: Option<Certificates>) -> Server {
         Some(())
     })
     .await;
-    // Two of them are enough to find the third.
+    // A client discovers the third node from the first two.
     let (one, other) = (client_port(&nodes[0], tls), client_port(&nodes[1], tls));
     let url = format!("{}+cluster://127.0.0.1:{one},127.0.0.1:{other}", scheme(tls));
     Server::of(Mode::Cluster, url, certificates, nodes, Vec::new())
 }
 
 impl Server {
-    /// What a worker or a command is told about where Redis is.
+    /// The flags with which a worker or a command connects.
     pub(crate) fn flags(&self) -> Vec<&str> {
         self.options.iter().map(String::as_str).collect()
     }
 
-    /// Where there are users, that ours was never refused anything.
+    /// Checks, in the setup with ACL users, that Redis has denied nothing.
     pub(crate) async fn assert_no_acl_denials(&self) {
         if self.mode == Mode::Tls {
             let refused: Vec<BTreeMap<String, redis::Value>> = self.run("ACL LOG").await;

@@ -1,5 +1,5 @@
-//! A small SMTP server of one's own, which keeps what it is given: with TLS
-//! from the start, on request, or never, and with a login where there is one.
+//! A small SMTP server that stores the mails it receives: with implicit TLS, STARTTLS or
+//! neither, and with an optional login.
 
 use crate::certificates::Certificates;
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What it has received.
+/// A received mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReceivedMail {
     pub(crate) is_encrypted: bool,
@@ -34,7 +34,7 @@ pub(crate) enum Tls {
 pub(crate) struct Smtp {
     pub(crate) port: u16,
     pub(crate) received: Arc<Mutex<Vec<ReceivedMail>>>,
-    /// How many connections there have been.
+    /// The number of accepted connections.
     pub(crate) connections: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
@@ -45,7 +45,7 @@ impl Drop for Smtp {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Clone)]
 struct Shared {
     tls: Tls,
@@ -58,7 +58,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Smtp {
-    /// `login` is `user:password`, without which nobody may send.
+    /// `login` is `user:password`; with it, only that user may send.
     pub(crate) async fn start(tls: Tls, certificates: &Certificates, login: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -66,7 +66,7 @@ impl Smtp {
         let shared = Shared { tls, acceptor: acceptor(certificates), login, received: Arc::clone(&received) };
         let count = connections.clone();
         let server = tokio::spawn(async move {
-            // They end with the server.
+            // The connections end with the server.
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -95,7 +95,7 @@ async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
         let stream = shared.acceptor.accept(stream).await?;
         return talk(Box::new(stream), shared, true).await.map(drop);
     }
-    // Who has asked for TLS begins anew with it, without another greeting.
+    // After STARTTLS the dialogue restarts without another greeting.
     if let Some(stream) = talk(Box::new(stream), shared, false).await? {
         let stream = shared.acceptor.accept(stream).await?;
         talk(Box::new(stream), shared, true).await?;
@@ -103,7 +103,7 @@ async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the stream that is to be encrypted.
+/// Returns the stream if the client has sent STARTTLS.
 async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> io::Result<Option<Box<dyn Stream>>> {
     let mut stream = BufReader::new(stream);
     if !is_encrypted || shared.tls == Tls::FromTheStart {

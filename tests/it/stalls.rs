@@ -1,5 +1,6 @@
-//! Workers that stop for a while and wake again, on either side of their
-//! connection: others have their messages by then, and nothing is harmed.
+//! Workers that are suspended or disconnected for longer than a lease and resume: other
+//! workers have reclaimed their messages by then, and no message is lost or settled
+//! twice.
 
 use crate::batch::replies;
 use crate::proxy::{Direction, DropReply, Proxy};
@@ -18,8 +19,7 @@ fn puppet(version: &str) -> Plugins {
     Plugins::with("puppet", &built("puppet"), &manifest)
 }
 
-/// What the first worker does with it, and then how long the other takes
-/// before it is done.
+/// What the first worker does with the message, and a longer run on the other worker.
 fn act(first: &str) -> String {
     let echo = r#"{"do":"echo","to":"seen"}"#;
     let first = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":4000}},{first}]}}"#);
@@ -33,9 +33,8 @@ const MESSAGES: [(&str, &str); 3] = [
     ("reject", r#"{"do":"reject","code":"c","reason":"r"}"#),
 ];
 
-/// Puts a first worker out of action with messages in hand until another has
-/// them. The first then says how they ended; the other has the last word,
-/// except where the first was done.
+/// Stops a worker with messages in flight until another one has reclaimed them, and
+/// resumes it. Its late settlements are ignored, except for successful ones.
 async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Gateway, &Proxy)) {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
@@ -48,14 +47,14 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
     first.until_asleep("puppet", 3).await;
     stop(&first, &proxy);
     let other = Gateway::start_with(&redis.url(), &others_plugins, &LEASE);
-    until("the other has them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
+    until("the other worker has reclaimed them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
     resume(&first, &proxy);
 
     for (id, outcome) in MESSAGES.map(|(id, _)| (id, id)) {
         first.until_outcome("puppet", id, outcome).await;
     }
-    // Its late word counts for nothing, except that something is done.
-    until("the late retry and the late rejection count for nothing", async || {
+    // A late retry or rejection is ignored, a late success is accepted.
+    until("the late retry and the late rejection are ignored", async || {
         (first.logged("settled by another, or twice").len() >= 2).then_some(())
     })
     .await;
@@ -69,13 +68,14 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
         redis.envelopes("mq:seen").await.iter().map(|one| one["data"]["id"].as_str().unwrap().to_owned()).collect();
     seen.sort_unstable();
     assert_eq!(seen, ["done", "reject", "retry"]);
-    // And it goes on as before.
+    // The first worker continues.
     drop(other);
     redis.publish("puppet", "after", r#"{"do":"sleep","ms":0}"#).await;
     first.until_outcome("puppet", "after", "done").await;
-    // What others have settled takes up no room of its own any more.
-    let held = "messages_in_flight{topic=\"puppet\"} 0";
-    until("it holds nothing", async || first.get("/metrics/prometheus").await.1.contains(held).then_some(())).await;
+    // Messages that another worker has settled no longer use its concurrency.
+    let in_flight = "messages_in_flight{topic=\"puppet\"} 0";
+    until("nothing is in flight", async || first.get("/metrics/prometheus").await.1.contains(in_flight).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,9 +97,9 @@ async fn a_read_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let plugins = puppet("first");
-    // With a lease of an hour nothing else could bring it back.
+    // With a lease of an hour it cannot be reclaimed.
     let gateway = Gateway::start_with(&proxy.url(), &plugins, &["--queue-lease", "1h"]);
-    // With the first message it finds the topic; the second is the one.
+    // The first message makes the worker discover the topic.
     redis.publish("puppet", "first", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "first", "done").await;
     proxy.drop_next_reply(DropReply::With(b"swallowed".to_vec()));
@@ -116,7 +116,7 @@ async fn a_read_with_a_lost_reply_is_recovered_and_not_counted() {
 async fn a_reclaim_with_a_lost_reply_is_recovered_on_an_idle_topic() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
-    // Somebody had it and is gone; nothing else will ever be published.
+    // A lost consumer has it pending, and nothing else is published.
     redis.publish("puppet", "swallowed", r#"{"do":"echo","to":"seen"}"#).await;
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
@@ -129,8 +129,8 @@ async fn a_reclaim_with_a_lost_reply_is_recovered_on_an_idle_topic() {
     assert_eq!(gateway.logged("taken again").len(), 1);
 }
 
-/// Settling a batch takes two steps where some of it is done and some is dead. A
-/// renewal in between finds that what is done is no longer ours.
+/// A batch with done and dead messages is settled in two steps. A renewal between them
+/// no longer finds the done ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_in_progress_is_not_reported_as_a_lost_lease() {
     let redis = Redis::start();

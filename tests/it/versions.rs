@@ -1,5 +1,5 @@
-//! The way back: after a restart with a broken file, from a version that
-//! crashes soon after it went live, and because an operator wants it.
+//! Rollbacks: after a restart with an invalid file, from a version that crashes during
+//! its probation, and by an operator.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
 use rustix::process::Signal;
@@ -14,24 +14,24 @@ fn other_ok() -> Vec<u8> {
     guest_with("(data (i32.const 600) \"other\")", OK)
 }
 
-/// What is kept of the plugin on disk.
+/// The files of a plugin in the version store.
 fn stored_files(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
     let Some(own) = fs::read_dir(plugins.cache().join("versions")).unwrap().next() else { return Vec::new() };
     fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-/// Its versions.
+/// The stored versions of a plugin.
 fn stored_versions(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
     stored_files(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
 }
 
-/// Its record.
+/// The stored record of a plugin.
 fn stored_record(plugins: &Plugins, name: &str) -> Value {
     let path = stored_files(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// As if they had been kept long ago: what is young is spared.
+/// Makes stored versions look old, since recent ones are not deleted.
 fn age(files: &[PathBuf]) {
     for path in files {
         File::options().append(true).open(path).unwrap().set_modified(UNIX_EPOCH).unwrap();
@@ -55,16 +55,16 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
-    // So it goes on after the next one, and ends when the file is mended.
+    // The fallback survives the next restart, and ends when the file is replaced.
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == digest).await;
     plugins.write("topic.wasm", &other_ok());
     let is_replaced = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
-    gateway.until_plugin("topic", "is mended", is_replaced).await;
+    gateway.until_plugin("topic", "is replaced", is_replaced).await;
     gateway.stop().await;
 
-    // What was kept and is no longer what it was does not run.
+    // A modified stored version is not run.
     plugins.write("topic.wasm", b"broken");
     for path in stored_versions(&plugins, "topic") {
         let mut bytes = fs::read(&path).unwrap();
@@ -102,7 +102,7 @@ async fn only_versions_that_can_be_restored_are_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined() {
     let redis = Redis::start();
-    // None of them is dead before the fifth has come, however slow it is.
+    // Enough attempts that none is dead before the fifth is published.
     let plugins = Plugins::with("topic", &guest(OK), "[retry]\nattempts = 20\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
@@ -118,7 +118,7 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     redis.publish("topic", "e", "{}").await;
     let line = gateway.until_logged("plugin version withdrawn", |line| line["plugin"] == "topic").await;
     assert!(line["reason"].as_str().unwrap().contains("quarantined"), "{line}");
-    // They come again, and the version before handles them.
+    // The previous version handles the retries.
     for id in ["a", "b", "c", "d", "e"] {
         gateway.until_outcome("topic", id, "done").await;
     }
@@ -133,7 +133,7 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     }
     assert_eq!(metrics.matches("gateway_plugin_info{").count(), 1);
 
-    // Neither the same bytes again nor a restart bring it back.
+    // Neither the same file nor a restart loads it again.
     plugins.write("topic.wasm", &guest(TRAP));
     assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
     assert_eq!(gateway.plugin("topic").await["digest"], good);
@@ -141,7 +141,7 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == good).await;
     assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "held");
-    // An operator does.
+    // An operator can unblock it.
     assert_eq!(gateway.post("/api/v1/plugins/topic/release").await.0, 200);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == bad["digest"]).await;
 }
@@ -182,13 +182,13 @@ async fn after_its_probation_a_crashing_version_stays_live_also_over_a_restart()
         }
         let dead = i64::try_from(first / 2 + 10).unwrap();
         redis.is("half of them are dead", "XLEN {mq:puppet}:dead", dead).await;
-        redis.is("the others are done", "XLEN mq:puppet", 0).await;
+        redis.is("the other half is done", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
         assert!(gateway.logged("plugin version withdrawn").is_empty());
     };
     crash(0, &gateway).await;
     let is_recorded = async || (stored_record(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
-    until("it is noted as proven", is_recorded).await;
+    until("the probation is recorded as passed", is_recorded).await;
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     let is_back = |now: &Value| now["digest"] == plugin["digest"] && now["previous"] == plugin["previous"];
@@ -203,7 +203,7 @@ async fn an_unproven_version_is_no_rollback_target() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     let good = gateway.plugin("topic").await["digest"].clone();
-    // Two bad ones in a row, the first of them without a message.
+    // Two bad versions in a row, the first without a message.
     for bad in ["one", "two"] {
         plugins.write("topic.wasm", &guest_with(&format!("(data (i32.const 600) \"{bad}\")"), TRAP));
         assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
@@ -213,7 +213,7 @@ async fn an_unproven_version_is_no_rollback_target() {
     for id in ["a", "b", "c", "d", "e"] {
         redis.publish("topic", id, "{}").await;
     }
-    gateway.until_plugin("topic", "is as before both", |plugin| plugin["digest"] == good).await;
+    gateway.until_plugin("topic", "is rolled back", |plugin| plugin["digest"] == good).await;
     redis.publish("topic", "f", "{}").await;
     gateway.until_outcome("topic", "f", "done").await;
 }
@@ -263,7 +263,7 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
     assert!(code == 1 && output.contains("there is no plugin no/such name"), "{output}");
 
     plugins.write("topic.wasm", &other_ok());
-    // The poll may be quicker with it; either way it is live afterwards.
+    // The regular poll may load it first; either way it is live afterwards.
     let (code, output, _) = ask(&["reload"]).await;
     assert!(code == 0 && (output.contains("is live, in place of") || output == "nothing has changed\n"), "{output}");
     let second = gateway.plugin("topic").await["digest"].clone();

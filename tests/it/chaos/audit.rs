@@ -1,4 +1,4 @@
-//! Whether what was published and what became of it agree.
+//! Checks that published messages and their final locations agree.
 
 use super::census::{Census, Locations};
 use super::faults::Event;
@@ -7,33 +7,33 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// For so long after it a fault may be why something ran again.
+/// How long after a fault a second run may be caused by it.
 const AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// No handler runs for longer.
 const RUN_MAX: SignedDuration = SignedDuration::from_secs(2);
 
-/// The stage in which nothing happens that could make a message run again.
+/// The stage without faults that could make a message run again.
 pub(super) const MILD: &str = "mild";
 
-/// How a run may end here.
+/// The outcomes that may occur.
 const OUTCOMES: [&str; 3] = ["done", "retry", "duplicate"];
 
 pub(super) struct Audit {
     published: BTreeMap<String, Published>,
     census: Census,
     pub(super) violations: Vec<String>,
-    /// How many runs there were, and how many too many.
     runs: usize,
-    again: usize,
+    /// The runs beyond the first of each copy.
+    reruns: usize,
 }
 
 impl Audit {
     pub(super) fn new(published: BTreeMap<String, Published>, census: Census) -> Self {
-        Self { published, census, violations: Vec::new(), runs: 0, again: 0 }
+        Self { published, census, violations: Vec::new(), runs: 0, reruns: 0 }
     }
 
-    /// What had finished `before` has not run since.
-    pub(super) fn again(&mut self, before: &Census) {
+    /// Checks that messages which had finished `before` have not run since.
+    pub(super) fn check_finished_messages(&mut self, before: &Census) {
         for (key, locations) in &before.locations {
             let now = self.census.locations.get(key).cloned().unwrap_or_default();
             if locations.seen > 0 && now.seen != locations.seen {
@@ -62,19 +62,19 @@ impl Audit {
                 expected.insert(child);
             }
         }
-        let strangers = self.census.locations.iter().filter(|(key, _)| !expected.contains(*key));
-        violations.extend(strangers.map(|(key, locations)| format!("{key} was never published: {locations:?}")));
-        violations.extend(self.census.without_key.iter().map(|what| format!("without a name: {what}")));
+        let unknown = self.census.locations.iter().filter(|(key, _)| !expected.contains(*key));
+        violations.extend(unknown.map(|(key, locations)| format!("{key} was never published: {locations:?}")));
+        violations.extend(self.census.without_key.iter().map(|what| format!("without a key: {what}")));
         self.violations.append(&mut violations);
         self.check_runs(logs, events, mild_since);
     }
 
-    /// No run was one too many without a reason.
+    /// Checks that each additional run has a fault as its cause.
     fn check_runs(&mut self, logs: &[Value], events: &[Event], mild_since: Timestamp) {
         let mut runs: BTreeMap<(&str, &str, u64), Vec<Timestamp>> = BTreeMap::new();
-        let wild = events.iter().filter(|event| event.what.can_cause_reruns());
-        let mut excuses: Vec<(Timestamp, Timestamp)> = wild.map(|event| (event.began, event.ended + AFTER)).collect();
-        // On a starved machine a lease can run out at any time, and that is told.
+        let causes = events.iter().filter(|event| event.what.can_cause_reruns());
+        let mut excuses: Vec<(Timestamp, Timestamp)> = causes.map(|event| (event.began, event.ended + AFTER)).collect();
+        // On a busy machine a lease can expire at any time, which the worker logs.
         let mut lost = Vec::new();
         for line in logs {
             let at: Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
@@ -85,7 +85,7 @@ impl Audit {
                         runs.entry((word("topic"), word("id"), attempt)).or_default().push(at);
                     }
                     if !OUTCOMES.contains(&word("outcome")) && word("outcome") != "crash-loop" {
-                        self.violations.push(format!("no run ends so: {line}"));
+                        self.violations.push(format!("unexpected outcome: {line}"));
                     }
                 }
                 message if message.starts_with("leases lost") || message.starts_with("taken over") => {
@@ -102,9 +102,9 @@ impl Audit {
             let copies = (published.acknowledged + published.unknown).max(1);
             ends.sort_unstable();
             let excuses = if id.contains(MILD) { &lost } else { &excuses };
-            // Of one run more than there are copies, two are of the same one.
+            // Of one run more than there are copies, two belong to the same copy.
             for runs in ends.windows(copies + 1) {
-                self.again += 1;
+                self.reruns += 1;
                 let (from, to) = (runs[0] - RUN_MAX, runs[copies]);
                 if !excuses.iter().any(|(began, ended)| *began <= to && from <= *ended) {
                     self.violations
@@ -122,14 +122,14 @@ impl Audit {
         locations.flat_map(|locations| &locations.dead).for_each(|reason| *dead.entry(reason).or_default() += 1);
         let (acknowledged, unknown) = (total(|one| one.acknowledged), total(|one| one.unknown));
         let refused = self.published.values().filter(|one| one.acknowledged + one.unknown == 0).count();
-        let (runs, again) = (self.runs, self.again);
+        let (runs, reruns) = (self.runs, self.reruns);
         format!(
-            "{acknowledged} acknowledged, {refused} refused, {unknown} unknown; {done} done, dead {dead:?}; {runs} runs, {again} of them again"
+            "{acknowledged} acknowledged, {refused} refused, {unknown} unknown; {done} done, dead {dead:?}; {runs} runs, {reruns} of them reruns"
         )
     }
 }
 
-/// What is wrong with where a message is.
+/// What is wrong with the locations of a message.
 fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
     let ended = at.seen + at.dead.len();
     let at_most = published.acknowledged + published.unknown;
@@ -143,16 +143,15 @@ fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
     } else if ended > at_most {
         Some("exists too often")
     } else if published.is_doomed && at.seen > 0 {
-        Some("is done though it fails always")
+        Some("is done though every run fails")
     } else if !published.is_doomed && is_wrongly_dead(at) {
-        Some("is dead for no reason of its own")
+        Some("is dead though it never fails")
     } else {
         None
     }
 }
 
-/// Only workers that were lost with it, again and again, can condemn a message
-/// that would end well.
+/// A message that never fails may only die after repeated worker crashes.
 fn is_wrongly_dead(at: &Locations) -> bool {
     at.dead.iter().any(|reason| reason != "crash-loop")
 }

@@ -1,21 +1,21 @@
-//! Where every message is, found by looking at every key there is.
+//! Finds the locations of all messages by reading every key.
 
 use super::redis_setup::RedisSetup;
 use crate::support::Entry;
 use redis::FromRedisValue;
 use std::collections::BTreeMap;
 
-/// The keys that hold messages on their way, and how many; also what is
-/// pending and no longer there.
+/// Lists the keys with unfinished messages and their number, including pending
+/// entries that were deleted.
 const UNFINISHED: &str = r"
     local sizes = { stream = 'XLEN', list = 'LLEN', zset = 'ZCARD', hash = 'HLEN' }
-    local apart = { ['mq:seen'] = true, ['mq::workers'] = true }
+    local excluded = { ['mq:seen'] = true, ['mq::workers'] = true }
     local unfinished = {}
     for _, key in ipairs(redis.call('KEYS', '*')) do
       local kind = redis.call('TYPE', key).ok
-      local is_apart = apart[key] or string.find(key, '}:dead$') or string.find(key, '}:state$')
+      local is_excluded = excluded[key] or string.find(key, '}:dead$') or string.find(key, '}:state$')
         or string.find(key, '}:suspects$')
-      if sizes[kind] and not is_apart then
+      if sizes[kind] and not is_excluded then
         local count = redis.call(sizes[kind], key)
         if kind == 'stream' then
           for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do count = math.max(count, group[6]) end
@@ -26,7 +26,7 @@ const UNFINISHED: &str = r"
     table.sort(unfinished)
     return unfinished";
 
-/// Keys, their types and sizes, of what is neither done nor dead.
+/// Key, type and size of everything that is neither done nor dead.
 pub(super) async fn unfinished(redis: &RedisSetup) -> Vec<String> {
     redis::cmd("EVAL").arg(UNFINISHED).arg(0).query_async(&mut redis.connection().await).await.unwrap()
 }
@@ -34,18 +34,18 @@ pub(super) async fn unfinished(redis: &RedisSetup) -> Vec<String> {
 /// Where the messages of one key are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Locations {
-    /// How often a run of it was settled as done.
+    /// How often a run was settled as done.
     pub(super) seen: usize,
     /// The reasons of its dead letters.
     pub(super) dead: Vec<String>,
-    /// The Redis keys that have it still.
+    /// The Redis keys that still contain it.
     pub(super) elsewhere: Vec<String>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Census {
     pub(super) locations: BTreeMap<String, Locations>,
-    /// What has no key.
+    /// Messages whose data has no key.
     pub(super) without_key: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Census {
         }
         for line in unfinished(redis).await {
             let [key, kind, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-            // What is in `later` is in its bodies.
+            // The members of this sorted set have their bodies in a hash.
             if key.ends_with("}:later") {
                 continue;
             }
@@ -77,16 +77,16 @@ impl Census {
         census
     }
 
-    fn note(&mut self, bytes: &[u8], place: &str, note: impl FnOnce(&mut Locations)) {
+    fn note(&mut self, bytes: &[u8], location: &str, note: impl FnOnce(&mut Locations)) {
         match key(bytes) {
             Some(key) => note(self.locations.entry(key).or_default()),
-            None => self.without_key.push(format!("{place}: {}", String::from_utf8_lossy(bytes))),
+            None => self.without_key.push(format!("{location}: {}", String::from_utf8_lossy(bytes))),
         }
     }
 }
 
-/// The messages in a key of this type: whole values, or what entries have in
-/// their field `message`.
+/// The messages in a key of this type: whole values, or the field `message` of
+/// entries.
 async fn messages(redis: &RedisSetup, key: &str, kind: &str) -> Vec<Vec<u8>> {
     let values: redis::Value = match kind {
         "stream" => {
@@ -100,7 +100,7 @@ async fn messages(redis: &RedisSetup, key: &str, kind: &str) -> Vec<Vec<u8>> {
     Vec::<Vec<u8>>::from_redis_value(values).unwrap()
 }
 
-/// The key that a message's data names, wherever it stands.
+/// The first `key` in the data of a message.
 fn key(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let (_, rest) = text.split_once(r#""key":""#)?;

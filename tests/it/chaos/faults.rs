@@ -1,4 +1,4 @@
-//! What happens to workers, Redis and the direction between them.
+//! Faults of workers, Redis and the connections between them.
 
 use super::publishers::{ATTEMPTS, CHILD, TOPICS};
 use super::redis_setup::{Kind, RedisSetup};
@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// Silences go well beyond it.
+/// Suspensions last well beyond it.
 const LEASE: &str = "1s";
 
-/// Spans are in milliseconds.
+/// Durations are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
     KillWorker(usize),
@@ -75,7 +75,7 @@ impl Fault {
         }
     }
 
-    /// Whether a message may run again because of it.
+    /// Whether a message may run again because of this fault.
     pub(super) fn can_cause_reruns(&self) -> bool {
         !matches!(self, Self::ForgetScripts | Self::FillUp(_) | Self::Pause(..))
     }
@@ -93,7 +93,7 @@ impl Fault {
     }
 }
 
-/// A stream and its group, as a command has them.
+/// A stream and its group, as arguments of a command.
 fn group(rng: &mut Rng) -> String {
     let topic = if rng.u32(..9) == 0 { CHILD } else { TOPICS[rng.usize(..TOPICS.len())] };
     let stream = match (topic, rng.u32(..3)) {
@@ -105,7 +105,7 @@ fn group(rng: &mut Rng) -> String {
     format!("{stream} consumer-group-{topic}")
 }
 
-/// Something that happened, and until when it lasted.
+/// An injected fault with its start and end.
 pub(super) struct Event {
     pub(super) began: Timestamp,
     pub(super) ended: Timestamp,
@@ -122,12 +122,12 @@ pub(super) struct Testbed {
     pub(super) redis: RedisSetup,
     plugins: Plugins,
     workers: Vec<Worker>,
-    /// Asked to stop, and perhaps still at it.
+    /// Workers that were asked to stop and may still run.
     leaving: Vec<Gateway>,
     started: usize,
-    /// What is to be made good again, and when.
+    /// Faults to revert, and when.
     active: Vec<(Instant, Fault, usize)>,
-    /// What workers that have ended had logged.
+    /// The logs of workers that have exited.
     logs: Vec<Vec<Value>>,
     pub(super) events: Vec<Event>,
 }
@@ -199,7 +199,7 @@ impl Testbed {
         self.events.push(Event { began, ended: Timestamp::now().max(began + span), what });
     }
 
-    /// Makes good again what has lasted long enough.
+    /// Reverts the faults whose time is over.
     pub(super) async fn revert(&mut self, all: bool) {
         let now = Instant::now();
         let (over, active): (Vec<_>, Vec<_>) = self.active.drain(..).partition(|(at, ..)| all || *at <= now);
@@ -225,13 +225,13 @@ impl Testbed {
         }
     }
 
-    /// Ends every worker as an operator does, and returns what all have logged.
+    /// Stops every worker with SIGTERM and returns the logs of all.
     pub(super) async fn end(&mut self) -> Vec<Vec<Value>> {
         let mut ending: Vec<Gateway> = self.workers.drain(..).map(|worker| worker.gateway).collect();
         ending.iter().for_each(|gateway| gateway.signal(Signal::TERM));
         ending.append(&mut self.leaving);
         for mut gateway in ending {
-            until("a worker ends", async || (!gateway.is_running()).then_some(())).await;
+            until("a worker exits", async || (!gateway.is_running()).then_some(())).await;
             self.logs.push(gateway.kill_and_read_log());
         }
         std::mem::take(&mut self.logs)

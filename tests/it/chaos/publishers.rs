@@ -1,5 +1,4 @@
-//! What was published: by publishers that go straight to Redis and write down
-//! what it acknowledged.
+//! Publishers that connect to Redis directly and record what it acknowledged.
 
 use super::redis_setup::{PublisherTarget, REPLY_TIMEOUT};
 use crate::support::{topic, try_connection};
@@ -14,24 +13,24 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The topics that have a publisher of their own; `child` has none.
+/// The topics with a publisher each; `child` only gets follow-ups.
 pub(super) const TOPICS: [&str; 8] = ["plain", "prio", "dedup", "list", "retries", "parent", "delayed", "slow"];
 pub(super) const CHILD: &str = "child";
-/// As many attempts as a message has.
+/// The maximum attempts of a message.
 pub(super) const ATTEMPTS: u32 = 3;
 
-/// All that is known of the messages of one key.
+/// What is recorded of the messages of one key.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Published {
-    /// Redis said yes.
+    /// Acknowledged by Redis.
     pub(super) acknowledged: usize,
-    /// The answer was lost: it may be there or not.
+    /// The reply was lost: the message may exist.
     pub(super) unknown: usize,
-    /// Its every run fails.
+    /// Every run fails.
     pub(super) is_doomed: bool,
-    /// A follow-up belongs to it.
+    /// It publishes a follow-up.
     pub(super) has_child: bool,
-    /// Copies of what has finished are dropped.
+    /// Copies of finished messages are dropped.
     pub(super) is_deduplicated: bool,
 }
 
@@ -68,14 +67,14 @@ pub(super) fn child_of(parent: &str) -> String {
     format!("child-of-{parent}")
 }
 
-/// Publishers that run until they are stopped, one for each topic.
+/// One publisher for each topic, which runs until it is stopped.
 pub(super) struct Publishers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Publishers {
-    /// `stage` sets the ids of one set of publishers apart from another's.
+    /// `stage` distinguishes the ids of several sets of publishers.
     pub(super) fn start(target: &PublisherTarget, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for (number, name) in TOPICS.into_iter().enumerate() {
@@ -182,7 +181,7 @@ impl Publisher {
         if self.target.nodes.is_empty() {
             return send(&self.queue, self.name, id, data, (delay, priority)).await;
         }
-        // The library does not wait for replicas, so here it is done by hand.
+        // The library does not wait for replicas, so this sends the commands itself.
         let (name, message) = (self.name, envelope(id, self.name, data));
         let class = match priority {
             Priority::High => "high",
@@ -202,26 +201,26 @@ impl Publisher {
         self.send_with_plain_client(pipe).await
     }
 
-    /// As plain clients do it, with a connection for each.
+    /// Publishes as plain clients do, with a new connection each time.
     async fn command(&self, command: &redis::Cmd) -> PublishResult {
         let mut pipe = redis::pipe();
         self.send_with_plain_client(pipe.add_command(command.clone()).to_owned()).await
     }
 
-    /// Where there is a replica, only what it has is acknowledged.
+    /// With a replica, a message counts as acknowledged once the replica has it.
     async fn send_with_plain_client(&self, mut pipe: redis::Pipeline) -> PublishResult {
         let (target, is_watched) = (&self.target, !self.target.nodes.is_empty());
         pipe.ignore();
         pipe.cmd("WAIT").arg(u8::from(is_watched)).arg(300);
         let urls = if is_watched { &target.nodes[..] } else { std::slice::from_ref(&target.url) };
         for url in urls {
-            // Nothing was sent to who is not there.
+            // Nothing was sent to a node that is unreachable.
             let Ok(Ok(mut connection)) = tokio::time::timeout(REPLY_TIMEOUT, try_connection(url)).await else {
                 continue;
             };
             match tokio::time::timeout(REPLY_TIMEOUT, pipe.query_async::<(u32,)>(&mut connection)).await {
                 Ok(Ok((replicas,))) if replicas > 0 || !is_watched => return PublishResult::Acknowledged,
-                // A replica, which takes none.
+                // A replica accepts no writes.
                 Ok(Err(error)) if error.to_string().contains("read only replica") => {}
                 Ok(Err(error)) => return publish_result(&error.to_string()),
                 _ => return PublishResult::Unknown,
@@ -238,7 +237,7 @@ async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Durati
     sent.map_or_else(|error| publish_result(&error.to_string()), |()| PublishResult::Acknowledged)
 }
 
-/// Redis' own word that it was not done; anything else leaves it open.
+/// Only these errors prove that Redis did nothing.
 fn publish_result(error: &str) -> PublishResult {
     if error.contains("OOM") || error.contains("LOADING") { PublishResult::Refused } else { PublishResult::Unknown }
 }
@@ -250,14 +249,13 @@ fn envelope(id: &str, topic: &str, data: &str) -> String {
     )
 }
 
-/// Publishes a further copy of each of these, which have finished. Returns how
-/// many Redis took.
+/// Publishes another copy of each of these finished messages. Returns their number.
 pub(super) async fn copies(target: &PublisherTarget, keys: impl Iterator<Item = &String>) -> usize {
     let (queue, mut sent) = (queue(&target.url, "dedup"), 0);
     for key in keys {
         let data = json!({"do": "all", "key": key, "of": [{"do": "echo", "to": "seen"}]}).to_string();
         let result = send(&queue, "dedup", key, &data, (Duration::ZERO, Priority::Normal)).await;
-        assert_eq!(result, PublishResult::Acknowledged, "a calm Redis takes {key}");
+        assert_eq!(result, PublishResult::Acknowledged, "a healthy Redis accepts {key}");
         sent += 1;
     }
     sent

@@ -1,5 +1,5 @@
-//! The Redis that everything happens to: one server behind a proxy, or a master
-//! and its replica that sentinels watch.
+//! The Redis under test: one server behind a proxy, or a master and its replica with
+//! sentinels.
 
 use crate::proxy::Proxy;
 use crate::servers::{Server, parse_command};
@@ -9,9 +9,9 @@ use redis::aio::MultiplexedConnection;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Longer than this nobody here waits for an answer.
+/// How long the test waits for a reply.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Sentinels that were asked to hand over have done so by then, or given it up.
+/// How long a failover may take before it is requested again.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub(super) enum RedisSetup {
     Sentinel(Box<Server>),
 }
 
-/// Where publishers go: past the proxy; and where there are several nodes, to
-/// whichever takes writes.
+/// Where publishers connect: not through the proxy, and with several nodes to the one
+/// that accepts writes.
 #[derive(Debug, Clone)]
 pub(super) struct PublisherTarget {
     pub(super) url: String,
@@ -45,7 +45,7 @@ impl RedisSetup {
         }
     }
 
-    /// Where workers go.
+    /// The URL of the workers.
     pub(super) fn url(&self) -> String {
         match self {
             Self::Standalone(_, proxy) => proxy.url(),
@@ -66,11 +66,11 @@ impl RedisSetup {
     pub(super) fn proxy(&self) -> &Proxy {
         match self {
             Self::Standalone(_, proxy) => proxy,
-            Self::Sentinel(_) => panic!("nobody draws this where there is no proxy"),
+            Self::Sentinel(_) => panic!("this fault needs a proxy"),
         }
     }
 
-    /// To the one that has all there is. To be called in the calm.
+    /// A connection to the master. Only valid while no fault is active.
     pub(super) async fn connection(&self) -> MultiplexedConnection {
         match self {
             Self::Standalone(redis, _) => redis.connection().await,
@@ -92,7 +92,7 @@ impl RedisSetup {
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
-    /// A command to every node, which may refuse it: then nothing happens.
+    /// Sends a command to every node and ignores errors.
     pub(super) async fn run_on_all_nodes(&self, command: &str) {
         let target = self.target();
         let all = if target.nodes.is_empty() { vec![target.url] } else { target.nodes };
@@ -101,8 +101,8 @@ impl RedisSetup {
         }
     }
 
-    /// A crash, and a start again with what is on the disk. Where a replica
-    /// succeeds, that is waited for, and until all is as it should be.
+    /// Kills Redis and restarts it with its data on disk. With a replica, waits for the
+    /// failover before and for the resynchronization after that.
     pub(super) async fn kill_redis(&mut self, away: Duration) {
         match self {
             Self::Standalone(redis, _) => {
@@ -122,14 +122,13 @@ impl RedisSetup {
         }
     }
 
-    /// The master becomes the replica of its replica. The sentinels are asked
-    /// once and waited for: asked again in the midst of it they would promote
-    /// one that is not yet up to date.
+    /// Makes the replica the master. The failover is requested once and awaited: a
+    /// second request during it would promote a replica that is not yet up to date.
     pub(super) async fn failover(&self) {
-        let Self::Sentinel(server) = self else { panic!("there is nobody to hand over to") };
-        until("it hands over", async || {
+        let Self::Sentinel(server) = self else { panic!("a failover needs a replica") };
+        until("the failover", async || {
             let old = agreed_master(server).await?;
-            // Refused while they have not heard of the replica for a moment.
+            // Rejected while the sentinels do not know the replica yet.
             ask::<redis::Value>(&server.sentinels[0].url(), "SENTINEL FAILOVER mymaster").await?;
             let asked = Instant::now();
             while asked.elapsed() < FAILOVER_TIMEOUT {
@@ -146,7 +145,7 @@ impl RedisSetup {
     }
 }
 
-/// The answer, if one comes.
+/// The reply, if there is one in time.
 async fn ask<T: FromRedisValue>(url: &str, command: &str) -> Option<T> {
     let answer = async {
         let mut connection = try_connection(url).await?;
@@ -155,7 +154,7 @@ async fn ask<T: FromRedisValue>(url: &str, command: &str) -> Option<T> {
     tokio::time::timeout(REPLY_TIMEOUT, answer).await.ok()?.ok()
 }
 
-/// The node that every sentinel calls the master and that calls itself so.
+/// The node that every sentinel and the node itself call the master.
 async fn agreed_master(server: &Server) -> Option<usize> {
     let mut ports = Vec::new();
     for sentinel in &server.sentinels {
@@ -167,8 +166,8 @@ async fn agreed_master(server: &Server) -> Option<usize> {
     (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(at)
 }
 
-/// One master, a replica that has all it had just now, and sentinels that see
-/// both and are at rest: then the next one may die.
+/// Waits for one master, a synchronized replica, and sentinels that know both and
+/// run no failover: only then may the next fault follow.
 async fn until_failover_complete(server: &Server) {
     until("the replica follows and the sentinels know", async || {
         let at = agreed_master(server).await?;

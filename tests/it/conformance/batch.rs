@@ -1,4 +1,4 @@
-//! The scenarios of several messages in one call, each settled on its own.
+//! The scenarios of batches, whose messages are settled individually.
 
 use super::start;
 use crate::batch::crew;
@@ -12,10 +12,9 @@ async fn publish(server: &Server, acts: &[&str]) {
     }
 }
 
-/// What these two told, wherever their topic is: its id, and how many there
-/// were in its batch.
+/// The ids of the two follow-ups and the batch sizes that they report.
 async fn batch_sizes_of_two(server: &Server) -> Vec<(String, u64)> {
-    server.is("two have told", "XLEN mq:seen", 2).await;
+    server.is("two have published", "XLEN mq:seen", 2).await;
     let id_and_size = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
     server.envelopes("mq:seen").await.iter().map(id_and_size).collect()
 }
@@ -39,8 +38,7 @@ pub(super) async fn each_message_of_a_batch_has_its_own_outcome(server: &Server)
     for ((reason, error), (expected, fragment)) in reasons.iter().zip(expected) {
         assert!(reason == expected && error.starts_with(fragment), "{reason} {error}");
     }
-    // What a failed one published stays here, with the others it leaves; and
-    // the ids tell whose it is.
+    // Only successful messages publish, and the ids name the message.
     let sizes = batch_sizes_of_two(server).await;
     assert!(sizes.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{sizes:?}");
     assert_ne!(sizes[0].0, sizes[1].0);

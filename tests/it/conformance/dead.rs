@@ -1,11 +1,11 @@
-//! The scenario of what is done with dead letters by command.
+//! The scenario of the commands for dead letters.
 
 use super::{json, puppet, run, run_ok, start};
 use crate::servers::Server;
 use crate::support::text;
 use serde_json::Value;
 
-/// A letter of the original's, which a cluster keeps elsewhere.
+/// Adds a legacy dead letter, which a cluster stores in another slot.
 async fn add_legacy_dead_letter(server: &Server, id: &str) -> String {
     let original =
         format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
@@ -39,7 +39,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!((&shown["reason"], &shown["data"]), (&Value::from("reject"), &serde_json::from_str(act).unwrap()));
     assert!(run_ok(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
 
-    // The handler has more luck with what it is edited to.
+    // The edited message succeeds.
     let entry = shown["entry"].as_str().unwrap();
     let new = run_ok(server, &["dead", "edit", "puppet", entry, "--data", r#"{"do":"sleep","ms":0}"#]);
     assert_eq!(run_ok(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
@@ -52,14 +52,14 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     let purge = |args: &[&str]| run_ok(server, &[&["dead", "purge", "puppet", "--yes"], args].concat());
     assert_eq!(purge(&["--older-than", "30d"]), "1 purged\n");
     assert_eq!(purge(&[&old]), "1 purged\n");
-    server.is("the others stay", "XLEN {mq:puppet}:dead", 1).await;
+    server.is("the others remain", "XLEN {mq:puppet}:dead", 1).await;
     assert_eq!(text(&server.dead("puppet").await, "gw-error"), "c: r");
     for id in ["one", "two"] {
         add_legacy_dead_letter(server, id).await;
     }
-    // Of both kinds.
+    // Replays native and legacy dead letters.
     assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
-    server.is("and one dies again", "XLEN {mq:puppet}:dead", 1).await;
+    server.is("one of them dies again", "XLEN {mq:puppet}:dead", 1).await;
     add_legacy_dead_letter(server, "last").await;
     assert_eq!(purge(&["--all"]), "2 purged\n");
     for key in ["mq:puppet", "{mq:puppet}:dead", "mq:dead-letter:puppet"] {

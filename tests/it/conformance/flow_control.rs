@@ -1,4 +1,4 @@
-//! The scenarios of who goes first, how many at once, not now, and not twice.
+//! The scenarios of priorities, concurrency, rates, pauses and deduplication.
 
 use super::{json, puppet, run, run_ok, start};
 use crate::messages::envelope;
@@ -16,24 +16,24 @@ async fn push(server: &Server, how: &str, id: &str) {
 
 async fn is_drained(server: &Server) {
     server.is("the list is drained", "EXISTS mq:t", 0).await;
-    server.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
-    server.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+    server.is("the intake list is empty", "EXISTS {mq:t}:in", 0).await;
+    server.is("all are settled", "XLEN {mq:t}:work", 0).await;
 }
 
 pub(super) async fn a_list_is_consumed_and_consumed_again_after_it_was_drained(server: &Server) {
     let plugins = Plugins::with("t", &guest(OK), "");
-    // The publisher comes first.
+    // The message is published before the worker starts.
     push(server, "LPUSH", "first").await;
     let gateway = start(server, &plugins, &[]);
     gateway.until_outcome("t", "first", "done").await;
     is_drained(server).await;
-    // Again, from either end.
+    // Pushes on either end.
     for (how, id) in [("LPUSH", "left"), ("RPUSH", "right")] {
         push(server, how, id).await;
         gateway.until_outcome("t", id, "done").await;
         is_drained(server).await;
     }
-    // Through us it becomes no stream, so that plain clients can go on.
+    // Publishing through the queue keeps the key a list for plain clients.
     server.publish("t", "ours", "{}").await;
     gateway.until_outcome("t", "ours", "done").await;
     push(server, "LPUSH", "after").await;
@@ -68,7 +68,7 @@ pub(super) async fn a_copy_of_a_finished_message_is_not_run(server: &Server) {
     let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
     let plugins = puppet(manifest);
     let gateway = start(server, &plugins, &[]);
-    // With a follow-up and without; and one that fails first.
+    // Messages without and with a follow-up, and one that fails.
     for (id, data) in [
         ("plain", r#"{"do":"sleep","ms":0}"#),
         ("parent", r#"{"do":"echo","to":"seen"}"#),
@@ -86,7 +86,7 @@ pub(super) async fn a_copy_of_a_finished_message_is_not_run(server: &Server) {
     assert_eq!(server.run::<i64>("HGET {mq:puppet}:state duplicate").await, 2);
     let (_, metrics) = gateway.json("/metrics").await;
     assert!(metrics.to_string().contains(r#""duplicate":2"#), "{metrics}");
-    // A dedup key says what a copy is, whatever the id.
+    // With a deduplication key the id does not matter.
     for id in ["one", "two"] {
         let body = json!({"id": id, "topic": "puppet", "data": {"do": "sleep", "ms": 0}, "dedup_key": "k"});
         server.run::<String>(&format!("XADD mq:puppet * message {body}")).await;
@@ -109,7 +109,7 @@ pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
     assert!(code == 0 && out.contains("t is paused"), "{out}");
     assert!(run(server, &["topics", "pause", "t"]).1.contains("already"));
     server.publish("t", "aside", "{}").await;
-    until("the worker obeys", async || gateway.logged("paused").into_iter().next()).await;
+    until("the worker has paused", async || gateway.logged("paused").into_iter().next()).await;
     let (_, table, _) = run(server, &["topics", "ls"]);
     assert!(table.contains("paused"), "{table}");
     assert_eq!(json(server, &["topics", "show", "t"])["is_paused"], true);
@@ -117,8 +117,8 @@ pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
     let (code, out, _) = run(server, &["topics", "resume", "t"]);
     assert!(code == 0 && out.contains("goes on"), "{out}");
     gateway.until_outcome("t", "aside", "done").await;
-    // A purge of a topic that workers take from says so.
-    until("the worker is known", async || {
+    // A purge of a topic with active workers warns about them.
+    until("the worker is registered", async || {
         run(server, &["topics", "purge", "t", "--yes"]).2.contains("workers take").then_some(())
     })
     .await;
@@ -140,6 +140,6 @@ pub(super) async fn rate_and_global_concurrency_hold_over_two_workers(server: &S
     .await;
     assert!(most <= 2, "{most}");
     assert!(server.run::<i64>("HEXISTS {mq:puppet}:state rate").await == 1);
-    server.is("as many have run as may", "HGET {mq:slow}:state done", 4).await;
+    server.is("the rate limit is used up", "HGET {mq:slow}:state done", 4).await;
     assert_eq!((server.in_flight("slow").await, server.run::<i64>("XLEN mq:slow").await), (0, 4));
 }

@@ -1,4 +1,4 @@
-//! The scenario of what plugins keep.
+//! The scenario of the key-value store.
 
 use super::start;
 use crate::key_value::manifest;

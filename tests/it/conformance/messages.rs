@@ -1,5 +1,5 @@
-//! The scenarios of looking at messages as operators do: found wherever they
-//! are, cancelled where they wait, topics shown and emptied.
+//! The scenarios of the commands for messages and topics: find, cancel, peek, show and
+//! purge.
 
 use super::{json, run};
 use crate::messages::{envelope, locations_in, take};
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Where the command finds it, each place with its source where it has one.
+/// The locations where the command finds a message, each with its stream if it has
+/// one.
 fn locations(server: &Server, id: &str) -> Vec<String> {
     locations_in(&json(server, &["messages", "find", id]), id)
 }
@@ -24,9 +25,9 @@ async fn publish(server: &Server, id: &str, priority: Priority, delay: Duration)
     server.publish_draft(Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "{}") }).await;
 }
 
-/// One whose id is its place, in each place, beside others.
+/// Adds a message to each location, with the location as its id, and others.
 async fn fill(server: &Server) {
-    // What is taken by and by: in flight, dead, and back for another run.
+    // One is in flight, one dead and one delayed for a retry.
     for id in ["flies", "dies", "again"] {
         server.publish("t", id, "{}").await;
     }
@@ -88,7 +89,7 @@ pub(super) async fn waiting_messages_are_cancelled_and_others_are_located(server
         assert_eq!(locations(server, id), [""; 0], "{id}");
     }
     assert_eq!(server.run::<usize>("HGET {mq:t}:state cancelled").await, waiting.len());
-    // Nothing else went with them.
+    // No other message was removed.
     assert_eq!(server.run::<i64>("XLEN mq:t").await, before - 1);
     for key in ["{mq:t}:high", "{mq:t}:low"] {
         assert_eq!(server.run::<i64>(&format!("XLEN {key}")).await, 1, "{key}");
@@ -125,7 +126,7 @@ pub(super) async fn a_purge_needs_confirmation_and_keeps_delayed_messages_by_def
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--dead"]);
     assert_eq!(out, "0 waiting messages deleted\n2 dead letters deleted\n");
     assert_eq!(locations(server, "flies"), ["in-flight normal"]);
-    // Others that read the stream are named before they lose something.
+    // Other groups that read the stream are named before the purge.
     server.run::<()>("XGROUP CREATE mq:t audit 0").await;
     assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
 }
@@ -152,11 +153,11 @@ pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {
     assert!(oldest <= Timestamp::now());
     let (_, text, _) = run(server, &["topics", "show", "t"]);
     assert!(text.contains("no handler: waits") && text.contains("cancelled"), "{text}");
-    // What counts all of a topic agrees.
+    // `topics ls` reports the same counts.
     let listed = &json(server, &["topics", "ls"])[0];
     let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
     assert_eq!(counts, [7, 1, 4, 2]);
-    // One that nobody has heard of is empty, and one of a foreign kind says so.
+    // An unknown topic is empty, and a key of another type is named.
     assert_eq!(json(server, &["topics", "show", "nobody"])["kind"], "none");
     server.run::<()>("SET mq:foreign text").await;
     assert_eq!(json(server, &["topics", "show", "foreign"])["kind"], "string");
