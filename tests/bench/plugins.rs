@@ -48,8 +48,8 @@ fn main() {
         return one.block_on(async { one.spawn(one_of_several_processes()).await.unwrap() });
     }
     // An argument selects one part.
-    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let is_wanted = |part: &str| word.as_ref().is_none_or(|word| word == part);
+    let selected = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let is_wanted = |part: &str| selected.as_ref().is_none_or(|selected| selected == part);
     if is_wanted("instances") {
         one.block_on(instances());
         one.block_on(host_calls());
@@ -60,7 +60,7 @@ fn main() {
     if is_wanted("limits") {
         two.block_on(idle(two.handle()));
         two.block_on(time_to_kill());
-        two.block_on(latency_beside_spinners());
+        two.block_on(latency_with_cpu_bound_handlers());
     }
     if is_wanted("live") {
         two.block_on(time_to_live_version());
@@ -341,7 +341,7 @@ async fn time_to_kill() {
 
 /// The latency from publication to handler start, alone and with CPU-bound handlers of
 /// another topic, in a worker process.
-async fn latency_beside_spinners() {
+async fn latency_with_cpu_bound_handlers() {
     const MESSAGES: usize = 500;
     let spins = guest("(loop $on (br $on)) (unreachable)");
     println!("{:<52}{:>10}{:>10}", "enqueue to handler start, one at a time", "p50 ms", "p99 ms");

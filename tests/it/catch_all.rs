@@ -34,7 +34,7 @@ async fn the_catch_all_consumes_topics_that_no_other_plugin_names() {
     assert_eq!(metrics["consumers"]["topics"], topics);
     assert_eq!(gateway.plugin("rest").await["topics"], serde_json::json!(["*"]));
 
-    // A plugin that names a topic takes it over from then on.
+    // A plugin that names a topic consumes it from then on.
     plugins.write("new.one.wasm", &guest(RETRY));
     gateway.until_loaded("new.one").await;
     redis.publish("new.one", "b", "{}").await;

@@ -111,8 +111,9 @@ async fn topics_and_dead_letters_are_listed() {
     redis.dead("traps").await;
     redis.publish("waits", "w", "{}").await;
     redis.run::<i64>("ZADD mq:delay:waits 4102444800 {\"id\":\"d\"}").await;
-    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"old","retry":3}}"#;
-    redis.run::<String>(&format!("XADD mq:dead-letter:waits * message {buried}")).await;
+    let dead_letter =
+        r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"old","retry":3}}"#;
+    redis.run::<String>(&format!("XADD mq:dead-letter:waits * message {dead_letter}")).await;
     let url = redis.url();
     let topics = until("the worker is known", async || {
         let (code, out, error) = run(&["topics", "ls", "--json", "--redis-url", &url]);

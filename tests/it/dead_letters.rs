@@ -60,8 +60,8 @@ async fn add_dead_letters(redis: &Redis, count: usize) {
     pipe.query_async::<()>(&mut redis.connection().await).await.unwrap();
 }
 
-async fn add_legacy_dead_letter(redis: &Redis, original: &str) -> String {
-    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
+async fn add_legacy_dead_letter(redis: &Redis, message: &str) -> String {
+    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{message}}}"#);
     let mut command = redis::cmd("XADD");
     command.arg("mq:dead-letter:t").arg("*").arg("message").arg(body);
     command.query_async(&mut redis.connection().await).await.unwrap()
@@ -242,8 +242,8 @@ async fn packed_dead_letters_are_replayed_unpacked_or_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn legacy_dead_letters_are_replayed_byte_for_byte() {
     let redis = Redis::start();
-    let original = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
-    let entry = add_legacy_dead_letter(&redis, original).await;
+    let message = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
+    let entry = add_legacy_dead_letter(&redis, message).await;
     let (_, shown, _) = dead(&redis, &["show", "t", "old"]);
     assert!(shown.contains(&entry) && shown.contains("of the original"), "{shown}");
     add_legacy_dead_letter(&redis, r#"{"id":"other"}"#).await;
@@ -253,7 +253,7 @@ async fn legacy_dead_letters_are_replayed_byte_for_byte() {
 
     assert_eq!(dead(&redis, &["replay", "t", "--search", "9007199254740993"]).1, "1 replayed\n");
     let entries = redis.entries("mq:t").await;
-    assert_eq!((text(&entries[0], "message"), text(&entries[0], "gw-fresh")), (original.to_owned(), "1".to_owned()));
+    assert_eq!((text(&entries[0], "message"), text(&entries[0], "gw-fresh")), (message.to_owned(), "1".to_owned()));
     let (code, out, error) = dead(&redis, &["replay", "t", "--all"]);
     assert_eq!((code, out.as_str()), (1, "1 replayed\n"));
     assert!(error.contains("original_message"), "{error}");

@@ -235,7 +235,7 @@ fn forges() -> Vec<u8> {
 
 /// Sets a component of a request with `bytes` letters, and traps if the host does not
 /// accept or reject it as expected.
-fn word(setter: &str, bytes: usize, is_refused: u8) -> Vec<u8> {
+fn set_component(setter: &str, bytes: usize, is_refused: u8) -> Vec<u8> {
     web(&format!(
         "(drop (memory.grow (i32.const 16))) (memory.fill (i32.const 65536) (i32.const 65) (i32.const {bytes}))
         (if (i32.ne (i32.const {is_refused})
@@ -260,12 +260,12 @@ fn in_the_hosts_memory() -> [Attack; 9] {
         ),
         Attack::new("requests", web(&times(1000, "(drop (call $request (call $fields)))")), "", "handle-limit", ""),
         Attack::new("one.by.one", web(&times(1000, "(call $drop_fields (call $fields))")), "", "done", ""),
-        Attack::new("method", word(METHOD, 65, 1), "", "done", ""),
-        Attack::new("method.short", word(METHOD, 64, 0), "", "done", ""),
-        Attack::new("scheme", word(SCHEME, 65, 1), "", "done", ""),
-        Attack::new("scheme.short", word(SCHEME, 64, 0), "", "done", ""),
-        Attack::new("authority", word(AUTHORITY, 513, 1), "", "done", ""),
-        Attack::new("authority.short", word(AUTHORITY, 512, 0), "", "done", ""),
+        Attack::new("method", set_component(METHOD, 65, 1), "", "done", ""),
+        Attack::new("method.short", set_component(METHOD, 64, 0), "", "done", ""),
+        Attack::new("scheme", set_component(SCHEME, 65, 1), "", "done", ""),
+        Attack::new("scheme.short", set_component(SCHEME, 64, 0), "", "done", ""),
+        Attack::new("authority", set_component(AUTHORITY, 513, 1), "", "done", ""),
+        Attack::new("authority.short", set_component(AUTHORITY, 512, 0), "", "done", ""),
     ]
 }
 

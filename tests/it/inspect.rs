@@ -139,8 +139,8 @@ async fn a_check_loads_a_whole_directory_and_reports_every_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_detects_topic_conflicts_however_the_files_are_given() {
     let good = guest(OK);
-    let rest = "topics = [\"*\"]\n";
-    let plugins = Plugins::with("a-rest", &good, rest).and("b-rest", &good, rest).and("named", &good, "");
+    let catch_all = "topics = [\"*\"]\n";
+    let plugins = Plugins::with("a-rest", &good, catch_all).and("b-rest", &good, catch_all).and("named", &good, "");
     plugins.put("z-claims", &good, "topics = [\"named\"]\n");
     let folder = plugins.path().to_str().unwrap();
     let [first, other] = ["(\"*\") are handled by a-rest.wasm", "topic named is handled by named.wasm"];
@@ -154,7 +154,7 @@ async fn a_check_detects_topic_conflicts_however_the_files_are_given() {
         assert!(out.contains(first) && out.contains(other), "{paths:?}: {out}");
     }
     // Plugins in different directories belong to different workers.
-    let other = Plugins::with("b-rest", &good, rest);
+    let other = Plugins::with("b-rest", &good, catch_all);
     assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), other.path().to_str().unwrap()]).0, 0);
 }
 

@@ -356,10 +356,10 @@ async fn log_lines_beyond_the_limit_are_dropped() {
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
     for (id, times) in [("within", 1), ("beyond", 1)] {
-        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"logged","times":{times}}}"#)).await;
+        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"measured","times":{times}}}"#)).await;
         gateway.until_outcome("puppet", id, "done").await;
     }
-    let lines = gateway.logged("logged");
+    let lines = gateway.logged("measured");
     assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
     gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
 }
@@ -464,18 +464,19 @@ async fn the_open_file_limit_is_raised_to_the_hard_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn short_handlers_do_not_wait_for_cpu_bound_ones() {
-    passes_spinners(&guest(OK)).await;
+    short_messages_pass_cpu_bound_ones(&guest(OK)).await;
 }
 
 /// A handler that has waited past a tick of the scheduler and needs almost no CPU time.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_handlers_do_not_wait_for_cpu_bound_ones() {
-    passes_spinners(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))"))).await;
+    short_messages_pass_cpu_bound_ones(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))")))
+        .await;
 }
 
 /// Short messages, one after the other, are handled before any of many CPU-bound
 /// handlers has ended.
-async fn passes_spinners(short: &[u8]) {
+async fn short_messages_pass_cpu_bound_ones(short: &[u8]) {
     let redis = Redis::start();
     let spins = guest("(loop $forever (br $forever)) (unreachable)");
     let manifest = "concurrency = 64\n[limits]\ncpu = \"250ms\"\ntimeout = \"10m\"\n[retry]\nattempts = 1\n";

@@ -29,12 +29,12 @@ fn locations(redis: &Redis, id: &str) -> Vec<String> {
 
 /// The locations in a result for this id.
 pub(crate) fn locations_in(found: &Value, id: &str) -> Vec<String> {
-    let place = |one: &Value| {
+    let location = |one: &Value| {
         assert!(one["id"] == id, "{one}");
-        let (place, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
-        source.map_or(place.to_owned(), |source| format!("{place} {source}"))
+        let (location, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
+        source.map_or(location.to_owned(), |source| format!("{location} {source}"))
     };
-    found.as_array().unwrap().iter().map(place).collect()
+    found.as_array().unwrap().iter().map(location).collect()
 }
 
 async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
@@ -81,18 +81,18 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_match_in_every_json_spelling_and_only_as_a_whole() {
     let redis = Redis::start();
-    let odd = "say \"hi\" \\ größe/1";
+    let unusual = "say \"hi\" \\ größe/1";
     // As published by the host, and with unnecessary escapes.
-    redis.publish("t", odd, "{}").await;
+    redis.publish("t", unusual, "{}").await;
     let escaped = r#"{"id":"say \u0022hi\u0022 \\ gr\u00f6\u00dfe\/1","topic":"t","data":{}}"#;
     redis.add("t", escaped.as_bytes()).await;
-    publish(&redis, odd, Priority::Normal, HOUR).await;
+    publish(&redis, unusual, Priority::Normal, HOUR).await;
     // Other messages that only contain the text.
-    let mention = serde_json::json!({ "text": odd }).to_string();
+    let mention = serde_json::json!({ "text": unusual }).to_string();
     redis.publish("t", "mentions", &mention).await;
-    redis.publish("t", &format!("{odd} more"), "{}").await;
-    assert_eq!(locations(&redis, odd), ["delayed", "waiting normal", "waiting normal"]);
-    let (code, out, _) = run(&redis, &["messages", "cancel", "t", odd]);
+    redis.publish("t", &format!("{unusual} more"), "{}").await;
+    assert_eq!(locations(&redis, unusual), ["delayed", "waiting normal", "waiting normal"]);
+    let (code, out, _) = run(&redis, &["messages", "cancel", "t", unusual]);
     assert_eq!((code, out.lines().count()), (0, 3), "{out}");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
     // A message without an id is identified by its entry.
@@ -203,7 +203,7 @@ async fn a_message_is_found_in_a_backlog_of_many_batches() {
     for (id, delay) in [("last", Duration::ZERO), ("last-later", HOUR)] {
         publish(&redis, id, Priority::Normal, delay).await;
     }
-    for (id, place) in [
+    for (id, location) in [
         ("first", "waiting normal"),
         ("last", "waiting normal"),
         ("first-later", "delayed"),
@@ -211,7 +211,7 @@ async fn a_message_is_found_in_a_backlog_of_many_batches() {
         ("0", "list-out"),
         ("1199", "list-out"),
     ] {
-        assert_eq!(locations(&redis, id), [place], "{id}");
+        assert_eq!(locations(&redis, id), [location], "{id}");
     }
     // Everything that is not in flight is purged, in several batches.
     take(&redis.queue("t", "me"), Source::Normal, 2).await;

@@ -199,8 +199,8 @@ async fn protected_directories_cannot_be_granted() {
         let reason = started().until_refused("fetch").await;
         assert!(reason.contains(&format!("grants.{key}: {folder} reaches into ")), "{reason}");
     }
-    let beside = format!("write = {{ \"/in\" = \"{}\" }}", own("beside"));
-    plugins.write("fetch.toml", manifest(&beside).as_bytes());
+    let unprotected = format!("write = {{ \"/in\" = \"{}\" }}", own("beside"));
+    plugins.write("fetch.toml", manifest(&unprotected).as_bytes());
     started().until_loaded("fetch").await;
 }
 

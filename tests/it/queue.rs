@@ -175,12 +175,12 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
 async fn a_delivery_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let (queue, lost) = taken(&redis, "me", &["a", "b", "held"]).await;
-    let held = lost[2].entry.clone();
+    let in_flight = lost[2].entry.clone();
     assert!(take(&queue).await.is_empty());
-    let found = reconcile(&queue, &[held]).await;
+    let found = reconcile(&queue, &[in_flight]).await;
     assert_eq!(found, lost[..2]);
-    let held: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
-    assert!(reconcile(&queue, &held).await.is_empty());
+    let in_flight: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
+    assert!(reconcile(&queue, &in_flight).await.is_empty());
     // Recovery does not increase the delivery count.
     assert_eq!(reconcile(&queue, &[]).await, lost);
 }
@@ -225,9 +225,9 @@ async fn a_requeued_message_is_available_at_once_and_not_counted() {
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
     assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
-    let had = take_over(&other, ONLY_REQUEUED, 10).await;
-    assert_eq!(had.len(), 1);
-    assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
+    let reclaimed = take_over(&other, ONLY_REQUEUED, 10).await;
+    assert_eq!(reclaimed.len(), 1);
+    assert_eq!((&reclaimed[0].0.entry, reclaimed[0].0.deliveries), (&all[0].entry, 1));
 }
 
 #[tokio::test]
@@ -240,12 +240,12 @@ async fn a_requeued_message_keeps_its_crash_count() {
     me.hand_on(&mine[1].entry).await.unwrap();
     // No longer owned by this consumer, so it cannot requeue it.
     first.hand_on(&mine[3].entry).await.unwrap();
-    let held = [mine[2].entry.clone(), mine[3].entry.clone()];
-    let given = |taken: &[(Taken, String)]| taken.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let in_flight = [mine[2].entry.clone(), mine[3].entry.clone()];
+    let deliveries = |reclaimed: &[(Taken, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
     let other = redis.queue("t", "other");
     let theirs = take_over(&other, Patience { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
-    assert_eq!((given(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
-    assert_eq!(reconcile(&me, &held).await, mine[1..2]);
+    assert_eq!((deliveries(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
+    assert_eq!(reconcile(&me, &in_flight).await, mine[1..2]);
 }
 
 #[tokio::test]
@@ -359,9 +359,9 @@ async fn a_reclaim_scans_past_messages_it_may_not_take() {
         .run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1795419923585502180 COUNT 120 STREAMS mq:t >")
         .await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t dead COUNT 30 STREAMS mq:t >").await;
-    let had = take_over(&redis.queue("t", "other"), NOW, 100).await;
-    assert_eq!(had.len(), 30);
-    assert!(had.iter().all(|(_, owner)| owner == "dead"));
+    let reclaimed = take_over(&redis.queue("t", "other"), NOW, 100).await;
+    assert_eq!(reclaimed.len(), 30);
+    assert!(reclaimed.iter().all(|(_, owner)| owner == "dead"));
 }
 
 #[tokio::test]

@@ -73,8 +73,8 @@ async fn a_handler_that_waits_ends_at_its_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unlimited_memory_growth_ends_at_the_memory_limit() {
-    let hog = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
-    let (reason, error) = outcome_of(&guest(hog), "[limits]\nmemory = \"8MiB\"").await;
+    let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
+    let (reason, error) = outcome_of(&guest(grows), "[limits]\nmemory = \"8MiB\"").await;
     assert_eq!(reason, "memory-limit");
     assert!(error.contains("8388608 bytes"), "{error}");
 }

@@ -156,11 +156,11 @@ async fn a_worker_overtaken_while_catching_up_fires_nothing() {
     let _gateway = Gateway::start_with(&proxy.url(), &plugins, &[]);
     until("the schedule is checked", async || last(&redis, &format!("seen:{name}")).await).await;
     // Another worker fires all of them before this one can fire the first.
-    let others = now();
-    set_last(&redis, name, others).await;
+    let others_last = now();
+    set_last(&redis, name, others_last).await;
     proxy.set_latency(0);
     let fired = until_fired(&redis, 1).await;
-    assert!(fired[0] > others, "{fired:?}");
+    assert!(fired[0] > others_last, "{fired:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,11 +128,11 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
                 return Ok(Some(stream.into_inner()));
             }
             "AUTH" => {
-                let given =
+                let credentials =
                     base64::engine::general_purpose::STANDARD.decode(words.rsplit(' ').next().unwrap()).unwrap();
-                let given = String::from_utf8(given).unwrap().trim_start_matches('\0').replace('\0', ":");
-                if Some(given.as_str()) == shared.login {
-                    user = given.split(':').next().unwrap_or_default().to_owned();
+                let credentials = String::from_utf8(credentials).unwrap().trim_start_matches('\0').replace('\0', ":");
+                if Some(credentials.as_str()) == shared.login {
+                    user = credentials.split(':').next().unwrap_or_default().to_owned();
                     "235 welcome".to_owned()
                 } else {
                     "535 5.7.8 who are you".to_owned()

@@ -431,8 +431,8 @@ impl Gateway {
     pub(crate) fn outcomes(&self, topic: &str) -> Vec<(String, String)> {
         let of_topic =
             self.logged("settled").into_iter().filter(|line| line["message"] == "settled" && line["topic"] == topic);
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        of_topic.map(|line| (word(&line["id"]), word(&line["outcome"]))).collect()
+        let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        of_topic.map(|line| (text_of(&line["id"]), text_of(&line["outcome"]))).collect()
     }
 
     pub(crate) async fn until_outcome(&self, topic: &str, id: &str, outcome: &str) {

@@ -80,11 +80,11 @@ impl Audit {
             let at: Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
             match line["message"].as_str().unwrap_or_default() {
                 "settled" => {
-                    let word = |name: &str| line[name].as_str().unwrap_or_default();
+                    let field = |name: &str| line[name].as_str().unwrap_or_default();
                     if let Some(attempt) = line["attempt"].as_u64() {
-                        runs.entry((word("topic"), word("id"), attempt)).or_default().push(at);
+                        runs.entry((field("topic"), field("id"), attempt)).or_default().push(at);
                     }
-                    if !OUTCOMES.contains(&word("outcome")) && word("outcome") != "crash-loop" {
+                    if !OUTCOMES.contains(&field("outcome")) && field("outcome") != "crash-loop" {
                         self.violations.push(format!("unexpected outcome: {line}"));
                     }
                 }

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 /// Adds a legacy dead letter, which a cluster stores in another slot.
 async fn add_legacy_dead_letter(server: &Server, id: &str) -> String {
-    let original =
-        format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
-    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
+    let message = format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
+    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{message}}}"#);
     server.run(&format!("XADD mq:dead-letter:puppet * message {body}")).await
 }
 

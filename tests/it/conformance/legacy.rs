@@ -25,8 +25,8 @@ pub(super) async fn stuck_legacy_messages_are_handled_and_their_copied_sources_a
     legacy_worker_reads(server, &envelope("failed", 0)).await;
     // Failed for the last time and copied to the dead letters.
     legacy_worker_reads(server, &envelope("buried", 2)).await;
-    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
-    server.run::<String>(&format!("XADD mq:dead-letter:puppet * message {buried}")).await;
+    let dead_letter = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
+    server.run::<String>(&format!("XADD mq:dead-letter:puppet * message {dead_letter}")).await;
     // Undecodable.
     legacy_worker_reads(server, "{broken").await;
     // In flight when the legacy worker died.

@@ -48,13 +48,13 @@ async fn fill(server: &Server) {
     server.run::<String>(&format!("XADD {{mq:t}}:work * message {}", envelope("work"))).await;
     server.run::<i64>(&format!("RPUSH {{mq:t}}:in {}", envelope("in"))).await;
     server.run::<i64>(&format!("ZADD mq:delay:t 4102444800 {}", envelope("legacy"))).await;
-    let buried = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
-    server.run::<String>(&format!("XADD mq:dead-letter:t * message {buried}")).await;
+    let dead_letter = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
+    server.run::<String>(&format!("XADD mq:dead-letter:t * message {dead_letter}")).await;
 }
 
 pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
     fill(server).await;
-    for (id, place) in [
+    for (id, location) in [
         ("stream", "waiting normal"),
         ("high", "waiting high"),
         ("low", "waiting low"),
@@ -67,7 +67,7 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
         ("dies", "dead"),
         ("buried", "legacy-dead"),
     ] {
-        assert_eq!(locations(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [location], "{id}");
     }
     let found = &json(server, &["messages", "find", "flies"])[0];
     assert_eq!((&found["consumer"], &found["deliveries"]), (&"me".into(), &1.into()));
@@ -111,14 +111,14 @@ pub(super) async fn a_purge_needs_confirmation_and_keeps_delayed_messages_by_def
     fill(server).await;
     let (code, out, error) = run(server, &["topics", "purge", "t", "--yes"]);
     assert_eq!((code, out.as_str(), error.as_str()), (0, "8 waiting messages deleted\n", ""));
-    for (id, place) in [
+    for (id, location) in [
         ("later", "delayed"),
         ("again", "delayed"),
         ("legacy", "legacy-delayed"),
         ("flies", "in-flight normal"),
         ("dies", "dead"),
     ] {
-        assert_eq!(locations(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [location], "{id}");
     }
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
