@@ -1,9 +1,9 @@
-//! `make bench`: what a message costs, beside what it costs without us.
+//! `make bench`: the cost of a message, compared with a bare consumer.
 //!
-//! One run measures everything it compares, so that its ratios hold on a noisy
-//! machine where its absolute numbers do not: the worker with a fresh instance
-//! for each message, and bare primitives (read, decode, acknowledge) against
-//! the same server with the same messages.
+//! One run measures everything that it compares, so that the ratios hold on a noisy
+//! machine where absolute numbers do not: the worker with a fresh instance for each
+//! message, and the bare operations (read, decode, acknowledge) on the same kind of
+//! server with the same messages.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
 
@@ -17,7 +17,7 @@ use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Reader, Source, TopicQueue};
 use gateway_worker::topic::Topic;
 use rig::{
-    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, started_after,
+    Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, start_latencies,
 };
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,9 @@ async fn main() {
 #[derive(Clone, Copy)]
 enum Drain {
     Bare,
-    /// A handler of a few instructions, without WASI: what the host costs.
+    /// A handler of a few instructions, without WASI, which measures the host.
     Smallest,
-    /// A handler built with the SDK, standard library and all.
+    /// A handler built with the SDK and the standard library.
     Sdk,
 }
 
@@ -84,7 +84,7 @@ impl std::fmt::Display for Drained {
     }
 }
 
-/// A server with `count` messages waiting, emptied in one of two ways.
+/// Drains a server with `count` waiting messages.
 async fn drained(drain: Drain, count: usize) -> Drained {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -107,7 +107,7 @@ async fn drained(drain: Drain, count: usize) -> Drained {
     Drained { rate: count as f64 / seconds, client_us: each(client_cpu), redis_us: each(redis_cpu) }
 }
 
-/// What any consumer in this language has to do, and no more.
+/// The minimum that any consumer has to do.
 async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
     queue.open().await.unwrap();
     let mut reader = Reader::connect(queue).await.unwrap();
@@ -126,14 +126,14 @@ async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
     }
 }
 
-/// Seconds from the first message done to the last, and CPU over the whole.
+/// Seconds and CPU seconds from the first settled message to the last.
 async fn drain_with_worker(server: &PrivateRedis, wasm: &[u8], count: usize) -> (f64, f64) {
     let worker = Worker::start(server, &[("noop", wasm, "concurrency = 512\n")], &[]);
     let length = Length::of(server, "mq:noop").await;
     while length.now().await == count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Starting up is not draining.
+    // The start of the worker is not measured.
     let (cpu_before, started, left) = (cpu_seconds(worker.pid()), Instant::now(), length.now().await);
     while length.now().await > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -142,7 +142,7 @@ async fn drain_with_worker(server: &PrivateRedis, wasm: &[u8], count: usize) -> 
     (started.elapsed().as_secs_f64() * share, (cpu_seconds(worker.pid()) - cpu_before) * share)
 }
 
-/// One message at a time, each by the clock of its publisher and its handler.
+/// p50 and p99 in ms from publication to handler start, one message at a time.
 async fn latency() -> (f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -156,7 +156,7 @@ async fn latency() -> (f64, f64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let ms = started_after(&queue, &topic).await;
+    let ms = start_latencies(&queue, &topic).await;
     assert_eq!(ms.len(), LATENCY_MESSAGES);
     (ms[ms.len() / 2], ms[ms.len() * 99 / 100])
 }

@@ -1,13 +1,13 @@
-//! `make bench-plugins`: what a sandbox costs. A fresh instance and its call,
-//! with every limit and everything linked; kept instances; calls to the host;
-//! memory; what a guest that spins does to others; how soon a file is live.
+//! `make bench-plugins`: the cost of the sandbox: a fresh instance and its call with all
+//! limits and interfaces; pooled instances; host calls; memory; the effect of CPU-bound
+//! guests on others; the time until a file is live.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
 
 #[path = "../guest.rs"]
 mod guest;
 mod resident;
-#[allow(dead_code, reason = "others need more of it")]
+#[allow(dead_code, reason = "shared with other benchmarks")]
 mod rig;
 
 use async_trait::async_trait;
@@ -24,7 +24,7 @@ use gateway_worker::topic::Topic;
 use gateway_worker::verdict::Outcome;
 use guest::{OK, guest, guest_in, guest_with};
 use resident::resident_bytes;
-use rig::{Length, Worker, cpu_seconds, queue_of, redis_server, sdk_guest, stamped, started_after};
+use rig::{Length, Worker, cpu_seconds, queue_of, redis_server, sdk_guest, stamped, start_latencies};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -35,35 +35,35 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 const CALLS: usize = 20_000;
-/// Says that it is one of several processes.
-const ALONE: &str = "alone";
-/// Of each the best of so many.
+/// The argument of a child process of `separate_processes`.
+const ONE_OF_SEVERAL: &str = "one-of-several";
+/// The best of this many rounds is reported.
 const ROUNDS: usize = 7;
 
 fn main() {
     let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
     let (one, two) = (runtime(1), runtime(2));
-    if std::env::args().any(|arg| arg == ALONE) {
-        // The call is on the runtime's thread, as it is beside others.
-        return one.block_on(async { one.spawn(alone()).await.unwrap() });
+    if std::env::args().any(|arg| arg == ONE_OF_SEVERAL) {
+        // Runs on the thread of the runtime, as the calls do otherwise.
+        return one.block_on(async { one.spawn(one_of_several_processes()).await.unwrap() });
     }
-    // Some of it alone, where a word says so.
-    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let is_wanted = |part: &str| word.as_ref().is_none_or(|word| word == part);
+    // An argument selects one part.
+    let selected = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let is_wanted = |part: &str| selected.as_ref().is_none_or(|selected| selected == part);
     if is_wanted("instances") {
         one.block_on(instances());
         one.block_on(host_calls());
     }
     if is_wanted("threads") {
-        two.block_on(abreast(two.handle()));
+        two.block_on(two_threads(two.handle()));
     }
     if is_wanted("limits") {
         two.block_on(idle(two.handle()));
-        two.block_on(killed());
-        two.block_on(beside_spinners());
+        two.block_on(time_to_kill());
+        two.block_on(latency_with_cpu_bound_handlers());
     }
     if is_wanted("live") {
-        two.block_on(going_live());
+        two.block_on(time_to_live_version());
     }
 }
 
@@ -84,7 +84,7 @@ fn call() -> Call {
     Call { message, entry: "1795419923585-0".to_owned(), max_attempts: 3 }
 }
 
-/// Microseconds of each of so many calls, the shortest first.
+/// Sorted microseconds of `count` calls.
 async fn timed(plugins: &[Arc<Plugin>], count: usize) -> Vec<f64> {
     let mut took = Vec::with_capacity(count);
     for number in 0..count + count / 10 {
@@ -93,7 +93,7 @@ async fn timed(plugins: &[Arc<Plugin>], count: usize) -> Vec<f64> {
         let outcomes = plugins[number % plugins.len()].call(&mut calls).await;
         let elapsed = started.elapsed();
         assert!(!matches!(outcomes[0], Outcome::PluginUnavailable(_)));
-        // The first of them warm up.
+        // The first tenth is warm-up.
         if number >= count / 10 {
             took.push(elapsed.as_secs_f64() * 1e6);
         }
@@ -106,7 +106,7 @@ fn at(sorted: &[f64], percent: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * percent / 100.0) as usize]
 }
 
-/// One thread, one call after the other.
+/// Sequential calls on one thread.
 async fn instances() {
     let engine = engine(Capabilities::default(), None);
     let (smallest, sdk) = (guest(OK), sdk_guest("noop"));
@@ -114,9 +114,9 @@ async fn instances() {
     let mut fresh = 0.0;
     for (name, wasm, manifest) in [
         ("fresh, the smallest handler", &smallest, ""),
-        ("kept, the smallest handler", &smallest, "instances = { reuse = 1000000 }"),
+        ("pooled, the smallest handler", &smallest, "instances = { reuse = 1000000 }"),
         ("fresh, a handler built with the SDK", &sdk, ""),
-        ("kept, a handler built with the SDK", &sdk, "instances = { reuse = 1000000 }"),
+        ("pooled, a handler built with the SDK", &sdk, "instances = { reuse = 1000000 }"),
     ] {
         let took = timed(&[plugin(&engine, wasm, manifest).await], CALLS).await;
         if fresh == 0.0 {
@@ -139,7 +139,7 @@ async fn instances() {
     );
 }
 
-/// What one call from a guest to the host costs, with a text to and fro.
+/// The cost of one host call with a string as argument and as result.
 async fn host_calls() {
     const EACH: usize = 10_000;
     let engine = engine(Capabilities::default(), None);
@@ -158,34 +158,34 @@ async fn host_calls() {
     println!("  {:<50}{each:>10.3}", "a call from the guest to the host");
 }
 
-/// How much more two threads do than one.
-async fn abreast(handle: &Handle) {
+/// The throughput of two threads, relative to one.
+async fn two_threads(handle: &Handle) {
     let engine = engine(Capabilities::default(), None);
     let small = plugin(&engine, &guest(OK), "").await;
     let calls = |plugin: Arc<Plugin>, count| move || many(plugin.clone(), count);
-    let (rate, gained, cpu) = gained(handle, CALLS * 5, calls(small, CALLS * 5)).await;
+    let (rate, speedup, cpu) = speedup(handle, CALLS * 5, calls(small, CALLS * 5)).await;
     println!(
-        "two threads do {gained:.2} times what one does ({rate:.0} calls/s, fresh), at {cpu:.2} times its CPU for each"
+        "two threads do {speedup:.2} times what one does ({rate:.0} calls/s, fresh), at {cpu:.2} times its CPU for each"
     );
-    // What there is to be had: of the cores, of Wasmtime without us, and of
-    // processes that share nothing.
+    // The upper bounds: of the cores, of Wasmtime alone, and of processes that share
+    // nothing.
     let counts = "(local $n i32) (loop $on (br_if $on (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 200000))))";
     let computes = plugin(&engine, &guest(&format!("{counts} {OK}")), "").await;
-    let (_, gained, cpu) = self::gained(handle, CALLS / 10, calls(computes, CALLS / 10)).await;
-    println!("  a handler that only computes: {gained:.2} times, at {cpu:.2} times its CPU for each");
+    let (_, speedup, cpu) = self::speedup(handle, CALLS / 10, calls(computes, CALLS / 10)).await;
+    println!("  a handler that only computes: {speedup:.2} times, at {cpu:.2} times its CPU for each");
     let bare = Arc::new(Bare::new());
     let calls = || {
         let bare = bare.clone();
         async move { bare.calls(CALLS * 5).await }
     };
-    let (rate, gained, cpu) = self::gained(handle, CALLS * 5, calls).await;
+    let (rate, speedup, cpu) = self::speedup(handle, CALLS * 5, calls).await;
     println!(
-        "  Wasmtime alone, an empty call: {gained:.2} times ({rate:.0} calls/s), at {cpu:.2} times its CPU for each"
+        "  Wasmtime alone, an empty call: {speedup:.2} times ({rate:.0} calls/s), at {cpu:.2} times its CPU for each"
     );
     let mut rates = [0.0_f64; 2];
     for _ in 0..ROUNDS {
         for processes in [1, 2] {
-            rates[processes - 1] = rates[processes - 1].max(apart(processes));
+            rates[processes - 1] = rates[processes - 1].max(separate_processes(processes));
         }
     }
     println!("  two processes of one thread each: {:.2} times", rates[1] / rates[0]);
@@ -197,29 +197,30 @@ async fn many(plugin: Arc<Plugin>, count: usize) {
     }
 }
 
-/// Calls a second of so many processes that each do what one thread does.
-fn apart(processes: usize) -> f64 {
+/// Total calls per second of this many processes with one thread each.
+fn separate_processes(processes: usize) -> f64 {
     let program = std::env::current_exe().unwrap();
-    let begin = || Command::new(&program).arg(ALONE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut children: Vec<_> = (0..processes).map(|_| begin()).collect();
+    let spawn =
+        || Command::new(&program).arg(ONE_OF_SEVERAL).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut children: Vec<_> = (0..processes).map(|_| spawn()).collect();
     let mut answers: Vec<_> = children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
-    let said = |answers: &mut BufReader<ChildStdout>| {
+    let read_line = |answers: &mut BufReader<ChildStdout>| {
         let mut line = String::new();
         answers.read_line(&mut line).unwrap();
         line.trim().to_owned()
     };
-    answers.iter_mut().for_each(|answers| assert_eq!(said(answers), "ready"));
+    answers.iter_mut().for_each(|answers| assert_eq!(read_line(answers), "ready"));
     for child in &mut children {
         drop(child.stdin.take());
     }
-    let rate = answers.iter_mut().map(|answers| said(answers).parse::<f64>().unwrap()).sum();
+    let rate = answers.iter_mut().map(|answers| read_line(answers).parse::<f64>().unwrap()).sum();
     children.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
     rate
 }
 
-/// What such a process does: it calls once its input ends, and says how many
-/// calls a second that were.
-async fn alone() {
+/// The child process: it waits for the end of its input, then prints its calls per
+/// second.
+async fn one_of_several_processes() {
     let engine = engine(Capabilities::default(), None);
     let small = plugin(&engine, &guest(OK), "").await;
     println!("ready");
@@ -230,9 +231,9 @@ async fn alone() {
     println!("{}", (CALLS * 5) as f64 / started.elapsed().as_secs_f64());
 }
 
-/// Calls a second of two threads, how many times those of one that is, and at
-/// how many times the CPU for each: the best of some rounds.
-async fn gained<F>(handle: &Handle, count: usize, calls: impl Fn() -> F) -> (f64, f64, f64)
+/// Calls per second of two threads, their ratio to one thread, and the ratio of CPU time
+/// per call: the best of `ROUNDS`.
+async fn speedup<F>(handle: &Handle, count: usize, calls: impl Fn() -> F) -> (f64, f64, f64)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -253,8 +254,8 @@ where
     (rates[1], rates[1] / rates[0], cpu[1] / cpu[0])
 }
 
-/// Wasmtime without a host: a store, an instance and a call that does nothing,
-/// with the settings that decide what threads share.
+/// Wasmtime alone: a store, an instance and an empty call, with the settings that
+/// determine what threads share.
 struct Bare {
     engine: wasmtime::Engine,
     linked: wasmtime::component::InstancePre<()>,
@@ -287,7 +288,7 @@ impl Bare {
     }
 }
 
-/// A store that never answers.
+/// A key-value store that never answers.
 struct Silent;
 
 #[async_trait]
@@ -305,7 +306,7 @@ impl KeyValue for Silent {
     }
 }
 
-/// What an instance has in memory that waits in a call to the host.
+/// The memory of an instance that waits in a host call.
 async fn idle(handle: &Handle) {
     const COUNT: usize = 400;
     let engine = engine(Capabilities { key_value: Some(Arc::new(Silent)), ..Capabilities::default() }, None);
@@ -327,24 +328,24 @@ async fn idle(handle: &Handle) {
     println!("an instance that waits in a call to the host: {each:.0} KiB, {COUNT} of them");
 }
 
-/// How long after its budget a guest that spins is ended.
-async fn killed() {
+/// How long after its CPU budget an endless loop is stopped.
+async fn time_to_kill() {
     let engine = engine(Capabilities::default(), None);
     let budget = Duration::from_millis(50);
     let spins = guest("(loop $on (br $on)) (unreachable)");
     let plugin = plugin(&engine, &spins, "[limits]\ncpu = \"50ms\"").await;
     let took = timed(&[plugin], 50).await;
     let late = |percent| at(&took, percent) / 1e3 - budget.as_secs_f64() * 1e3;
-    println!("a guest that spins is ended {:.1} ms after its budget (p50; p99 {:.1} ms)", late(50.0), late(99.0));
+    println!("an endless loop is stopped {:.1} ms after its budget (p50; p99 {:.1} ms)", late(50.0), late(99.0));
 }
 
-/// From publication to the start of a handler, alone and beside a topic whose
-/// handlers all spin, on the worker's own binary.
-async fn beside_spinners() {
+/// The latency from publication to handler start, alone and with CPU-bound handlers of
+/// another topic, in a worker process.
+async fn latency_with_cpu_bound_handlers() {
     const MESSAGES: usize = 500;
     let spins = guest("(loop $on (br $on)) (unreachable)");
     println!("{:<52}{:>10}{:>10}", "enqueue to handler start, one at a time", "p50 ms", "p99 ms");
-    for (name, spinning) in [("alone", 0), ("beside 64 handlers that spin", 64)] {
+    for (name, spinning) in [("alone", 0), ("with 64 CPU-bound handlers", 64)] {
         let data = tempfile::tempdir().unwrap();
         let server = redis_server(data.path());
         let (clock, spinner) = (Topic::parse("clock").unwrap(), Topic::parse("spins").unwrap());
@@ -363,15 +364,15 @@ async fn beside_spinners() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        // The first ones waited for the worker to start.
-        let mut took = started_after(&queue, &clock).await;
+        // The slowest ones waited for the worker to start.
+        let mut took = start_latencies(&queue, &clock).await;
         took.truncate(MESSAGES - 5);
         println!("  {name:<50}{:>10.2}{:>10.2}", at(&took, 50.0), at(&took, 99.0));
     }
     println!("  (a tick is 5 ms)");
 }
 
-/// A component of so many bytes of code.
+/// A component with about this many bytes of code.
 fn large(bytes: usize, salt: usize) -> Vec<u8> {
     let mut functions = String::new();
     let mut number = 0;
@@ -390,15 +391,15 @@ fn large(bytes: usize, salt: usize) -> Vec<u8> {
     guest_with(&functions, OK)
 }
 
-async fn going_live() {
+async fn time_to_live_version() {
     let one = large(1 << 20, 0);
     println!("{:<52}{:>10}", "from a file to a live version", "ms");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join(".cache");
-    let name = format!("dropped in, {} KiB, not seen before", one.len() >> 10);
-    println!("  {name:<50}{:>10.0}", dropped_in(folder.path(), &cache, &one).await);
-    println!("  {:<50}{:>10.0}", "dropped in, known from the cache", dropped_in(folder.path(), &cache, &one).await);
-    println!("  ({} ms of both are the quiet that is waited for)", SHORT_QUIET.as_millis());
+    let name = format!("new file, {} KiB, not cached", one.len() >> 10);
+    println!("  {name:<50}{:>10.0}", load_new_file(folder.path(), &cache, &one).await);
+    println!("  {:<50}{:>10.0}", "new file, cached", load_new_file(folder.path(), &cache, &one).await);
+    println!("  ({} ms of both wait for stable files)", SHORT_QUIET.as_millis());
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join(".cache");
     for number in 0..10 {
@@ -407,15 +408,11 @@ async fn going_live() {
         std::fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     }
     let cold = started(folder.path(), &cache).await;
-    println!("  {:<50}{cold:>10.0}", "10 SDK handlers at a start, not seen before");
-    println!(
-        "  {:<50}{:>10.0}",
-        "10 SDK handlers at a start, known from the cache",
-        started(folder.path(), &cache).await
-    );
+    println!("  {:<50}{cold:>10.0}", "10 SDK handlers at a start, not cached");
+    println!("  {:<50}{:>10.0}", "10 SDK handlers at a start, cached", started(folder.path(), &cache).await);
 }
 
-/// What keeps a directory live, until it is dropped.
+/// A running reloader of a directory, stopped when dropped.
 struct Live {
     requests: mpsc::Sender<Request>,
     has_scanned: watch::Receiver<bool>,
@@ -451,7 +448,7 @@ async fn started(folder: &Path, cache: &Path) -> f64 {
     started.elapsed().as_secs_f64() * 1e3
 }
 
-async fn dropped_in(folder: &Path, cache: &Path, wasm: &[u8]) -> f64 {
+async fn load_new_file(folder: &Path, cache: &Path, wasm: &[u8]) -> f64 {
     let files: [(&str, &[u8]); 2] = [("topic.toml", b"concurrency = 8\n"), ("topic.wasm", wasm)];
     for (name, _) in files {
         let _ = std::fs::remove_file(folder.join(name));

@@ -1,5 +1,5 @@
-//! `make bench-queue`: what the queue's promises cost, each beside what it is
-//! compared with in the same run.
+//! `make bench-queue`: the cost of queue features, each measured with its baseline in the
+//! same run.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
 
@@ -15,7 +15,7 @@ use gateway_worker::topic::Topic;
 use redis::aio::MultiplexedConnection;
 use rig::{
     Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, publication, queue_of, redis_server, sdk_guest, stamped,
-    started_after,
+    start_latencies,
 };
 use std::time::{Duration, Instant};
 
@@ -30,12 +30,12 @@ async fn main() {
     backlog().await;
     memory().await;
     idle().await;
-    takeover().await;
-    take_over().await;
-    looking().await;
+    time_to_reclaim().await;
+    reclaim_cost().await;
+    operator_commands().await;
 }
 
-/// What each option costs on top, where it is on.
+/// The additional cost of each option.
 async fn options(count: usize) {
     const OPTIONS: [(&str, &str, &[&str]); 7] = [
         ("none", "", &[]),
@@ -43,7 +43,7 @@ async fn options(count: usize) {
         ("rate", "[rate]\nlimit = 1000000\nper = \"100ms\"\n", &[]),
         ("concurrency_total", "concurrency_total = 100000\n", &[]),
         ("priorities", "", &[]),
-        // Renewed twenty times as often as by default, and never.
+        // Renewals twenty times as often as by default, and none.
         ("leases of 500ms", "", &["--queue-lease", "500ms"]),
         ("leases of 1h", "", &["--queue-lease", "1h"]),
     ];
@@ -63,7 +63,7 @@ async fn options(count: usize) {
     }
 }
 
-/// Messages a second, and microseconds of CPU for each of worker and Redis.
+/// Messages per second, and CPU microseconds per message of worker and Redis.
 async fn drained(name: &str, manifest: &str, flags: &[&str], count: usize) -> (f64, f64, f64) {
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -108,7 +108,7 @@ async fn drained(name: &str, manifest: &str, flags: &[&str], count: usize) -> (f
     )
 }
 
-/// From the publisher's call to the handler's start, at a steady rate.
+/// The latency from publication to handler start at a constant rate.
 async fn latency_under_load() {
     println!("\nenqueue to handler start      p50        p99      p99.9");
     for rate in [1_000, 10_000] {
@@ -129,11 +129,11 @@ async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
     while dead.now().await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // A few at each beat: what a publisher can't do more finely, none sees.
-    let mut beat = tokio::time::interval(Duration::from_millis(1));
+    // Publishes in batches each millisecond.
+    let mut interval = tokio::time::interval(Duration::from_millis(1));
     let (mut sent, started) = (0, Instant::now());
     while sent < rate * seconds {
-        beat.tick().await;
+        interval.tick().await;
         let due = ((started.elapsed().as_secs_f64() * rate as f64) as usize).min(rate * seconds);
         if due > sent {
             let batch: Vec<_> = (sent..due).map(|number| stamped(&topic, number + 1)).collect();
@@ -144,10 +144,10 @@ async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
     while dead.now().await <= sent {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    started_after(&queue, &topic).await
+    start_latencies(&queue, &topic).await
 }
 
-/// What a take costs with little and with much waiting.
+/// The cost of a read with a small and a large backlog.
 async fn backlog() {
     println!("\nbacklog      take of 64: p50        p99");
     for waiting in [1_000, 1_000_000] {
@@ -173,7 +173,7 @@ async fn backlog() {
     }
 }
 
-/// Redis' memory for a waiting message, beside the same bytes in a raw entry.
+/// Redis memory of a waiting message, compared with a raw entry of the same bytes.
 async fn memory() {
     const COUNT: usize = 100_000;
     let data = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ async fn memory() {
     );
 }
 
-/// What a worker with five handlers costs while nothing happens.
+/// The cost of an idle worker with five handlers.
 async fn idle() {
     const SECONDS: u64 = 20;
     let data = tempfile::tempdir().unwrap();
@@ -228,53 +228,53 @@ async fn idle() {
     );
 }
 
-/// What is done with a million of them by command, and for how long Redis
-/// serves nobody else in between.
-async fn looking() {
+/// The duration of operator commands on a million messages, and how long they block
+/// Redis at once.
+async fn operator_commands() {
     const COUNT: usize = 1_000_000;
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
     let topic = Topic::parse("t").unwrap();
     let (_, queue) = queue_of(&server, &topic);
     let mut connection = connect(&server).await;
-    println!("\n{COUNT} of {MESSAGE_BYTES} bytes               took   longest stop of Redis");
+    println!("\n{COUNT} of {MESSAGE_BYTES} bytes               took   longest block of Redis");
     fill(&queue, &topic, COUNT, Priority::Normal).await;
-    watch_stops(&mut connection).await;
+    reset_slowlog(&mut connection).await;
     let started = Instant::now();
     assert!(queue.find("nobody", &mut |_| ()).await.unwrap().is_empty());
-    tell("find an id that nobody has", started, &mut connection).await;
+    report("find an unknown id", started, &mut connection).await;
 
     let mut rename = redis::cmd("RENAME");
     rename.arg("mq:t").arg("{mq:t}:dead").query_async::<()>(&mut connection).await.unwrap();
     let mut usage = redis::cmd("MEMORY");
     usage.arg("USAGE").arg("{mq:t}:dead").arg("SAMPLES").arg(0);
     let bytes: u64 = usage.query_async(&mut connection).await.unwrap();
-    watch_stops(&mut connection).await;
+    reset_slowlog(&mut connection).await;
     let started = Instant::now();
     let within = DeadCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
     assert_eq!(queue.cap_dead(within).await.unwrap(), 0);
-    tell("dead letters within their caps", started, &mut connection).await;
-    watch_stops(&mut connection).await;
-    let (started, mut dropped) = (Instant::now(), 0);
+    report("dead letters within their caps", started, &mut connection).await;
+    reset_slowlog(&mut connection).await;
+    let (started, mut evicted) = (Instant::now(), 0);
     let half = DeadCaps { age: None, bytes: Some(bytes / 2) };
     loop {
         match queue.cap_dead(half).await.unwrap() {
             0 => break,
-            piece => dropped += piece,
+            batch => evicted += batch,
         }
     }
-    tell(&format!("{dropped} dropped, over a cap"), started, &mut connection).await;
+    report(&format!("{evicted} evicted, over a cap"), started, &mut connection).await;
 }
 
-/// From now on each command counts.
-async fn watch_stops(connection: &mut MultiplexedConnection) {
+/// Empties the slow log and makes it record every command of at least 100 us.
+async fn reset_slowlog(connection: &mut MultiplexedConnection) {
     for (name, value) in [("slowlog-log-slower-than", "100"), ("slowlog-max-len", "100000")] {
         redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async::<()>(connection).await.unwrap();
     }
     redis::cmd("SLOWLOG").arg("RESET").query_async::<()>(connection).await.unwrap();
 }
 
-async fn tell(what: &str, started: Instant, connection: &mut MultiplexedConnection) {
+async fn report(what: &str, started: Instant, connection: &mut MultiplexedConnection) {
     let took = started.elapsed().as_secs_f64();
     let log: Vec<Vec<redis::Value>> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query_async(connection).await.unwrap();
     let spans = log.iter().filter_map(|entry| match entry.get(2) {
@@ -284,8 +284,8 @@ async fn tell(what: &str, started: Instant, connection: &mut MultiplexedConnecti
     println!("{what:<32}{took:>9.2} s{:>15.1} ms", spans.fold(0.0, f64::max));
 }
 
-/// How soon a killed worker's messages run again where another lives.
-async fn takeover() {
+/// The time until the messages of a killed worker have run on another.
+async fn time_to_reclaim() {
     const MESSAGES: usize = 64;
     let data = tempfile::tempdir().unwrap();
     let server = redis_server(data.path());
@@ -301,7 +301,7 @@ async fn takeover() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let _other = Worker::start(&server, &[("t", &guest::guest(guest::OK), "")], &options);
-    // Past its grace, so that only the lease counts.
+    // After the grace period of a new worker, so that only the lease matters.
     tokio::time::sleep(LEASE * 2).await;
     let length = Length::of(&server, "mq:t").await;
     drop(victim);
@@ -316,11 +316,11 @@ async fn takeover() {
     );
 }
 
-/// What it costs to take over the messages of a lost worker, with little and
-/// with much waiting behind them.
-async fn take_over() {
+/// The cost of reclaiming the messages of a lost worker with a small and a large
+/// backlog.
+async fn reclaim_cost() {
     const MESSAGES: usize = 64;
-    println!("\nbacklog      take-over of {MESSAGES}: p50        p99");
+    println!("\nbacklog      reclaim of {MESSAGES}: p50          p99");
     for waiting in [1_000, 1_000_000] {
         let data = tempfile::tempdir().unwrap();
         let server = redis_server(data.path());
@@ -333,7 +333,7 @@ async fn take_over() {
         let at_once = Patience { lease: Duration::ZERO, legacy: LEASE, connected: LEASE };
         let mut us = Vec::new();
         for round in 0..200 {
-            // Each from the one before.
+            // Each consumer reclaims from the previous one.
             let me = format!("worker-{round}");
             let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", &me, &topic);
             let started = Instant::now();
@@ -365,7 +365,7 @@ async fn used(connection: &mut MultiplexedConnection) -> f64 {
     info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).unwrap().trim().parse().unwrap()
 }
 
-/// Every command that was run, those in scripts included, except for our own.
+/// The number of commands, including those in scripts, without `INFO`.
 async fn commands(connection: &mut MultiplexedConnection) -> u64 {
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let calls = |line: &str| line.split_once(":calls=")?.1.split(',').next()?.parse::<u64>().ok();

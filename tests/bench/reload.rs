@@ -1,5 +1,5 @@
-//! `make bench-reload`: what a thousand reloads leave behind, and how long one
-//! takes from the change of a file until the new version is live.
+//! `make bench-reload`: the memory growth of a thousand reloads, and the time from the
+//! change of a file until the new version is live.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on ends, and prints")]
 
@@ -19,7 +19,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Before the first look at the memory: allocators and caches have grown then.
+/// Reloads before the first measurement, in which allocators and caches grow.
 const WARM_UP: usize = 200;
 
 #[tokio::main]
@@ -67,7 +67,7 @@ async fn main() {
         println!("resident memory before {:.1} MiB, after {:.1} MiB", mib(before), mib(after));
         let at = |part: usize| took[(took.len() - 1) * part / 100];
         println!(
-            "from the change until it is live: p50 {:.0?}, p99 {:.0?}, of which 150 ms are its quiet",
+            "from the change until it is live: p50 {:.0?}, p99 {:.0?}, of which 150 ms wait for stable files",
             at(50),
             at(99)
         );

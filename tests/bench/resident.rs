@@ -1,4 +1,4 @@
-//! What this process has in memory.
+//! The resident memory of this process.
 
 pub(crate) fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

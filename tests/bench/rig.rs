@@ -1,5 +1,5 @@
-//! What the benchmarks are made of: a server, a worker with guests, messages of
-//! a known size, and the counters of the kernel.
+//! Helpers of the benchmarks: a server, a worker with guests, messages of a known size,
+//! and the CPU counters of the kernel.
 
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority, Publication};
@@ -32,7 +32,7 @@ pub(crate) async fn fill(queue: &TopicQueue, topic: &Topic, count: usize, priori
     }
 }
 
-/// A message whose envelope has the bytes that were promised.
+/// A message whose envelope has `MESSAGE_BYTES` bytes.
 pub(crate) fn publication(topic: &Topic, number: usize, priority: Priority) -> Publication {
     let seal = |data: &str| {
         let id = format!("{number:036}");
@@ -45,7 +45,7 @@ pub(crate) fn publication(topic: &Topic, number: usize, priority: Priority) -> P
     publication
 }
 
-/// Looks how long a stream is.
+/// Reads the length of a stream.
 pub(crate) struct Length(redis::aio::MultiplexedConnection, String);
 
 impl Length {
@@ -67,11 +67,14 @@ pub(crate) fn sdk_guest(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(GUESTS).join(format!("{name}.wasm"))).unwrap()
 }
 
-/// The worker's own binary, with its guests; ended with it.
-pub(crate) struct Worker(Child, #[expect(dead_code, reason = "keeps the folder")] tempfile::TempDir);
+/// A worker process with its plugins directory, killed when dropped.
+pub(crate) struct Worker(
+    Child,
+    #[expect(dead_code, reason = "deletes the plugins directory when dropped")] tempfile::TempDir,
+);
 
 impl Worker {
-    /// `plugins` are a name, a component and a manifest each.
+    /// Each of `plugins` is a name, a component and a manifest.
     pub(crate) fn start(server: &PrivateRedis, plugins: &[(&str, &[u8], &str)], options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, wasm, manifest) in plugins {
@@ -100,29 +103,29 @@ impl Drop for Worker {
     }
 }
 
-/// User and system time of a process, all its threads together.
+/// User and system time of all threads of a process.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses may contain anything, so count from its end.
+    // The process name in parentheses may contain spaces, so count the fields after it.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / CLOCK_TICKS
 }
 
-/// A message for the guest `clock`, which tells when it began by its own: it
-/// carries the moment of its publication.
+/// A message for the guest `clock`, which reports its latency: the data is the time of
+/// the publication.
 pub(crate) fn stamped(topic: &Topic, number: usize) -> Publication {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
     Draft::new(number.to_string(), topic, &now).seal(Timestamp::now()).unwrap()
 }
 
-/// Milliseconds from publication to start of all that `clock` has told of,
-/// the shortest first.
-pub(crate) async fn started_after(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
+/// Sorted milliseconds from publication to handler start, from the dead letters of
+/// `clock`.
+pub(crate) async fn start_latencies(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
     let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
     let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut found = Vec::new();
-    while let Some(piece) = Some(walk.next().await.unwrap()).filter(|piece| !piece.is_empty()) {
-        found.extend(piece.iter().filter_map(|letter| ms(&letter.told(topic).error)));
+    while let Some(page) = Some(walk.next().await.unwrap()).filter(|page| !page.is_empty()) {
+        found.extend(page.iter().filter_map(|letter| ms(&letter.told(topic).error)));
     }
     found.sort_by(f64::total_cmp);
     found

@@ -1,4 +1,5 @@
-//! The API: who may change something, and what strangers can't do to it.
+//! The HTTP API: which requests need the token, and its limits against hostile
+//! clients.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, guest, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,7 +12,7 @@ const CHANGES: [&str; 3] =
     ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/release"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_is_open_and_changing_needs_the_token() {
+async fn reads_need_no_token_and_changes_need_the_admin_token() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -39,10 +40,10 @@ async fn looking_is_open_and_changing_needs_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_nobody_may_change_anything() {
+async fn without_an_admin_token_every_change_is_forbidden() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
-    // Empty is unset.
+    // An empty token counts as unset.
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--admin-token", ""]);
     gateway.until_loaded("topic").await;
     for path in CHANGES {
@@ -52,18 +53,18 @@ async fn without_a_token_nobody_may_change_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_and_loud_strangers_hold_up_nobody() {
+async fn slow_and_oversized_requests_block_no_other_client() {
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &Plugins::empty());
     gateway.until_ready().await;
     let address = gateway.address().await;
-    // Heads that never end.
+    // Request heads that never end.
     let mut slow: Vec<TcpStream> = (0..50).map(|_| connect(&address)).collect();
     for stream in &mut slow {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap();
     }
     assert_eq!(gateway.get("/healthz").await.0, 200);
-    // Heads that are too large, in one line or in many.
+    // Request heads that are too large, in one line or in many.
     let one = format!("X-Large: {}\r\n", "x".repeat(100_000));
     let many: String = (0..200).map(|number| format!("X-{number}: x\r\n")).collect();
     for headers in [one, many] {
@@ -72,22 +73,22 @@ async fn slow_and_loud_strangers_hold_up_nobody() {
         let answer = until("an answer", async || answer(&mut stream)).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
-    // A body that nobody asked for.
+    // A request with a huge body is rejected before the body is read.
     let mut stream = connect(&address);
     let head = format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", CHANGES[0]);
     stream.write_all(head.as_bytes()).unwrap();
     let refused = until("an answer", async || answer(&mut stream)).await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
-    // The slow ones are let go.
+    // The slow connections are closed.
     for stream in &mut slow {
-        until("the slow one is let go", async || answer(stream)).await;
+        until("the slow connection is closed", async || answer(stream)).await;
     }
     assert_eq!(gateway.get("/healthz").await.0, 200);
 }
 
-/// Who comes when there are as many as there may be waits until one of them goes.
+/// At the limit a new connection waits until another one is closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_strangers_are_served_at_once() {
+async fn at_the_connection_limit_a_new_client_is_served_once_another_is_dropped() {
     let own = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).unwrap();
     let redis = Redis::start();
@@ -103,7 +104,7 @@ async fn so_many_strangers_are_served_at_once() {
         stream.set_nonblocking(true).unwrap();
         answer(stream).is_some()
     };
-    assert!(silent.iter_mut().any(is_gone), "one of the others was let go of before");
+    assert!(silent.iter_mut().any(is_gone), "another connection was closed first");
 }
 
 fn connect(address: &str) -> TcpStream {
@@ -112,13 +113,13 @@ fn connect(address: &str) -> TcpStream {
     stream
 }
 
-/// What was answered, once something is or the connection has been closed.
+/// The answer, once there is one or the connection is closed.
 fn answer(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = [0; 4096];
     match stream.read(&mut bytes) {
         Ok(read) => Some(String::from_utf8_lossy(&bytes[..read]).into_owned()),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-        // Reset: closed while we were still talking.
+        // Reset: the connection was closed while the test was still sending.
         Err(_) => Some(String::new()),
     }
 }

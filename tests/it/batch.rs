@@ -1,4 +1,4 @@
-//! Several messages in one call, each settled on its own.
+//! Batches: several messages in one call, each settled individually.
 
 use crate::guest::encode;
 use crate::http_server::Server;
@@ -13,8 +13,8 @@ pub(crate) fn crew(size: usize, wait: &str) -> Plugins {
     Plugins::with("crew", &built("crew"), &manifest)
 }
 
-/// How many there were in the batch of each message that told.
-async fn told(redis: &Redis) -> Vec<u64> {
+/// The batch size that each handled message reported.
+async fn batch_sizes(redis: &Redis) -> Vec<u64> {
     redis.envelopes("mq:seen").await.iter().map(|one| one["data"].as_u64().unwrap()).collect()
 }
 
@@ -25,16 +25,16 @@ async fn publish(redis: &Redis, acts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_handled_together_up_to_the_size() {
+async fn waiting_messages_are_batched_up_to_the_size() {
     let redis = Redis::start();
     publish(&redis, &["count"; 10]).await;
     let plugins = crew(4, "3s");
     let gateway = Gateway::start(&redis, &plugins);
-    // What is left over waits for more, and then no longer.
+    // The last two wait for more messages until the batch times out.
     redis.is("all are done", "XLEN mq:crew", 0).await;
-    let mut told = told(&redis).await;
-    told.sort_unstable();
-    assert_eq!(told, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
+    let mut sizes = batch_sizes(&redis).await;
+    sizes.sort_unstable();
+    assert_eq!(sizes, [2, 2, 4, 4, 4, 4, 4, 4, 4, 4]);
     assert_eq!(gateway.outcomes("crew").len(), 10);
 }
 
@@ -54,9 +54,9 @@ async fn a_wrong_number_of_replies_is_a_bad_reply_for_all() {
     assert_eq!(redis.run::<i64>("EXISTS mq:seen").await, 0);
 }
 
-/// A batch handler that says ok to each message, before `body` says otherwise:
-/// the list of replies stands at 16, how many there are at 20, and the replies,
-/// 24 bytes each, from 49152 on.
+/// A batch handler that replies ok to each message, unless `body` changes that: the
+/// pointer to the replies is at 16, their number at 20, and the replies, 24 bytes
+/// each, begin at 49152.
 pub(crate) fn replies(body: &str) -> Vec<u8> {
     let module = format!(
         r#"(module
@@ -78,9 +78,9 @@ pub(crate) fn replies(body: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
+async fn a_batch_reply_of_another_length_fails_every_message() {
     let count = |count: &str| replies(&format!("(i32.store (i32.const 20) {count})"));
-    // As many as memory has room for, and one whose reason is no text.
+    // A list as long as memory allows, and a reason that is not UTF-8.
     let flood = "(drop (memory.grow (i32.const 1000))) (i32.store (i32.const 20) (i32.const 2700000))";
     let bad = "(i32.store8 (i32.const 49176) (i32.const 1)) (i32.store (i32.const 49184) (i32.const 512))
                (i32.store (i32.const 49188) (i32.const 2))";
@@ -99,14 +99,14 @@ async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
         plugins.put(name, wasm, manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, _, reason, told) in cases {
+    for (name, _, reason, fragment) in cases {
         for id in ["a", "b"] {
             redis.publish(name, id, "{}").await;
         }
         redis.is("both are dead", &format!("XLEN {{mq:{name}}}:dead"), 2).await;
         for letter in redis.entries(&format!("{{mq:{name}}}:dead")).await {
             let error = text(&letter, "gw-error");
-            assert!(text(&letter, "gw-reason") == reason && error.contains(told), "{name}: {error}");
+            assert!(text(&letter, "gw-reason") == reason && error.contains(fragment), "{name}: {error}");
         }
     }
     for id in ["a", "b"] {
@@ -130,7 +130,7 @@ async fn handler_and_manifest_must_agree_on_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_for_no_more_messages() {
+async fn a_shutdown_does_not_wait_for_a_batch_to_fill() {
     let redis = Redis::start();
     publish(&redis, &["count"]).await;
     let plugins = crew(3, "60s");
@@ -141,11 +141,11 @@ async fn a_stop_waits_for_no_more_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_to_run_alone_joins_no_batch() {
+async fn an_isolated_message_joins_no_batch() {
     for is_first in [true, false] {
         let redis = Redis::start();
         publish(&redis, &["count"]).await;
-        // Two workers were lost with it, as far as Redis knows.
+        // Redis has counted two crashed workers for it.
         redis.run::<()>("XGROUP CREATE mq:crew consumer-group-crew 0").await;
         redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-crew lost COUNT 1 STREAMS mq:crew >").await;
         let pending: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:crew consumer-group-crew - + 1").await;
@@ -162,35 +162,36 @@ async fn who_is_to_run_alone_joins_no_batch() {
             publish(&redis, &others).await;
         }
         redis.is("all are done", "XLEN mq:crew", 0).await;
-        let mut told = told(&redis).await;
-        told.sort_unstable();
-        assert_eq!(told, [1, 2, 2], "first: {is_first}");
+        let mut sizes = batch_sizes(&redis).await;
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 2, 2], "first: {is_first}");
         assert_eq!(gateway.logged("runs alone").len(), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_begins_no_batch_that_is_being_gathered() {
+async fn a_pause_starts_no_batch_that_is_still_filling() {
     let redis = Redis::start();
     publish(&redis, &["count"]).await;
     let plugins = crew(3, "40s");
     let gateway = Gateway::start(&redis, &plugins);
     redis.until_in_flight("crew", 1).await;
     redis.run::<i64>("HSET {mq:crew}:state paused 1").await;
-    redis.until_given_back("crew", 1).await;
+    redis.until_requeued("crew", 1).await;
     assert!(gateway.outcomes("crew").is_empty());
     publish(&redis, &["count"; 2]).await;
     redis.run::<i64>("HDEL {mq:crew}:state paused").await;
     redis.is("all are done", "XLEN mq:crew", 0).await;
-    assert_eq!(told(&redis).await, [3, 3, 3]);
+    assert_eq!(batch_sizes(&redis).await, [3, 3, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it() {
+async fn a_batch_collected_for_the_old_version_runs_in_the_form_of_the_new_one() {
     let command = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))").unwrap();
     let echo = r#"{"do":"echo","to":"seen"}"#;
     let smaller = "[batch]\nsize = 2\nwait = \"60s\"\n";
-    // Another batch, a handler, a command; and what was published by then.
+    // The new version is a batch handler, a handler, a command; with the number of
+    // follow-ups.
     let cases = [(built("crew"), smaller, "\"count\"", 6), (built("puppet"), "", echo, 6), (command, "", "{}", 0)];
     for (wasm, batch, data, published) in cases {
         let redis = Redis::start();
@@ -215,15 +216,15 @@ async fn what_was_gathered_for_the_version_before_is_run_as_the_new_one_takes_it
         assert!(outcomes.len() == 6 && outcomes.iter().all(|(_, outcome)| outcome == "done"), "{outcomes:?}");
         assert_eq!(redis.run::<i64>("XLEN mq:seen").await, published);
         if !batch.is_empty() {
-            assert_eq!(told(&redis).await, [2; 6]);
+            assert_eq!(batch_sizes(&redis).await, [2; 6]);
         }
     }
 }
 
-/// A batch that is run in pieces ends between them: what has not begun is as
-/// good as never taken.
+/// A batch that is split stops between its parts: messages that have not started are
+/// requeued.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
+async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
     for is_stop in [false, true] {
         let redis = Redis::start();
         let server = Server::start().await;
@@ -231,23 +232,23 @@ async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
         let mut gateway = Gateway::start(&redis, &plugins);
         gateway.until_loaded("crew").await;
         let old = gateway.plugin("crew").await["digest"].clone();
-        // Each waits at the server for another one.
+        // The server answers each request when a second one has arrived.
         let act = json!({ "do": "send", "url": format!("{}/pair", server.origin()) }).to_string();
         let publish = async |id: &str| redis.publish("crew", id, &act).await;
         publish("m-0").await;
         publish("m-1").await;
         redis.until_in_flight("crew", 2).await;
-        // By now one is handled at a time.
+        // The new version handles one message at a time.
         let granted = format!("[grants]\npublish = [\"told\"]\nhttp = [\"{}\"]\n", server.origin());
         plugins.put("crew", &built("fetch"), &granted);
         let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["kind"] == "handler";
         gateway.until_plugin("crew", "is replaced", is_new).await;
         publish("m-2").await;
-        until("the first piece runs", async || (server.seen().len() == 1).then_some(())).await;
+        until("the first part runs", async || (server.seen().len() == 1).then_some(())).await;
         if is_stop {
             gateway.signal(Signal::TERM);
             gateway.until_logged("draining", |_| true).await;
-            until("nobody reads", async || {
+            until("no reader is blocked", async || {
                 redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
             })
             .await;
@@ -258,10 +259,10 @@ async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
         let mut other = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut other, b"GET /pair HTTP/1.1\r\n\r\n").await.unwrap();
         gateway.until_outcome("crew", "m-0", "done").await;
-        redis.until_given_back("crew", 2).await;
+        redis.until_requeued("crew", 2).await;
         assert_eq!((gateway.outcomes("crew").len(), server.seen().len()), (1, 2), "stop: {is_stop}");
         gateway = if is_stop {
-            until("it ends", async || (!gateway.is_running()).then_some(())).await;
+            until("the worker exits", async || (!gateway.is_running()).then_some(())).await;
             Gateway::start(&redis, &plugins)
         } else {
             redis.run::<i64>("HDEL {mq:crew}:state paused").await;

@@ -1,11 +1,10 @@
-//! Certificates for a test, made on the spot.
+//! Certificates that are generated for a test.
 
 use crate::process::free_port;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-/// An authority, a server's certificate and a client's, as files. Servers and
-/// settings read them when they start.
+/// Files with the certificates of an authority, a server and a client.
 pub(crate) struct Certificates(TempDir);
 
 impl Certificates {
@@ -31,7 +30,7 @@ impl Certificates {
         self.0.path().join(name).display().to_string()
     }
 
-    /// What a server is told.
+    /// The lines of a server's configuration.
     pub(crate) fn lines(&self) -> String {
         format!(
             "tls-port {}\ntls-auth-clients yes\ntls-replication yes\ntls-cluster yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",
@@ -42,7 +41,7 @@ impl Certificates {
         )
     }
 
-    /// What a worker is told.
+    /// The flags of a worker.
     pub(crate) fn flags(&self) -> Vec<String> {
         let (ca, cert, key) = (self.path("ca.crt"), self.path("client.crt"), self.path("client.key"));
         ["--redis-tls-ca", &ca, "--redis-tls-cert", &cert, "--redis-tls-key", &key].map(str::to_owned).to_vec()

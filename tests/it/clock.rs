@@ -1,4 +1,4 @@
-//! Redis' clock is set while messages are in flight.
+//! The clock of Redis is changed while messages are in flight.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
 use gateway_worker::queue::{Clock, FlowControl, Patience, Reader, Restamp, Source, Take};
@@ -13,20 +13,20 @@ async fn idle_ms(redis: &Redis) -> i64 {
     rows[0].2
 }
 
-/// What Redis holds if its clock was set back by an hour after the delivery of
-/// the only message: the lease begins in the future.
+/// Makes the state that a clock set back by an hour leaves: the delivery time of the
+/// only pending message lies in the future.
 async fn deliver_in_the_future(redis: &Redis) {
     let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
-    // A time that is easy to find in the dump.
-    let (id, owner, mark) = (&rows[0].0, &rows[0].1, Timestamp::now().as_millisecond() - 1_234_567);
-    redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t {owner} 0 {id} TIME {mark} JUSTID")).await;
+    // A time that is easy to find in the dump of the key.
+    let (id, owner, marker) = (&rows[0].0, &rows[0].1, Timestamp::now().as_millisecond() - 1_234_567);
+    redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t {owner} 0 {id} TIME {marker} JUSTID")).await;
     let mut dump: Vec<u8> = redis.run("DUMP mq:t").await;
     let future = (Timestamp::now().as_millisecond() + HOUR * 1000).to_le_bytes();
-    let mark = mark.to_le_bytes();
-    let places: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == mark).collect();
-    assert_eq!(places.len(), 1);
-    dump[places[0]..places[0] + 8].copy_from_slice(&future);
-    // The dump's own checksum would tell.
+    let marker = marker.to_le_bytes();
+    let positions: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == marker).collect();
+    assert_eq!(positions.len(), 1);
+    dump[positions[0]..positions[0] + 8].copy_from_slice(&future);
+    // The checksum of the changed dump is wrong.
     redis.run::<()>("DEBUG SET-SKIP-CHECKSUM-VALIDATION 1").await;
     let mut restore = redis::cmd("RESTORE");
     restore.arg("mq:t").arg(0).arg(dump).arg("REPLACE");
@@ -35,7 +35,7 @@ async fn deliver_in_the_future(redis: &Redis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_set_back_leaves_no_message_stuck_with_the_dead() {
+async fn a_clock_set_back_leaves_no_message_with_a_dead_worker() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     let endless = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
     let plugins = Plugins::with("t", &guest("(loop $forever (br $forever)) (unreachable)"), endless);
@@ -44,14 +44,14 @@ async fn a_clock_set_back_leaves_no_message_stuck_with_the_dead() {
     redis.until_in_flight("t", 1).await;
     first.kill();
     deliver_in_the_future(&redis).await;
-    let sense = Plugins::with("t", &guest(OK), "");
-    let second = Gateway::start_with(&redis.url(), &sense, &OPTIONS);
+    let plugins = Plugins::with("t", &guest(OK), "");
+    let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     second.until_outcome("t", "a", "done").await;
     assert_eq!(second.logged("taken over").len(), 1);
 }
 
 #[tokio::test]
-async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew() {
+async fn after_a_clock_step_nothing_is_reclaimed_and_leases_are_reset() {
     let redis = Redis::start();
     redis.publish("t", "a", "{}").await;
     let (me, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
@@ -70,7 +70,7 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
         let found = other.take_over(Source::Normal, patience, Some(Clock::showing(now + off)), 10).await.unwrap();
         assert!(found.clock_stepped && found.taken.is_empty(), "{off}");
     }
-    // Leases that began in the past are none of the future's.
+    // A reset of future delivery times leaves those in the past unchanged.
     assert!(idle_ms(&redis).await >= 100_000);
     other.restamp(Source::Normal, Restamp::Future).await.unwrap();
     assert!(idle_ms(&redis).await >= 100_000);
@@ -78,9 +78,9 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
     assert!(idle_ms(&redis).await < 100_000);
     let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
     assert_eq!((rows[0].1.as_str(), rows[0].3), ("me", 1));
-    // Within what a busy machine may be off, it is no step.
+    // A difference that a busy machine can cause is no clock step.
     redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
-    until("it is taken over", async || {
+    until("it is reclaimed", async || {
         let clock = Clock::showing(Timestamp::now().as_millisecond() + 1000);
         let found = other.take_over(Source::Normal, patience, Some(clock), 10).await.unwrap();
         (found.taken.len() == 1).then_some(())
@@ -88,7 +88,7 @@ async fn after_a_step_of_the_clock_nothing_is_taken_over_and_leases_begin_anew()
     .await;
 }
 
-/// Adds a message that this consumer takes in the same moment.
+/// Adds a message that this consumer reads in the same script.
 async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
     let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
                   return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
@@ -99,29 +99,29 @@ async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_set_forward_takes_nothing_from_the_living() {
+async fn a_clock_set_forward_reclaims_nothing_from_a_live_worker() {
     let (redis, clock) = Redis::start_with_clock();
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     add_taken_by(&redis, "lost", "dead").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "5s"]);
-    // From here on it takes over whose lease is out, and knows the time.
+    // From now on the worker reclaims expired leases and has compared the clocks.
     gateway.until_outcome("t", "lost", "done").await;
     add_taken_by(&redis, "held", "living").await;
     clock.set_ahead(Duration::from_secs(3600));
     gateway.until_logged("Redis' clock was set", |_| true).await;
-    until("its lease begins anew, and is still its own", async || {
+    until("its lease is reset and has the same owner", async || {
         let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
         (rows.len() == 1 && rows[0].1 == "living" && rows[0].2 < HOUR * 1000).then_some(())
     })
     .await;
-    // That has an end too.
+    // The lease expires at last.
     gateway.until_outcome("t", "held", "done").await;
     assert_eq!(gateway.logged("taken over").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_delayed_is_due_by_redis_clock() {
+async fn a_legacy_delayed_message_is_due_by_the_clock_of_redis() {
     let (redis, clock) = Redis::start_with_clock();
     clock.set_ahead(Duration::from_secs(3600));
     let now = Timestamp::now().as_second();

@@ -1,6 +1,5 @@
-//! Any program built for WASI is a handler: it reads its message on stdin and
-//! its exit code says how it ended. It has the same limits as others, and
-//! reaches as little.
+//! Commands: a program built for WASI reads its message from stdin, and its exit code
+//! decides the outcome. It has the same limits and grants as a handler.
 
 use crate::guest::{adapted, guest_in};
 use crate::support::{Entry, Gateway, OK, Plugins, Redis, built, guest, text};
@@ -17,12 +16,12 @@ fn wasi(name: &str, signature: &str) -> String {
     format!("(import \"wasi_snapshot_preview1\" \"{name}\" (func ${name} {signature}))")
 }
 
-/// One that ends with this code.
+/// A program that exits with this code.
 fn exits(code: i32) -> Vec<u8> {
     program(&wasi("proc_exit", "(param i32)"), "", &format!("(call $proc_exit (i32.const {code}))"))
 }
 
-/// How a message of a topic without another attempt ends.
+/// The dead letter of a message whose topic has one attempt.
 async fn dead(redis: &Redis, topic: &str, data: &str) -> Entry {
     redis.run::<i64>(&format!("DEL {{mq:{topic}}}:dead")).await;
     redis.publish(topic, "d", data).await;
@@ -40,30 +39,30 @@ async fn a_program_in_c_reads_its_message_and_what_the_manifest_gives_it() {
         let envelope = r#"{"id":"m-1","topic":"other","data":{"n":  9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":3}"#;
         redis.add(topic, envelope.as_bytes()).await;
         gateway.until_outcome(topic, "m-1", "done").await;
-        let told =
+        let is_logged =
             |line: &str| gateway.logged(line).iter().any(|logged| logged["plugin"] == topic && logged["id"] == "m-1");
         for line in [
             &format!("arg={topic}"),
             "arg=-v",
             "arg=two words",
             &format!("id=m-1 topic={topic} attempt=2 of=7 greeting=hello"),
-            // The topic is the key's, the data as it came.
+            // The topic is the one of the key, and the data is unchanged.
             &format!(
                 r#"stdin={{"id":"m-1","topic":"{topic}","data":{{"n":  9007199254740993}},"timestamp":"2026-11-23T07:45:23.585Z","retry":1,"max_retry":7}}"#
             ),
         ] {
-            assert!(told(line), "{topic}: {line}: {:?}", gateway.logged("="));
+            assert!(is_logged(line), "{topic}: {line}: {:?}", gateway.logged("="));
         }
         assert_eq!(gateway.plugin(topic).await["state"], "live");
     }
-    // What C would take for the end of the text is none.
+    // A NUL character, which would end a C string, is replaced.
     redis.add("core", br#"{"id":"m\u0000x","topic":"core","data":{}}"#).await;
     gateway.until_logged("id=m\u{fffd}x topic=core", |_| true).await;
 }
 
-/// Some languages always export the start of a program.
+/// Some toolchains always export `run`.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_a_handler_and_a_program_is_called_as_a_handler() {
+async fn a_component_that_exports_handler_and_run_is_called_as_a_handler() {
     let wit = "package wasi:cli@0.2.0 { interface run { run: func() -> result; } }
         world both { include message-handler; export wasi:cli/run@0.2.0; }";
     let run = r#"(func (export "wasi:cli/run@0.2.0#run") (result i32) (unreachable))"#;
@@ -75,7 +74,7 @@ async fn what_is_a_handler_and_a_program_is_called_as_a_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_exit_code_says_how_it_ended() {
+async fn the_exit_code_decides_the_outcome() {
     let redis = Redis::start();
     let core = built("command");
     let plugins = Plugins::with("core", &core, ONCE).and("component", &adapted(&core), ONCE);
@@ -91,7 +90,7 @@ async fn its_exit_code_says_how_it_ended() {
         let error = text(&letter, "gw-error");
         assert!(error.starts_with(&format!("{begin}exit code {code}\n")), "{error}");
         assert!(error.ends_with("as it was told"), "{error}");
-        // A component can only say that it failed.
+        // A component reports success or failure, but no exit code.
         let letter = dead(&redis, "component", &format!(r#"{{"exit":{code}}}"#)).await;
         assert_eq!(text(&letter, "gw-reason"), "retry", "{code}");
         assert!(text(&letter, "gw-error").starts_with("exit code 1\n"), "{code}");
@@ -99,7 +98,7 @@ async fn its_exit_code_says_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_in_rust_needs_nothing_of_ours() {
+async fn a_rust_program_needs_no_sdk() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("program", &built("program"), &format!("args = [\"a\"]\n[config]\nGREETING = \"b\"\n{ONCE}"));
@@ -109,20 +108,20 @@ async fn a_program_in_rust_needs_nothing_of_ours() {
         gateway.until_outcome("program", id, "done").await;
         assert!(!gateway.logged(&format!("args=program,a id={id} greeting=b")).is_empty());
     }
-    for (end, reason, told) in [
+    for (end, reason, fragment) in [
         ("fail", "retry", "it failed"),
         ("panic", "trap", "the reactor is hot"),
-        // The code does not survive here: see the WIT's own world.
+        // `run` returns no exit code, so 65 is reported as 1.
         ("reject", "retry", "exit code 1"),
     ] {
         let letter = dead(&redis, "program", &format!(r#"{{"end":"{end}"}}"#)).await;
         assert_eq!(text(&letter, "gw-reason"), reason, "{end}");
-        assert!(text(&letter, "gw-error").contains(told), "{end}: {}", text(&letter, "gw-error"));
+        assert!(text(&letter, "gw-error").contains(fragment), "{end}: {}", text(&letter, "gw-error"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_limits_hold_for_programs_too() {
+async fn the_limits_apply_to_commands() {
     let redis = Redis::start();
     let grow = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
     let down = "(func $down (call $down))";
@@ -147,7 +146,7 @@ async fn the_limits_hold_for_programs_too() {
         let letter = dead(&redis, topic, r#"{"do":"sleep"}"#).await;
         assert_eq!(text(&letter, "gw-reason"), reason, "{topic}: {}", text(&letter, "gw-error"));
     }
-    // A trap of C's own, with what it had printed before.
+    // `abort` in C is a trap.
     let letter = dead(&redis, "sleep", r#"{"do":"abort"}"#).await;
     assert_eq!(text(&letter, "gw-reason"), "trap");
     redis.publish("good", "g", "{}").await;
@@ -155,7 +154,7 @@ async fn the_limits_hold_for_programs_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_reaches_the_folders_that_are_granted_and_no_others() {
+async fn a_command_reaches_only_granted_directories() {
     let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a"), "from the folder").unwrap();
@@ -175,7 +174,7 @@ async fn a_program_reaches_the_folders_that_are_granted_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_program_is_refused_by_what_it_is() {
+async fn a_module_that_is_no_command_is_rejected_with_the_reason() {
     let redis = Redis::start();
     let parsed = |text: &str| wat::parse_str(text).unwrap();
     let memory = "(memory (export \"memory\") 1)";
@@ -220,7 +219,7 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
             "",
             "it needs threads",
         ),
-        // One instruction could copy it for longer than any limit allows.
+        // One bulk instruction on a 64-bit memory could run longer than any limit.
         (
             "wide",
             parsed(&format!("(module (memory (export \"memory\") i64 1) {start})")),
@@ -236,17 +235,17 @@ async fn what_is_no_program_is_refused_by_what_it_is() {
         plugins.put(name, wasm, manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, _, _, told) in refused {
+    for (name, _, _, fragment) in refused {
         let reason = gateway.until_refused(name).await;
-        assert!(reason.contains(told), "{name}: {reason}");
+        assert!(reason.contains(fragment), "{name}: {reason}");
     }
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
 }
 
-/// A start function runs before the program does, and within the same limits.
+/// A start function runs at load time, within the same limits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_function_that_loops_refuses_the_module() {
+async fn a_start_function_that_loops_gets_the_module_rejected() {
     let redis = Redis::start();
     let loops = program("", "(func $first (loop $on (br $on))) (start $first)", "");
     let plugins = Plugins::with("loops", &loops, "[limits]\ncpu = \"50ms\"\n");

@@ -1,4 +1,4 @@
-//! The commands, as they are typed: what they print, and how they end.
+//! The command line: output and exit codes.
 
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, command, command_in, guest, until};
 use serde_json::Value;
@@ -13,14 +13,14 @@ fn run(args: &[&str]) -> (i32, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn publish_puts_a_message_where_its_topic_is_and_says_who_handles_it() {
+async fn publish_adds_to_the_topic_and_warns_when_no_worker_handles_it() {
     let redis = Redis::start();
     let url = redis.url();
     let publish = |more: &[&str]| run(&[&["publish", "topic", "--redis-url", &url], more].concat());
 
-    let (code, id, told) = publish(&["--data", r#"{"a": 9007199254740993}"#]);
+    let (code, id, stderr) = publish(&["--data", r#"{"a": 9007199254740993}"#]);
     assert_eq!(code, 0);
-    assert!(told.contains("no worker") && told.contains("waits"), "{told}");
+    assert!(stderr.contains("no worker") && stderr.contains("waits"), "{stderr}");
     let envelope = &redis.envelopes("mq:topic").await[0];
     assert_eq!(envelope["id"], id.trim());
 
@@ -29,7 +29,7 @@ async fn publish_puts_a_message_where_its_topic_is_and_says_who_handles_it() {
     redis.is("delayed", "ZCARD {mq:topic}:later", 1).await;
 
     assert_eq!(publish(&["--count", "1234"]).0, 0);
-    redis.is("all of them", "XLEN mq:topic", 1235).await;
+    redis.is("all are published", "XLEN mq:topic", 1235).await;
 
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -39,7 +39,7 @@ async fn publish_puts_a_message_where_its_topic_is_and_says_who_handles_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_comes_from_a_file_or_from_stdin_too() {
+async fn data_can_come_from_a_file_or_stdin() {
     let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("data.json"), "[1, 2]").unwrap();
@@ -59,8 +59,8 @@ async fn data_comes_from_a_file_or_from_stdin_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_words_are_usage_errors_that_say_what_is_allowed() {
-    for (args, told) in [
+async fn invalid_arguments_are_usage_errors_that_say_what_is_allowed() {
+    for (args, fragment) in [
         (&["publish", "delay:x"][..], "illegal topic name"),
         (&["publish", "a b"], "A-Z a-z 0-9"),
         (&["publish", "t", "--data", "{"], "not JSON"),
@@ -76,14 +76,14 @@ async fn wrong_words_are_usage_errors_that_say_what_is_allowed() {
     ] {
         let (code, _, error) = run(args);
         assert_eq!(code, 2, "{args:?}: {error}");
-        assert!(error.contains(told), "{args:?}: {error}");
+        assert!(error.contains(fragment), "{args:?}: {error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exit_codes_tell_what_is_the_matter() {
-    let nobody = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
-    let url = format!("redis://{nobody}");
+async fn exit_codes_distinguish_the_causes() {
+    let closed = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
+    let url = format!("redis://{closed}");
     for args in [&["publish", "t"][..], &["topics", "ls"], &["dead", "ls"]] {
         let (code, _, error) = run(&[args, &["--redis-url", &url]].concat());
         assert_eq!(code, 69, "{args:?}: {error}");
@@ -111,8 +111,9 @@ async fn topics_and_dead_letters_are_listed() {
     redis.dead("traps").await;
     redis.publish("waits", "w", "{}").await;
     redis.run::<i64>("ZADD mq:delay:waits 4102444800 {\"id\":\"d\"}").await;
-    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"old","retry":3}}"#;
-    redis.run::<String>(&format!("XADD mq:dead-letter:waits * message {buried}")).await;
+    let dead_letter =
+        r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"old","retry":3}}"#;
+    redis.run::<String>(&format!("XADD mq:dead-letter:waits * message {dead_letter}")).await;
     let url = redis.url();
     let topics = until("the worker is known", async || {
         let (code, out, error) = run(&["topics", "ls", "--json", "--redis-url", &url]);
@@ -153,7 +154,7 @@ async fn healthcheck_asks_the_worker_on_its_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_originals_variables_start_the_worker() {
+async fn the_variables_of_a_ginforge_deployment_start_the_worker() {
     let redis = Redis::start_with(&["--requirepass", "p@ss:/"]);
     let plugins = Plugins::with("topic", &guest(OK), "");
     let (host, port) =
@@ -168,7 +169,7 @@ async fn the_originals_variables_start_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_wins_and_variables_that_contradict_each_other_are_told() {
+async fn a_flag_wins_and_contradicting_variables_are_errors() {
     let redis = Redis::start();
     let with = |variables: &[(&str, &str)], args: &[&str]| {
         let mut command = Command::new(BINARY);
@@ -185,18 +186,18 @@ async fn a_flag_wins_and_variables_that_contradict_each_other_are_told() {
     ] {
         assert_eq!(with(variables, args), (0, String::new()), "{variables:?} {args:?}");
     }
-    for (variables, args, told) in [
+    for (variables, args, fragment) in [
         (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "and redis.host says something"),
         (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "and redis.port says something"),
         (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "and APP_PORT is 2"),
     ] {
         let (code, error) = with(variables, args);
-        assert!(code == 78 && error.contains(told), "{variables:?} {args:?}: {code} {error}");
+        assert!(code == 78 && error.contains(fragment), "{variables:?} {args:?}: {code} {error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_variable_that_is_no_setting_is_warned_about_with_the_likest() {
+async fn an_unknown_variable_is_warned_about_with_a_suggestion() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let mut command = Command::new(BINARY);
@@ -205,14 +206,20 @@ async fn a_variable_that_is_no_setting_is_warned_about_with_the_likest() {
     command.env("GATEWAY_URL", "http://x").env("GATEWAY_PORT_8084_TCP", "tcp://10.0.0.1:8084");
     let gateway = Gateway::spawn(&mut command);
     gateway.until_ready().await;
-    let told: Vec<_> = gateway.logged("is no setting").iter().map(|line| line["message"].to_string()).collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("GATEWAY_CONFIGG") && told[0].contains("likest is GATEWAY_CONFIG"), "{told:?}");
-    assert!(told[1].contains("GATEWAY_QUEUE_LEESE") && told[1].contains("likest is GATEWAY_QUEUE_LEASE"), "{told:?}");
+    let warnings: Vec<_> = gateway.logged("is no setting").iter().map(|line| line["message"].to_string()).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("GATEWAY_CONFIGG") && warnings[0].contains("likest is GATEWAY_CONFIG"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].contains("GATEWAY_QUEUE_LEESE") && warnings[1].contains("likest is GATEWAY_QUEUE_LEASE"),
+        "{warnings:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_needs_nothing_and_shows_its_samples_handled() {
+async fn dev_needs_no_redis_and_reports_its_handled_samples() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = Plugins::with("greet", &guest(OK), "");
     plugins.write("greet.sample.json", br#"{"name":"you"}"#);

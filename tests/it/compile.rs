@@ -1,4 +1,4 @@
-//! Compiling in a process of its own, within limits, and what is kept of it.
+//! Compiling in a separate process with limits, and the cache of compiled components.
 
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, guest, guest_with, until};
 use gateway_worker::capability::Capabilities;
@@ -14,8 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A component that takes its time to be compiled: one function of many
-/// instructions, none of which can be left out.
+/// A component that compiles slowly: one function of many instructions, none of which
+/// can be optimized away.
 fn slow(size: u32) -> Vec<u8> {
     let mut body = String::new();
     for number in 0..size {
@@ -35,14 +35,14 @@ async fn load(engine: &Engine, wasm: &[u8]) -> Result<Plugin, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_costs_too_much_to_compile_is_refused_by_name() {
+async fn a_component_that_exceeds_a_compile_limit_is_rejected_by_that_limit() {
     let default = CompileLimits::default();
     let slow = slow(25_000);
     let little = guest(OK);
     load(&engine(BINARY, default), &slow).await.unwrap();
     let wall = CompileLimits { wall: Duration::from_millis(1), ..default };
     let memory = CompileLimits { memory: 256 << 20, ..default };
-    for (program, limits, wasm, told) in [
+    for (program, limits, wasm, fragment) in [
         (BINARY, wall, &little, "takes too long to compile: more than 1ms"),
         (BINARY, CompileLimits { cpu: 1, ..default }, &slow, "takes too long to compile: more than 1s of CPU time"),
         (BINARY, memory, &slow, "takes too much memory to compile: more than 256.0 MiB"),
@@ -50,9 +50,9 @@ async fn what_costs_too_much_to_compile_is_refused_by_name() {
         ("/no/such/program", default, &little, "the compiler can't be started: /no/such/program"),
     ] {
         let error = load(&engine(program, limits), wasm).await.err().unwrap();
-        assert!(error.contains(told), "{told}: {error}");
+        assert!(error.contains(fragment), "{fragment}: {error}");
     }
-    // What is small needs little.
+    // A small component compiles within small limits.
     load(&engine(BINARY, CompileLimits { cpu: 1, ..memory }), &little).await.unwrap();
 }
 
@@ -61,12 +61,12 @@ async fn a_compiler_that_is_killed_says_so() {
     let engine = engine(BINARY, CompileLimits { cpu: 101, ..CompileLimits::default() });
     let loading = tokio::spawn(async move { load(&engine, &slow(25_000)).await.err().unwrap() });
     let child = until("a compiler runs", async || compilers(std::process::id(), "101").pop()).await;
-    // It knows nothing of ours, and leaves nothing behind.
+    // The compiler inherits no environment and limits its own resources.
     let of_child = |what: &str| fs::read_to_string(format!("/proc/{}/{what}", child.as_raw_nonzero())).unwrap();
     let environment = of_child("environ");
     let names: Vec<&str> = environment.split_terminator('\0').filter_map(|one| one.split('=').next()).collect();
     assert_eq!(names, ["MALLOC_ARENA_MAX", "TOKIO_WORKER_THREADS"]);
-    until("it has limited itself", async || {
+    until("the compiler has limited itself", async || {
         let limits = of_child("limits");
         let first = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         let is_limited = first("Max core file size") == Some("0")
@@ -81,7 +81,7 @@ async fn a_compiler_that_is_killed_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_compiler_was_killed_at_is_tried_again_by_itself() {
+async fn a_load_whose_compiler_was_killed_is_retried() {
     let redis = Redis::start();
     let plugins = Plugins::with("slow", &slow(25_000), "").and("bad", b"nothing", "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -100,14 +100,14 @@ async fn what_the_compiler_was_killed_at_is_tried_again_by_itself() {
     gateway.until_loaded("slow").await;
     let loaded = gateway.plugin("slow").await;
     assert!(loaded["refusal"].is_null() && loaded["again_at"].is_null(), "{loaded}");
-    // What only another file can mend is not.
+    // A permanent rejection is not retried.
     let bad = gateway.plugin("bad").await;
     assert_eq!((bad["refusal"]["kind"].as_str(), bad["again_at"].is_null()), (Some("faulty"), true));
     assert_eq!(gateway.logged("plugin refused").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_is_compiled_at_a_time() {
+async fn one_component_is_compiled_at_a_time() {
     let engine = engine(BINARY, CompileLimits { cpu: 102, ..CompileLimits::default() });
     let load_one = || {
         let engine = engine.clone();
@@ -127,8 +127,8 @@ async fn one_is_compiled_at_a_time() {
     assert_eq!(seen.len(), 2);
 }
 
-/// The processes that compile for this one within this limit of CPU time, which
-/// tells those of one test from those of others.
+/// The compiler processes of this parent with this CPU limit, which distinguishes those
+/// of different tests.
 fn compilers(parent: u32, cpu: &str) -> Vec<rustix::process::Pid> {
     let is_compiler = |status: &str, command: &[u8]| {
         let mut words = command.split(|byte| *byte == 0).skip(1);
@@ -156,13 +156,13 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
     gateway.signal(rustix::process::Signal::TERM);
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
-    let said = gateway.last_words();
-    assert!(said.iter().any(|line| line["message"] == "gateway-worker stopped"));
-    assert!(!said.iter().any(|line| line["message"] == "compiled"));
-    until("the compiler has ended, too", async || rustix::process::test_kill_process(child).err()).await;
+    let log = gateway.kill_and_read_log();
+    assert!(log.iter().any(|line| line["message"] == "gateway-worker stopped"));
+    assert!(!log.iter().any(|line| line["message"] == "compiled"));
+    until("the compiler has exited", async || rustix::process::test_kill_process(child).err()).await;
 }
 
-/// A place for compiled plugins that nobody else uses.
+/// A cache directory for this test alone.
 fn cache() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
@@ -173,8 +173,8 @@ fn artifacts(cache: &Path) -> Vec<PathBuf> {
     fs::read_dir(cache.join("compiled")).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Starts a worker and waits until all its plugins are loaded; how long it
-/// took, and what it has logged.
+/// Starts a worker and waits until all its plugins are loaded. Returns the time it
+/// took.
 async fn start(redis: &Redis, plugins: &Plugins, cache: &Path) -> (Duration, Gateway) {
     let names: Vec<String> = fs::read_dir(plugins.path())
         .unwrap()
@@ -207,7 +207,7 @@ async fn a_restart_compiles_nothing() {
     gateway.until_outcome("topic-7", "a", "done").await;
     let loading: Vec<String> =
         gateway.logged("plugin loaded").iter().map(|line| line["took"].as_str().unwrap().to_owned()).collect();
-    println!("10 plugins: cold {cold:?}, warm {warm:?} (process and all), each {loading:?}");
+    println!("10 plugins: cold {cold:?}, warm {warm:?} (with process start), each {loading:?}");
 }
 
 fn compiled(gateway: &Gateway) -> usize {
@@ -235,7 +235,7 @@ async fn an_artifact_that_was_tampered_with_is_compiled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_can_not_be_trusted_or_made_is_gone_without() {
+async fn a_cache_that_is_untrusted_or_cannot_be_created_is_not_used() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let (folder, open) = cache();
@@ -243,10 +243,10 @@ async fn a_cache_that_can_not_be_trusted_or_made_is_gone_without() {
     fs::set_permissions(open.join("compiled"), PermissionsExt::from_mode(0o755)).unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    for (path, told) in [(&open, "its mode is 755"), (&file, "it can't be made")] {
+    for (path, fragment) in [(&open, "its mode is 755"), (&file, "it can't be made")] {
         let (_, gateway) = start(&redis, &plugins, path).await;
         let line = gateway.until_logged("compiled plugins are not kept", |_| true).await;
-        assert!(line["error"].as_str().unwrap().contains(told), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(fragment), "{line}");
         assert_eq!(compiled(&gateway), 1);
     }
     assert!(artifacts(&open).is_empty());

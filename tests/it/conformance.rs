@@ -1,43 +1,44 @@
-//! One suite for every Redis there is: each scenario runs unchanged against
-//! Redis, Valkey, a server with TLS and users, Sentinel, and a cluster.
+//! One suite for all Redis setups: each scenario runs unchanged against Redis, Valkey,
+//! a server with TLS and ACL users, Sentinel, and a cluster.
 
-mod adoption;
+mod legacy;
 mod batch;
 mod dead;
-mod flow;
-mod losses;
+mod flow_control;
+mod failures;
 mod messages;
 mod schedule;
-mod store;
+mod key_value;
 
 use crate::servers::{Mode, Server};
-use crate::support::{Gateway, OK, Plugins, built, guest, said, text, until};
-use adoption::{
-    the_originals_delayed_messages_are_due_by_redis_clock, the_originals_delayed_messages_come_once_over_two_workers,
-    what_another_group_has_still_to_read_is_left_to_it,
-    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
-};
-use batch::{a_trap_in_a_batch_costs_only_its_own_message, each_message_of_a_batch_has_its_own_end};
+use crate::support::{Gateway, OK, Plugins, built, guest, run_command, text, until};
+use batch::{a_trap_in_a_batch_costs_only_its_own_message, each_message_of_a_batch_has_its_own_outcome};
 use dead::dead_letters_are_listed_shown_edited_replayed_and_purged;
-use flow::{
-    a_copy_of_what_has_finished_is_not_run, a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained,
-    a_topic_is_set_aside_and_goes_on_by_command, every_priority_is_served, rate_and_total_hold_over_two_workers,
-    what_is_published_again_within_its_time_is_there_once,
+use failures::{
+    a_full_redis_blocks_only_settlements_that_need_memory,
+    a_poison_message_is_dead_lettered_and_messages_running_with_it_are_not,
+    rejected_follow_ups_arrive_once_after_their_topic_is_repaired,
 };
-use losses::{
-    a_full_memory_holds_up_only_what_needs_more_of_it, follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
-    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
+use flow_control::{
+    a_copy_of_a_finished_message_is_not_run, a_list_is_consumed_and_consumed_again_after_it_was_drained,
+    a_message_published_twice_within_its_window_exists_once, a_topic_is_paused_and_resumed_by_command,
+    every_priority_is_served, rate_and_global_concurrency_hold_over_two_workers,
+};
+use key_value::plugins_store_values_over_two_workers;
+use legacy::{
+    legacy_delayed_messages_are_due_by_the_clock_of_redis, legacy_delayed_messages_run_once_over_two_workers,
+    messages_unread_by_another_group_are_left_to_it,
+    stuck_legacy_messages_are_handled_and_their_copied_sources_are_not,
 };
 use messages::{
-    a_message_is_found_wherever_it_is, a_peek_shows_what_waits_and_takes_nothing,
-    a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told, a_topic_is_shown_in_true_numbers,
-    what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere,
+    a_message_is_found_wherever_it_is, a_peek_shows_waiting_messages_and_takes_none,
+    a_purge_needs_confirmation_and_keeps_delayed_messages_by_default, a_topic_is_shown_with_exact_counts,
+    waiting_messages_are_cancelled_and_others_are_located,
 };
 use schedule::a_schedule_fires_each_time_once_over_two_workers;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use store::plugins_keep_values_over_two_workers;
 
 macro_rules! suite {
     ($($scenario:ident),+ $(,)?) => {
@@ -54,7 +55,7 @@ macro_rules! suite {
                 async fn $scenario() {
                     let server = super::Server::start(super::Mode::$mode).await;
                     super::$scenario(&server).await;
-                    server.refused_nothing().await;
+                    server.assert_no_acl_denials().await;
                 }
             )+
         }
@@ -66,47 +67,47 @@ suite!(
     a_delayed_message_is_promoted_when_it_is_due,
     a_failing_handler_is_retried_and_then_dead_with_its_reason,
     a_postponed_message_costs_no_attempt,
-    follow_ups_arrive_each_once,
-    a_killed_workers_messages_run_again_where_another_lives,
-    a_stopped_worker_gives_back_what_has_not_begun,
+    each_follow_up_arrives_once,
+    the_messages_of_a_killed_worker_run_on_another,
+    a_stopped_worker_requeues_unfinished_messages,
     the_commands_see_what_the_worker_sees,
-    a_lost_group_and_lost_scripts_are_made_again,
-    topics_all_over_the_slots_are_consumed_at_once,
-    what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not,
-    the_originals_delayed_messages_are_due_by_redis_clock,
-    the_originals_delayed_messages_come_once_over_two_workers,
-    what_another_group_has_still_to_read_is_left_to_it,
-    a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained,
+    a_lost_group_and_lost_scripts_are_restored,
+    topics_in_all_slots_are_consumed_at_once,
+    stuck_legacy_messages_are_handled_and_their_copied_sources_are_not,
+    legacy_delayed_messages_are_due_by_the_clock_of_redis,
+    legacy_delayed_messages_run_once_over_two_workers,
+    messages_unread_by_another_group_are_left_to_it,
+    a_list_is_consumed_and_consumed_again_after_it_was_drained,
     every_priority_is_served,
-    what_is_published_again_within_its_time_is_there_once,
-    a_copy_of_what_has_finished_is_not_run,
-    a_topic_is_set_aside_and_goes_on_by_command,
-    rate_and_total_hold_over_two_workers,
-    each_message_of_a_batch_has_its_own_end,
+    a_message_published_twice_within_its_window_exists_once,
+    a_copy_of_a_finished_message_is_not_run,
+    a_topic_is_paused_and_resumed_by_command,
+    rate_and_global_concurrency_hold_over_two_workers,
+    each_message_of_a_batch_has_its_own_outcome,
     a_trap_in_a_batch_costs_only_its_own_message,
-    what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is,
-    a_full_memory_holds_up_only_what_needs_more_of_it,
-    follow_ups_that_are_refused_arrive_once_their_topic_is_mended,
+    a_poison_message_is_dead_lettered_and_messages_running_with_it_are_not,
+    a_full_redis_blocks_only_settlements_that_need_memory,
+    rejected_follow_ups_arrive_once_after_their_topic_is_repaired,
     a_message_is_found_wherever_it_is,
-    what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere,
-    a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told,
-    a_topic_is_shown_in_true_numbers,
-    a_peek_shows_what_waits_and_takes_nothing,
+    waiting_messages_are_cancelled_and_others_are_located,
+    a_purge_needs_confirmation_and_keeps_delayed_messages_by_default,
+    a_topic_is_shown_with_exact_counts,
+    a_peek_shows_waiting_messages_and_takes_none,
     dead_letters_are_listed_shown_edited_replayed_and_purged,
     a_schedule_fires_each_time_once_over_two_workers,
-    plugins_keep_values_over_two_workers,
+    plugins_store_values_over_two_workers,
 );
 
-// TLS and the ways of finding a server are each other's business in a few
-// places only: those where an address is learned.
+// TLS affects Sentinel and Cluster only where addresses are discovered, so a few
+// scenarios are enough.
 suite!(@mode tls_sentinel, TlsSentinel, what_is_published_is_drained, the_commands_see_what_the_worker_sees);
 suite!(
     @mode tls_cluster,
     TlsCluster,
     what_is_published_is_drained,
-    a_stopped_worker_gives_back_what_has_not_begun,
+    a_stopped_worker_requeues_unfinished_messages,
     the_commands_see_what_the_worker_sees,
-    topics_all_over_the_slots_are_consumed_at_once
+    topics_in_all_slots_are_consumed_at_once
 );
 
 fn options<'a>(server: &'a Server, more: &[&'a str]) -> Vec<&'a str> {
@@ -119,11 +120,11 @@ fn start(server: &Server, plugins: &Plugins, more: &[&str]) -> Gateway {
 
 /// Exit code, stdout and stderr of a command.
 fn run(server: &Server, args: &[&str]) -> (i32, String, String) {
-    said(&[args, &["--redis-url", &server.url], &server.flags()].concat())
+    run_command(&[args, &["--redis-url", &server.url], &server.flags()].concat())
 }
 
-/// What a command says that succeeds.
-fn told(server: &Server, args: &[&str]) -> String {
+/// The stdout of a command that has to succeed.
+fn run_ok(server: &Server, args: &[&str]) -> String {
     let (code, out, error) = run(server, args);
     assert_eq!(code, 0, "{args:?}: {error}");
     out
@@ -149,7 +150,7 @@ async fn what_is_published_is_drained(server: &Server) {
     let ids: BTreeSet<String> = gateway.outcomes("quiet").into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), 50);
     assert_eq!(server.run::<i64>("HGET {mq:quiet}:state done").await, 50);
-    // Nothing is out of order with the servers themselves.
+    // The worker warns about neither the memory policy nor the cluster mode.
     assert!(gateway.logged("maxmemory-policy").is_empty() && gateway.logged("part of a Redis Cluster").is_empty());
 }
 
@@ -169,10 +170,10 @@ async fn a_failing_handler_is_retried_and_then_dead_with_its_reason(server: &Ser
     server.publish("puppet", "m-1", r#"{"do":"retry","reason":"not today","after_ms":null}"#).await;
     let dead = server.dead("puppet").await;
     let retried = vec![("m-1".to_owned(), "retry".to_owned()); 3];
-    until("each run is told", async || (gateway.outcomes("puppet") == retried).then_some(())).await;
+    until("each run is logged", async || (gateway.outcomes("puppet") == retried).then_some(())).await;
     assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "not today".to_owned()));
-    server.is("nothing waits", "ZCARD {mq:puppet}:later", 0).await;
-    server.is("nothing is left", "XLEN mq:puppet", 0).await;
+    server.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
+    server.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
 async fn a_postponed_message_costs_no_attempt(server: &Server) {
@@ -183,8 +184,8 @@ async fn a_postponed_message_costs_no_attempt(server: &Server) {
     server.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
 }
 
-/// In a cluster they go to topics of other slots.
-async fn follow_ups_arrive_each_once(server: &Server) {
+/// In a cluster the follow-ups go to topics in other slots.
+async fn each_follow_up_arrives_once(server: &Server) {
     let plugins = puppet("[grants]\npublish = [\"one\", \"two\", \"three\"]\n");
     let _gateway = start(server, &plugins, &[]);
     for to in ["one", "two", "three"] {
@@ -200,7 +201,7 @@ async fn follow_ups_arrive_each_once(server: &Server) {
     }
 }
 
-async fn a_killed_workers_messages_run_again_where_another_lives(server: &Server) {
+async fn the_messages_of_a_killed_worker_run_on_another(server: &Server) {
     let plugins = puppet("");
     let options = ["--queue-lease", "1s"];
     let first = start(server, &plugins, &options);
@@ -208,7 +209,7 @@ async fn a_killed_workers_messages_run_again_where_another_lives(server: &Server
         server.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }
     server.until_in_flight("puppet", 10).await;
-    // The other one's handler has more sense.
+    // The handler of the second worker ends at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = start(server, &plugins, &options);
     second.until_ready().await;
@@ -218,7 +219,7 @@ async fn a_killed_workers_messages_run_again_where_another_lives(server: &Server
     assert_eq!(done.len(), 10);
 }
 
-async fn a_stopped_worker_gives_back_what_has_not_begun(server: &Server) {
+async fn a_stopped_worker_requeues_unfinished_messages(server: &Server) {
     let plugins = puppet("");
     let gateway = start(server, &plugins, &["--drain", "100ms"]);
     for number in 0..4 {
@@ -226,15 +227,15 @@ async fn a_stopped_worker_gives_back_what_has_not_begun(server: &Server) {
     }
     server.until_in_flight("puppet", 4).await;
     assert!(gateway.stop().await.success());
-    // With a lease of an hour, only what was given back can be had this soon.
+    // With a lease of an hour only requeued messages are available at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = start(server, &plugins, &["--queue-lease", "1h"]);
     server.is("all are done", "XLEN mq:puppet", 0).await;
-    assert!(second.logged("taken over").is_empty(), "a message given back counts as lost");
+    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
 }
 
 async fn the_commands_see_what_the_worker_sees(server: &Server) {
-    let run = |args: &[&str]| told(server, args);
+    let run = |args: &[&str]| run_ok(server, args);
     assert_eq!(run(&["publish", "alpha", "--id", "mine"]), "mine\n");
     run(&["publish", "alpha", "--count", "700"]);
     run(&["publish", "beta", "--delay", "1h"]);
@@ -254,7 +255,7 @@ async fn the_commands_see_what_the_worker_sees(server: &Server) {
     assert_eq!((dead[0]["topic"].as_str(), dead[0]["reason"].as_str()), (Some("gamma"), Some("trap")));
 }
 
-async fn a_lost_group_and_lost_scripts_are_made_again(server: &Server) {
+async fn a_lost_group_and_lost_scripts_are_restored(server: &Server) {
     let plugins = Plugins::with("quiet", &guest(OK), "");
     let gateway = start(server, &plugins, &[]);
     server.publish("quiet", "a", "{}").await;
@@ -271,7 +272,7 @@ async fn a_lost_group_and_lost_scripts_are_made_again(server: &Server) {
     assert_eq!(gateway.outcomes("quiet").len(), 3);
 }
 
-async fn topics_all_over_the_slots_are_consumed_at_once(server: &Server) {
+async fn topics_in_all_slots_are_consumed_at_once(server: &Server) {
     let topics: Vec<String> = (0..20).map(|number| format!("topic-{number}")).collect();
     let plugins = Plugins::with("many", &guest(OK), &format!("topics = {topics:?}\n"));
     let gateway = start(server, &plugins, &[]);
@@ -286,12 +287,12 @@ async fn topics_all_over_the_slots_are_consumed_at_once(server: &Server) {
         assert_eq!(gateway.outcomes(topic).len(), 3);
     }
     if server.is_cluster() {
-        let mut holding = 0;
+        let mut nodes_with_keys = 0;
         for node in &server.nodes {
-            let mut connection = crate::support::patient_connection(&node.url()).await;
+            let mut connection = crate::support::connect_without_timeout(&node.url()).await;
             let keys: i64 = ::redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
-            holding += i64::from(keys > 0);
+            nodes_with_keys += i64::from(keys > 0);
         }
-        assert_eq!(holding, 3, "the topics lie on every master");
+        assert_eq!(nodes_with_keys, 3, "every master has topics");
     }
 }

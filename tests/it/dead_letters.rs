@@ -1,7 +1,7 @@
-//! What is done with dead letters: shown, edited, replayed, purged, capped.
+//! Dead letters: show, edit, replay, purge and caps.
 
 use crate::servers::{Mode, Server};
-use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, said, text, until};
+use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
 use gateway_worker::queue::TopicQueue;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 /// Exit code, stdout, stderr of `dead ...`.
 fn dead_at(url: &str, args: &[&str]) -> (i32, String, String) {
-    said(&[&["dead"], args, &["--redis-url", url]].concat())
+    run_command(&[&["dead"], args, &["--redis-url", url]].concat())
 }
 
 fn dead(redis: &Redis, args: &[&str]) -> (i32, String, String) {
@@ -23,8 +23,8 @@ fn envelope(id: &str) -> String {
     )
 }
 
-/// As a settlement leaves it. Returns its entry.
-async fn bury(redis: &Redis, body: &[u8], more: &[(&str, &[u8])]) -> String {
+/// Adds a dead letter as a settlement does. Returns its entry id.
+async fn add_dead_letter(redis: &Redis, body: &[u8], more: &[(&str, &[u8])]) -> String {
     let mut command = redis::cmd("XADD");
     command.arg("{mq:t}:dead").arg("*").arg("message").arg(body);
     for (name, value) in DEATH.iter().map(|(name, value)| (*name, value.as_bytes())) {
@@ -51,7 +51,7 @@ const DEATH: [(&str, &str); 10] = [
     ("gw-postponed-since", "1795419923585"),
 ];
 
-async fn bury_many(redis: &Redis, count: usize) {
+async fn add_dead_letters(redis: &Redis, count: usize) {
     let mut pipe = redis::pipe();
     for number in 0..count {
         pipe.cmd("XADD").arg("{mq:t}:dead").arg("*").arg("message").arg(envelope(&number.to_string()));
@@ -60,8 +60,8 @@ async fn bury_many(redis: &Redis, count: usize) {
     pipe.query_async::<()>(&mut redis.connection().await).await.unwrap();
 }
 
-async fn bury_legacy(redis: &Redis, original: &str) -> String {
-    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
+async fn add_legacy_dead_letter(redis: &Redis, message: &str) -> String {
+    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{message}}}"#);
     let mut command = redis::cmd("XADD");
     command.arg("mq:dead-letter:t").arg("*").arg("message").arg(body);
     command.query_async(&mut redis.connection().await).await.unwrap()
@@ -76,28 +76,28 @@ async fn letters(queue: &TopicQueue) -> Vec<Letter> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replayed_letter_is_its_message_again_and_nothing_of_its_death() {
+async fn a_replayed_dead_letter_is_its_message_without_the_failure_fields() {
     let redis = Redis::start();
     let body = envelope("a");
-    let entry = bury(&redis, body.as_bytes(), &[("note", b"\xff")]).await;
-    bury(&redis, envelope("stays").as_bytes(), &[]).await;
+    let entry = add_dead_letter(&redis, body.as_bytes(), &[("note", b"\xff")]).await;
+    add_dead_letter(&redis, envelope("stays").as_bytes(), &[]).await;
     assert_eq!(dead(&redis, &["replay", "t", &entry]).1, "1 replayed\n");
     let bytes = |text: &str| text.as_bytes().to_vec();
     let expected = [("message", bytes(&body)), ("note", b"\xff".to_vec()), ("gw-fresh", bytes("1"))];
     assert_eq!(redis.entries("mq:t").await, [expected.map(|(name, value)| (name.to_owned(), value))]);
     assert_eq!(ids(&redis, "{mq:t}:dead").await, ["stays"]);
-    // Once is once.
+    // A second replay of it fails.
     let (code, out, error) = dead(&redis, &["replay", "t", &entry]);
     assert_eq!((code, out.as_str()), (1, "0 replayed\n"));
     assert!(error.contains(&entry) && error.contains("no such dead letter"), "{error}");
-    redis.is("no second time", "XLEN mq:t", 1).await;
+    redis.is("it was replayed once", "XLEN mq:t", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
+async fn a_message_without_an_id_keeps_its_assigned_id_on_replay() {
     let redis = Redis::start();
-    bury(&redis, b"[1]", &[]).await;
-    bury(&redis, b"[2]", &[("gw-id", b"first-entry")]).await;
+    add_dead_letter(&redis, b"[1]", &[]).await;
+    add_dead_letter(&redis, b"[2]", &[("gw-id", b"first-entry")]).await;
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "2 replayed\n");
     let entries = redis.entries("mq:t").await;
     assert_eq!(text(&entries[0], "gw-id"), "1795419923585-7");
@@ -110,11 +110,11 @@ async fn what_has_no_id_of_its_own_keeps_the_one_it_was_known_by() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_choose_and_reach_behind_the_newest() {
+async fn filters_select_beyond_the_newest_page() {
     let redis = Redis::start();
-    bury(&redis, envelope("needle").as_bytes(), &[("gw-reason", b"decode")]).await;
-    bury(&redis, b"\xff needle in no envelope", &[]).await;
-    bury_many(&redis, 250).await;
+    add_dead_letter(&redis, envelope("needle").as_bytes(), &[("gw-reason", b"decode")]).await;
+    add_dead_letter(&redis, b"\xff needle in no envelope", &[]).await;
+    add_dead_letters(&redis, 250).await;
     let (_, json, _) = dead(&redis, &["ls", "t", "--search", "needle", "--limit", "1", "--json"]);
     let listed: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
@@ -125,20 +125,20 @@ async fn filters_choose_and_reach_behind_the_newest() {
 
     assert_eq!(dead(&redis, &["replay", "t", "--reason", "decode", "--search", "needle"]).1, "1 replayed\n");
     assert_eq!(ids(&redis, "mq:t").await, ["needle"]);
-    redis.is("the others stay", "XLEN {mq:t}:dead", 251).await;
+    redis.is("the others remain", "XLEN {mq:t}:dead", 251).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_once() {
+async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
     let redis = Redis::start();
-    bury_many(&redis, 2000).await;
+    add_dead_letters(&redis, 2000).await;
     let (queue, url) = (redis.queue("t", ""), redis.url());
-    // A piece, and the same piece sent again, as after a lost reply.
-    let piece = letters(&queue).await;
-    assert_eq!(piece.len(), 100);
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Ok));
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Gone));
-    // The command, killed while it is at it; two at a time, even.
+    // The same page twice, as after a lost reply.
+    let page = letters(&queue).await;
+    assert_eq!(page.len(), 100);
+    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Ok));
+    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Gone));
+    // Two concurrent commands, killed during the replay.
     for _ in 0..3 {
         let start = || {
             let mut command = Command::new(BINARY);
@@ -147,7 +147,10 @@ async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_on
         };
         let before = redis.run::<i64>("XLEN {mq:t}:dead").await;
         let mut commands = [start(), start()];
-        until("it is at it", async || (redis.run::<i64>("XLEN {mq:t}:dead").await < before.max(1)).then_some(())).await;
+        until("the replay has begun", async || {
+            (redis.run::<i64>("XLEN {mq:t}:dead").await < before.max(1)).then_some(())
+        })
+        .await;
         for command in &mut commands {
             command.kill().unwrap();
             command.wait().unwrap();
@@ -155,18 +158,18 @@ async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_on
     }
     let (code, _, error) = dead(&redis, &["replay", "t", "--all"]);
     assert_eq!(code, 0, "{error}");
-    redis.is("all live", "XLEN {mq:t}:dead", 0).await;
+    redis.is("all are replayed", "XLEN {mq:t}:dead", 0).await;
     let ids = ids(&redis, "mq:t").await;
     assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (2000, 2000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
+async fn attempts_restart_at_one_and_a_message_that_dies_again_stays_dead() {
     let redis = Redis::start();
-    // Each run says which attempt it is; the second waits no time at all.
+    // The attempts are logged; the second follows after 1 ms.
     let plugins = Plugins::with("t", &guest("(unreachable)"), "[retry]\nattempts = 2\nbase = \"1ms\"\n");
     for id in ["a", "b", "c"] {
-        bury(&redis, envelope(id).as_bytes(), &[]).await;
+        add_dead_letter(&redis, envelope(id).as_bytes(), &[]).await;
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
@@ -187,10 +190,10 @@ async fn attempts_begin_at_one_and_who_dies_again_waits_for_the_next_replay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
+async fn replay_keeps_the_priority_and_follows_the_kind_of_the_topic() {
     let redis = Redis::start();
     for source in ["t:high/1-1", "t:low/1-1", "t:work/1-1", "t/1-1"] {
-        bury(&redis, envelope(source).as_bytes(), &[("gw-source", source.as_bytes())]).await;
+        add_dead_letter(&redis, envelope(source).as_bytes(), &[("gw-source", source.as_bytes())]).await;
     }
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "4 replayed\n");
     assert_eq!(ids(&redis, "{mq:t}:high").await, ["t:high/1-1"]);
@@ -200,20 +203,20 @@ async fn a_priority_is_kept_and_a_lists_message_goes_where_such_messages_go() {
 
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<i64>("RPUSH mq:t plain").await;
-    bury(&redis, envelope("to-a-list").as_bytes(), &[]).await;
+    add_dead_letter(&redis, envelope("to-a-list").as_bytes(), &[]).await;
     assert_eq!(dead(&redis, &["replay", "t", "--all"]).1, "1 replayed\n");
     assert_eq!(ids(&redis, "{mq:t}:work").await, ["to-a-list"]);
 
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<String>("SET mq:t other").await;
-    bury(&redis, envelope("nowhere").as_bytes(), &[]).await;
+    add_dead_letter(&redis, envelope("nowhere").as_bytes(), &[]).await;
     let (code, _, error) = dead(&redis, &["replay", "t", "--all"]);
     assert!(code == 1 && error.contains("WRONGTYPE"), "{error}");
-    redis.is("it stays", "XLEN {mq:t}:dead", 1).await;
+    redis.is("it remains", "XLEN {mq:t}:dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_of_many_fields_travel_unpacked_or_stay() {
+async fn packed_dead_letters_are_replayed_unpacked_or_stay() {
     let redis = Redis::start();
     let pack = async |fields: usize, id: &str| {
         let script = redis::Script::new(
@@ -233,50 +236,50 @@ async fn letters_of_many_fields_travel_unpacked_or_stay() {
     let entries = redis.entries("mq:t").await;
     assert_eq!(text(&entries[0], "f3490"), "3490");
     assert_eq!((text(&entries[0], "gw-id"), entries[0].len()), ("1-1".to_owned(), 3493));
-    redis.is("the large one stays", "XLEN {mq:t}:dead", 1).await;
+    redis.is("the large one remains", "XLEN {mq:t}:dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_originals_letters_live_again_as_the_bytes_that_they_were() {
+async fn legacy_dead_letters_are_replayed_byte_for_byte() {
     let redis = Redis::start();
-    let original = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
-    let entry = bury_legacy(&redis, original).await;
+    let message = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
+    let entry = add_legacy_dead_letter(&redis, message).await;
     let (_, shown, _) = dead(&redis, &["show", "t", "old"]);
     assert!(shown.contains(&entry) && shown.contains("of the original"), "{shown}");
-    bury_legacy(&redis, r#"{"id":"other"}"#).await;
+    add_legacy_dead_letter(&redis, r#"{"id":"other"}"#).await;
     let mut broken = redis::cmd("XADD");
     broken.arg("mq:dead-letter:t").arg("*").arg("message").arg("no JSON");
     broken.query_async::<String>(&mut redis.connection().await).await.unwrap();
 
     assert_eq!(dead(&redis, &["replay", "t", "--search", "9007199254740993"]).1, "1 replayed\n");
     let entries = redis.entries("mq:t").await;
-    assert_eq!((text(&entries[0], "message"), text(&entries[0], "gw-fresh")), (original.to_owned(), "1".to_owned()));
+    assert_eq!((text(&entries[0], "message"), text(&entries[0], "gw-fresh")), (message.to_owned(), "1".to_owned()));
     let (code, out, error) = dead(&redis, &["replay", "t", "--all"]);
     assert_eq!((code, out.as_str()), (1, "1 replayed\n"));
     assert!(error.contains("original_message"), "{error}");
-    redis.is("what can't live stays", "XLEN mq:dead-letter:t", 1).await;
+    redis.is("the undecodable one remains", "XLEN mq:dead-letter:t", 1).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "1 purged\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
+async fn messages_that_die_meanwhile_are_not_part_of_a_walk_or_a_purge() {
     let redis = Redis::start();
     let queue = redis.queue("t", "");
-    bury_many(&redis, 150).await;
+    add_dead_letters(&redis, 150).await;
     let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut newest = None;
-    bury_many(&redis, 1).await;
+    add_dead_letters(&redis, 1).await;
     let (first, second) = (walk.next().await.unwrap(), walk.next().await.unwrap());
     assert_eq!((first.len() + second.len(), walk.next().await.unwrap().len()), (150, 0));
     assert_eq!(queue.purge_dead(Origin::Ours, &mut newest).await.unwrap(), 100);
-    bury_many(&redis, 2).await;
+    add_dead_letters(&redis, 2).await;
     while queue.purge_dead(Origin::Ours, &mut newest).await.unwrap() > 0 {}
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
 }
 
-/// A cluster keeps it in other slots, so that no step can publish and remove.
+/// In a cluster the keys are in different slots, so no script can publish and remove.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_published() {
+async fn legacy_entries_in_another_slot_are_removed_only_once_they_are_published() {
     let server = Server::start(Mode::Cluster).await;
     let slot = async |key: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {key}")).await;
     for key in ["mq:delay:t", "mq:dead-letter:t"] {
@@ -292,7 +295,7 @@ async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_publi
     assert_eq!(left, (1, 1));
     server.run::<i64>("DEL mq:t").await;
     assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Ok]);
-    // Sent again, as after a lost reply.
+    // The same request again, as after a lost reply.
     assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Gone]);
     assert_eq!(server.run::<i64>("XLEN mq:t").await, 1);
 }
@@ -301,7 +304,7 @@ async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_publi
 async fn an_edit_changes_the_data_and_no_other_byte() {
     let redis = Redis::start();
     let body = r#"{ "id":"a","topic" : "t","data":{"n": 1.0},"extra":[1e2],"retry":3 }"#;
-    let entry = bury(&redis, body.as_bytes(), &[("note", b"\xfe")]).await;
+    let entry = add_dead_letter(&redis, body.as_bytes(), &[("note", b"\xfe")]).await;
     let (code, new, error) = dead(&redis, &["edit", "t", &entry, "--data", r#"{"n": 9007199254740993}"#]);
     assert_eq!(code, 0, "{error}");
     let letter = redis.dead("t").await;
@@ -309,14 +312,14 @@ async fn an_edit_changes_the_data_and_no_other_byte() {
     assert_eq!(text(&letter, "message"), edited);
     assert_eq!((text(&letter, "gw-reason"), field(&letter, "note")), ("trap".to_owned(), b"\xfe".to_vec()));
     assert_eq!(letter.len(), 12);
-    redis.is("one is one", "XLEN {mq:t}:dead", 1).await;
+    redis.is("the edit adds no entry", "XLEN {mq:t}:dead", 1).await;
     let (code, _, error) = dead(&redis, &["edit", "t", &entry, "--data", "1"]);
     assert!(code == 1 && error.contains(&entry), "{error}");
     assert_eq!(dead(&redis, &["replay", "t", new.trim()]).1, "1 replayed\n");
     assert_eq!(text(&redis.entries("mq:t").await[0], "message"), edited);
 
-    // What was no envelope becomes what is written.
-    let entry = bury(&redis, b"\xff", &[]).await;
+    // A message without an envelope becomes exactly the given data.
+    let entry = add_dead_letter(&redis, b"\xff", &[]).await;
     assert_eq!(dead(&redis, &["edit", "t", &entry, "--data", &envelope("mended")]).0, 0);
     let plain: String = redis.run("XADD {mq:t}:dead * color red gw-source t/5-5").await;
     assert_eq!(dead(&redis, &["edit", "t", &plain, "--data", "[2]"]).0, 0);
@@ -327,27 +330,28 @@ async fn an_edit_changes_the_data_and_no_other_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_of_the_originals_is_not_edited_and_the_ways_round_are_told() {
+async fn a_legacy_dead_letter_cannot_be_edited_and_alternatives_are_named() {
     let redis = Redis::start();
     let letter = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("a")).replace(' ', "");
     redis.run::<String>(&format!("XADD mq:dead-letter:t 1000-1 message {letter}")).await;
     let (code, out, error) = dead(&redis, &["edit", "t", "1000-1", "--data", "1"]);
     assert!(code == 1 && out.is_empty(), "{out}{error}");
-    for told in ["was written by the original", "never changed", "publish t --id ID --data", "dead purge t 1000-1"] {
-        assert!(error.contains(told), "{told}: {error}");
+    for fragment in ["was written by the original", "never changed", "publish t --id ID --data", "dead purge t 1000-1"]
+    {
+        assert!(error.contains(fragment), "{fragment}: {error}");
     }
     assert_eq!(text(&redis.entries("mq:dead-letter:t").await[0], "message"), letter);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
+async fn a_purge_takes_named_or_old_or_all_dead_letters() {
     let redis = Redis::start();
-    let fresh = bury(&redis, envelope("fresh").as_bytes(), &[]).await;
+    let fresh = add_dead_letter(&redis, envelope("fresh").as_bytes(), &[]).await;
     redis.run::<i64>("DEL {mq:t}:dead").await;
     redis.run::<String>("XADD {mq:t}:dead 1000-1 message 1").await;
     redis.run::<String>("XADD {mq:t}:dead 1000-2 message 2").await;
     redis.run::<String>("XADD mq:dead-letter:t 1000-3 message 3").await;
-    bury_many(&redis, 150).await;
+    add_dead_letters(&redis, 150).await;
     for args in [&["purge", "t", "--all"][..], &["purge", "t", "1000-1"]] {
         let (code, _, error) = dead(&redis, args);
         assert!(code == 2 && error.contains("--yes"), "{error}");
@@ -357,20 +361,20 @@ async fn purged_are_those_that_were_named_those_that_are_old_or_all() {
     assert_eq!((code, out.as_str()), (1, "1 purged\n"));
     assert!(error.contains(&fresh) && !error.contains("1000-1"), "{error}");
     assert_eq!(dead(&redis, &["purge", "t", "--older-than", "30d", "--yes"]).1, "2 purged\n");
-    redis.is("the fresh ones stay", "XLEN {mq:t}:dead", 150).await;
+    redis.is("the recent ones remain", "XLEN {mq:t}:dead", 150).await;
     assert_eq!(dead(&redis, &["purge", "t", "--all", "--yes"]).1, "150 purged\n");
     redis.is("none is left", "XLEN {mq:t}:dead", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_a_letter_is_shown_be_it_text_or_not() {
+async fn every_field_of_a_dead_letter_is_shown_text_or_binary() {
     let redis = Redis::start();
-    let entry = bury(&redis, envelope("a").as_bytes(), &[("note", b"\xff\x1b[31mred")]).await;
+    let entry = add_dead_letter(&redis, envelope("a").as_bytes(), &[("note", b"\xff\x1b[31mred")]).await;
     for id in [entry.as_str(), "a"] {
         let (code, shown, _) = dead(&redis, &["show", "t", id]);
         assert_eq!(code, 0);
-        for told in [&entry, "gw-error: it broke", "\\xff\\u{1b}[31mred", "data:\n{\n  \"n\": 1\n}"] {
-            assert!(shown.contains(told), "{told}: {shown}");
+        for fragment in [&entry, "gw-error: it broke", "\\xff\\u{1b}[31mred", "data:\n{\n  \"n\": 1\n}"] {
+            assert!(shown.contains(fragment), "{fragment}: {shown}");
         }
     }
     let (_, json, _) = dead(&redis, &["show", "t", "a", "--json"]);
@@ -378,7 +382,7 @@ async fn all_of_a_letter_is_shown_be_it_text_or_not() {
     assert_eq!((&shown["reason"], &shown["data"]), (&json!("trap"), &json!({"n": 1})));
     assert!(shown["fields"].as_array().unwrap().contains(&json!(["note", "\\xff\u{1b}[31mred"])), "{json}");
 
-    let binary = bury(&redis, b"\xc3(\xff", &[("gw-reason", b"decode")]).await;
+    let binary = add_dead_letter(&redis, b"\xc3(\xff", &[("gw-reason", b"decode")]).await;
     let (_, shown, _) = dead(&redis, &["show", "t", &binary]);
     assert!(shown.contains("message: \\xc3(\\xff") && !shown.contains("data:"), "{shown}");
     let (code, _, error) = dead(&redis, &["show", "t", "nobody"]);
@@ -386,7 +390,7 @@ async fn all_of_a_letter_is_shown_be_it_text_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
+async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest("(unreachable)"), "");
     redis.run::<String>("XADD {mq:t}:dead 1000-1 message 1").await;
@@ -394,25 +398,25 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
     let large = vec![b'x'; 50_000];
     let mut entries = Vec::new();
     for number in 0..150 {
-        entries.push(bury(&redis, &large, &[("number", number.to_string().as_bytes())]).await);
+        entries.push(add_dead_letter(&redis, &large, &[("number", number.to_string().as_bytes())]).await);
     }
     let without = Gateway::start(&redis, &plugins);
     without.until_ready().await;
     let minute = ["--queue-dead-max-age", "30d"];
     let gateway = Gateway::start_with(&redis.url(), &plugins, &minute);
-    let told = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
-    assert_eq!((told["dropped"].as_i64(), told["level"].as_str()), (Some(2), Some("WARN")));
-    redis.is("the old ones are gone, and no other", "XLEN {mq:t}:dead", 150).await;
+    let line = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
+    assert_eq!((line["dropped"].as_i64(), line["level"].as_str()), (Some(2), Some("WARN")));
+    redis.is("only the old ones are evicted", "XLEN {mq:t}:dead", 150).await;
     gateway.kill();
 
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-dead-max-bytes", "1MiB"]);
     let bytes = "MEMORY USAGE {mq:t}:dead SAMPLES 0";
     until("it is small enough", async || (redis.run::<i64>(bytes).await <= 1 << 20).then_some(())).await;
     let left = redis.run::<i64>("XLEN {mq:t}:dead").await;
-    assert!((10..=20).contains(&left), "no more than must be: {left}");
-    until("all that is gone was told", async || {
-        let told = gateway.logged("dead letters dropped");
-        (told.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
+    assert!((10..=20).contains(&left), "no more are evicted than necessary: {left}");
+    until("every eviction is logged", async || {
+        let lines = gateway.logged("dead letters dropped");
+        (lines.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
     })
     .await;
     let newest = redis.entries("{mq:t}:dead").await.pop().unwrap();
@@ -424,8 +428,8 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_words_are_told_clearly() {
-    for (args, told) in [
+async fn invalid_arguments_name_the_fix() {
+    for (args, fragment) in [
         (&["replay", "t"][..], "--all"),
         (&["replay", "t", "1-1", "--all"], "--all"),
         (&["replay", "t", "--search", ""], "--search"),
@@ -440,6 +444,6 @@ async fn wrong_words_are_told_clearly() {
     ] {
         let (code, _, error) = dead_at("redis://127.0.0.1:1", args);
         assert_eq!(code, 2, "{args:?}: {error}");
-        assert!(error.contains(told), "{args:?}: {error}");
+        assert!(error.contains(fragment), "{args:?}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! A message's way: published, handled, settled, and never lost.
+//! The path of a message: published, delivered, handled and settled, without loss.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, field, guest, text, until};
 use rustix::process::Signal;
@@ -13,7 +13,7 @@ fn puppet(manifest: &str) -> Plugins {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_of_the_originals_publishers_reaches_its_handler_byte_for_byte() {
+async fn a_legacy_message_reaches_its_handler_byte_for_byte() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let gateway = Gateway::start(&redis, &plugins);
@@ -68,18 +68,18 @@ async fn a_failed_message_runs_again_and_is_dead_after_its_last_attempt() {
     assert_eq!(text(&dead, "gw-digest").len(), 64);
     let envelope: serde_json::Value = serde_json::from_slice(&field(&dead, "message")).unwrap();
     assert_eq!((&envelope["id"], &envelope["retry"]), (&json!("m-1"), &json!(0)));
-    redis.is("nothing waits", "ZCARD {mq:puppet}:later", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
     redis.is("no body is left", "HLEN {mq:puppet}:later:body", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_survive_where_no_envelope_keeps_them() {
+async fn attempts_are_counted_without_an_envelope() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"seen\"]\n[retry]\nbase = \"1ms\"\nattempts = 2\n");
     let gateway = Gateway::start(&redis, &plugins);
     let entry = redis.add("puppet", br#"{"do":"retry","reason":"again","after_ms":1}"#).await;
     let dead = redis.dead("puppet").await;
-    // The same id on every attempt, though each has an entry of its own.
+    // The id stays the same, though each attempt has another entry.
     assert_eq!(gateway.outcomes("puppet"), vec![(entry.clone(), "retry".to_owned()); 2]);
     assert_eq!(text(&dead, "gw-id"), entry);
     assert_eq!(field(&dead, "message"), br#"{"do":"retry","reason":"again","after_ms":1}"#);
@@ -96,7 +96,7 @@ async fn a_postponed_message_costs_no_attempt() {
     redis.is("none is dead", "XLEN {mq:puppet}:dead", 0).await;
 }
 
-/// However long a handler asks for: it ends after seven days, and is told then.
+/// Postponements end after seven days, however long a handler asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -117,22 +117,22 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     assert_eq!((text(&dead, "gw-reason").as_str(), text(&dead, "gw-error").as_str()), ("postponed-too-long", "closed"));
     assert!(text(&dead, "message").contains("beyond"));
     redis.is("the other is postponed", "ZCARD {mq:puppet}:later", 1).await;
-    // It comes back when the seven days are over, and not after the month.
+    // It is due at the end of the seven days, not after the requested month.
     let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
     let late = due[0].1 as i64 - (now + DAY);
     assert!((0..DAY).contains(&late), "{late} ms");
-    // When it was postponed for the first time is not forgotten.
+    // The time of the first postponement is kept.
     let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:later:body").await;
     assert!(String::from_utf8_lossy(&bodies[0]).contains(&(now - 6 * DAY).to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other() {
+async fn an_undecodable_message_is_dead_lettered_with_its_bytes() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-max-message", "2KiB"]);
     let large = format!(r#"{{"id":"l","topic":"puppet","data":"{}"}}"#, "x".repeat(4096));
-    for (bytes, reason, told) in [
+    for (bytes, reason, fragment) in [
         (&b"{\"id\":\"x\","[..], "decode", "bad JSON"),
         (&[0xff, 0xfe, 0x00], "decode", "not UTF-8"),
         (br#"{"id":7,"topic":"puppet","data":{}}"#, "decode", "id: got 7"),
@@ -142,18 +142,18 @@ async fn what_cannot_be_run_is_a_dead_letter_with_its_bytes_and_harms_no_other()
         redis.add("puppet", bytes).await;
         let dead = redis.dead("puppet").await;
         assert_eq!(text(&dead, "gw-reason"), reason);
-        assert!(text(&dead, "gw-error").contains(told), "{dead:?}");
+        assert!(text(&dead, "gw-error").contains(fragment), "{dead:?}");
         assert_eq!(field(&dead, "message"), bytes);
     }
     redis.publish("puppet", "fine", r#"{"do":"echo","to":"seen"}"#).await;
     redis.is("the next one is handled", "XLEN mq:seen", 1).await;
-    redis.is("nothing is pending", "XLEN mq:puppet", 0).await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_that_is_no_object_is_the_handlers_to_reject() {
+async fn data_that_is_no_object_is_left_to_the_handler() {
     let redis = Redis::start();
-    let (wasm, manifest) = crate::support::business("order.reminder");
+    let (wasm, manifest) = crate::support::predefined("order.reminder");
     let plugins = Plugins::with("order.reminder", &wasm, &manifest);
     let _gateway = Gateway::start(&redis, &plugins);
     redis.publish("order.reminder", "a", "[1,2]").await;
@@ -163,7 +163,7 @@ async fn data_that_is_no_object_is_the_handlers_to_reject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn follow_ups_leave_only_with_a_run_that_ended_well() {
+async fn follow_ups_are_sent_only_by_a_successful_run() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"other\"]\n[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -206,14 +206,14 @@ async fn a_delayed_follow_up_waits_and_then_arrives_with_its_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delayed_messages_are_promoted_when_due_the_originals_too() {
+async fn native_and_legacy_delayed_messages_are_promoted_when_due() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("puppet").await;
     redis.publish_later("puppet", "ours", r#"{"do":"echo","to":"seen"}"#, Duration::from_millis(300)).await;
     redis.publish_later("puppet", "far", r#"{"do":"echo","to":"seen"}"#, Duration::from_secs(3600)).await;
-    // Their publisher is dead; in the original nobody would promote these.
+    // With GinForge these would never be promoted, since their publisher is gone.
     let due = jiff::Timestamp::now().as_second();
     for (id, due) in [("legacy", due), ("legacy-far", due + 3600)] {
         let envelope =
@@ -225,11 +225,11 @@ async fn delayed_messages_are_promoted_when_due_the_originals_too() {
     let ids: BTreeSet<&str> = envelopes.iter().map(|envelope| envelope["data"]["id"].as_str().unwrap()).collect();
     assert_eq!(ids, BTreeSet::from(["legacy", "ours"]));
     redis.is("the other is still delayed", "ZCARD {mq:puppet}:later", 1).await;
-    redis.is("the original's too", "ZCARD mq:delay:puppet", 1).await;
+    redis.is("the legacy one too", "ZCARD mq:delay:puppet", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_message_holds_up_no_other_of_its_topic() {
+async fn a_slow_message_blocks_no_other_of_its_topic() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 8\n[grants]\npublish = [\"seen\"]\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-threads", "1"]);
@@ -239,12 +239,12 @@ async fn a_slow_message_holds_up_no_other_of_its_topic() {
     for number in 0..40 {
         redis.publish("puppet", &format!("quick-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
     }
-    redis.is("all the quick ones", "XLEN mq:seen", 40).await;
+    redis.is("the quick ones are done", "XLEN mq:seen", 40).await;
     assert!(!gateway.outcomes("puppet").iter().any(|(id, _)| id.starts_with("slow")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_ended_is_settled_however_long_the_next_one_takes() {
+async fn finished_messages_are_settled_while_others_still_run() {
     let redis = Redis::start();
     for (id, act) in [("quick", r#"{"do":"all","of":[]}"#), ("slow", r#"{"do":"sleep","ms":600000}"#)] {
         for number in 0..8 {
@@ -258,7 +258,7 @@ async fn what_has_ended_is_settled_however_long_the_next_one_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_taken_than_can_run() {
+async fn a_worker_takes_no_more_messages_than_it_can_run() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 3\n");
     for number in 0..10 {
@@ -275,7 +275,7 @@ async fn no_more_are_taken_than_can_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_workers_messages_run_again_where_another_lives() {
+async fn the_messages_of_a_killed_worker_run_on_another() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let options = ["--queue-lease", "1s"];
@@ -284,7 +284,7 @@ async fn a_killed_workers_messages_run_again_where_another_lives() {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }
     redis.until_in_flight("puppet", 20).await;
-    // The other one's handler has more sense.
+    // The handler of the second worker ends at once.
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &options);
     second.until_ready().await;
@@ -296,8 +296,8 @@ async fn a_killed_workers_messages_run_again_where_another_lives() {
     assert_eq!(second.logged("taken over").len(), 20);
 }
 
-/// Publishes messages that somebody took and who is gone since.
-async fn publish_lost(redis: &Redis, count: usize, data: &str) {
+/// Publishes messages that a lost consumer has pending.
+async fn publish_pending_of_lost_consumer(redis: &Redis, count: usize, data: &str) {
     for number in 0..count {
         redis.publish("puppet", &number.to_string(), data).await;
     }
@@ -305,39 +305,39 @@ async fn publish_lost(redis: &Redis, count: usize, data: &str) {
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
 }
 
-async fn left_with_the_gone(redis: &Redis) -> usize {
+async fn pending_of_lost_consumer(redis: &Redis) -> usize {
     redis.run::<Vec<redis::Value>>("XPENDING mq:puppet consumer-group-puppet - + 100 gone").await.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_taken_over_than_can_run() {
+async fn a_worker_reclaims_no_more_messages_than_it_can_run() {
     let redis = Redis::start();
-    publish_lost(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
+    publish_pending_of_lost_consumer(&redis, 5, r#"{"do":"sleep","ms":600000}"#).await;
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     gateway.until_asleep("puppet", 2).await;
-    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (3, 2));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_topic_is_paused_nothing_is_taken_over() {
+async fn nothing_is_reclaimed_on_a_paused_topic() {
     let redis = Redis::start();
-    publish_lost(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
+    publish_pending_of_lost_consumer(&redis, 1, r#"{"do":"sleep","ms":0}"#).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let plugins = puppet("");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
-    // What is due is seen to before others' leases are.
+    // Due messages are promoted before leases are checked.
     for due in 1..=3 {
         redis.publish_later("puppet", &due.to_string(), r#"{"do":"sleep","ms":0}"#, Duration::from_millis(1)).await;
-        redis.is("it has been seen to", "XLEN mq:puppet", 1 + due).await;
+        redis.is("it is promoted", "XLEN mq:puppet", 1 + due).await;
     }
-    assert_eq!((left_with_the_gone(&redis).await, gateway.logged("taken over").len()), (1, 0));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (1, 0));
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     redis.is("all are done", "XLEN mq:puppet", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leases_of_a_living_worker_are_kept_however_long_a_handler_takes() {
+async fn leases_are_renewed_however_long_a_handler_takes() {
     let redis = Redis::start();
     let plugins = puppet(PUPPET);
     let options = ["--queue-lease", "2s"];
@@ -353,7 +353,7 @@ async fn leases_of_a_living_worker_are_kept_however_long_a_handler_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
+async fn a_shutdown_finishes_running_messages_and_requeues_the_others() {
     let redis = Redis::start();
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -369,21 +369,21 @@ async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
+async fn a_message_cut_off_by_the_shutdown_is_requeued_and_reclaimed_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
     let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
     first.until_asleep("puppet", 1).await;
     first.stop().await;
-    // With a lease of an hour, only what was given back can be had this soon.
+    // With a lease of an hour only requeued messages are available at once.
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("puppet", "slow", "done").await;
-    assert!(second.logged("taken over").is_empty(), "a message given back counts as lost");
+    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_worker_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
     let gateway = Gateway::start(&redis, &plugins);
@@ -413,7 +413,7 @@ async fn an_expired_message_is_not_run() {
     redis.is("settled", "XLEN mq:puppet", 0).await;
 }
 
-/// What another group on the stream gets, all of it.
+/// The number of entries that the group `audit` can read.
 async fn read_by_audit(redis: &Redis) -> usize {
     let read = "XREADGROUP GROUP audit me COUNT 1000 STREAMS mq:t >";
     let redis::Value::Array(streams) = redis.run(read).await else { return 0 };
@@ -423,7 +423,7 @@ async fn read_by_audit(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_group_that_was_there_before_loses_nothing() {
+async fn an_existing_consumer_group_loses_no_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     for start in 0..3 {
@@ -435,26 +435,26 @@ async fn another_group_that_was_there_before_loses_nothing() {
         }
         let gateway = Gateway::start(&redis, &plugins);
         until("all are done", async || (gateway.outcomes("t").len() == 100).then_some(())).await;
-        redis.is("and settled", "HGET {mq:t}:state done", 100 * (start + 1)).await;
+        redis.is("all are settled", "HGET {mq:t}:state done", 100 * (start + 1)).await;
         gateway.kill();
     }
     assert_eq!(read_by_audit(&redis).await, 300);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
+async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
-    // Past the first sweep, which looks at groups too; the next is a minute off.
+    // The first sweep also checks the groups; the next one is a minute later.
     gateway.until_logged("opened", |line| line["sources"] == "[Normal]").await;
     redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
     redis.run::<()>("XGROUP CREATE mq:t audit $").await;
     let created = redis.run::<(i64, i64)>("TIME").await.0;
     gateway.until_logged("other groups read this stream", |line| line["stream"] == "t").await;
-    assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has seen it");
+    assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has detected it");
     for number in 0..20 {
         let id = number.to_string();
         redis.publish("t", &id, "{}").await;
@@ -465,7 +465,7 @@ async fn another_group_that_comes_later_loses_nothing_once_it_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_follow_ups_cannot_be_sent_has_failed_and_sends_none() {
+async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
     let redis = Redis::start();
     let plugins = puppet("[grants]\npublish = [\"fine\", \"broken\"]\n[retry]\nattempts = 3\nbase = \"1ms\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -480,7 +480,7 @@ async fn a_run_whose_follow_ups_cannot_be_sent_has_failed_and_sends_none() {
         let dead = redis.dead("puppet").await;
         assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-attempts")), ("retry".to_owned(), "3".to_owned()));
         assert_eq!(text(&dead, "gw-error"), format!("its follow-ups can't be sent: {key} holds a string, {kind}"));
-        // It ran as often as it may, and nothing went out on the way.
+        // It ran with all its attempts, and no follow-up was sent.
         let runs = gateway.outcomes("puppet").into_iter().filter(|(id, _)| id == key).count();
         assert_eq!(runs, 3, "{key}");
         assert_eq!(redis.run::<i64>("EXISTS mq:fine").await, 0, "{key}");

@@ -1,4 +1,4 @@
-//! Masters that hand over and die, and what was theirs goes on elsewhere.
+//! Commands to a master that was demoted.
 
 use crate::support::{Redis, topic};
 use gateway_worker::message::Fields;
@@ -11,7 +11,7 @@ use std::time::Duration;
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_demoted_master_refuses_is_refused_as_a_whole_and_done_when_there_is_one() {
+async fn a_batch_that_a_demoted_master_rejects_is_unchanged_and_succeeds_later() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for id in ["dies", "again", "sends"] {

@@ -1,5 +1,5 @@
-//! What was promised to handlers that are already built: one that was built
-//! against 1.0.0 runs, and its contract is still ours.
+//! Compatibility with existing handlers: a component built against 1.0.0 runs, and its
+//! contract has not changed.
 
 use crate::support::{Gateway, Plugins, Redis, until};
 use serde_json::{Value, json};
@@ -12,10 +12,10 @@ const NOW: &str = include_str!("../../wit/gateway.wit");
 const MANIFEST: &str =
     "[grants]\npublish = [\"told\"]\n[retry]\nattempts = 1\n[config]\ncolor = \"red\"\nother = \"x\"\n";
 
-/// What it was told and said, by the id of its message.
-async fn said(redis: &Redis) -> BTreeMap<String, Value> {
-    let data = |told: Value| (told["data"]["id"].as_str().unwrap().to_owned(), told["data"].clone());
-    redis.envelopes("mq:told").await.into_iter().map(data).collect()
+/// The data that the handler published, by the id of its message.
+async fn published_by_id(redis: &Redis) -> BTreeMap<String, Value> {
+    let by_id = |envelope: Value| (envelope["data"]["id"].as_str().unwrap().to_owned(), envelope["data"].clone());
+    redis.envelopes("mq:told").await.into_iter().map(by_id).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,9 +30,9 @@ async fn a_handler_built_against_the_first_contract_runs() {
         gateway.until_outcome("golden", ending, ending).await;
     }
     gateway.until_outcome("golden", "first", "done").await;
-    // Only what ended well has published.
+    // Only the successful run has published.
     assert_eq!(
-        said(&redis).await["first"],
+        published_by_id(&redis).await["first"],
         json!({
             "id": "first", "data": "{\"n\":1}", "published_at_bytes": "24", "max_attempts": "1",
             "header": "blue", "config": "red", "config_all": "2",
@@ -40,14 +40,14 @@ async fn a_handler_built_against_the_first_contract_runs() {
             "secret": "denied", "mail": "denied",
         })
     );
-    assert_eq!(said(&redis).await.len(), 1);
+    assert_eq!(published_by_id(&redis).await.len(), 1);
     assert_eq!(redis.envelopes("mq:told").await[0]["headers"]["color"], "gold");
     let line = gateway.until_logged("golden with fields", |_| true).await;
     assert_eq!((line["topic"].as_str(), line["level"].as_str()), (Some("golden"), Some("WARN")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn and_so_does_its_batch_handler() {
+async fn a_batch_handler_built_against_the_first_contract_runs() {
     let redis = Redis::start();
     for id in ["a", "b"] {
         redis.publish("golden", id, "{}").await;
@@ -57,10 +57,10 @@ async fn and_so_does_its_batch_handler() {
     for id in ["a", "b"] {
         gateway.until_outcome("golden", id, "done").await;
     }
-    until("both have published", async || (said(&redis).await.len() == 2).then_some(())).await;
+    until("both have published", async || (published_by_id(&redis).await.len() == 2).then_some(())).await;
 }
 
-/// Every interface in a form that tells nothing but what it is.
+/// Every interface in a normalized form without documentation.
 fn interfaces(wit: &str) -> BTreeMap<String, String> {
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_str("gateway.wit", wit).unwrap();
@@ -75,16 +75,16 @@ fn interfaces(wit: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_contract_has_lost_and_changed_nothing() {
+fn the_contract_has_no_breaking_change() {
     let (then, now) = (interfaces(THEN), interfaces(NOW));
     assert_eq!(then.len(), 10);
     for (name, text) in then {
-        assert_eq!(Some(&text), now.get(&name), "{name} is frozen: what is new comes as a new interface");
+        assert_eq!(Some(&text), now.get(&name), "{name} is frozen: add a new interface instead");
     }
 }
 
 #[test]
-fn a_changed_contract_is_noticed_and_a_longer_one_is_none() {
+fn a_changed_interface_is_detected_and_an_additional_one_is_allowed() {
     let differs = |from: &str, to: &str| {
         let changed = NOW.replacen(from, to, 1);
         assert_ne!(changed, NOW, "{from}");

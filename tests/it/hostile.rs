@@ -1,5 +1,5 @@
-//! Guests that mean harm, all beside each other: each has its named end, the
-//! host lives on, and its memory goes back to where it was.
+//! Hostile guests, all at once: each has its outcome, the host keeps running, and its
+//! memory use returns to where it was.
 
 use crate::guest::{OK, guest, guest_in, guest_with, module};
 use crate::inspect::self_tested;
@@ -7,20 +7,26 @@ use crate::limits::{times, waits_at_its_start};
 use crate::support::{Gateway, Plugins, Redis, built, encode, resident_bytes, text, until};
 use std::collections::BTreeMap;
 
-/// What a guest does, and how that ends: every time, not just the first.
+/// A hostile guest and its outcome, which is the same on each run.
 struct Attack {
     name: &'static str,
     wasm: Vec<u8>,
     manifest: &'static str,
     data: &'static str,
-    end: &'static str,
-    /// What the error says.
-    told: &'static str,
+    outcome: &'static str,
+    /// A fragment of the error.
+    error: &'static str,
 }
 
 impl Attack {
-    fn new(name: &'static str, wasm: Vec<u8>, manifest: &'static str, end: &'static str, told: &'static str) -> Self {
-        Self { name, wasm, manifest, data: "{}", end, told }
+    fn new(
+        name: &'static str,
+        wasm: Vec<u8>,
+        manifest: &'static str,
+        outcome: &'static str,
+        error: &'static str,
+    ) -> Self {
+        Self { name, wasm, manifest, data: "{}", outcome, error }
     }
 }
 
@@ -39,20 +45,19 @@ const EVERYTHING: &str = r#"
     (import "gateway:worker/secrets@1.0.0" "get" (func $secret (param i32 i32 i32)))
     (import "gateway:worker/mail@1.0.0" "send" (func $mail (param i32 i32 i32 i32 i32 i32 i32)))"#;
 
-/// A good text and one that is none, as the canonical ABI has them: where, and
-/// how long.
+/// A valid and an invalid string as the canonical ABI passes them: pointer and length.
 const GOOD: &str = "(i32.const 520) (i32.const 1)";
 const BAD: &str = "(i32.const 528) (i32.const 2)";
 
-/// Lists of one that stand ready: pairs whose name or whose value is bad, and
-/// parts of a mail whose type or whose name is.
+/// Lists with one element: pairs with an invalid name or value, and mail parts with an
+/// invalid type or file name.
 const BAD_NAME: &str = "(i32.const 536) (i32.const 1)";
 const BAD_VALUE: &str = "(i32.const 552) (i32.const 1)";
 const BAD_TYPE: &str = "(i32.const 568) (i32.const 1)";
 const BAD_FILE: &str = "(i32.const 600) (i32.const 1)";
 const NONE: &str = "(i32.const 0) (i32.const 0)";
 
-/// What these stand for.
+/// The data segments that these constants point to.
 fn texts() -> String {
     let words = |at: u32, words: &[u32]| {
         let bytes: String =
@@ -62,7 +67,7 @@ fn texts() -> String {
     let (good, bad) = ([520, 1], [528, 2]);
     [
         r#"(data (i32.const 520) "t") (data (i32.const 528) "\ff\fe")"#.to_owned(),
-        // What would begin a line, or a word, of its own.
+        // Texts that would begin another line or word.
         r#"(data (i32.const 640) "/\0d\0aHost: b") (data (i32.const 656) "a b")"#.to_owned(),
         words(536, &[bad, good].concat()),
         words(552, &[good, bad].concat()),
@@ -72,7 +77,7 @@ fn texts() -> String {
     .join(" ")
 }
 
-/// A handler that imports all of the contract.
+/// A handler that imports every interface of the contract.
 fn armed(body: &str) -> Vec<u8> {
     guest_in("full-handler", "", EVERYTHING, &texts(), body)
 }
@@ -122,7 +127,7 @@ const WEB: &str = r#"
         import wasi:sockets/ip-name-lookup@0.2.0;
     }"#;
 
-/// A handler with headers and requests, of which it sends none.
+/// A handler that builds HTTP headers and requests, but sends none.
 fn web(body: &str) -> Vec<u8> {
     let imports = r#"
         (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
@@ -144,17 +149,17 @@ fn web(body: &str) -> Vec<u8> {
     guest_in("web", WEB, imports, &texts(), body)
 }
 
-/// Each way in which a text reaches the host, with one that is none.
+/// Each parameter through which a string reaches the host, with invalid UTF-8.
 fn not_text() -> Vec<(&'static str, Vec<u8>)> {
     let none = "(i32.const 0)";
     let some = "(i32.const 1)";
     let absent = "(i32.const 0) (i32.const 0) (i32.const 0)";
     let at = "(i32.const 64)";
-    // Topic and data, id, parent, no delay, normal, headers.
+    // Topic, data, id, parent, no delay, normal priority, headers.
     let publish_with = |topic: &str, id: &str, parent: &str, headers: &str| {
         format!("(call $publish_with {topic} {GOOD} {id} {parent} {none} {some} {headers} {at})")
     };
-    let given = format!("{some} {BAD}");
+    let some_bad = format!("{some} {BAD}");
     let request = "(call $request (call $fields))";
     let of_ours = [
         ("text.log", format!("(call $log {some} {BAD})")),
@@ -164,8 +169,8 @@ fn not_text() -> Vec<(&'static str, Vec<u8>)> {
         ("text.config", format!("(call $config {BAD} {at})")),
         ("text.topic", format!("(call $publish {BAD} {GOOD} {at})")),
         ("text.with.topic", publish_with(BAD, absent, absent, NONE)),
-        ("text.with.id", publish_with(GOOD, &given, absent, NONE)),
-        ("text.with.parent", publish_with(GOOD, absent, &given, NONE)),
+        ("text.with.id", publish_with(GOOD, &some_bad, absent, NONE)),
+        ("text.with.parent", publish_with(GOOD, absent, &some_bad, NONE)),
         ("text.with.header", publish_with(GOOD, absent, absent, BAD_NAME)),
         ("text.with.header.value", publish_with(GOOD, absent, absent, BAD_VALUE)),
         ("text.key", format!("(call $key_value {BAD} {at})")),
@@ -195,20 +200,20 @@ fn not_text() -> Vec<(&'static str, Vec<u8>)> {
     of_ours.into_iter().chain(of_wasi).collect()
 }
 
-/// A failure of this kind: 0 is a retry, 1 a postponement, and 2 a reject, which
-/// has two texts.
+/// Returns a failure of this kind: 0 is a retry, 1 a postponement, and 2 a reject, which
+/// has two strings.
 fn fails(kind: u32, texts: &[&str]) -> Vec<u8> {
     let mut body = format!("(i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const {kind}))");
-    for (place, text) in texts.iter().enumerate() {
+    for (index, text) in texts.iter().enumerate() {
         let (start, length) = text.split_once(") (").unwrap();
-        let at = 24 + 8 * place;
+        let at = 24 + 8 * index;
         body += &format!("(i32.store (i32.const {at}) {start})) (i32.store (i32.const {}) ({length})", at + 4);
     }
     armed(&format!("{body} {OK}"))
 }
 
-/// Sets an authority, a path or a header that could begin something of its own,
-/// and traps if that is taken.
+/// Sets an authority, a path or a header with characters that could inject a line, and
+/// traps if the host accepts it.
 fn forges() -> Vec<u8> {
     let (line, words) = ("(i32.const 640) (i32.const 10)", "(i32.const 656) (i32.const 3)");
     let request = "(call $request (call $fields))";
@@ -220,7 +225,7 @@ fn forges() -> Vec<u8> {
         refused(format!("(call $scheme {request} (i32.const 1) (i32.const 2) {text})"));
         refused(format!("(call $method {request} (i32.const 9) {text})"));
     }
-    // A name may have neither, and a value no end of a line.
+    // A name may contain neither, and a value no line break.
     for (name, value) in [(line, GOOD), (words, GOOD), (GOOD, line)] {
         body += &format!("(call $append (call $fields) {name} {value} (i32.const 64))");
         body += "(if (i32.eqz (i32.load8_u (i32.const 64))) (then unreachable))";
@@ -228,8 +233,9 @@ fn forges() -> Vec<u8> {
     web(&format!("{body} {OK}"))
 }
 
-/// A word of so many letters in a request, which is taken or not.
-fn word(setter: &str, bytes: usize, is_refused: u8) -> Vec<u8> {
+/// Sets a component of a request with `bytes` letters, and traps if the host does not
+/// accept or reject it as expected.
+fn set_component(setter: &str, bytes: usize, is_refused: u8) -> Vec<u8> {
     web(&format!(
         "(drop (memory.grow (i32.const 16))) (memory.fill (i32.const 65536) (i32.const 65) (i32.const {bytes}))
         (if (i32.ne (i32.const {is_refused})
@@ -242,7 +248,7 @@ const METHOD: &str = "$method (call $request (call $fields)) (i32.const 9)";
 const SCHEME: &str = "$scheme (call $request (call $fields)) (i32.const 1) (i32.const 2)";
 const AUTHORITY: &str = "$authority (call $request (call $fields)) (i32.const 1)";
 
-/// Where `limits.memory` does not see it.
+/// Attacks on memory of the host, which `limits.memory` does not count.
 fn in_the_hosts_memory() -> [Attack; 9] {
     [
         Attack::new(
@@ -254,12 +260,12 @@ fn in_the_hosts_memory() -> [Attack; 9] {
         ),
         Attack::new("requests", web(&times(1000, "(drop (call $request (call $fields)))")), "", "handle-limit", ""),
         Attack::new("one.by.one", web(&times(1000, "(call $drop_fields (call $fields))")), "", "done", ""),
-        Attack::new("method", word(METHOD, 65, 1), "", "done", ""),
-        Attack::new("method.short", word(METHOD, 64, 0), "", "done", ""),
-        Attack::new("scheme", word(SCHEME, 65, 1), "", "done", ""),
-        Attack::new("scheme.short", word(SCHEME, 64, 0), "", "done", ""),
-        Attack::new("authority", word(AUTHORITY, 513, 1), "", "done", ""),
-        Attack::new("authority.short", word(AUTHORITY, 512, 0), "", "done", ""),
+        Attack::new("method", set_component(METHOD, 65, 1), "", "done", ""),
+        Attack::new("method.short", set_component(METHOD, 64, 0), "", "done", ""),
+        Attack::new("scheme", set_component(SCHEME, 65, 1), "", "done", ""),
+        Attack::new("scheme.short", set_component(SCHEME, 64, 0), "", "done", ""),
+        Attack::new("authority", set_component(AUTHORITY, 513, 1), "", "done", ""),
+        Attack::new("authority.short", set_component(AUTHORITY, 512, 0), "", "done", ""),
     ]
 }
 
@@ -269,7 +275,7 @@ fn attacks() -> Vec<Attack> {
     let more_memory = "(loop $on (br_if $on (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) (unreachable)";
     let more_table =
         "(loop $on (br_if $on (i32.ne (i32.const -1) (table.grow $t (ref.null func) (i32.const 1000))))) (unreachable)";
-    // A gigabyte, a megabyte at a time.
+    // A gigabyte in lines of a megabyte.
     let log = times(1000, "(call $log (i32.const 1) (i32.const 65536) (i32.const 1048576))");
     let log = log.replacen("(loop", "(drop (memory.grow (i32.const 16))) (loop", 1);
     let publish = "(loop $on (call $publish (i32.const 520) (i32.const 1) (i32.const 520) (i32.const 1) (i32.const 64)) (br $on)) (unreachable)";
@@ -332,7 +338,7 @@ fn attacks() -> Vec<Attack> {
     all
 }
 
-/// The same component, so many bytes larger by a section that says nothing.
+/// The component, enlarged by a custom section of `bytes` bytes.
 fn padded(component: &[u8], bytes: usize) -> Vec<u8> {
     let name = b"\x03pad";
     let mut padded = [component, &[0], &leb(bytes + name.len()), name].concat();
@@ -340,14 +346,14 @@ fn padded(component: &[u8], bytes: usize) -> Vec<u8> {
     padded
 }
 
-/// A number as WebAssembly writes it.
+/// A number in LEB128.
 fn leb(number: usize) -> Vec<u8> {
     let low = (number & 0x7f) as u8;
     if number > 0x7f { [vec![low | 0x80], leb(number >> 7)].concat() } else { vec![low] }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_has_its_end_and_the_host_is_as_it_was() {
+async fn each_attack_has_its_outcome_and_the_host_recovers() {
     let redis = Redis::start();
     let plugins = Plugins::with("good", &guest(OK), "");
     let attacks = attacks();
@@ -365,31 +371,31 @@ async fn each_has_its_end_and_the_host_is_as_it_was() {
         redis.publish("good", &good, "{}").await;
         gateway.until_outcome("good", &good, "done").await;
         assert_eq!(gateway.get("/healthz").await.0, 200);
-        for Attack { name, end, .. } in &attacks {
-            gateway.until_outcome(name, &format!("{name}-{round}"), end).await;
+        for Attack { name, outcome, .. } in &attacks {
+            gateway.until_outcome(name, &format!("{name}-{round}"), outcome).await;
         }
         resident.push(resident_bytes(gateway.id()));
     }
-    for Attack { name, end, told, .. } in &attacks {
-        if *end != "done" {
+    for Attack { name, outcome, error, .. } in &attacks {
+        if *outcome != "done" {
             let letters = redis.entries(&format!("{{mq:{name}}}:dead")).await;
             assert_eq!(letters.len(), 3, "{name}");
-            assert!(text(&letters[0], "gw-error").contains(told), "{name}: {}", text(&letters[0], "gw-error"));
+            assert!(text(&letters[0], "gw-error").contains(error), "{name}: {}", text(&letters[0], "gw-error"));
         }
     }
-    // Nothing of what failed was published.
+    // Failed runs have published nothing.
     for key in ["mq:t", "mq:other"] {
         assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
     }
-    // What the first round leaves behind are the allocator's and the pool's
-    // warm pages; the others add nothing to them.
+    // The first round leaves pages in the allocator and the instance pool; later rounds
+    // add none.
     let mib = |bytes: &usize| bytes >> 20;
     assert!(resident[2] <= resident[1] + (16 << 20), "{:?} MiB", resident.iter().map(mib).collect::<Vec<_>>());
 }
 
-/// Files that are to hurt whoever loads them.
+/// Files that attack the loader.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
+async fn hostile_files_are_rejected_with_a_reason() {
     let declares = |pages: &str| {
         let module = module("", OK).replacen(
             "(memory (export \"memory\") 1)",
@@ -431,25 +437,25 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         plugins.put(name, wasm, "[limits]\ncpu = \"50ms\"\n");
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for (name, (_, told)) in &refused {
+    for (name, (_, fragment)) in &refused {
         let reason = gateway.until_refused(name).await;
-        assert!(reason.contains(told), "{name}: {reason}");
+        assert!(reason.contains(fragment), "{name}: {reason}");
         assert!(reason.len() < 5000 && !reason.contains(char::is_control), "{name}: {reason}");
     }
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
     let refused = refused.len();
-    until("all are told of", async || {
+    until("all are reported", async || {
         let (_, metrics) = gateway.json("/metrics").await;
         (metrics["refused"].as_array().unwrap().len() == refused).then_some(())
     })
     .await;
 }
 
-/// It is tried out whenever somebody looks at it, and has no message.
+/// A self-test runs at load time, without a message.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_only_tried_out_reaches_nothing_that_was_granted() {
-    // A fault's code begins behind the result's own word: "deni".
+async fn a_self_test_reaches_no_granted_interface() {
+    // The code of the fault begins after the discriminant: "deni".
     let denied = |call: &str| {
         format!("{call} (if (i32.ne (i32.load (i32.load (i32.const 68))) (i32.const 0x696e6564)) (then unreachable))")
     };
@@ -475,9 +481,9 @@ async fn who_is_only_tried_out_reaches_nothing_that_was_granted() {
     assert_eq!(gateway.plugin("tested").await["state"], "live");
 }
 
-/// As many as are loaded beside each other, and they start for ever.
+/// As many plugins as are loaded concurrently, whose start functions never end.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_never_starts_keeps_nobody_from_being_loaded() {
+async fn plugins_that_never_finish_starting_block_no_other_load() {
     let redis = Redis::start();
     let starts = guest_with("(func $start (loop $on (br $on))) (start $start)", OK);
     let plugins = Plugins::with("good", &guest(OK), "");
@@ -490,17 +496,17 @@ async fn what_never_starts_keeps_nobody_from_being_loaded() {
     gateway.until_loaded("good").await;
     for name in names {
         let reason = gateway.until_refused(name).await;
-        // Where four share a slow machine, the clock on the wall may be first.
-        let is_told = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|told| reason.contains(told));
-        assert!(is_told, "{reason}");
+        // On a slow machine the wall clock limit may be reached first.
+        let names_a_limit = ["limits.cpu = 2s", "limits.timeout = 10s"].iter().any(|limit| reason.contains(limit));
+        assert!(names_a_limit, "{reason}");
     }
     let reason = gateway.until_refused("waits").await;
     assert!(reason.contains("timeout: ran longer than limits.timeout = 10s"), "{reason}");
-    assert_eq!(gateway.plugin("waits").await["refusal"]["kind"], "passing", "it may be the machine");
+    assert_eq!(gateway.plugin("waits").await["refusal"]["kind"], "passing", "a timeout may be caused by the machine");
     gateway.until_ready().await;
 }
 
-/// Components within components, the innermost cut off.
+/// Nested components, the innermost truncated.
 fn nested(depth: usize) -> Vec<u8> {
     let header = b"\0asm\x0d\0\x01\0";
     (0..depth).fold(Vec::new(), |inner, _| [vec![4], leb(header.len() + inner.len()), header.to_vec(), inner].concat())

@@ -1,7 +1,7 @@
-//! A handler reaches the servers that its manifest grants, and no others,
-//! however they are spelled.
+//! A handler reaches the HTTP origins that its manifest grants, and no others, however
+//! they are spelled.
 
-use crate::http_rig::{Rig, manifest, word};
+use crate::http_rig::{Rig, manifest, status_or_error};
 use crate::http_server::Server;
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use serde_json::json;
@@ -10,15 +10,15 @@ use serde_json::json;
 async fn a_granted_origin_is_reached_and_others_are_not() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (origin, port) = (server.origin(), server.port);
-    // Nothing listens there: a proxy of the environment is none of a handler's.
+    // Nothing listens there: handlers ignore the proxies of the environment.
     let env = [
         ("http_proxy", "http://127.0.0.1:9"),
         ("HTTP_PROXY", "http://127.0.0.1:9"),
         ("ALL_PROXY", "http://127.0.0.1:9"),
     ];
     let rig = Rig::with_env(&format!("http = [\"{origin}\"]"), &env).await;
-    let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello?a=1") })).await;
-    assert_eq!((&told["status"], &told["body"]), (&json!(200), &json!("hello")));
+    let result = rig.run(json!({ "do": "send", "url": format!("{origin}/hello?a=1") })).await;
+    assert_eq!((&result["status"], &result["body"]), (&json!(200), &json!("hello")));
     let head = &server.seen()[0].head;
     assert!(head.starts_with("GET /hello?a=1 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
@@ -33,14 +33,14 @@ async fn a_granted_origin_is_reached_and_others_are_not() {
         assert_eq!(rig.get(&url).await, "denied", "{url}");
         let granted = url.trim_end_matches("/hello");
         let line = format!("fetch.toml does not grant it: under [grants], write http = [\"{granted}\"]");
-        let told = rig.not_made().iter().filter(|told| told.ends_with(&line)).count();
-        assert_eq!(told, 1, "once: {:?}", rig.not_made());
+        let count = rig.refused_requests().iter().filter(|refused| refused.ends_with(&line)).count();
+        assert_eq!(count, 1, "logged once: {:?}", rig.refused_requests());
     }
     assert_eq!((server.seen().len(), other.seen().len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_grants_a_component_that_can_do_it_loads_and_is_denied() {
+async fn without_grants_a_component_that_imports_http_loads_and_is_denied() {
     let server = Server::start().await;
     let rig = Rig::new("").await;
     assert_eq!(rig.get(&format!("{}/hello", server.origin())).await, "denied");
@@ -61,18 +61,18 @@ async fn a_self_test_has_no_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_leads_to_the_host_itself_needs_its_network_granted() {
+async fn a_name_that_resolves_to_a_private_address_needs_a_network_grant() {
     let server = Server::start().await;
     let origin = format!("http://localhost:{}", server.port);
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
-    let told = rig.not_made();
-    assert!(told[0].contains("which is not public") && told[0].contains("write networks = [\""), "{told:?}");
+    let refused = rig.refused_requests();
+    assert!(refused[0].contains("which is not public") && refused[0].contains("write networks = [\""), "{refused:?}");
     assert!(server.seen().is_empty());
 
     let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
     assert_eq!(granted.get(&format!("{origin}/hello")).await, "200");
-    // The name, complete with its dot, is the same; so is it in capitals.
+    // A trailing dot and capitals do not change the name.
     assert_eq!(granted.get(&format!("http://localhost.:{}/hello", server.port)).await, "200");
     assert_eq!(granted.get(&format!("http://LOCALHOST:{}/hello", server.port)).await, "200");
     let host = format!("host: localhost:{}\r\n", server.port);
@@ -80,7 +80,7 @@ async fn a_name_that_leads_to_the_host_itself_needs_its_network_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_requests_are_refused() {
+async fn malformed_requests_are_rejected() {
     let server = Server::start().await;
     let (origin, port) = (server.origin(), server.port);
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
@@ -88,31 +88,31 @@ async fn odd_requests_are_refused() {
         assert_eq!(rig.get(&format!("http://{host}:{port}/hello")).await, "invalid", "{host}");
     }
     for method in ["CONNECT", "TRACE", "trace"] {
-        let told = rig.told(json!({ "do": "send", "method": method, "url": format!("{origin}/hello") })).await;
-        assert_eq!(word(&told), "invalid", "{method}");
+        let result = rig.run(json!({ "do": "send", "method": method, "url": format!("{origin}/hello") })).await;
+        assert_eq!(status_or_error(&result), "invalid", "{method}");
     }
     for header in ["host", "connection", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"] {
         let headers = [[header, "x"]];
-        let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
-        assert_eq!(word(&told), "invalid", "{header}");
+        let result = rig.run(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
+        assert_eq!(status_or_error(&result), "invalid", "{header}");
     }
     assert!(server.seen().is_empty());
-    let told = rig.told(json!({ "do": "send", "method": "PURGE", "url": format!("{origin}/hello") })).await;
-    assert_eq!(word(&told), "200");
+    let result = rig.run(json!({ "do": "send", "method": "PURGE", "url": format!("{origin}/hello") })).await;
+    assert_eq!(status_or_error(&result), "200");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_is_the_handlers_to_follow() {
+async fn a_redirect_is_returned_to_the_handler() {
     let server = Server::start().await;
     let rig = Rig::new(&format!("http = [\"{}\"]", server.origin())).await;
-    let told = rig.told(json!({ "do": "send", "url": format!("{}/redirect", server.origin()) })).await;
-    assert_eq!(told["status"], 302);
-    assert!(told["headers"].as_array().unwrap().contains(&json!(["location", "/hello"])), "{told}");
+    let result = rig.run(json!({ "do": "send", "url": format!("{}/redirect", server.origin()) })).await;
+    assert_eq!(result["status"], 302);
+    assert!(result["headers"].as_array().unwrap().contains(&json!(["location", "/hello"])), "{result}");
     assert_eq!(server.seen().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_of_the_manifest_go_to_their_origin_alone_and_the_handler_does_not_see_them() {
+async fn manifest_headers_go_only_to_their_origin_and_stay_hidden_from_the_handler() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (granted, also) = (server.origin(), other.origin());
     let rig = Rig::new(&format!(
@@ -121,9 +121,9 @@ async fn headers_of_the_manifest_go_to_their_origin_alone_and_the_handler_does_n
     .await;
     let headers = [["authorization", "Bearer guest"], ["authorization", "Bearer second"], ["x-own", "mine"]];
     for origin in [&granted, &also] {
-        let told = rig.told(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
-        assert_eq!(told["status"], 200);
-        assert!(!told.to_string().contains("Bearer host"), "{told}");
+        let result = rig.run(json!({ "do": "send", "url": format!("{origin}/hello"), "headers": headers })).await;
+        assert_eq!(result["status"], 200);
+        assert!(!result.to_string().contains("Bearer host"), "{result}");
     }
     let (head, elsewhere) = (&server.seen()[0].head, &other.seen()[0].head);
     assert_eq!(head.matches("authorization: ").count(), 1, "{head}");
@@ -134,18 +134,18 @@ async fn headers_of_the_manifest_go_to_their_origin_alone_and_the_handler_does_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_whose_secret_is_missing_keeps_the_request_back() {
+async fn a_header_with_a_missing_secret_blocks_the_request() {
     let server = Server::start().await;
     let origin = server.origin();
     let rig =
         Rig::new(&format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"${{secret:NONE}}\"")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the header `x-key` can't be made"), "{:?}", rig.not_made());
+    assert!(rig.refused_requests()[0].contains("the header `x-key` can't be made"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_kept_between_runs_and_not_between_versions() {
+async fn connections_are_pooled_between_runs_but_not_between_versions() {
     let server = Server::start().await;
     let grants = format!("http = [\"{}\"]", server.origin());
     let rig = Rig::new(&grants).await;
@@ -164,7 +164,7 @@ async fn connections_are_kept_between_runs_and_not_between_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_fails_has_a_name_for_it() {
+async fn each_server_failure_has_its_error_code() {
     let server = Server::start().await;
     let closed = crate::process::free_port();
     let origin = server.origin();
@@ -176,8 +176,8 @@ async fn a_server_that_fails_has_a_name_for_it() {
         (format!("http://127.0.0.1:{closed}/"), "ConnectionRefused"),
         ("http://no.such.name.invalid/".to_owned(), "DnsError"),
     ] {
-        let told = rig.told(json!({ "do": "send", "url": url })).await;
-        assert_eq!(told["error"], "unavailable", "{url}");
-        assert!(told["reason"].as_str().unwrap().contains(reason), "{told}");
+        let result = rig.run(json!({ "do": "send", "url": url })).await;
+        assert_eq!(result["error"], "unavailable", "{url}");
+        assert!(result["reason"].as_str().unwrap().contains(reason), "{result}");
     }
 }

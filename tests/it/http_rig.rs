@@ -1,5 +1,5 @@
-//! A worker with the guest `fetch`, which goes outside as a message says and
-//! publishes what came of it.
+//! A worker with the guest `fetch`, which makes HTTP requests and opens files as its
+//! messages say, and publishes the results.
 
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, until};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// With these grants, and what follows them in the manifest.
+    /// Starts a worker with these lines after `[grants]` in the manifest.
     pub(crate) async fn new(grants: &str) -> Self {
         Self::with_env(grants, &[]).await
     }
@@ -30,30 +30,30 @@ impl Rig {
         Self { redis, plugins, gateway, count: AtomicU32::new(0) }
     }
 
-    /// Has something done; returns the message's id.
+    /// Publishes an action for the guest. Returns the message id.
     pub(crate) async fn publish(&self, act: &Value) -> String {
         let id = format!("m{}", self.count.fetch_add(1, Ordering::Relaxed));
         self.redis.publish("fetch", &id, &act.to_string()).await;
         id
     }
 
-    /// Has something done, and waits for what came of it.
-    pub(crate) async fn told(&self, act: Value) -> Value {
+    /// Publishes an action and waits for its result.
+    pub(crate) async fn run(&self, act: Value) -> Value {
         let id = self.publish(&act).await;
-        until(&format!("what came of {act}"), async || {
-            let told = self.redis.envelopes("mq:told").await;
-            told.iter().find(|told| told["data"]["of"] == id.as_str()).map(|told| told["data"]["told"].clone())
+        until(&format!("the result of {act}"), async || {
+            let results = self.redis.envelopes("mq:told").await;
+            results.iter().find(|one| one["data"]["of"] == id.as_str()).map(|one| one["data"]["told"].clone())
         })
         .await
     }
 
-    /// The status of what a GET brings, or the error's code.
+    /// The status of a GET request, or the code of its error.
     pub(crate) async fn get(&self, url: &str) -> String {
-        word(&self.told(json!({ "do": "send", "url": url })).await)
+        status_or_error(&self.run(json!({ "do": "send", "url": url })).await)
     }
 
-    /// What the log says of requests that were not made.
-    pub(crate) fn not_made(&self) -> Vec<String> {
+    /// The log messages of requests that the host refused to make.
+    pub(crate) fn refused_requests(&self) -> Vec<String> {
         let lines = self.gateway.logged("request not made");
         lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
@@ -63,7 +63,7 @@ pub(crate) fn manifest(grants: &str) -> String {
     format!("concurrency = 2\n[retry]\nattempts = 1\n[grants]\npublish = [\"told\"]\n{grants}\n")
 }
 
-/// The status of a reply, or the code of an error.
-pub(crate) fn word(told: &Value) -> String {
-    told["error"].as_str().map_or_else(|| told["status"].to_string(), str::to_owned)
+/// The status of a response, or the code of an error.
+pub(crate) fn status_or_error(result: &Value) -> String {
+    result["error"].as_str().map_or_else(|| result["status"].to_string(), str::to_owned)
 }

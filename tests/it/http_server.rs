@@ -1,5 +1,5 @@
-//! A server of HTTP that does as the path says, well or ill, and tells what it
-//! has seen.
+//! An HTTP server whose behaviour, correct or hostile, depends on the path, and that
+//! records the requests.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(crate) struct Seen {
     /// The request line and the headers.
     pub(crate) head: String,
     pub(crate) body: usize,
-    /// Whether the body came to its end.
+    /// Whether the body was complete.
     pub(crate) is_whole: bool,
 }
 
@@ -23,11 +23,11 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
     closed: Arc<Mutex<Vec<usize>>>,
-    /// Ends with the test.
+    /// Aborted when the test ends.
     _tasks: JoinSet<()>,
 }
 
-/// What the connections of a server share.
+/// The state that all connections share.
 #[derive(Clone)]
 struct Shared {
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -71,7 +71,7 @@ impl Server {
         self.seen.lock().unwrap().clone()
     }
 
-    /// The connections that have ended.
+    /// The connections that were closed.
     pub(crate) fn closed(&self) -> Vec<usize> {
         self.closed.lock().unwrap().clone()
     }
@@ -103,11 +103,12 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, connection: usiz
     }
 }
 
-/// Takes what was read up to and with a mark; None where it never comes.
-async fn until_read(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, mark: &[u8]) -> Option<Vec<u8>> {
+/// Returns what was read up to and including a delimiter; None if the stream ends
+/// before.
+async fn until_read(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, delimiter: &[u8]) -> Option<Vec<u8>> {
     loop {
-        if let Some(at) = read.windows(mark.len()).position(|window| window == mark) {
-            return Some(read.drain(..at + mark.len()).collect());
+        if let Some(at) = read.windows(delimiter.len()).position(|window| window == delimiter) {
+            return Some(read.drain(..at + delimiter.len()).collect());
         }
         if stream.read_buf(read).await.ok()? == 0 {
             return None;
@@ -115,7 +116,7 @@ async fn until_read(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, m
     }
 }
 
-/// The body's length; None where it does not come to its end.
+/// The length of the body; None if it is incomplete.
 async fn read_body(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, head: &str) -> Option<usize> {
     let head = head.to_ascii_lowercase();
     if head.contains("transfer-encoding: chunked") {
@@ -146,7 +147,7 @@ async fn take(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, length:
     Some(())
 }
 
-/// None where the connection is done with.
+/// Answers a request; None if the connection has to be closed.
 async fn answer(stream: &mut (impl AsyncWrite + Unpin), path: &str, shared: &Shared) -> Option<()> {
     let path = path.split('?').next()?;
     let (what, number) = path[1..].split_once('/').unwrap_or((&path[1..], "0"));
@@ -164,7 +165,7 @@ async fn answer(stream: &mut (impl AsyncWrite + Unpin), path: &str, shared: &Sha
             shared.pair.wait().await;
             reply(stream, "", b"").await
         }
-        // Says nothing of its length, and ends by closing.
+        // Without Content-Length: the body ends when the connection is closed.
         "until-closed" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
             stream.write_all(&vec![b'x'; number]).await.ok()?;
@@ -204,7 +205,7 @@ async fn reply(stream: &mut (impl AsyncWrite + Unpin), headers: &str, body: &[u8
     stream.write_all(body).await.ok()
 }
 
-/// A byte now and then, for ever.
+/// Sends one byte at a time, for ever.
 async fn trickle(stream: &mut (impl AsyncWrite + Unpin)) -> Option<()> {
     loop {
         stream.write_all(b"x").await.ok()?;

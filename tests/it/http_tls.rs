@@ -1,4 +1,4 @@
-//! A server is who its certificate says, or it is not spoken to.
+//! TLS of outgoing HTTP: a server without a valid certificate gets no request.
 
 use crate::certificates::Certificates;
 use crate::http_rig::Rig;
@@ -9,8 +9,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A server at all addresses of this host, whose certificate names 127.0.0.1
-/// and localhost.
+/// A server on all addresses, whose certificate names 127.0.0.1 and localhost.
 async fn server(certificates: &Certificates) -> Server {
     let chain = CertificateDer::pem_file_iter(certificates.path("server.crt")).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
@@ -32,7 +31,7 @@ fn grants(port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_is_not() {
+async fn a_certificate_is_accepted_for_its_own_names_only() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let authorities = certificates.path("ca.crt");
@@ -42,27 +41,30 @@ async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_i
     }
     assert_eq!(rig.get(&format!("https://127.0.0.1:{}/hello", server.port)).await, "200");
     let connections: Vec<usize> = server.seen().iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0, 1, 1, 0], "one for each name");
+    assert_eq!(connections, [0, 1, 1, 0], "one connection for each name");
 
     assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
     assert_eq!(server.seen().len(), 4);
-    let told = rig.not_made();
-    assert!(told[0].contains("the server's TLS is not accepted") && told[0].contains("not valid for name"), "{told:?}");
+    let refused = rig.refused_requests();
+    assert!(
+        refused[0].contains("the server's TLS is not accepted") && refused[0].contains("not valid for name"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
+async fn a_server_of_an_unknown_http_authority_is_rejected() {
     let (certificates, others) = (Certificates::new("ours"), Certificates::new("theirs"));
     let server = server(&certificates).await;
     let authorities = others.path("ca.crt");
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the server's TLS is not accepted"), "{:?}", rig.not_made());
+    assert!(rig.refused_requests()[0].contains("the server's TLS is not accepted"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_without_authorities_says_so() {
+async fn a_host_without_trusted_authorities_logs_an_error() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", "/nonexistent")]).await;

@@ -1,8 +1,8 @@
-//! `plugin inspect` and `plugin check`: what an author sees of a plugin before
-//! a worker does.
+//! `plugin inspect` and `plugin check`, with which authors verify a plugin before they
+//! deploy it.
 
+use crate::compatibility::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::guest::module;
-use crate::load::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
 use serde_json::{Value, json};
 
@@ -23,16 +23,15 @@ fn inspect(plugins: &Plugins, file: &str) -> (i32, Value) {
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
 }
 
-/// How its imports stand, by interface without the package.
-fn access(told: &Value, interface: &str) -> Value {
-    let is_it = |import: &&Value| import["name"].as_str().unwrap().contains(interface);
-    let mut import = told["imports"].as_array().unwrap().iter().find(is_it).unwrap().clone();
+/// The access to one imported interface, in the report of `inspect`.
+fn access(report: &Value, interface: &str) -> Value {
+    let is_interface = |import: &&Value| import["name"].as_str().unwrap().contains(interface);
+    let mut import = report["imports"].as_array().unwrap().iter().find(is_interface).unwrap().clone();
     import.as_object_mut().unwrap().remove("name");
     import
 }
 
-/// A handler that tests itself: its core module replies with this, and has this
-/// beside it.
+/// A handler with a self-test: the body of `check`, and more items for its core module.
 pub(crate) fn self_tested(more: &str, check: &str) -> Vec<u8> {
     let more = format!(r#"{more} (func (export "gateway:worker/self-test@1.0.0#check") (result i32) {check})"#);
     let wit = include_str!("../../wit/gateway.wit").replacen(
@@ -44,27 +43,27 @@ pub(crate) fn self_tested(more: &str, check: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_is_shown_with_what_it_may() {
+async fn inspect_shows_a_plugin_with_its_permissions() {
     let wasm = built("puppet");
     let manifest = "topics = [\"a\", \"b\"]\n[limits]\ncpu = \"2s\"\nmemory = \"32MiB\"\n[grants]\npublish = [\"seen\"]\nmail = true\n";
     let plugins = Plugins::with("puppet", &wasm, manifest);
-    let (code, told) = inspect(&plugins, "puppet.wasm");
-    assert_eq!(code, 0, "{told:#}");
-    assert_eq!((&told["name"], &told["kind"]), (&json!("puppet"), &json!("handler")));
-    assert_eq!(told["bytes"], wasm.len());
-    assert_eq!(told["topics"], json!(["a", "b"]));
-    assert_eq!(told["exports"], json!(["gateway:worker/handler@1.0.0"]));
-    assert_eq!(access(&told, "worker/logging"), json!({ "access": "always" }));
-    assert_eq!(access(&told, "worker/publisher"), json!({ "access": "granted", "what": ["seen"] }));
-    assert_eq!(access(&told, "wasi:clocks"), json!({ "access": "always" }));
-    assert_eq!(told["unused_grants"], json!(["mail"]));
-    assert_eq!((&told["limits"]["cpu"], &told["limits"]["memory"]), (&json!("2s"), &json!("32MiB")));
-    assert_eq!((&told["limits"]["timeout"], &told["limits"]["log"]), (&json!("30s"), &json!("64KiB/s")));
-    // The digest is the one that the worker tells.
+    let (code, report) = inspect(&plugins, "puppet.wasm");
+    assert_eq!(code, 0, "{report:#}");
+    assert_eq!((&report["name"], &report["kind"]), (&json!("puppet"), &json!("handler")));
+    assert_eq!(report["bytes"], wasm.len());
+    assert_eq!(report["topics"], json!(["a", "b"]));
+    assert_eq!(report["exports"], json!(["gateway:worker/handler@1.0.0"]));
+    assert_eq!(access(&report, "worker/logging"), json!({ "access": "always" }));
+    assert_eq!(access(&report, "worker/publisher"), json!({ "access": "granted", "what": ["seen"] }));
+    assert_eq!(access(&report, "wasi:clocks"), json!({ "access": "always" }));
+    assert_eq!(report["unused_grants"], json!(["mail"]));
+    assert_eq!((&report["limits"]["cpu"], &report["limits"]["memory"]), (&json!("2s"), &json!("32MiB")));
+    assert_eq!((&report["limits"]["timeout"], &report["limits"]["log"]), (&json!("30s"), &json!("64KiB/s")));
+    // The worker logs the same digest.
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
     let digest = gateway.until_loaded("puppet").await;
-    assert!(told["digest"].as_str().unwrap().starts_with(&digest), "{digest} {told:#}");
+    assert!(report["digest"].as_str().unwrap().starts_with(&digest), "{digest} {report:#}");
     let (_, text, _) = plugin(&["inspect", &path(&plugins, "puppet.wasm")]);
     for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is for nothing"] {
         assert!(text.contains(line), "{line}: {text}");
@@ -72,30 +71,33 @@ async fn a_plugin_is_shown_with_what_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_is_shown_as_one() {
+async fn inspect_shows_commands() {
     let folder = tempfile::tempdir().unwrap();
     let granted = format!("args = [\"-v\"]\n[grants]\nread = {{ \"/in\" = \"{}\" }}\n", folder.path().display());
     let plugins = Plugins::with("module", &built("command"), &granted).and("component", &built("program"), "");
-    let (code, told) = inspect(&plugins, "module.wasm");
-    assert_eq!((code, &told["kind"], &told["unused_grants"]), (0, &json!("command"), &json!([])), "{told:#}");
+    let (code, report) = inspect(&plugins, "module.wasm");
+    assert_eq!((code, &report["kind"], &report["unused_grants"]), (0, &json!("command"), &json!([])), "{report:#}");
     let is_in = |list: &Value, name: &str| list.as_array().unwrap().contains(&json!(name));
-    assert!(is_in(&told["exports"], "_start"), "{told:#}");
+    assert!(is_in(&report["exports"], "_start"), "{report:#}");
     let folder = format!("/in = {}", folder.path().display());
-    assert_eq!(access(&told, "wasi_snapshot_preview1"), json!({ "access": "granted", "what": [folder] }));
-    let (code, told) = inspect(&plugins, "component.wasm");
-    assert_eq!((code, &told["kind"]), (0, &json!("command")), "{told:#}");
-    // Nothing was forgotten: its language's library imports files and never looks.
-    assert_eq!(told["warnings"], json!([]), "{told:#}");
+    assert_eq!(access(&report, "wasi_snapshot_preview1"), json!({ "access": "granted", "what": [folder] }));
+    let (code, report) = inspect(&plugins, "component.wasm");
+    assert_eq!((code, &report["kind"]), (0, &json!("command")), "{report:#}");
+    // No warning: the standard library of the language always imports the file system.
+    assert_eq!(report["warnings"], json!([]), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_imported_and_not_granted_is_told_at_every_place() {
+async fn imports_without_a_grant_are_reported_everywhere() {
     let plugins = Plugins::with("puppet", &built("puppet"), "");
-    let (code, told) = inspect(&plugins, "puppet.wasm");
+    let (code, report) = inspect(&plugins, "puppet.wasm");
     assert_eq!(code, 0);
-    assert_eq!(access(&told, "worker/publisher"), json!({ "access": "not-granted", "write": "publish = [\"topic\"]" }));
+    assert_eq!(
+        access(&report, "worker/publisher"),
+        json!({ "access": "not-granted", "write": "publish = [\"topic\"]" })
+    );
     let warning = "imported but not granted: gateway:worker/publisher@1.0.0";
-    assert!(told["warnings"].as_array().unwrap().contains(&json!(warning)), "{told:#}");
+    assert!(report["warnings"].as_array().unwrap().contains(&json!(warning)), "{report:#}");
     let (code, out, _) = plugin(&["check", &path(&plugins, "puppet.wasm")]);
     assert_eq!(code, 0);
     assert!(
@@ -110,7 +112,7 @@ async fn what_is_imported_and_not_granted_is_told_at_every_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
+async fn a_check_loads_a_whole_directory_and_reports_every_error() {
     let good = guest(OK);
     let plugins = Plugins::with("b-good", &good, "")
         .and("a-faulty", &good[..good.len() / 2], "concurrency = 0\n[limits]\ncpuu = \"1s\"\n")
@@ -119,7 +121,7 @@ async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
     let (code, out, error) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert_eq!(code, 1, "{out}");
     assert!(error.contains("2 of 3 would be refused"), "{error}");
-    for told in [
+    for fragment in [
         "refused  a-faulty.wasm\n",
         "a-faulty.toml: line 1, column 15: ",
         "a-faulty.toml: line 3, column 1: unknown key `cpuu`",
@@ -127,18 +129,18 @@ async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
         "ok       b-good.wasm: handler of b-good\n",
         "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove it there, or from c-claims",
     ] {
-        assert!(out.contains(told), "{told}: {out}");
+        assert!(out.contains(fragment), "{fragment}: {out}");
     }
     let (code, out, _) = plugin(&["check", &path(&plugins, "b-good.wasm"), "--json"]);
-    let told: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &told[0]["refused"]), (0, &json!([])));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report[0]["refused"]), (0, &json!([])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_sees_what_several_claim_however_they_are_named() {
+async fn a_check_detects_topic_conflicts_however_the_files_are_given() {
     let good = guest(OK);
-    let rest = "topics = [\"*\"]\n";
-    let plugins = Plugins::with("a-rest", &good, rest).and("b-rest", &good, rest).and("named", &good, "");
+    let catch_all = "topics = [\"*\"]\n";
+    let plugins = Plugins::with("a-rest", &good, catch_all).and("b-rest", &good, catch_all).and("named", &good, "");
     plugins.put("z-claims", &good, "topics = [\"named\"]\n");
     let folder = plugins.path().to_str().unwrap();
     let [first, other] = ["(\"*\") are handled by a-rest.wasm", "topic named is handled by named.wasm"];
@@ -151,9 +153,9 @@ async fn a_check_sees_what_several_claim_however_they_are_named() {
         assert!(code == 1 && error.contains("2 of 4 would be refused"), "{paths:?}: {out}{error}");
         assert!(out.contains(first) && out.contains(other), "{paths:?}: {out}");
     }
-    // Each directory has a worker of its own.
-    let apart = Plugins::with("b-rest", &good, rest);
-    assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), apart.path().to_str().unwrap()]).0, 0);
+    // Plugins in different directories belong to different workers.
+    let other = Plugins::with("b-rest", &good, catch_all);
+    assert_eq!(plugin(&["check", &path(&plugins, "a-rest.wasm"), other.path().to_str().unwrap()]).0, 0);
 }
 
 fn name_of(folder: &str) -> &str {
@@ -161,7 +163,7 @@ fn name_of(folder: &str) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_tells_what_is_beyond_all_that_is_taken() {
+async fn a_check_reports_plugins_beyond_the_maximum() {
     let plugins = Plugins::empty();
     for number in 0..=1000 {
         std::fs::write(plugins.path().join(format!("topic-{number:04}.wasm")), "no").unwrap();
@@ -172,25 +174,25 @@ async fn a_check_tells_what_is_beyond_all_that_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_without_its_plugin_is_told_by_the_check_and_once_by_the_worker() {
+async fn an_orphaned_manifest_is_reported_by_the_check_and_once_by_the_worker() {
     let plugins = Plugins::with("order", &guest(OK), "");
     plugins.write("ordr.toml", b"concurrency = 1");
-    let told = "ordr.toml is for nothing: there is no ordr.wasm beside it";
+    let warning = "ordr.toml is for nothing: there is no ordr.wasm beside it";
     let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
-    assert!(code == 0 && out.contains(&format!("warning  {told}\n")), "{out}");
+    assert!(code == 0 && out.contains(&format!("warning  {warning}\n")), "{out}");
     let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
     let listed: Value = serde_json::from_str(&out).unwrap();
-    assert!(listed.as_array().unwrap().len() == 1 && error.contains(told), "{out}{error}");
+    assert!(listed.as_array().unwrap().len() == 1 && error.contains(warning), "{out}{error}");
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged(told, |line| line["level"] == "WARN").await;
+    gateway.until_logged(warning, |line| line["level"] == "WARN").await;
     gateway.post("/api/v1/plugins/reload").await;
-    assert_eq!(gateway.logged(told).len(), 1);
+    assert_eq!(gateway.logged(warning).len(), 1);
 }
 
-/// The names in a file are whoever made it's.
+/// The names in a component are untrusted.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_in_a_file_neither_steer_the_terminal_nor_fill_it() {
+async fn names_in_a_file_cannot_control_or_flood_the_terminal() {
     let good = r#"(memory (export "memory") 1) (func (export "_start")) (func (export "\1b[2J\1b]0;title\07over\nok       b.wasm"))"#;
     let foreign = format!(r#"(import "\1b[31mred" "{}" (func))"#, "x\\1b[1m".repeat(40_000));
     let wasm = |text: &str| wat::parse_str(format!("(module {text})")).unwrap();
@@ -207,9 +209,9 @@ async fn names_in_a_file_neither_steer_the_terminal_nor_fill_it() {
     assert!(reason.len() < 5000 && !reason.contains('\u{1b}'), "{} {reason}", reason.len());
 }
 
-/// Nor do they in JSON, which means the same.
+/// The same in JSON, where escapes keep the names intact.
 #[tokio::test(flavor = "multi_thread")]
-async fn json_for_a_terminal_has_no_characters_that_steer_it() {
+async fn json_output_has_no_terminal_control_characters() {
     let export = "red\u{9b}31m\u{202e}over";
     let wasm = wat::parse_str(format!(
         r#"(module (memory (export "memory") 1) (func (export "_start")) (func (export "{}")))"#,
@@ -219,9 +221,9 @@ async fn json_for_a_terminal_has_no_characters_that_steer_it() {
     let plugins = Plugins::with(name, &wasm.unwrap(), manifest).and("bad\u{9d}", b"no", "topics = [\"b\"]");
     let is_plain = |out: &str| !out.contains(|char: char| (char.is_control() && char != '\n') || char > '\u{2000}');
     let (_, out, _) = plugin(&["check", plugins.path().to_str().unwrap(), "--json"]);
-    let told: Value = serde_json::from_str(&out).unwrap();
-    assert!(is_plain(&out) && told[0]["name"] == name, "{out}");
-    assert!(told[0]["exports"].as_array().unwrap().contains(&json!(export)), "{out}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert!(is_plain(&out) && report[0]["name"] == name, "{out}");
+    assert!(report[0]["exports"].as_array().unwrap().contains(&json!(export)), "{out}");
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
@@ -236,7 +238,7 @@ async fn json_for_a_terminal_has_no_characters_that_steer_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_knows_the_workers_own_folders() {
+async fn a_check_knows_the_protected_directories() {
     let outer = tempfile::tempdir().unwrap();
     let at = |name: &str| outer.path().join(name).to_str().unwrap().to_owned();
     for name in ["plugins", "cache", "cache/versions", "secrets", "beside"] {
@@ -262,7 +264,7 @@ async fn a_check_knows_the_workers_own_folders() {
                 assert!(output.status.code() == Some(1) && out.contains("which is the worker's own"), "{name}: {out}");
             }
         }
-        // Where it lies is where the worker's plugins do.
+        // The directory of the checked file is the plugins directory.
         let own = plugins.path().to_str().unwrap();
         plugins.write("topic.toml", format!("[grants]\nread = {{ \"/in\" = {own:?} }}").as_bytes());
         assert_eq!(command(&[&["plugin", "check", own], settings].concat()).status.code(), Some(1));
@@ -273,7 +275,7 @@ async fn a_check_knows_the_workers_own_folders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_that_are_not_as_they_should_be_are_told() {
+async fn unusable_secrets_are_reported() {
     let secrets = tempfile::tempdir().unwrap();
     for (name, value) in [("tiny", "abc"), ("empty", ""), ("lines", "one\ntwo-two\n"), ("good", "value-1")] {
         std::fs::write(secrets.path().join(name), value).unwrap();
@@ -288,14 +290,14 @@ async fn secrets_that_are_not_as_they_should_be_are_told() {
     assert_eq!(code, 0, "{out}");
     let header =
         |name: &str| format!("warning  [http_headers] for https://a.example: the header `{name}` can't be made: ");
-    for told in [
+    for warning in [
         "warning  grants.secrets: none: a granted secret can't be had: this host has no secret none".to_owned(),
         header("x-a") + "the secret tiny has less than 4 bytes",
         header("x-b") + "unavailable: the secret empty: ",
         header("x-c") + "the secret lines has characters that no header may have",
         header("x-d") + "unavailable: this host has no secret missing",
     ] {
-        assert!(out.contains(&told), "{told}: {out}");
+        assert!(out.contains(&warning), "{warning}: {out}");
     }
     assert!(!out.contains("x-e") && !out.contains("grants.secrets: good") && !out.contains("abc"), "{out}");
     let redis = Redis::start();
@@ -306,22 +308,22 @@ async fn secrets_that_are_not_as_they_should_be_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_runs_the_self_test() {
-    // Ok, and an error whose text is the four bytes at 512.
+    // An error whose text is the four bytes at 512.
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
     let plugins =
         Plugins::with("passes", &self_tested("", "(i32.const 32)"), "").and("fails", &self_tested("", failed), "");
-    let (code, told) = inspect(&plugins, "passes.wasm");
-    assert_eq!((code, &told["has_self_test"]), (0, &json!(true)), "{told:#}");
-    let (code, told) = inspect(&plugins, "fails.wasm");
-    assert_eq!((code, &told["refused"], &told["kind"]), (1, &json!(["its self-test failed: busy"]), &Value::Null));
+    let (code, report) = inspect(&plugins, "passes.wasm");
+    assert_eq!((code, &report["has_self_test"]), (0, &json!(true)), "{report:#}");
+    let (code, report) = inspect(&plugins, "fails.wasm");
+    assert_eq!((code, &report["refused"], &report["kind"]), (1, &json!(["its self-test failed: busy"]), &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_plugin_is_told() {
+async fn a_file_that_is_no_plugin_is_reported() {
     let plugins = Plugins::empty();
     plugins.write("native.wasm", b"\x7fELF\x02\x01\x01\0");
     plugins.write("other.txt", b"");
-    for (file, code, told) in [
+    for (file, code, fragment) in [
         ("native.wasm", 1, "precompiled components are not taken"),
         ("other.txt", 2, "a plugin's file is called <name>.wasm"),
         ("none.wasm", 1, "there is no such file"),
@@ -329,14 +331,14 @@ async fn what_is_no_plugin_is_told() {
         for command in ["check", "inspect"] {
             let (ended, out, error) = plugin(&[command, &path(&plugins, file)]);
             assert_eq!(ended, code, "{command} {file}: {error}");
-            assert!(format!("{out}{error}").contains(told), "{command} {file}: {out}{error}");
+            assert!(format!("{out}{error}").contains(fragment), "{command} {file}: {out}{error}");
         }
     }
     assert_eq!(plugin(&["check"]).0, 2);
 }
 
-/// What a worker would not load, and three that it would: name, file, manifest,
-/// and what is told of it.
+/// Plugins that a worker rejects, and three that it loads: name, file, manifest, and a
+/// fragment of the reason.
 fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let memory = r#"(memory (export "memory") 1)"#;
     let start = r#"(func (export "_start"))"#;
@@ -365,21 +367,26 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ("foreign", program(&foreign), "", "`sleep` of env"),
         ("good", handler.clone(), "", ""),
         ("native", b"\x7fELF\x02\x01\x01\0".to_vec(), "", "precompiled components are not taken"),
-        ("newer", load::built(&[NEWER, ADD_FLUSH], FLUSH), "", "it needs `flush` of gateway:worker/logging@1.1.0"),
+        (
+            "newer",
+            compatibility::built(&[NEWER, ADD_FLUSH], FLUSH),
+            "",
+            "it needs `flush` of gateway:worker/logging@1.1.0",
+        ),
         ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
         ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
         ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
         ("reused", command(), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
         ("threads", program(&threads), "", "it needs threads"),
-        ("typed", load::built(&wider, ""), "", "has another type than this host's"),
+        ("typed", compatibility::built(&wider, ""), "", "has another type than this host's"),
         ("zip", b"PK\x05\x06".to_vec(), "", "a zip archive: unpack it"),
     ]
 }
 
-/// Who checks before deploying hears what the worker would say, and no less.
+/// A check before the deployment reports the same reasons as the worker.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_refuses_what_a_worker_refuses_in_the_same_words() {
+async fn a_check_and_a_worker_reject_with_the_same_reason() {
     let (plugins, refused) = (Plugins::empty(), refused());
     for (name, wasm, manifest, _) in &refused {
         plugins.put(name, wasm, manifest);
@@ -391,14 +398,14 @@ async fn a_check_refuses_what_a_worker_refuses_in_the_same_words() {
     let (checked, count) = (checked.as_array().unwrap(), refused.len());
     assert_eq!((code, checked.len()), (1, count));
     gateway.until_ready().await;
-    for (checked, (name, _, _, told)) in checked.iter().zip(refused) {
+    for (checked, (name, _, _, fragment)) in checked.iter().zip(refused) {
         assert_eq!(checked["name"], name);
         let reasons: Vec<&str> =
             checked["refused"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
         let reasons = reasons.join("; ");
         let live = gateway.plugin(name).await;
         assert_eq!(live["refusal"]["reason"].as_str().unwrap_or_default(), reasons, "{name}");
-        assert!(reasons.is_empty() == told.is_empty() && reasons.contains(told), "{name}: {reasons}");
-        assert_eq!(live["state"] == "live", told.is_empty(), "{name}: {live}");
+        assert!(reasons.is_empty() == fragment.is_empty() && reasons.contains(fragment), "{name}: {reasons}");
+        assert_eq!(live["state"] == "live", fragment.is_empty(), "{name}: {live}");
     }
 }

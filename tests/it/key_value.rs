@@ -1,5 +1,5 @@
-//! Values that plugins keep: apart for each, within what is allowed to the
-//! key and the byte, over all workers; and no trouble where Redis has some.
+//! The key-value store: separate for each plugin, with exact quotas over all workers, and
+//! with errors instead of failures when Redis has problems.
 
 use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use gateway_worker::capability::{Fault, KeyValue, NewValue, Only, Quota};
@@ -15,10 +15,10 @@ pub(crate) fn manifest(grants: &str, more: &str) -> String {
     format!("{more}\n[retry]\nattempts = 1\n[grants]\npublish = [\"seen\", \"other\", \"ring\"]\n{grants}\n")
 }
 
-/// Has the guest `store` do something, and returns how each act went.
-pub(crate) async fn acts(redis: &Redis, plugin: &str, id: &str, acts: Value) -> Vec<Value> {
+/// Lets the guest `store` run actions and returns their results.
+pub(crate) async fn run_actions(redis: &Redis, plugin: &str, id: &str, acts: Value) -> Vec<Value> {
     redis.publish(plugin, id, &json!({ "acts": acts }).to_string()).await;
-    until(&format!("{id} has told"), async || {
+    until(&format!("the results of {id}"), async || {
         let all = redis.envelopes("mq:seen").await;
         let found = all.into_iter().find(|envelope| envelope["data"]["of"] == id)?;
         Some(found["data"]["results"].as_array().unwrap().clone())
@@ -43,7 +43,7 @@ fn code(answer: Result<bool, Fault>) -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
+async fn a_plugin_reads_its_own_values_and_no_other_plugin_does() {
     let redis = Redis::start();
     let plugins = Plugins::with("mine", &built("store"), &manifest("keyvalue = true", "")).and(
         "others",
@@ -51,7 +51,7 @@ async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
         &manifest("keyvalue = true", ""),
     );
     let _gateway = Gateway::start(&redis, &plugins);
-    let answers = acts(
+    let answers = run_actions(
         &redis,
         "mine",
         "first",
@@ -81,15 +81,15 @@ async fn a_plugin_finds_what_it_has_kept_and_nobody_else_does() {
     ];
     assert_eq!(answers, expected.map(|answer| json!({ "ok": answer })));
     let again = json!([{ "do": "get", "key": "k" }]);
-    assert_eq!(acts(&redis, "mine", "second", again.clone()).await, [json!({ "ok": "w" })]);
-    assert_eq!(acts(&redis, "others", "third", again).await, [json!({ "ok": null })]);
+    assert_eq!(run_actions(&redis, "mine", "second", again.clone()).await, [json!({ "ok": "w" })]);
+    assert_eq!(run_actions(&redis, "others", "third", again).await, [json!({ "ok": null })]);
     assert_eq!(redis.run::<String>("GET {mq::kv:mine}:k").await, "w");
-    // A swap without a lifetime makes it stay.
+    // A swap without a time to live makes the value permanent.
     assert_eq!(redis.run::<i64>("PTTL {mq::kv:mine}:k").await, -1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_values_have_their_sizes_and_a_grant() {
+async fn keys_and_values_are_limited_and_need_a_grant() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", "")).and(
         "poor",
@@ -99,15 +99,16 @@ async fn keys_and_values_have_their_sizes_and_a_grant() {
     let gateway = Gateway::start(&redis, &plugins);
     let set = |key: usize, value: usize| json!({ "do": "set", "key": "k".repeat(key), "value": "v".repeat(value) });
     let answers =
-        acts(&redis, "store", "s", json!([set(0, 1), set(1, 1), set(512, 1), set(513, 1), set(1, 1 << 20)])).await;
+        run_actions(&redis, "store", "s", json!([set(0, 1), set(1, 1), set(512, 1), set(513, 1), set(1, 1 << 20)]))
+            .await;
     let faults: Vec<&Value> = answers.iter().map(|answer| &answer["fault"]).collect();
     assert_eq!(faults, [&json!("invalid"), &Value::Null, &Value::Null, &json!("invalid"), &Value::Null]);
-    let above = acts(&redis, "store", "above", json!([set(1, (1 << 20) + 1)])).await;
+    let above = run_actions(&redis, "store", "above", json!([set(1, (1 << 20) + 1)])).await;
     assert_eq!(above[0]["fault"], "too-large");
 
     for act in [set(1, 1), json!({ "do": "get", "key": "k" }), json!({ "do": "delete", "key": "k" })] {
         redis.run::<i64>("DEL mq:seen").await;
-        let denied = acts(&redis, "poor", "p", json!([act])).await;
+        let denied = run_actions(&redis, "poor", "p", json!([act])).await;
         assert_eq!(denied[0]["fault"], "denied");
         assert!(denied[0]["reason"].as_str().unwrap().contains("write keyvalue = true"), "{denied:?}");
     }
@@ -116,26 +117,26 @@ async fn keys_and_values_have_their_sizes_and_a_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_manifests_limits_hold() {
+async fn the_key_value_limits_of_the_manifest_hold() {
     let redis = Redis::start();
     let limits = "[limits]\nkeyvalue_keys = 3\nkeyvalue = \"1KiB\"\n";
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", limits));
     let _gateway = Gateway::start(&redis, &plugins);
     let fill =
         |key: &str, count: u32, bytes: usize| json!([{ "do": "fill", "key": key, "count": count, "bytes": bytes }]);
-    assert_eq!(acts(&redis, "store", "a", fill("k", 3, 10)).await[0], json!({ "ok": null }));
-    let many = acts(&redis, "store", "b", fill("m", 1, 10)).await;
+    assert_eq!(run_actions(&redis, "store", "a", fill("k", 3, 10)).await[0], json!({ "ok": null }));
+    let many = run_actions(&redis, "store", "b", fill("m", 1, 10)).await;
     assert_eq!(many[0]["fault"], "too-many");
     assert!(many[0]["reason"].as_str().unwrap().contains("limits.keyvalue_keys = 3"), "{many:?}");
-    // 1024 bytes, two keys of two with 10 each in use.
-    assert_eq!(acts(&redis, "store", "c", fill("k", 1, 1024 - 24 - 2)).await[0], json!({ "ok": null }));
-    let large = acts(&redis, "store", "d", fill("k", 1, 1024 - 24 - 1)).await;
+    // Of 1024 bytes two keys of two bytes with ten bytes each are used.
+    assert_eq!(run_actions(&redis, "store", "c", fill("k", 1, 1024 - 24 - 2)).await[0], json!({ "ok": null }));
+    let large = run_actions(&redis, "store", "d", fill("k", 1, 1024 - 24 - 1)).await;
     assert_eq!(large[0]["fault"], "too-large");
     assert!(large[0]["reason"].as_str().unwrap().contains("limits.keyvalue = 1024"), "{large:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_account_is_exact_however_values_come_and_go() {
+async fn the_quota_accounting_is_exact() {
     let redis = Redis::start();
     let store = store(&redis);
     let quota = Quota { keys: 2, bytes: 20 };
@@ -143,13 +144,12 @@ async fn the_account_is_exact_however_values_come_and_go() {
     assert_eq!(store.set("p", quota, value("b", "123456789")).await, Ok(true));
     assert_eq!(code(store.set("p", quota, value("c", "")).await), "too-many");
     assert_eq!(code(store.set("p", quota, value("a", "1234567890")).await), "too-large");
-    // What there is may be written again, and what makes it less even where
-    // less is allowed by now.
+    // Existing keys may be overwritten, and shrunk even if the quota is now lower.
     assert_eq!(store.set("p", quota, value("a", "987654321")).await, Ok(true));
     assert_eq!(store.set("p", Quota { keys: 1, bytes: 5 }, value("a", "1234")).await, Ok(true));
     assert_eq!(code(store.set("p", Quota { keys: 1, bytes: 5 }, value("a", "12345")).await), "too-large");
     assert_eq!(store.set("p", quota, value("b", "12345678901234")).await, Ok(true));
-    // Another plugin has its own account.
+    // Another plugin has its own quota.
     assert_eq!(store.set("q", quota, value("a", "1234567890123456789")).await, Ok(true));
     assert_eq!(redis.run::<i64>("HGET {mq::kv:p}-sizes a").await, 5);
     store.delete("p", "a").await.unwrap();
@@ -159,7 +159,7 @@ async fn the_account_is_exact_however_values_come_and_go() {
     for key in ["b", "c"] {
         store.delete("p", key).await.unwrap();
     }
-    assert!(redis.run::<Vec<String>>("KEYS {mq::kv:p}*").await.is_empty(), "nothing is left of an empty store");
+    assert!(redis.run::<Vec<String>>("KEYS {mq::kv:p}*").await.is_empty(), "an empty store has no keys");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn a_call_is_one_round_trip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_counts_no_more() {
+async fn expired_values_do_not_count_against_the_quota() {
     let redis = Redis::start_with(&[]);
     let store = store(&redis);
     let quota = Quota { keys: 5000, bytes: 40_000 };
@@ -191,15 +191,15 @@ async fn what_has_expired_counts_no_more() {
     };
     assert_eq!(store.set("p", AMPLE, short("k", 3_600_000)).await, Ok(true));
     assert!(redis.run::<i64>("PTTL {mq::kv:p}:k").await > 3_500_000);
-    // It stays as long as its last lifetime says.
+    // The last time to live counts.
     assert_eq!(store.set("p", AMPLE, short("k", 1)).await, Ok(true));
     until_gone("k").await;
-    let absent = NewValue { only: Only::IfAbsent, ..value("k", "anew") };
+    let absent = NewValue { only: Only::IfAbsent, ..value("k", "again") };
     assert_eq!(store.set("p", AMPLE, absent).await, Ok(true));
-    assert_eq!(store.get("p", "k").await, Ok(Some(b"anew".to_vec())));
+    assert_eq!(store.get("p", "k").await, Ok(Some(b"again".to_vec())));
     store.delete("p", "k").await.unwrap();
 
-    // More of them than one call strikes out.
+    // More expired keys than one call removes from the accounting.
     for number in 0..4999 {
         assert_eq!(store.set("p", quota, short(&format!("k{number}"), 60_000)).await, Ok(true));
     }
@@ -213,19 +213,19 @@ async fn what_has_expired_counts_no_more() {
     }
     pipe.query_async::<()>(&mut connection).await.unwrap();
     assert_eq!(store.set("p", quota, value("large", &"v".repeat(39_500))).await, Ok(true));
-    let account: Vec<String> = redis.run("HGETALL {mq::kv:p}-sizes").await;
-    assert_eq!(account.len() as i64 - 4, 2 * redis.run::<i64>("ZCARD {mq::kv:p}-ends").await);
+    let sizes: Vec<String> = redis.run("HGETALL {mq::kv:p}-sizes").await;
+    assert_eq!(sizes.len() as i64 - 4, 2 * redis.run::<i64>("ZCARD {mq::kv:p}-ends").await);
     assert_eq!(redis.run::<i64>("HGET {mq::kv:p}-sizes large").await, 39_505);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dead_leave_the_account_while_others_come() {
+async fn expired_values_are_removed_from_the_accounting_by_later_calls() {
     let redis = Redis::start();
     let store = store(&redis);
     for number in 0..400 {
         assert_eq!(store.set("p", AMPLE, short(&format!("k{number}"), 1)).await, Ok(true));
     }
-    until("the account is small", async || {
+    until("the accounting is empty", async || {
         store.delete("p", "another").await.unwrap();
         (redis.run::<i64>("HLEN {mq::kv:p}-sizes").await == 0).then_some(())
     })
@@ -233,7 +233,7 @@ async fn the_dead_leave_the_account_while_others_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_is_kept_than_allowed_however_many_write_at_once() {
+async fn concurrent_writers_do_not_exceed_the_quota() {
     let redis = Redis::start();
     let quota = Quota { keys: 50, bytes: 1 << 20 };
     let mut writers = tokio::task::JoinSet::new();
@@ -251,7 +251,7 @@ async fn no_more_is_kept_than_allowed_however_many_write_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_full_is_told_and_nothing_changes() {
+async fn a_full_redis_is_reported_and_nothing_changes() {
     let redis = Redis::start();
     let store = store(&redis);
     assert_eq!(store.set("p", AMPLE, value("k", "before")).await, Ok(true));
@@ -261,14 +261,14 @@ async fn a_redis_that_is_full_is_told_and_nothing_changes() {
     assert!(fault.reason.contains("maxmemory"), "{fault}");
     assert_eq!(store.get("p", "k").await, Ok(Some(b"before".to_vec())));
     assert_eq!(redis.run::<i64>("HGET {mq::kv:p}-sizes k").await, 7);
-    // What makes room goes.
+    // A deletion, which frees memory, succeeds.
     store.delete("p", "k").await.unwrap();
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     assert_eq!(store.set("p", AMPLE, value("k", "after")).await, Ok(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_does_not_answer_is_told_soon() {
+async fn a_redis_that_does_not_answer_is_reported_soon() {
     let mut redis = Redis::start();
     let store = store(&redis);
     assert_eq!(store.get("p", "k").await, Ok(None));
@@ -277,23 +277,23 @@ async fn a_redis_that_does_not_answer_is_told_soon() {
         assert_eq!(fault, Fault::unavailable("Redis has not answered for 2s"));
     }
     redis.kill();
-    let fault = until("it is noticed", async || {
+    let fault = until("the outage is detected", async || {
         store.get("p", "k").await.err().filter(|fault| !fault.reason.contains("answered"))
     })
     .await;
     assert_eq!(fault.code, "unavailable");
-    redis.start_again();
-    until("it is back", async || store.get("p", "k").await.ok()).await;
+    redis.restart();
+    until("Redis answers again", async || store.get("p", "k").await.ok()).await;
 }
 
-/// To the SDK, what is unavailable is worth another try.
+/// The SDK maps `unavailable` to a retry.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_without_its_store_is_tried_again() {
+async fn a_handler_whose_store_fails_is_retried() {
     let redis = Redis::start();
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", ""));
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("store").await;
-    // Another type than ours stands there.
+    // The key has another type.
     redis.run::<i64>("RPUSH {mq::kv:store}:k v").await;
     let act = json!({ "acts": [{ "do": "get", "key": "k" }], "end": "fault" });
     redis.publish("store", "s", &act.to_string()).await;

@@ -1,5 +1,5 @@
-//! Each limit from both sides: what is just within it is done, what is just
-//! beyond has its named outcome.
+//! Limits, tested on both sides: a run just within a limit is done, and one just beyond
+//! has the outcome of that limit.
 
 use crate::guest::{OK, guest, guest_in, guest_with};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text, topic};
@@ -68,19 +68,18 @@ fn limited(body: &str) -> Vec<u8> {
     guest_in("limited", CLOCKS, IMPORTS, "", body)
 }
 
-/// Waits for so many milliseconds, and is done.
+/// Waits for this time and returns ok.
 fn waits(milliseconds: u64) -> String {
     format!("(call $block (call $subscribe (i64.const {}))) {OK}", milliseconds * 1_000_000)
 }
 
-/// Waits for an hour before it is there.
+/// A handler whose start function waits for an hour.
 pub(crate) fn waits_at_its_start() -> Vec<u8> {
     let start = "(func $start (call $block (call $subscribe (i64.const 3600000000000)))) (start $start)";
     guest_in("limited", CLOCKS, IMPORTS, start, OK)
 }
 
-/// Runs for so many milliseconds by the clock on the wall, in which it can't use
-/// up more CPU time than that.
+/// Runs for this time by the wall clock, so it uses at most as much CPU time.
 fn spins(milliseconds: u64) -> String {
     format!(
         "(local $end i64) (local.set $end (i64.add (call $now) (i64.const {})))
@@ -96,7 +95,7 @@ async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
     redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
 }
 
-/// Does something so many times.
+/// Runs `body` `count` times and returns ok.
 pub(crate) fn times(count: u32, body: &str) -> String {
     format!(
         "(local $left i32) (local.set $left (i32.const {count}))
@@ -106,29 +105,29 @@ pub(crate) fn times(count: u32, body: &str) -> String {
     )
 }
 
-/// What is within its limit, what is beyond it, and how that ends.
+/// A guest within a limit, one beyond it, and the outcome of the latter.
 struct Case {
     name: &'static str,
     manifest: &'static str,
     within: Vec<u8>,
     beyond: Vec<u8>,
     outcome: &'static str,
-    told: &'static str,
+    error: &'static str,
 }
 
-/// Something of `wasi:http` that can be done so many times.
-fn held(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
+/// Resources of `wasi:http`, of which `count` are within the limit.
+fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: &str) -> Case {
     Case {
         name,
         manifest,
         within: limited(&times(count, body)),
         beyond: limited(&times(count + 1, body)),
         outcome: "handle-limit",
-        told: "held more than limits.handles = 64",
+        error: "held more than limits.handles = 64",
     }
 }
 
-/// What an instance may have, and how long it may take.
+/// Limits on memory, tables and time.
 fn of_instances() -> Vec<Case> {
     let grow_memory =
         |pages| format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const {pages}))) (then unreachable)) {OK}");
@@ -145,7 +144,7 @@ fn of_instances() -> Vec<Case> {
             within: guest(&grow_memory(127)),
             beyond: guest(&grow_memory(128)),
             outcome: "memory-limit",
-            told: "asked for more than limits.memory = 8388608 bytes",
+            error: "asked for more than limits.memory = 8388608 bytes",
         },
         Case {
             name: "tables",
@@ -153,7 +152,7 @@ fn of_instances() -> Vec<Case> {
             within: grow_tables(20),
             beyond: grow_tables(21),
             outcome: "table-limit",
-            told: "asked for more than limits.table_elements = 100",
+            error: "asked for more than limits.table_elements = 100",
         },
         Case {
             name: "cpu",
@@ -161,7 +160,7 @@ fn of_instances() -> Vec<Case> {
             within: limited(&spins(1500)),
             beyond: limited("(loop $forever (br $forever)) (unreachable)"),
             outcome: "cpu-limit",
-            told: "used more than limits.cpu = 2s",
+            error: "used more than limits.cpu = 2s",
         },
         Case {
             name: "timeout",
@@ -169,12 +168,12 @@ fn of_instances() -> Vec<Case> {
             within: limited(&waits(6000)),
             beyond: limited(&waits(3_600_000)),
             outcome: "timeout",
-            told: "ran longer than limits.timeout = 10s",
+            error: "ran longer than limits.timeout = 10s",
         },
     ]
 }
 
-/// What it may hold of the host at once.
+/// Limits on resources of the host.
 fn of_handles() -> Vec<Case> {
     vec![
         Case {
@@ -183,36 +182,41 @@ fn of_handles() -> Vec<Case> {
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            error: "held more than limits.handles = 50",
         },
-        // What is one thing of the host's, and not two as above.
+        // A resource of one host object, not of two as above.
         Case {
             name: "networks",
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            error: "held more than limits.handles = 50",
         },
-        // Each counts as many handles as it may take room in the host's memory.
+        // Counts as several handles, according to its size in the memory of the host.
         Case {
             name: "fields",
             manifest: "handles = 6400",
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 6400",
+            error: "held more than limits.handles = 6400",
         },
-        held("fields.listed", "handles = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
-        // Of these two each time: there is room for the first, and not for the other.
-        held("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
-        held(
+        http_resources(
+            "fields.listed",
+            "handles = 6400",
+            100,
+            "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))",
+        ),
+        // Each iteration needs two; beyond the limit the first fits and the second does not.
+        http_resources("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
+        http_resources(
             "request.body",
             "handles = 6464",
             50,
             "(call $request_body (call $request (call $fields)) (i32.const 64))",
         ),
-        held(
+        http_resources(
             "response.body",
             "handles = 6464",
             50,
@@ -221,11 +225,11 @@ fn of_handles() -> Vec<Case> {
     ]
 }
 
-/// What may be passed to the host in one call.
+/// Limits on the bytes of one host call.
 fn of_calls() -> Vec<Case> {
-    // A log line of so many bytes, which the guest has not written: zeros.
+    // A log line of `bytes` zeros.
     let line = |bytes| format!("(call $log (i32.const 1) (i32.const 1024) (i32.const {bytes})) {OK}");
-    // A retry whose reason has so many bytes.
+    // A retry whose reason has `bytes` bytes.
     let reply = |bytes| {
         format!(
             "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.const {bytes})) (i32.const 16)"
@@ -239,7 +243,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes to the host in one call",
+            error: "passed more than limits.host_call = 4096 bytes to the host in one call",
         },
         Case {
             name: "reply",
@@ -247,7 +251,7 @@ fn of_calls() -> Vec<Case> {
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes",
+            error: "passed more than limits.host_call = 4096 bytes",
         },
         Case {
             name: "random",
@@ -255,16 +259,15 @@ fn of_calls() -> Vec<Case> {
             within: limited(&random(1 << 20)),
             beyond: limited(&random((1 << 20) + 1)),
             outcome: "trap",
-            told: "requested len",
+            error: "requested len",
         },
     ]
 }
 
-/// The same for a program, which is told so, and that ends nothing. Its list of
-/// what to write, 8 bytes each, is passed as well.
+/// The same limit for a command, which gets an error code instead of a trap. The list of
+/// buffers, 8 bytes each, counts too.
 fn of_programs() -> Vec<Case> {
-    // A program's call, and what the host answers: nothing, or that there is no
-    // memory for it.
+    // A call with this many bytes and its expected result: 0, or `nomem`.
     let print = |bytes: u32, errno: u32| {
         let program = format!(
             r#"(module
@@ -284,21 +287,21 @@ fn of_programs() -> Vec<Case> {
             within: print(4088, 0),
             beyond: print(4089, 0),
             outcome: "trap",
-            told: "unreachable",
+            error: "unreachable",
         },
         Case {
-            name: "program.told",
+            name: "program.errno",
             manifest: "host_call = \"4KiB\"",
             within: print(4089, 48),
             beyond: print(4088, 48),
             outcome: "trap",
-            told: "unreachable",
+            error: "unreachable",
         },
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_limit_has_two_sides() {
+async fn each_limit_is_tested_on_both_sides() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let cases: Vec<Case> = [of_instances(), of_handles(), of_calls(), of_programs()].into_iter().flatten().collect();
@@ -308,13 +311,13 @@ async fn each_limit_has_two_sides() {
         plugins.put(&format!("{}.beyond", case.name), &case.beyond, &manifest);
     }
     let gateway = Gateway::start(&redis, &plugins);
-    for Case { name, outcome, told, .. } in cases {
+    for Case { name, outcome, error, .. } in cases {
         let (within, beyond) = (format!("{name}.within"), format!("{name}.beyond"));
         redis.publish(&within, "w", "{}").await;
         redis.publish(&beyond, "b", "{}").await;
         let dead = redis.dead(&beyond).await;
         assert_eq!(text(&dead, "gw-reason"), outcome, "{name}");
-        assert!(text(&dead, "gw-error").contains(told), "{name}: {}", text(&dead, "gw-error"));
+        assert!(text(&dead, "gw-error").contains(error), "{name}: {}", text(&dead, "gw-error"));
         let ended = if name == "reply" { "retry" } else { "done" };
         gateway.until_outcome(&within, "w", ended).await;
     }
@@ -344,51 +347,51 @@ async fn the_wall_clock_covers_the_start_of_an_instance() {
     assert!(reason.contains("timeout: ran longer than limits.timeout = 50ms"), "{reason}");
 }
 
-/// A line counts 128 bytes, and what is not used within a second is saved up
-/// for no more than one.
+/// A line counts at least 128 bytes, and the unused budget of at most one second is
+/// saved.
 #[tokio::test(flavor = "multi_thread")]
-async fn as_many_lines_are_in_the_log_as_are_allowed() {
+async fn log_lines_beyond_the_limit_are_dropped() {
     let redis = Redis::start();
-    // One byte a second: a line more takes minutes.
+    // At one byte a second the next line is allowed after minutes.
     let plugins = Plugins::with("puppet", &built("puppet"), "[limits]\nlog = \"1B/s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
     for (id, times) in [("within", 1), ("beyond", 1)] {
-        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"told","times":{times}}}"#)).await;
+        redis.publish("puppet", id, &format!(r#"{{"do":"log","text":"measured","times":{times}}}"#)).await;
         gateway.until_outcome("puppet", id, "done").await;
     }
-    let lines = gateway.logged("told");
+    let lines = gateway.logged("measured");
     assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
     gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
 }
 
-/// Half of the slots are one plugin's own: as many run, and one more does not.
+/// A plugin can use half of all call permits, and not one more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_has_all_of_its_room() {
+async fn a_plugin_can_use_its_whole_quota_of_calls() {
     let redis = Redis::start();
     let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
-    let told = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
-    let plugins = Plugins::with("crowd", &limited(&told), manifest);
+    let logs = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
+    let plugins = Plugins::with("crowd", &limited(&logs), manifest);
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 500).await;
-    crate::support::until("all of them run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
+    crate::support::until("all run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
     assert!(gateway.outcomes("crowd").is_empty());
     redis.publish("crowd", "above", "{}").await;
     gateway.until_outcome("crowd", "above", "plugin-unavailable").await;
     assert_eq!(gateway.logged("busy").len(), 500);
 }
 
-/// One plugin has half of the slots. What is beyond it costs its messages
-/// nothing, and neither others nor new versions wait for it.
+/// Calls beyond the quota of a plugin cost its messages no attempt, and neither other
+/// plugins nor new versions wait for them.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_plugin_takes_the_room_of_others() {
+async fn no_plugin_uses_up_the_call_permits_of_others() {
     let redis = Redis::start();
     let manifest = "concurrency = 1100\n[limits]\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("crowd", &limited(&waits(3_600_000)), manifest).and("good", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 1100).await;
-    // Those wait for room, which is seen, and is no part of their `limits.timeout`.
+    // The waiting time is reported and does not count against `limits.timeout`.
     let waits = |plugin: &serde_json::Value| plugin["waiting"].as_u64().is_some_and(|calls| calls > 0);
     gateway.until_plugin("crowd", "has calls that wait", waits).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
@@ -401,16 +404,16 @@ async fn no_plugin_takes_the_room_of_others() {
     assert_eq!(redis.run::<i64>("XLEN {mq:crowd}:dead").await, 0);
 }
 
-/// Each is within its own limit, and both are too much: one waits until the
-/// other is gone, and that costs it no attempt.
+/// Two instances within their own limits exceed the total: one waits until the other has
+/// ended, which costs no attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_memories_together_have_a_limit() {
+async fn the_memories_of_all_instances_share_a_limit() {
     let redis = Redis::start();
     let grows =
         format!("(if (i32.eq (i32.const -1) (memory.grow (i32.const 640))) (then unreachable)) {}", waits(3_600_000));
     let manifest = "[limits]\ntimeout = \"2s\"\n[retry]\nattempts = 1\nbase = \"100ms\"\n";
     let plugins = Plugins::with("grows", &limited(&grows), manifest).and("good", &guest(OK), "");
-    // Half of it is one plugin's.
+    // One plugin may use half of it.
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "128MiB"]);
     gateway.until_ready().await;
     publish_many(&redis, "grows", 2).await;
@@ -424,9 +427,9 @@ async fn all_memories_together_have_a_limit() {
     }
 }
 
-/// What waits with all the memory that it could get leaves enough for others.
+/// A plugin that holds as much memory as it can get leaves enough for others.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_plugin_takes_the_memory_of_others() {
+async fn no_plugin_uses_up_the_memory_of_others() {
     let redis = Redis::start();
     let grows = |and: &str| {
         let grown = "(i32.eq (i32.const -1) (memory.grow (i32.const 320)))";
@@ -445,7 +448,7 @@ async fn no_plugin_takes_the_memory_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn as_many_files_may_be_open_as_are_allowed() {
+async fn the_open_file_limit_is_raised_to_the_hard_limit() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let mut command = Command::new("sh");
@@ -460,20 +463,20 @@ async fn as_many_files_may_be_open_as_are_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_needs_little_does_not_wait_for_who_needs_much() {
-    passes_spinners(&guest(OK)).await;
+async fn short_handlers_do_not_wait_for_cpu_bound_ones() {
+    short_messages_pass_cpu_bound_ones(&guest(OK)).await;
 }
 
-/// It has waited past a tick, which it sees when it goes round its loop, and
-/// needs next to nothing.
+/// A handler that has waited past a tick of the scheduler and needs almost no CPU time.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_does_not_wait_for_who_spins() {
-    passes_spinners(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))"))).await;
+async fn waiting_handlers_do_not_wait_for_cpu_bound_ones() {
+    short_messages_pass_cpu_bound_ones(&limited(&times(2, "(call $block (call $subscribe (i64.const 7000000)))")))
+        .await;
 }
 
-/// One after the other, short messages pass many that spin, before any of
-/// those is through.
-async fn passes_spinners(short: &[u8]) {
+/// Short messages, one after the other, are handled before any of many CPU-bound
+/// handlers has ended.
+async fn short_messages_pass_cpu_bound_ones(short: &[u8]) {
     let redis = Redis::start();
     let spins = guest("(loop $forever (br $forever)) (unreachable)");
     let manifest = "concurrency = 64\n[limits]\ncpu = \"250ms\"\ntimeout = \"10m\"\n[retry]\nattempts = 1\n";
@@ -495,11 +498,11 @@ async fn passes_spinners(short: &[u8]) {
         })
         .await;
     }
-    assert_eq!(redis.in_flight("spins").await, 64, "a spinner was through before the short ones");
+    assert_eq!(redis.in_flight("spins").await, 64, "a CPU-bound handler has ended before the short ones");
     assert_eq!(gateway.get("/healthz").await.0, 200);
-    // Their leases were kept all the while.
+    // Their leases were renewed meanwhile.
     assert!(gateway.logged("taken over").is_empty() && gateway.logged("lease").is_empty());
-    tokio::time::timeout(Duration::from_secs(90), redis.is("and they all end", "XLEN {mq:spins}:dead", 64))
+    tokio::time::timeout(Duration::from_secs(90), redis.is("all CPU-bound ones end", "XLEN {mq:spins}:dead", 64))
         .await
         .unwrap();
 }

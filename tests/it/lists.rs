@@ -14,12 +14,12 @@ async fn push(redis: &Redis, how: &str, id: &str) {
 
 async fn is_drained(redis: &Redis) {
     redis.is("the list is drained", "EXISTS mq:t", 0).await;
-    redis.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
-    redis.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+    redis.is("the intake list is empty", "EXISTS {mq:t}:in", 0).await;
+    redis.is("all are settled", "XLEN {mq:t}:work", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_was_there_first_sees_a_list_too() {
+async fn a_running_worker_discovers_a_list() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -34,7 +34,7 @@ async fn a_worker_that_was_there_first_sees_a_list_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lost_worker_had_put_aside_is_run() {
+async fn the_list_intake_of_a_lost_worker_is_consumed() {
     let redis = Redis::start();
     redis.run::<i64>(&format!("LPUSH {{mq:t}}:in {}", envelope("aside"))).await;
     push(&redis, "LPUSH", "waits").await;
@@ -56,7 +56,7 @@ async fn a_drained_list_that_becomes_a_stream_is_consumed_as_one() {
     redis.add("t", envelope("stream").as_bytes()).await;
     gateway.until_outcome("t", "stream", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // And back.
+    // And back to a list.
     redis.run::<i64>("DEL mq:t").await;
     push(&redis, "RPUSH", "again").await;
     gateway.until_outcome("t", "again", "done").await;
@@ -64,7 +64,7 @@ async fn a_drained_list_that_becomes_a_stream_is_consumed_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_json_in_a_list_is_a_dead_letter_with_its_bytes() {
+async fn invalid_json_in_a_list_is_dead_lettered_with_its_bytes() {
     let redis = Redis::start();
     redis.run::<i64>("LPUSH mq:t {broken").await;
     push(&redis, "LPUSH", "fine").await;
@@ -77,7 +77,7 @@ async fn what_is_no_json_in_a_list_is_a_dead_letter_with_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_head_known_the_oldest_goes_first() {
+async fn with_the_pop_side_configured_the_oldest_goes_first() {
     for (how, head) in [("LPUSH", "right"), ("RPUSH", "left")] {
         let redis = Redis::start();
         for number in 0..600 {
@@ -92,9 +92,9 @@ async fn with_the_head_known_the_oldest_goes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_not_told_the_head_takes_from_both_ends_in_turn() {
+async fn without_a_pop_side_both_ends_are_popped_in_turn() {
     let redis = Redis::start();
-    // Each is a piece by itself.
+    // Each message fills a batch.
     let large = "x".repeat(600_000);
     for id in ["a", "b", "c", "d"] {
         redis.run::<i64>(&format!(r#"RPUSH mq:t {{"id":"{id}","topic":"t","data":"{large}"}}"#)).await;
@@ -107,7 +107,7 @@ async fn a_worker_that_is_not_told_the_head_takes_from_both_ends_in_turn() {
 }
 
 #[tokio::test]
-async fn both_ends_have_their_turn_and_an_end_keeps_its_order() {
+async fn ingesting_keeps_the_order_of_each_end() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let mut pushed = redis::cmd("RPUSH");
@@ -127,7 +127,7 @@ async fn both_ends_have_their_turn_and_an_end_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn a_piece_has_a_size_and_always_one_message() {
+async fn an_ingested_batch_is_limited_in_bytes_but_never_empty() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for _ in 0..3 {
@@ -146,7 +146,7 @@ async fn a_piece_has_a_size_and_always_one_message() {
 }
 
 #[tokio::test]
-async fn a_move_that_is_refused_loses_nothing() {
+async fn a_failed_ingest_loses_nothing() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     push(&redis, "LPUSH", "a").await;
@@ -158,11 +158,11 @@ async fn a_move_that_is_refused_loses_nothing() {
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 1);
     redis.run::<i64>("DEL {mq:t}:work").await;
     assert_eq!(queue.ingest(End::Left).await.unwrap(), 1);
-    until("it is there", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
+    until("it is ingested", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
 }
 
 #[tokio::test]
-async fn an_empty_work_stream_is_read_no_more_once_the_key_is_a_stream() {
+async fn an_empty_work_stream_is_not_read_once_the_key_is_a_stream() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     push(&redis, "LPUSH", "list").await;
@@ -171,12 +171,12 @@ async fn an_empty_work_stream_is_read_no_more_once_the_key_is_a_stream() {
     assert_eq!(queue.open().await.unwrap().sources, [Source::Normal, Source::Work]);
     let entries: Vec<(String, redis::Value)> = redis.run("XRANGE {mq:t}:work - +").await;
     redis.run::<i64>(&format!("XDEL {{mq:t}}:work {}", entries[0].0)).await;
-    // The plain read, which costs least, is for one stream.
+    // With one stream the cheaper plain read is used.
     assert_eq!(queue.open().await.unwrap().sources, [Source::Normal]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_cannot_be_taken_from_is_not_asked_for_without_end() {
+async fn a_failing_list_ingest_backs_off() {
     for broken in ["CONFIG SET maxmemory 1", "SET {mq:t}:work text", "SET {mq:t}:in text"] {
         let redis = Redis::start();
         push(&redis, "LPUSH", "waits").await;
@@ -185,7 +185,7 @@ async fn a_list_that_cannot_be_taken_from_is_not_asked_for_without_end() {
         let gateway = Gateway::start(&redis, &plugins);
         let tried = async |count: usize| {
             let lines = async || gateway.logged("the list is not taken from").len();
-            until("it was tried", async || (lines().await >= count).then_some(())).await;
+            until("it was retried", async || (lines().await >= count).then_some(())).await;
         };
         tried(1).await;
         redis.run::<()>("CONFIG RESETSTAT").await;
@@ -205,7 +205,7 @@ async fn a_list_that_cannot_be_taken_from_is_not_asked_for_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_put_aside_is_run_where_the_key_is_a_stream_by_now() {
+async fn the_list_intake_is_consumed_after_the_key_became_a_stream() {
     let redis = Redis::start();
     redis.run::<i64>(&format!("LPUSH {{mq:t}}:in {}", envelope("aside"))).await;
     redis.add("t", envelope("stream").as_bytes()).await;

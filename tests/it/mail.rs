@@ -1,23 +1,23 @@
-//! Mails reach the operator's relay as they were meant, over TLS, and what the
-//! relay says comes back to the handler.
+//! Mails are sent unchanged to the configured relay, over TLS, and its replies are
+//! returned to the handler.
 
 use crate::certificates::Certificates;
-use crate::key_value::{acts, manifest};
-use crate::smtp::{Smtp, Taken, Tls};
+use crate::key_value::{manifest, run_actions};
+use crate::smtp::{ReceivedMail, Smtp, Tls};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-/// A worker with this relay and a plugin that may send mail.
-struct Office {
+/// A worker with a relay and a plugin that may send mail.
+struct MailWorker {
     redis: Redis,
     gateway: Gateway,
     _plugins: Plugins,
 }
 
-impl Office {
-    fn open(relay: &str, more: &[&str]) -> Self {
+impl MailWorker {
+    fn start(relay: &str, more: &[&str]) -> Self {
         let redis = Redis::start();
         let plugins = Plugins::with("store", &built("store"), &manifest("mail = true", "")).and(
             "poor",
@@ -27,13 +27,13 @@ impl Office {
         let mut command = Command::new(BINARY);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", &redis.url()]);
         command.arg("--plugins").arg(plugins.path()).args(["--mail-from", "Shop <noreply@shop.example>"]).args(more);
-        // Not as a flag, which everybody on the machine can read.
+        // As a variable: a flag is visible to every user of the machine.
         let gateway = Gateway::spawn(command.env("GATEWAY_MAIL_RELAY", relay));
         Self { redis, gateway, _plugins: plugins }
     }
 
     async fn send(&self, id: &str, mails: Value) -> Vec<Value> {
-        acts(&self.redis, "store", id, mails).await
+        run_actions(&self.redis, "store", id, mails).await
     }
 }
 
@@ -41,18 +41,18 @@ fn mail(to: &str) -> Value {
     json!({ "do": "mail", "to": [to], "headers": [["subject", "hello"]], "text": "body" })
 }
 
-fn header<'a>(taken: &'a Taken, name: &str) -> &'a str {
-    let line = taken.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    line.unwrap_or_else(|| panic!("no {name} in {}", taken.text))
+fn header<'a>(received: &'a ReceivedMail, name: &str) -> &'a str {
+    let line = received.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("no {name} in {}", received.text))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_again() {
+async fn a_mail_is_sent_over_tls_with_a_login_and_a_stable_message_id() {
     let certificates = Certificates::new("authority");
     for (scheme, tls) in [("smtp", Tls::OnRequest), ("smtps", Tls::FromTheStart)] {
         let smtp = Smtp::start(tls, &certificates, Some("worker:p@ss")).await;
         let relay = format!("{scheme}://worker:p%40ss@127.0.0.1:{}", smtp.port);
-        let office = Office::open(&relay, &["--mail-tls-ca", &certificates.path("ca.crt")]);
+        let worker = MailWorker::start(&relay, &["--mail-tls-ca", &certificates.path("ca.crt")]);
         let mail = json!([{
             "do": "mail",
             "to": ["Ada <ada@a.example>"],
@@ -61,8 +61,8 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
             "html": "<p>html</p>",
             "files": [["a.bin", 1000]],
         }]);
-        assert_eq!(office.send("m-1", mail.clone()).await, [json!({ "ok": null })]);
-        let first = smtp.taken().remove(0);
+        assert_eq!(worker.send("m-1", mail.clone()).await, [json!({ "ok": null })]);
+        let first = smtp.received().remove(0);
         assert_eq!((first.is_encrypted, first.user.as_str()), (true, "worker"));
         assert_eq!(first.from, "noreply@shop.example");
         assert_eq!(first.to, ["ada@a.example", "b@b.example", "c@c.example"]);
@@ -74,59 +74,59 @@ async fn a_mail_arrives_over_tls_with_a_login_and_is_recognised_when_it_comes_ag
             first.text
         );
 
-        // The same message again sends the same mail again; another does not.
-        office.redis.run::<i64>("DEL mq:seen").await;
-        office.send("m-1", mail.clone()).await;
-        office.send("m-2", mail.clone()).await;
-        let taken = smtp.taken();
-        let ids: Vec<&str> = taken.iter().map(|taken| header(taken, "Message-ID")).collect();
+        // The same message sends the same mail again, another message another one.
+        worker.redis.run::<i64>("DEL mq:seen").await;
+        worker.send("m-1", mail.clone()).await;
+        worker.send("m-2", mail.clone()).await;
+        let received = smtp.received();
+        let ids: Vec<&str> = received.iter().map(|received| header(received, "Message-ID")).collect();
         assert!(ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
-        // Several mails to the same in one run are several.
+        // Several mails to one recipient in one run are different.
         let run = json!([mail[0], mail[0]]);
-        office.send("m-3", run).await;
-        let taken = smtp.taken();
-        assert_ne!(header(&taken[3], "Message-ID"), header(&taken[4], "Message-ID"));
+        worker.send("m-3", run).await;
+        let received = smtp.received();
+        assert_ne!(header(&received[3], "Message-ID"), header(&received[4], "Message-ID"));
         // One connection serves them all.
         assert_eq!(smtp.connections.load(Ordering::SeqCst), 1);
-        let log = office.gateway.last_words();
+        let log = worker.gateway.kill_and_read_log();
         assert!(!log.iter().any(|line| line.to_string().contains("p@ss") || line.to_string().contains("p%40ss")));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recipients_that_are_no_mails_are_not_even_kept() {
+async fn oversized_recipients_do_not_count_as_mails() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
-    let office = Office::open(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
+    let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
     let long = mail(&"x".repeat(70_000));
-    let answers = office.send("m", json!([long, long, mail("ada@a.example")])).await;
+    let answers = worker.send("m", json!([long, long, mail("ada@a.example")])).await;
     assert_eq!((&answers[0]["fault"], &answers[1]["fault"]), (&json!("too-large"), &json!("too-large")));
     assert_eq!(answers[2], json!({ "ok": null }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_relay_says_comes_back() {
+async fn relay_errors_are_returned_to_the_handler() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
-    let office = Office::open(&relay, &["--mail-timeout", "500ms"]);
+    let worker = MailWorker::start(&relay, &["--mail-timeout", "500ms"]);
     let mails = ["ada@a.example", "unknown@a.example", "busy@a.example", "silent@a.example", "ada@a.example"].map(mail);
-    let answers = office.send("m", mails.into()).await;
+    let answers = worker.send("m", mails.into()).await;
     assert_eq!((&answers[0], &answers[4]), (&json!({ "ok": null }), &json!({ "ok": null })));
-    let told = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
-    let (code, reason) = told(&answers[1]);
+    let fault = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
+    let (code, reason) = fault(&answers[1]);
     assert!(
         code.contains("invalid") && reason.ends_with("refuses the mail: 550 5.1.1 nobody of this name"),
         "{reason}"
     );
-    let (code, reason) = told(&answers[2]);
+    let (code, reason) = fault(&answers[2]);
     assert!(code.contains("unavailable") && reason.ends_with(": 451 4.3.0 come again"), "{reason}");
-    let (code, reason) = told(&answers[3]);
+    let (code, reason) = fault(&answers[3]);
     assert!(code.contains("unavailable") && reason.contains("not taken the mail within 500ms"), "{reason}");
-    assert_eq!(smtp.taken().len(), 2);
+    assert_eq!(smtp.received().len(), 2);
     let port = smtp.port;
     drop(smtp);
-    let away = until("nobody listens", async || {
-        office.redis.run::<i64>("DEL mq:seen").await;
-        let answer = office.send("away", json!([mail("ada@a.example")])).await.remove(0);
+    let away = until("the relay is closed", async || {
+        worker.redis.run::<i64>("DEL mq:seen").await;
+        let answer = worker.send("away", json!([mail("ada@a.example")])).await.remove(0);
         answer["reason"].as_str().filter(|reason| reason.contains("refused")).map(str::to_owned)
     })
     .await;
@@ -134,12 +134,12 @@ async fn what_the_relay_says_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
+async fn without_valid_tls_and_login_nothing_is_sent() {
     let certificates = Certificates::new("authority");
     let ca = certificates.path("ca.crt");
     let others = Certificates::new("another authority");
     let other = others.path("ca.crt");
-    for (url, tls, ca, told) in [
+    for (url, tls, ca, fragment) in [
         ("smtp://u:p@", Tls::Never, &ca, "STARTTLS is not supported"),
         ("smtp://u:p@", Tls::OnRequest, &other, "certificate"),
         ("smtps://u:p@", Tls::FromTheStart, &other, "certificate"),
@@ -147,45 +147,45 @@ async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
         ("smtp://", Tls::OnRequest, &ca, "530 5.7.0 say who you are"),
     ] {
         let smtp = Smtp::start(tls, &certificates, Some("u:p")).await;
-        let office = Office::open(&format!("{url}127.0.0.1:{}", smtp.port), &["--mail-tls-ca", ca]);
-        let answer = office.send("m", json!([mail("ada@a.example")])).await.remove(0);
-        assert_eq!(answer["fault"], "unavailable", "{url} {told}: {answer}");
-        assert!(answer["reason"].as_str().unwrap().contains(told), "{answer}");
-        office.gateway.until_logged("the mail relay can't be used", |_| true).await;
-        assert!(smtp.taken().is_empty());
+        let worker = MailWorker::start(&format!("{url}127.0.0.1:{}", smtp.port), &["--mail-tls-ca", ca]);
+        let answer = worker.send("m", json!([mail("ada@a.example")])).await.remove(0);
+        assert_eq!(answer["fault"], "unavailable", "{url} {fragment}: {answer}");
+        assert!(answer["reason"].as_str().unwrap().contains(fragment), "{answer}");
+        worker.gateway.until_logged("the mail relay can't be used", |_| true).await;
+        assert!(smtp.received().is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mail_has_a_grant_a_sender_and_a_number() {
+async fn mail_needs_a_grant_and_an_allowed_sender_and_is_limited_per_run() {
     let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
     let relay = format!("smtp+insecure://127.0.0.1:{}", smtp.port);
-    let office = Office::open(&relay, &["--mail-allow-from", "*@sales.example, boss@shop.example"]);
+    let worker = MailWorker::start(&relay, &["--mail-allow-from", "*@sales.example, boss@shop.example"]);
     let from = |from: &str| json!({ "do": "mail", "to": ["a@a.example"], "headers": [["from", from]], "text": "x" });
     let answers =
-        office.send("m", json!([from("Sam <sam@sales.example>"), from("boss@shop.example"), from("eve@shop.example")]));
+        worker.send("m", json!([from("Sam <sam@sales.example>"), from("boss@shop.example"), from("eve@shop.example")]));
     let answers = answers.await;
     assert_eq!(answers[..2], [json!({ "ok": null }), json!({ "ok": null })]);
     assert_eq!(answers[2]["fault"], "denied");
-    assert_eq!(smtp.taken()[0].from, "sam@sales.example");
+    assert_eq!(smtp.received()[0].from, "sam@sales.example");
 
     let times = |times: u32| json!([{ "do": "mail", "to": ["a@a.example"], "text": "x", "times": times }]);
-    assert_eq!(office.send("ten", times(10)).await, [json!({ "ok": null })]);
-    assert_eq!(office.send("eleven", times(11)).await[0]["fault"], "too-many");
-    assert_eq!(smtp.taken().len(), 2 + 10 + 10);
+    assert_eq!(worker.send("ten", times(10)).await, [json!({ "ok": null })]);
+    assert_eq!(worker.send("eleven", times(11)).await[0]["fault"], "too-many");
+    assert_eq!(smtp.received().len(), 2 + 10 + 10);
 
-    let answers = acts(&office.redis, "poor", "p", times(1)).await;
+    let answers = run_actions(&worker.redis, "poor", "p", times(1)).await;
     assert_eq!(answers[0]["fault"], "denied");
     assert!(answers[0]["reason"].as_str().unwrap().contains("write mail = true"), "{answers:?}");
-    assert_eq!(smtp.taken().len(), 22);
+    assert_eq!(smtp.received().len(), 22);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_shows_mails_that_nobody_sends() {
+async fn a_file_relay_writes_mails_to_a_directory() {
     let folder = tempfile::tempdir().unwrap();
-    let office = Office::open(&format!("file:{}/mail", folder.path().display()), &[]);
-    assert_eq!(office.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
-    let line = office.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
+    let worker = MailWorker::start(&format!("file:{}/mail", folder.path().display()), &[]);
+    assert_eq!(worker.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
+    let line = worker.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
     let file = line["file"].as_str().unwrap();
     assert!(file.ends_with(".eml"), "{file}");
     let written = std::fs::read_to_string(file).unwrap();
@@ -195,18 +195,18 @@ async fn a_folder_shows_mails_that_nobody_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_without_mail_says_so() {
-    let office = Office::open("", &[]);
+async fn a_host_without_a_relay_reports_it() {
+    let worker = MailWorker::start("", &[]);
     let act = json!({ "acts": [mail("ada@a.example")], "end": "fault" });
-    office.redis.publish("store", "m", &act.to_string()).await;
-    let dead = office.redis.dead("store").await;
+    worker.redis.publish("store", "m", &act.to_string()).await;
+    let dead = worker.redis.dead("store").await;
     assert_eq!(text(&dead, "gw-reason"), "retry");
     assert!(text(&dead, "gw-error").contains("mail.relay would name one"), "{dead:?}");
 }
 
 #[test]
-fn a_sender_that_is_none_is_a_fault_of_the_settings() {
-    for (relay, from, told) in [
+fn an_invalid_sender_is_a_settings_error() {
+    for (relay, from, fragment) in [
         ("smtp://h", "", "mail.from: needed"),
         ("smtp://h", "nobody", "mail.from: \"nobody\""),
         ("ftp://h", "a@b.example", "mail.relay: "),
@@ -214,12 +214,12 @@ fn a_sender_that_is_none_is_a_fault_of_the_settings() {
         let output = command(&["run", "--listen", "127.0.0.1:0", "--mail-relay", relay, "--mail-from", from]);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{stderr}");
-        assert!(stderr.contains(told), "{stderr}");
+        assert!(stderr.contains(fragment), "{stderr}");
     }
 }
 
 #[test]
-fn where_one_develops_a_mail_ends_in_a_folder() {
+fn in_dev_mails_are_written_to_a_directory() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = Plugins::with("store", &built("store"), &manifest("mail = true", ""));
     plugins

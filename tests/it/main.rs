@@ -1,14 +1,14 @@
 //! Whole-process tests: real Redis servers, the real binary, real components.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "tests stand outside of the rules of the host")]
-#![allow(clippy::print_stdout, reason = "what a failed test has to tell")]
+#![allow(clippy::disallowed_methods, reason = "the rules apply to the host, not to its tests")]
+#![allow(clippy::print_stdout, reason = "output of a failed test")]
 #![recursion_limit = "256"]
 
 mod admin;
-mod adoption;
+mod legacy;
 mod batch;
-mod business;
+mod predefined;
 mod certificates;
 mod chaos;
 mod clock;
@@ -16,14 +16,14 @@ mod command;
 mod command_line;
 mod compile;
 mod conformance;
-mod crash_loop;
+mod poison_messages;
 mod dead_letters;
 mod delivery;
 mod failover;
-mod flow;
-mod folder;
-mod folders;
-mod frozen;
+mod flow_control;
+mod plugin_dir;
+mod preopens;
+mod stalls;
 mod golden;
 #[path = "../guest.rs"]
 mod guest;
@@ -38,27 +38,27 @@ mod inspect;
 mod key_value;
 mod limits;
 mod lists;
-mod load;
+mod compatibility;
 mod mail;
 mod messages;
 mod model;
 mod operators;
 mod outage;
 mod outbox;
-mod pieces;
+mod script_batches;
 mod plugins;
 mod process;
 mod proxy;
 mod queue;
 mod reload;
-mod reuse;
+mod instance_pool;
 mod sandbox;
 mod schedule;
 mod secrets;
 mod servers;
-mod service;
+mod endpoints;
 mod smtp;
 mod support;
-mod unclaimed;
+mod catch_all;
 mod upgrade;
 mod versions;

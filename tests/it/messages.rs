@@ -1,7 +1,7 @@
-//! Looking at messages as operators do, in what one server is enough to show:
-//! what is odd about an id or a key, and what moves under the look.
+//! The commands for messages and topics on one server: unusual ids and keys, and messages
+//! that move during a search.
 
-use crate::support::{Gateway, OK, Plugins, Redis, guest, said, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, guest, run_command, topic, until};
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, Taken, TopicQueue};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Exit code, stdout, stderr.
 fn run(redis: &Redis, args: &[&str]) -> (i32, String, String) {
-    said(&[args, &["--redis-url", &redis.url()]].concat())
+    run_command(&[args, &["--redis-url", &redis.url()]].concat())
 }
 
 fn json(redis: &Redis, args: &[&str]) -> Value {
@@ -21,19 +21,20 @@ fn json(redis: &Redis, args: &[&str]) -> Value {
     serde_json::from_str(&out).unwrap_or_else(|bad| panic!("{args:?}: {bad}: {out}{error}"))
 }
 
-/// Where the command finds it, each place with its source where it has one.
-fn places(redis: &Redis, id: &str) -> Vec<String> {
-    places_in(&json(redis, &["messages", "find", id]), id)
+/// The locations where the command finds a message, each with its stream if it has
+/// one.
+fn locations(redis: &Redis, id: &str) -> Vec<String> {
+    locations_in(&json(redis, &["messages", "find", id]), id)
 }
 
-/// The places in what was found of this id.
-pub(crate) fn places_in(found: &Value, id: &str) -> Vec<String> {
-    let place = |one: &Value| {
+/// The locations in a result for this id.
+pub(crate) fn locations_in(found: &Value, id: &str) -> Vec<String> {
+    let location = |one: &Value| {
         assert!(one["id"] == id, "{one}");
-        let (place, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
-        source.map_or(place.to_owned(), |source| format!("{place} {source}"))
+        let (location, source) = (one["place"].as_str().unwrap(), one["source"].as_str());
+        source.map_or(location.to_owned(), |source| format!("{location} {source}"))
     };
-    found.as_array().unwrap().iter().map(place).collect()
+    found.as_array().unwrap().iter().map(location).collect()
 }
 
 async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
@@ -73,30 +74,30 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
     assert!(code == 0 && out.contains("2 copies"), "{out}{error}");
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 2);
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
-    // The others are untouched, and go on.
+    // The others are untouched and can be ingested.
     assert_eq!(redis.queue("t", "me").ingest(End::Left).await.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_are_found_in_whatever_way_they_are_written_and_only_whole() {
+async fn ids_match_in_every_json_spelling_and_only_as_a_whole() {
     let redis = Redis::start();
-    let odd = "say \"hi\" \\ größe/1";
-    // As ours, and as writers do who escape what need not be.
-    redis.publish("t", odd, "{}").await;
+    let unusual = "say \"hi\" \\ größe/1";
+    // As published by the host, and with unnecessary escapes.
+    redis.publish("t", unusual, "{}").await;
     let escaped = r#"{"id":"say \u0022hi\u0022 \\ gr\u00f6\u00dfe\/1","topic":"t","data":{}}"#;
     redis.add("t", escaped.as_bytes()).await;
-    publish(&redis, odd, Priority::Normal, HOUR).await;
-    // Others that only mention it.
-    let mention = serde_json::json!({ "text": odd }).to_string();
+    publish(&redis, unusual, Priority::Normal, HOUR).await;
+    // Other messages that only contain the text.
+    let mention = serde_json::json!({ "text": unusual }).to_string();
     redis.publish("t", "mentions", &mention).await;
-    redis.publish("t", &format!("{odd} more"), "{}").await;
-    assert_eq!(places(&redis, odd), ["delayed", "waiting normal", "waiting normal"]);
-    let (code, out, _) = run(&redis, &["messages", "cancel", "t", odd]);
+    redis.publish("t", &format!("{unusual} more"), "{}").await;
+    assert_eq!(locations(&redis, unusual), ["delayed", "waiting normal", "waiting normal"]);
+    let (code, out, _) = run(&redis, &["messages", "cancel", "t", unusual]);
     assert_eq!((code, out.lines().count()), (0, 3), "{out}");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
-    // Without an id of its own, an entry is called by its place.
+    // A message without an id is identified by its entry.
     let entry: String = redis.run("XADD mq:t * message 17").await;
-    assert_eq!(places(&redis, &entry), ["waiting normal"]);
+    assert_eq!(locations(&redis, &entry), ["waiting normal"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", &entry]).0, 0);
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
 }
@@ -108,7 +109,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
     for args in [&["messages", "cancel", "t", "only"][..], &["topics", "purge", "t", "--yes"]] {
         redis.run::<()>("FLUSHALL").await;
         push(&redis, "mq:t", "only").await;
-        // Where memory is full, one empties.
+        // The command also works with a full Redis.
         redis.run::<()>("CONFIG SET maxmemory 1").await;
         let (code, _, error) = run(&redis, args);
         redis.run::<()>("CONFIG SET maxmemory 0").await;
@@ -118,7 +119,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
         assert_eq!(queue.ingest(End::Left).await.unwrap(), 1, "{args:?}");
         assert_eq!(redis.run::<i64>("XLEN {mq:t}:work").await, 2, "{args:?}");
     }
-    // What is on its way out of a list says nothing of the key.
+    // Messages in the intake list do not determine the kind of the topic.
     redis.run::<()>("FLUSHALL").await;
     push(&redis, "{mq:t}:in", "only").await;
     assert_eq!(run(&redis, &["messages", "cancel", "t", "only"]).0, 0);
@@ -126,7 +127,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_other_groups_have_still_to_read_is_not_cancelled() {
+async fn messages_unread_by_other_groups_are_not_cancelled() {
     let redis = Redis::start();
     redis.publish("t", "read", "{}").await;
     redis.publish("t", "unread", "{}").await;
@@ -136,9 +137,9 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
     let stays = async |id: &str| {
         let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
         assert!(code == 1 && out.is_empty() && error.contains("other groups have still to read"), "{id}: {out}{error}");
-        assert_eq!(places(&redis, id), ["waiting normal"]);
+        assert_eq!(locations(&redis, id), ["waiting normal"]);
     };
-    // Delivered to the other group and not acknowledged; not even delivered.
+    // One is pending in the other group, the other not delivered to it.
     stays("read").await;
     stays("unread").await;
     assert_eq!(redis.run::<Option<i64>>("HGET {mq:t}:state cancelled").await, None);
@@ -147,7 +148,7 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
     assert_eq!(run(&redis, &["messages", "cancel", "t", "read"]).0, 0);
     stays("unread").await;
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
-    // What our own group was given and has given back is only acknowledged.
+    // A message that our own group has requeued is only acknowledged.
     let queue = redis.queue("t", "me");
     take(&queue, Source::Normal, 1).await;
     queue.give_back(Source::Normal, &[]).await.unwrap();
@@ -159,12 +160,12 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
+async fn delivered_history_is_not_cancelled() {
     let redis = Redis::start();
     redis.publish("t", "history", "{}").await;
     let queue = redis.queue("t", "me");
     let taken = take(&queue, Source::Normal, 1).await;
-    // As the original does it: acknowledged and left standing.
+    // Acknowledged and not deleted, as by a legacy worker.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", taken[0].entry.id)).await;
     assert_eq!(run(&redis, &["messages", "cancel", "t", "history"]).0, 1);
     assert_eq!(run(&redis, &["topics", "purge", "t", "--yes"]).1, "0 waiting messages deleted\n");
@@ -172,24 +173,24 @@ async fn what_has_been_delivered_once_is_not_cancelled_as_if_it_waited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_group_is_lost_only_what_lies_behind_the_floor_waits() {
+async fn without_its_group_only_entries_after_the_floor_are_waiting() {
     let redis = Redis::start();
     redis.publish("t", "delivered", "{}").await;
     redis.publish("t", "waits", "{}").await;
     publish(&redis, "high", Priority::High, Duration::ZERO).await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - + COUNT 1").await;
     redis.run::<i64>(&format!("HSET {{mq:t}}:state floor {}", entries[0].0)).await;
-    assert_eq!(places(&redis, "delivered"), [""; 0]);
+    assert_eq!(locations(&redis, "delivered"), [""; 0]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "delivered"]).0, 1);
-    assert_eq!(places(&redis, "waits"), ["waiting normal"]);
-    // The other streams have no history.
+    assert_eq!(locations(&redis, "waits"), ["waiting normal"]);
+    // Streams of other priorities have no history.
     redis.run::<i64>("HSET {mq:t}:state floor 99999999999999-0").await;
-    assert_eq!(places(&redis, "high"), ["waiting high"]);
+    assert_eq!(locations(&redis, "high"), ["waiting high"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "high"]).0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_found_in_a_backlog_of_many_pieces() {
+async fn a_message_is_found_in_a_backlog_of_many_batches() {
     let redis = Redis::start();
     for (id, delay) in [("first", Duration::ZERO), ("first-later", HOUR)] {
         publish(&redis, id, Priority::Normal, delay).await;
@@ -202,7 +203,7 @@ async fn a_message_is_found_in_a_backlog_of_many_pieces() {
     for (id, delay) in [("last", Duration::ZERO), ("last-later", HOUR)] {
         publish(&redis, id, Priority::Normal, delay).await;
     }
-    for (id, place) in [
+    for (id, location) in [
         ("first", "waiting normal"),
         ("last", "waiting normal"),
         ("first-later", "delayed"),
@@ -210,9 +211,9 @@ async fn a_message_is_found_in_a_backlog_of_many_pieces() {
         ("0", "list-out"),
         ("1199", "list-out"),
     ] {
-        assert_eq!(places(&redis, id), [place], "{id}");
+        assert_eq!(locations(&redis, id), [location], "{id}");
     }
-    // All but what is in flight goes, in as many pieces.
+    // Everything that is not in flight is purged, in several batches.
     take(&redis.queue("t", "me"), Source::Normal, 2).await;
     let (code, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!((code, out.as_str()), (0, "4200 waiting and 3002 delayed messages deleted\n"));
@@ -225,13 +226,13 @@ async fn a_message_is_found_in_a_backlog_of_many_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_drained_under_the_look_hides_nothing() {
+async fn a_list_that_is_drained_during_the_search_hides_no_message() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..2000 {
         push(&redis, "mq:t", &format!("n{number}")).await;
     }
-    // The look pages to the right while pieces leave at the left.
+    // The search proceeds to the right while batches leave on the left.
     let mut trimmed = false;
     let connection = redis.connection().await;
     let found = queue
@@ -240,7 +241,7 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
                 let mut connection = connection.clone();
                 let mut trim = redis::cmd("LTRIM");
                 trim.arg("mq:t").arg(400).arg(-1);
-                meanwhile(trim.query_async::<()>(&mut connection)).unwrap();
+                run_concurrently(trim.query_async::<()>(&mut connection)).unwrap();
             }
             trimmed |= count == 500;
         })
@@ -251,19 +252,19 @@ async fn a_list_that_is_drained_under_the_look_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_has_run_is_known_for_a_while() {
+async fn a_finished_message_is_found_within_the_deduplication_window() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "[dedup]\nwindow = \"1h\"\n");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("t", "ran", "{}").await;
     gateway.until_outcome("t", "ran", "done").await;
     redis.is("settled", "HGET {mq:t}:state done", 1).await;
-    assert_eq!(places(&redis, "ran"), ["finished"]);
+    assert_eq!(locations(&redis, "ran"), ["finished"]);
     assert_eq!(run(&redis, &["messages", "cancel", "t", "ran"]).0, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_nobody_knows_is_rather_a_slip() {
+async fn an_unknown_topic_is_rejected_with_a_suggestion() {
     let redis = Redis::start();
     redis.publish("order.reminder", "a", "{}").await;
     for args in [
@@ -280,27 +281,27 @@ async fn a_topic_that_nobody_knows_is_rather_a_slip() {
         &["dead", "purge", "order.remidner", "--all", "--yes"],
     ] {
         let (code, out, error) = run(&redis, args);
-        let told = "no topic order.remidner: Redis has no key of it and no worker handles it; \
+        let expected = "no topic order.remidner: Redis has no key of it and no worker handles it; \
                     did you mean order.reminder? `topics ls` lists all";
-        assert!(code == 1 && out.is_empty() && error.contains(told), "{args:?}: {out}{error}");
+        assert!(code == 1 && out.is_empty() && error.contains(expected), "{args:?}: {out}{error}");
     }
     let (_, _, error) = run(&redis, &["topics", "pause", "payments"]);
     assert!(error.contains("; `topics ls` lists those that there are"), "{error}");
     assert_eq!(redis.run::<Vec<String>>("KEYS *remidner*").await, [""; 0]);
-    // One that is only remembered is one, and so is one that a worker handles.
+    // A topic with only deduplication keys is known, and so is one that a worker handles.
     redis.run::<()>("SET {mq:seldom}:done:0 1").await;
     assert_eq!(run(&redis, &["messages", "ls", "seldom"]).0, 0);
     let now = Timestamp::now().as_second();
     redis.run::<i64>(&format!(r#"ZADD mq::workers {now} {{"topics":["handled"]}}"#)).await;
     let (code, _, error) = run(&redis, &["topics", "pause", "handled"]);
     assert_eq!(code, 0, "{error}");
-    // Who means it says so.
+    // `--force` skips the check.
     assert_eq!(run(&redis, &["topics", "pause", "future", "--force"]).0, 0);
     assert_eq!(run(&redis, &["topics", "resume", "future"]).0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follow_up_on_its_way_to_another_slot_is_found() {
+async fn a_follow_up_in_the_outbox_is_found() {
     let redis = Redis::start();
     let out = format!("XADD {{mq:t}}:out * topic other due 0 priority high message {}", envelope("child"));
     let entry: String = redis.run(&out).await;
@@ -313,9 +314,9 @@ async fn a_follow_up_on_its_way_to_another_slot_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_typed_wrong_is_a_usage_error() {
+async fn invalid_message_arguments_are_usage_errors() {
     let redis = Redis::start();
-    for (args, told) in [
+    for (args, fragment) in [
         (&["messages", "find", ""][..], "not empty"),
         (&["messages", "find", "x", "--topic", "a b"], "illegal topic name"),
         (&["messages", "cancel", "t"], "<ID>"),
@@ -324,41 +325,41 @@ async fn what_is_typed_wrong_is_a_usage_error() {
         (&["topics", "pause"], "<TOPIC>"),
     ] {
         let (code, _, error) = run(&redis, args);
-        assert!(code == 2 && error.contains(told), "{args:?}: {error}");
+        assert!(code == 2 && error.contains(fragment), "{args:?}: {error}");
     }
 }
 
-/// Runs this in between, as another process would.
-fn meanwhile<T>(what: impl Future<Output = T>) -> T {
+/// Runs a future from a synchronous callback, as another process would.
+fn run_concurrently<T>(what: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(what))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_taken_between_look_and_removal_stays_and_is_said_to_run() {
+async fn a_message_taken_between_search_and_removal_is_reported_in_flight() {
     let redis = Redis::start();
     redis.publish("t", "quick", "{}").await;
     let queue = redis.queue("t", "me");
     let mut taken = Vec::new();
     let mut between = |count| {
         if count == 1 && taken.is_empty() {
-            taken = meanwhile(take(&queue, Source::Normal, 1));
+            taken = run_concurrently(take(&queue, Source::Normal, 1));
         }
     };
     let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
     assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), taken.len()), (0, 1, 1));
-    redis.is("it stands", "XLEN mq:t", 1).await;
+    redis.is("it remains", "XLEN mq:t", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it_went() {
+async fn a_message_that_becomes_due_between_search_and_removal_is_cancelled() {
     let redis = Redis::start();
     publish(&redis, "due", Priority::Low, HOUR).await;
     let queue = redis.queue("t", "me");
     let mut moved = 0;
     let mut between = |count| {
         if count == 1 && moved == 0 {
-            meanwhile(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
-            moved = meanwhile(queue.promote()).unwrap().moved;
+            run_concurrently(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
+            moved = run_concurrently(queue.promote()).unwrap().moved;
         }
     };
     let cancelled = redis.queue("t", "operator").cancel("due", &mut between).await.unwrap();
@@ -368,7 +369,7 @@ async fn a_message_that_falls_due_between_look_and_removal_is_cancelled_where_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_message_never_runs_and_another_always_does() {
+async fn a_cancelled_message_never_runs_and_all_others_do() {
     const COUNT: u64 = 300;
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
@@ -387,27 +388,27 @@ async fn a_cancelled_message_never_runs_and_another_always_does() {
             cancelled.insert(id);
         }
     }
-    redis.is("nothing waits", "ZCARD {mq:t}:later", 0).await;
-    redis.is("and nothing runs", "XLEN mq:t", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:t}:later", 0).await;
+    redis.is("all are settled", "XLEN mq:t", 0).await;
     let expected = i64::try_from(COUNT).unwrap() + 1 - i64::try_from(cancelled.len()).unwrap();
     redis.is("each other one is done", "HGET {mq:t}:state done", expected).await;
-    until("and told", async || (gateway.outcomes("t").len() as i64 == expected).then_some(())).await;
+    until("each is logged", async || (gateway.outcomes("t").len() as i64 == expected).then_some(())).await;
     let ran: BTreeSet<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
     assert!(ran.is_disjoint(&cancelled), "{:?}", ran.intersection(&cancelled).collect::<Vec<_>>());
     assert_eq!(ran.len() + cancelled.len(), usize::try_from(COUNT).unwrap() + 1);
-    // Else the race was none.
+    // Otherwise the race was not tested.
     assert!(!cancelled.is_empty() && ran.len() > 1, "{} cancelled, {} ran", cancelled.len(), ran.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_back_at_a_pause_can_be_cancelled() {
+async fn a_message_requeued_by_a_pause_can_be_cancelled() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
     run(&redis, &["topics", "pause", "t"]);
-    // A read that was under way takes it and gives it back.
+    // A blocked read takes it and requeues it.
     redis.publish("t", "meanwhile", "{}").await;
     redis.publish("t", "other", "{}").await;
     gateway.until_logged("paused", |_| true).await;
@@ -418,13 +419,13 @@ async fn what_was_given_back_at_a_pause_can_be_cancelled() {
     .await;
     run(&redis, &["topics", "resume", "t"]);
     gateway.until_outcome("t", "other", "done").await;
-    redis.is("nothing is left", "XLEN mq:t", 0).await;
+    redis.is("all are settled", "XLEN mq:t", 0).await;
     let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
     assert_eq!(ran, ["before", "other"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_strange_about_one_key_keeps_nobody_from_seeing_the_others() {
+async fn an_unreadable_key_does_not_hide_the_others() {
     let redis = Redis::start();
     publish(&redis, "a", Priority::Normal, Duration::ZERO).await;
     for key in ["mq:delay:t", "mq:dead-letter:t", "{mq:odd}:later", "{mq:odd}:later:body", "{mq:odd}:dead"] {
@@ -433,7 +434,7 @@ async fn what_is_strange_about_one_key_keeps_nobody_from_seeing_the_others() {
     for key in [&b"mq:\xff"[..], &b"{mq:\xfe}:dead"[..]] {
         redis::cmd("SET").arg(key).arg("text").query_async::<()>(&mut redis.connection().await).await.unwrap();
     }
-    assert_eq!(places(&redis, "a"), ["waiting normal"]);
+    assert_eq!(locations(&redis, "a"), ["waiting normal"]);
     let listed = json(&redis, &["topics", "ls"]);
     let topics: Vec<_> =
         listed.as_array().unwrap().iter().map(|one| (one["topic"].as_str().unwrap(), &one["waiting"])).collect();

@@ -1,15 +1,15 @@
-//! What operators do to a Redis while messages flow, and what they get wrong.
+//! Redis operations under load (failover, slot migration) and wrong configurations.
 
 use crate::certificates::Certificates;
 use crate::process::Process;
-use crate::servers::{Mode, Server, words};
-use crate::support::{Gateway, OK, Plugins, built, command, guest, patient_connection, try_connection, until};
+use crate::servers::{Mode, Server, parse_command};
+use crate::support::{Gateway, OK, Plugins, built, command, connect_without_timeout, guest, try_connection, until};
 use gateway_worker::queue::{Connection, Health, RedisTarget};
 use redis::FromRedisValue;
 use std::collections::BTreeSet;
 
 async fn run_on<T: FromRedisValue>(node: &Process, command: &str) -> T {
-    let answer = words(command).query_async(&mut patient_connection(&node.url()).await).await;
+    let answer = parse_command(command).query_async(&mut connect_without_timeout(&node.url()).await).await;
     answer.unwrap_or_else(|error| panic!("{command}: {error}"))
 }
 
@@ -17,37 +17,37 @@ fn ids(gateway: &Gateway, topic: &str) -> BTreeSet<String> {
     gateway.outcomes(topic).into_iter().map(|(id, _)| id).collect()
 }
 
-/// Publishes to the first node, and sees that its replica has it.
+/// Publishes to the first node and waits until its replica has the message.
 async fn publish_safely(server: &Server, id: &str, data: &str) {
-    let mut connection = patient_connection(&server.nodes[0].url()).await;
+    let mut connection = connect_without_timeout(&server.nodes[0].url()).await;
     let body = format!(r#"{{"id":"{id}","topic":"puppet","data":{data}}}"#);
     let mut add = redis::cmd("XADD");
     add.arg("mq:puppet").arg("*").arg("message").arg(body);
     add.query_async::<String>(&mut connection).await.unwrap();
-    words("WAIT 1 0").query_async::<i64>(&mut connection).await.unwrap();
+    parse_command("WAIT 1 0").query_async::<i64>(&mut connection).await.unwrap();
 }
 
-/// Nothing where the connection was cut, as sentinels do it at a change.
+/// None if the connection was cut, as sentinels do during a failover.
 async fn role(node: &Process) -> Option<String> {
     let mut connection = try_connection(&node.url()).await.ok()?;
-    let role: Vec<redis::Value> = words("ROLE").query_async(&mut connection).await.ok()?;
+    let role: Vec<redis::Value> = parse_command("ROLE").query_async(&mut connection).await.ok()?;
     redis::from_redis_value(role.into_iter().next()?).ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() {
-    let mut server = Server::start_watched_closely().await;
+async fn when_the_master_dies_the_worker_continues_with_its_replica() {
+    let mut server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let mut gateway = Gateway::start_with(&server.url, &plugins, &["--queue-lease", "2s"]);
     for number in 0..40 {
         publish_safely(&server, &format!("before-{number}"), r#"{"do":"sleep","ms":1}"#).await;
     }
     until("the first are done", async || (ids(&gateway, "puppet").len() == 40).then_some(())).await;
-    // These are under way when it dies.
+    // These are in flight when it dies.
     for number in 0..10 {
         publish_safely(&server, &format!("midst-{number}"), r#"{"do":"sleep","ms":5000}"#).await;
     }
-    until("some are under way", async || {
+    until("some are in flight", async || {
         (run_on::<Vec<redis::Value>>(&server.nodes[0], "XPENDING mq:puppet consumer-group-puppet - + 100").await.len()
             >= 5)
             .then_some(())
@@ -64,19 +64,19 @@ async fn when_the_master_dies_its_replica_is_gone_on_with_and_nothing_is_lost() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_hands_over_is_left_for_its_successor() {
-    let server = Server::start_watched_closely().await;
+async fn after_a_failover_the_worker_follows_the_new_master() {
+    let server = Server::start_sentinel_with_fast_failover().await;
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let gateway = Gateway::start_with(&server.url, &plugins, &[]);
     for number in 0..20 {
         publish_safely(&server, &format!("before-{number}"), "{}").await;
     }
-    let hand_over = async || {
-        let mut connection = patient_connection(&server.sentinels[0].url()).await;
-        words("SENTINEL FAILOVER mymaster").query_async::<()>(&mut connection).await.ok()
+    let fail_over = async || {
+        let mut connection = connect_without_timeout(&server.sentinels[0].url()).await;
+        parse_command("SENTINEL FAILOVER mymaster").query_async::<()>(&mut connection).await.ok()
     };
-    until("the sentinels hand over", hand_over).await;
-    until("it is another's", async || {
+    until("the sentinels start the failover", fail_over).await;
+    until("the roles have changed", async || {
         (role(&server.nodes[0]).await? == "slave" && role(&server.nodes[1]).await? == "master").then_some(())
     })
     .await;
@@ -88,9 +88,9 @@ async fn a_master_that_hands_over_is_left_for_its_successor() {
     gateway.until_ready().await;
 }
 
-/// Without the sentinels, which would cut the connections to the old one.
+/// Without a failover by sentinels, which would cut the connections to the old master.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_refuses_writes_is_left_for_whom_the_sentinels_name_now() {
+async fn a_read_only_master_is_replaced_by_the_one_that_the_sentinels_name() {
     let server = Server::start(Mode::Sentinel).await;
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let gateway = Gateway::start_with(&server.url, &plugins, &[]);
@@ -111,9 +111,9 @@ async fn a_master_that_refuses_writes_is_left_for_whom_the_sentinels_name_now() 
     server.is("settled", "XLEN mq:puppet", 0).await;
 }
 
-/// A listener that hangs up on everybody counts who comes.
+/// A listener counts the connections and closes them.
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_ask_a_redis_that_is_away_is_asked_once_in_a_while() {
+async fn reconnects_to_an_unreachable_redis_are_shared_and_rate_limited() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let connection = Connection::to(&RedisTarget::at(&url).unwrap()).unwrap();
@@ -128,13 +128,13 @@ async fn however_many_ask_a_redis_that_is_away_is_asked_once_in_a_while() {
         }
     };
     tokio::select! {
-        () = counting => panic!("each tried for itself"),
+        () = counting => panic!("each call has opened a connection"),
         () = asking => {}
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_moves_while_messages_flow_loses_none() {
+async fn a_slot_migration_under_load_loses_no_message() {
     let server = Server::start(Mode::Cluster).await;
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nbase = \"1ms\"\n");
     let gateway = Gateway::start_with(&server.url, &plugins, &["--queue-lease", "2s"]);
@@ -151,7 +151,7 @@ async fn a_slot_that_moves_while_messages_flow_loses_none() {
             let act = if number % 3 == 0 { r#"{"do":"sleep","ms":300}"# } else { r#"{"do":"sleep","ms":1}"# };
             server.publish("puppet", &format!("m-{number}"), act).await;
         }
-        // These go through later, before and after the move.
+        // This one is delayed several times during the migration.
         server.publish("puppet", "again", r#"{"do":"retry","reason":"r","after_ms":200}"#).await;
     };
     tokio::join!(moving, publishing);
@@ -167,7 +167,7 @@ async fn a_slot_that_moves_while_messages_flow_loses_none() {
     );
 }
 
-/// As `redis-cli --cluster reshard` does it. Returns how many keys moved.
+/// Migrates a slot as `redis-cli --cluster reshard` does. Returns the number of keys.
 async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Process) -> usize {
     let id = async |node: &Process| run_on::<String>(node, "CLUSTER MYID").await;
     let (source_id, target_id) = (id(source).await, id(target).await);
@@ -181,7 +181,7 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
         }
         let mut migrate = redis::cmd("MIGRATE");
         migrate.arg("127.0.0.1").arg(target.port).arg("").arg(0).arg(5000).arg("KEYS").arg(&keys);
-        migrate.query_async::<String>(&mut patient_connection(&source.url()).await).await.unwrap();
+        migrate.query_async::<String>(&mut connect_without_timeout(&source.url()).await).await.unwrap();
         moved += keys.len();
     }
     for node in [target, source].into_iter().chain(&server.nodes) {
@@ -190,9 +190,9 @@ async fn move_slot(server: &Server, slot: u16, source: &Process, target: &Proces
     moved
 }
 
-/// A key that is not where its slot still is may be where that is going.
+/// A key of a migrating slot may already be on the target node.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_told_to_ask_elsewhere_does() {
+async fn an_ask_redirection_is_followed() {
     let server = Server::start(Mode::Cluster).await;
     let slot: u16 = run_on(&server.nodes[0], "CLUSTER KEYSLOT mq:t").await;
     let from = usize::from(slot > 5460) + usize::from(slot > 10922);
@@ -206,7 +206,7 @@ async fn who_is_told_to_ask_elsewhere_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
+async fn a_dead_cluster_master_blocks_no_topic_of_the_others() {
     let mut server = Server::start(Mode::Cluster).await;
     let topics: Vec<String> = (0..8).map(|number| format!("topic-{number}")).collect();
     let plugins = Plugins::with("many", &guest(OK), &format!("topics = {topics:?}\n"));
@@ -221,12 +221,12 @@ async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
     }
     assert!(on_first.contains(&true) && on_first.contains(&false), "{on_first:?}");
     server.nodes[0].kill();
-    until("it says so", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
+    until("the worker is not ready", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
     for (topic, _) in topics.iter().zip(&on_first).filter(|(_, is_on_first)| !**is_on_first) {
         server.publish(topic, "midst", "{}").await;
         gateway.until_outcome(topic, "midst", "done").await;
     }
-    server.nodes[0].start_again();
+    server.nodes[0].restart();
     for topic in &topics {
         server.publish(topic, "after", "{}").await;
         gateway.until_outcome(topic, "after", "done").await;
@@ -235,7 +235,7 @@ async fn a_master_of_the_cluster_that_dies_holds_up_no_topic_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_under_a_plain_url_is_told_which_to_write() {
+async fn a_cluster_with_a_plain_url_is_reported_with_the_scheme_to_use() {
     let server = Server::start(Mode::Cluster).await;
     let url = format!("redis://127.0.0.1:{}", server.nodes[0].port);
     let plugins = Plugins::with("topic", &guest(OK), "");
@@ -243,21 +243,21 @@ async fn a_cluster_under_a_plain_url_is_told_which_to_write() {
     gateway.until_logged("write redis+cluster://", |line| line["level"] == "WARN").await;
     let topics = (0..6).map(|number| command(&["publish", &format!("topic-{number}"), "--redis-url", &url]));
     let refused: Vec<_> = topics.filter(|output| !output.status.success()).collect();
-    let told = String::from_utf8(refused[0].stderr.clone()).unwrap();
-    assert!(told.contains("redis+cluster://"), "{told}");
+    let stderr = String::from_utf8(refused[0].stderr.clone()).unwrap();
+    assert!(stderr.contains("redis+cluster://"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
+async fn a_server_of_an_unknown_authority_is_rejected_and_the_worker_keeps_running() {
     let server = Server::start(Mode::Tls).await;
-    let strangers = Certificates::new("somebody else");
-    let path = |name: &str| strangers.path(name);
+    let unknown = Certificates::new("somebody else");
+    let path = |name: &str| unknown.path(name);
     let plugins = Plugins::with("topic", &guest(OK), "");
-    let stranger = ["--redis-tls-ca", &path("ca.crt")];
-    let gateway = Gateway::start_with(&server.url, &plugins, &stranger);
-    until_told(&gateway, &["refuses", "certificate", "redis.tls_ca"]).await;
+    let unknown_ca = ["--redis-tls-ca", &path("ca.crt")];
+    let gateway = Gateway::start_with(&server.url, &plugins, &unknown_ca);
+    until_not_ready(&gateway, &["refuses", "certificate", "redis.tls_ca"]).await;
     drop(gateway);
-    // And one that shows none, or a stranger's, where one is asked for.
+    // A client without a certificate, or with one of an unknown authority.
     let known = &server.flags()[..2];
     for client in [
         vec![],
@@ -265,14 +265,14 @@ async fn a_server_of_an_unknown_authority_is_refused_and_the_worker_lives() {
     ] {
         let client: Vec<&str> = client.iter().map(String::as_str).collect();
         let gateway = Gateway::start_with(&server.url, &plugins, &[known, &client].concat());
-        until_told(&gateway, &["Redis"]).await;
+        until_not_ready(&gateway, &["Redis"]).await;
         assert!(gateway.logged("Redis answers").is_empty());
     }
 }
 
-/// Live, not ready, and why.
-async fn until_told(gateway: &Gateway, words: &[&str]) {
-    until(&format!("it says {words:?}"), async || {
+/// Waits until the worker is live, but not ready for a reason with these words.
+async fn until_not_ready(gateway: &Gateway, words: &[&str]) {
+    until(&format!("not ready: {words:?}"), async || {
         let (status, body) = gateway.get("/ready").await;
         (status == 503 && body.contains("not_ready") && words.iter().all(|word| body.contains(word))).then_some(())
     })
@@ -281,22 +281,22 @@ async fn until_told(gateway: &Gateway, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
+async fn a_wrong_password_or_missing_acl_rights_are_reported() {
     let server = Server::start(Mode::Tls).await;
     let plugins = Plugins::with("topic", &guest(OK), "");
     let wrong = server.url.replace("s3cret", "wrong");
     let gateway = Gateway::start_with(&wrong, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "authentication failed"]).await;
+    until_not_ready(&gateway, &["refuses", "authentication failed"]).await;
     let started = gateway.until_logged("gateway-worker starting", |_| true).await;
     assert!(!started.to_string().contains("wrong"), "{started}");
     drop(gateway);
     let cluster = wrong.replace("rediss://", "rediss+cluster://");
     let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "authentication failed"]).await;
+    until_not_ready(&gateway, &["refuses", "authentication failed"]).await;
     drop(gateway);
     let cluster = server.url.replace("rediss://", "rediss+cluster://");
     let gateway = Gateway::start_with(&cluster, &plugins, &server.flags());
-    until_told(&gateway, &["refuses", "cluster support disabled", "redis://"]).await;
+    until_not_ready(&gateway, &["refuses", "cluster support disabled", "redis://"]).await;
     drop(gateway);
 
     server.run::<()>("ACL SETUSER gateway -xreadgroup").await;
@@ -310,13 +310,13 @@ async fn a_user_with_a_wrong_password_or_without_rights_is_told_so() {
 }
 
 #[test]
-fn what_is_wrong_with_the_way_to_redis_is_told_at_once() {
-    let told = |args: &[&str]| {
+fn invalid_redis_settings_are_reported_at_startup() {
+    let stderr_of = |args: &[&str]| {
         let output = command(&[&["run"], args].concat());
         assert_eq!(output.status.code(), Some(78), "{args:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    let all = told(&[
+    let all = stderr_of(&[
         "--redis-url",
         "redis+sentinel://u:hidden@h:1",
         "--redis-tls-ca",
@@ -333,5 +333,5 @@ fn what_is_wrong_with_the_way_to_redis_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.crt").display().to_string();
     std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n").unwrap();
-    assert!(told(&["--redis-url", "rediss://h", "--redis-tls-ca", &ca]).contains("redis"));
+    assert!(stderr_of(&["--redis-url", "rediss://h", "--redis-tls-ca", &ca]).contains("redis"));
 }

@@ -1,18 +1,18 @@
-//! Redis goes away and comes back, and loses what it may lose; the worker
-//! says so and goes on by itself.
+//! Outages of Redis and the loss of volatile data: the worker reports them and recovers
+//! without a restart.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
 use rustix::process::Signal;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
+async fn a_worker_waits_for_a_redis_that_is_not_running_yet() {
     let mut redis = Redis::start();
     redis.kill();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let mut gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
-    let body = until("it says why", async || {
+    let body = until("the reason is reported", async || {
         let (status, body) = gateway.json("/ready").await;
         (status == 503 && body["status"] == "not_ready").then_some(body)
     })
@@ -20,7 +20,7 @@ async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
     assert!(body["reasons"][0].as_str().unwrap().starts_with("Redis is away: "), "{body}");
     assert_eq!(body["consumers"], "stopped");
     assert_eq!(gateway.get("/healthz").await.0, 200);
-    redis.start_again();
+    redis.restart();
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     gateway.until_ready().await;
@@ -33,7 +33,7 @@ async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
     let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"seen\"]\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     gateway.until_loaded("puppet").await;
-    // Handlers that outlast the crash: their verdicts have nowhere to go.
+    // These handlers end during the outage, so they cannot be settled.
     for number in 0..10 {
         redis.publish("puppet", &format!("m-{number}"), r#"{"do":"sleep","ms":5000}"#).await;
     }
@@ -41,16 +41,16 @@ async fn a_crash_of_redis_loses_no_message_and_runs_none_twice() {
     redis.kill();
     until("all have run", async || (gateway.outcomes("puppet").len() == 10).then_some(())).await;
     until("not ready", async || (gateway.get("/ready").await.0 == 503).then_some(())).await;
-    redis.start_again();
+    redis.restart();
     redis.is("all are settled", "XLEN mq:puppet", 0).await;
     gateway.until_ready().await;
     redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
-    redis.is("and it goes on", "XLEN mq:seen", 1).await;
+    redis.is("the worker continues", "XLEN mq:seen", 1).await;
     assert_eq!(gateway.outcomes("puppet").len(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_gone_is_made_anew_and_scripts_are_loaded_again() {
+async fn a_lost_group_is_created_again_and_scripts_are_reloaded() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -77,7 +77,7 @@ async fn a_group_lost_under_a_running_message_runs_it_only_once() {
     redis.until_in_flight("puppet", 1).await;
     redis.run::<i64>("XGROUP DESTROY mq:puppet consumer-group-puppet").await;
     gateway.until_logged("the group is gone", |_| true).await;
-    // This one begins after the new group has delivered again, and outlasts it.
+    // This one starts after the new group has delivered the first again, and outlasts it.
     redis.publish("puppet", "after", r#"{"do":"sleep","ms":3000}"#).await;
     gateway.until_outcome("puppet", "after", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
@@ -85,7 +85,7 @@ async fn a_group_lost_under_a_running_message_runs_it_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cut_connections_are_made_again() {
+async fn closed_connections_are_reopened() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -99,7 +99,7 @@ async fn cut_connections_are_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
+async fn a_full_redis_still_settles_finished_messages() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "[retry]\nbase = \"1ms\"\n[grants]\npublish = [\"seen\"]\n");
@@ -126,7 +126,7 @@ async fn a_full_redis_is_waited_for_and_settles_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
+async fn a_failing_settlement_blocks_no_other() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1ms\"\n");
@@ -142,14 +142,14 @@ async fn what_redis_refuses_to_settle_holds_up_nothing_else() {
     for number in 0..100 {
         redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":0}"#).await;
     }
-    redis.is("what can be settled is", "XLEN mq:puppet", 300).await;
+    redis.is("the others are settled", "XLEN mq:puppet", 300).await;
     redis.run::<i64>("DEL {mq:puppet}:later").await;
-    redis.is("and then the others", "XLEN {mq:puppet}:dead", 300).await;
-    redis.is("nothing is left", "XLEN mq:puppet", 0).await;
+    redis.is("the failed settlements succeed", "XLEN {mq:puppet}:dead", 300).await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
+async fn settlements_behind_many_failing_ones_are_still_tried() {
     let redis = Redis::start();
     let manifest = "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1h\"\ncap = \"1h\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), manifest);
@@ -157,7 +157,7 @@ async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
         redis.run::<()>(&format!("SET {{mq:puppet}}:{key} text")).await;
     }
     let gateway = Gateway::start(&redis, &plugins);
-    // More than are tried again at once.
+    // More than are retried at once.
     for (id, count, act) in [
         ("dies", 260, r#"{"do":"reject","code":"c","reason":"r"}"#),
         ("again", 5, r#"{"do":"retry","reason":"r","after_ms":3600000}"#),
@@ -169,34 +169,34 @@ async fn however_many_can_not_be_settled_those_behind_them_have_their_turn() {
         gateway.until_logged("not settled yet", |line| line["waiting"] == waiting).await;
     }
     redis.run::<i64>("DEL {mq:puppet}:later").await;
-    redis.is("those behind are settled", "ZCARD {mq:puppet}:later", 5).await;
+    redis.is("the later ones are settled", "ZCARD {mq:puppet}:later", 5).await;
     assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 260);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_can_never_be_settled_slows_down_no_other() {
+async fn a_settlement_that_always_fails_slows_down_no_other() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 2\n[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
     redis.run::<()>("SET {mq:puppet}:dead text").await;
     redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
     gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
-    // One after the other, as there is room for one. With a pause for each it
-    // would take minutes.
+    // With one free slot they run one after the other. With a backoff for each this would
+    // take minutes.
     for number in 0..300 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":0}"#).await;
     }
     redis.is("all others are settled", "XLEN mq:puppet", 1).await;
     redis.run::<i64>("DEL {mq:puppet}:dead").await;
-    redis.is("and then this one", "XLEN {mq:puppet}:dead", 1).await;
+    redis.is("the failed settlement succeeds", "XLEN {mq:puppet}:dead", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_memory_is_made_room_in_by_what_is_done() {
+async fn finished_messages_free_memory_in_a_full_redis() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nbase = \"1h\"\ncap = \"1h\"\n");
-    // All of them run before the first has ended.
+    // All start before the first has ended.
     let again = r#"{"do":"all","of":[{"do":"sleep","ms":10000},{"do":"retry","reason":"r","after_ms":3600000}]}"#;
     for number in 0..300 {
         redis.publish("puppet", &format!("again-{number}"), again).await;
@@ -207,14 +207,14 @@ async fn a_full_memory_is_made_room_in_by_what_is_done() {
     let _gateway = Gateway::start(&redis, &plugins);
     redis.until_in_flight("puppet", 320).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
-    redis.is("what is done is settled", "XLEN mq:puppet", 300).await;
+    redis.is("the done ones are settled", "XLEN mq:puppet", 300).await;
     assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:later").await, 0);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    redis.is("and then the others", "ZCARD {mq:puppet}:later", 300).await;
+    redis.is("the failed settlements succeed", "ZCARD {mq:puppet}:later", 300).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
+async fn a_worker_that_starts_with_a_full_redis_frees_memory() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     redis.publish("topic", "before", "{}").await;
@@ -230,14 +230,15 @@ async fn a_worker_that_starts_while_redis_is_full_makes_room_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
+async fn a_rejected_password_is_reported_and_the_worker_keeps_running() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
-    until("it says why", async || {
+    until("the reason is reported", async || {
         let (_, body) = gateway.get("/ready").await;
-        let is_told = body.contains("not_ready") && body.contains("refuses") && body.to_lowercase().contains("auth");
-        is_told.then_some(())
+        let is_reported =
+            body.contains("not_ready") && body.contains("refuses") && body.to_lowercase().contains("auth");
+        is_reported.then_some(())
     })
     .await;
     assert_eq!(gateway.get("/healthz").await.0, 200);
@@ -251,7 +252,7 @@ async fn a_password_that_is_refused_is_told_and_the_worker_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_another_type_is_told_and_consumed_once_it_is_a_stream() {
+async fn a_key_of_another_type_is_reported_and_consumed_once_it_is_a_stream() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:topic text").await;
     let plugins = Plugins::with("topic", &guest(OK), "").and("other", &guest(OK), "");
@@ -272,7 +273,7 @@ async fn an_eviction_policy_that_loses_queues_is_warned_about() {
     gateway.until_logged("Redis may evict whole queues", |line| line["level"] == "WARN").await;
 }
 
-/// A stream's pending entries: their owners, and how often they were delivered.
+/// The pending entries of a stream with owner and delivery count.
 async fn owners(redis: &Redis, topic: &str) -> Vec<(String, String, i64)> {
     let pending = format!("XPENDING mq:{topic} consumer-group-{topic} - + 100");
     let rows: Vec<(String, String, i64, i64)> = redis.run(&pending).await;
@@ -280,8 +281,8 @@ async fn owners(redis: &Redis, topic: &str) -> Vec<(String, String, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back() {
-    const GO: &str = "consumer-1795419923585502180";
+async fn after_an_outage_no_worker_reclaims_from_one_that_reconnects_later() {
+    const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
     let mut redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
     let options = ["--queue-lease", "60s"];
@@ -292,35 +293,35 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
     redis.publish("puppet", "slow", act).await;
     let slow = Gateway::start_with(&redis.url(), &plugins, &options);
     redis.until_in_flight("puppet", 2).await;
-    // A worker of the original has one too.
+    // A legacy worker has one pending too.
     redis.publish("puppet", "theirs", act).await;
-    let take = format!("XREADGROUP GROUP consumer-group-puppet {GO} COUNT 1 STREAMS mq:puppet >");
+    let take = format!("XREADGROUP GROUP consumer-group-puppet {LEGACY_CONSUMER} COUNT 1 STREAMS mq:puppet >");
     redis.run::<redis::Value>(&take).await;
     redis.until_in_flight("puppet", 3).await;
     for worker in [&quick, &slow] {
         worker.signal(Signal::STOP);
     }
     redis.kill();
-    redis.start_again();
+    redis.restart();
     let before = owners(&redis, "puppet").await;
-    // As if it had been away for ten minutes. And one was given back meanwhile,
-    // which tells that somebody has looked.
+    // As after an outage of ten minutes. A requeued message shows that the worker has
+    // checked the leases.
     for (id, owner, _) in &before {
         let claim = format!("XCLAIM mq:puppet consumer-group-puppet {owner} 0 {id} IDLE 600000 JUSTID");
         redis.run::<redis::Value>(&claim).await;
     }
-    let given = redis.add("puppet", br#"{"id":"given","topic":"puppet","data":{"do":"sleep","ms":0}}"#).await;
+    let requeued = redis.add("puppet", br#"{"id":"given","topic":"puppet","data":{"do":"sleep","ms":0}}"#).await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone COUNT 1 STREAMS mq:puppet >").await;
-    let claim = format!("XCLAIM mq:puppet consumer-group-puppet gone 0 {given} IDLE 86401000 RETRYCOUNT 0 JUSTID");
+    let claim = format!("XCLAIM mq:puppet consumer-group-puppet gone 0 {requeued} IDLE 86401000 RETRYCOUNT 0 JUSTID");
     redis.run::<redis::Value>(&claim).await;
     quick.signal(Signal::CONT);
     quick.until_outcome("puppet", "given", "done").await;
     let theirs: Vec<_> = before.iter().filter(|(id, ..)| *id != before[0].0).cloned().collect();
     let left: Vec<_> =
-        owners(&redis, "puppet").await.into_iter().filter(|(id, ..)| *id != before[0].0 && *id != given).collect();
+        owners(&redis, "puppet").await.into_iter().filter(|(id, ..)| *id != before[0].0 && *id != requeued).collect();
     assert_eq!(left, theirs);
     slow.signal(Signal::CONT);
-    redis.is("all but the original's is done", "XLEN mq:puppet", 1).await;
+    redis.is("all but the legacy message are done", "XLEN mq:puppet", 1).await;
     assert_eq!(owners(&redis, "puppet").await, theirs[1..]);
     for worker in [&quick, &slow] {
         assert!(worker.logged("taken over").is_empty() && worker.logged("leases lost").is_empty());
@@ -330,14 +331,14 @@ async fn after_an_outage_nobody_takes_from_who_is_a_little_slower_to_come_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again() {
+async fn a_worker_without_a_reader_connection_reclaims_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     redis.publish("t", "first", "{}").await;
     gateway.until_outcome("t", "first", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // The reader can't come back, all else can.
+    // Only the reader cannot reconnect.
     redis.run::<()>("ACL SETUSER default -client|id").await;
     redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
     gateway.until_logged("not consuming", |line| line["topic"] == "t").await;
@@ -346,10 +347,10 @@ async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again()
     let theirs = owners(&redis, "t").await;
     let claim = format!("XCLAIM mq:t consumer-group-t other 0 {} IDLE 600000 JUSTID", theirs[0].0);
     redis.run::<redis::Value>(&claim).await;
-    // What is due is seen to before others' leases are.
+    // Due messages are promoted before leases are checked.
     for due in 1..=3 {
         redis.publish_later("t", &due.to_string(), "{}", Duration::from_millis(1)).await;
-        redis.is("it has been seen to", "XLEN mq:t", 1 + due).await;
+        redis.is("it is promoted", "XLEN mq:t", 1 + due).await;
     }
     assert_eq!(owners(&redis, "t").await, theirs);
     redis.run::<()>("ACL SETUSER default +client|id").await;
@@ -357,25 +358,25 @@ async fn who_has_lost_its_connection_takes_nothing_over_until_it_has_one_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_back_renews_its_leases_before_all_else() {
+async fn a_reconnected_worker_renews_its_leases_first() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");
-    // Otherwise it would do so in twenty minutes.
+    // The regular renewal is twenty minutes away.
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     redis.publish("puppet", "long", r#"{"do":"sleep","ms":600000}"#).await;
     gateway.until_asleep("puppet", 1).await;
-    let held = owners(&redis, "puppet").await;
-    let (id, owner, _) = &held[0];
+    let in_flight = owners(&redis, "puppet").await;
+    let (id, owner, _) = &in_flight[0];
     let claim = format!("XCLAIM mq:puppet consumer-group-puppet {owner} 0 {id} IDLE 3000000 JUSTID");
     redis.run::<redis::Value>(&claim).await;
     redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
     let silent = "XPENDING mq:puppet consumer-group-puppet IDLE 3000000 - + 10";
     until("renewed", async || redis.run::<Vec<redis::Value>>(silent).await.is_empty().then_some(())).await;
-    assert_eq!(owners(&redis, "puppet").await, held);
+    assert_eq!(owners(&redis, "puppet").await, in_flight);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_until_all_that_has_run_is_settled() {
+async fn a_shutdown_waits_until_finished_messages_are_settled() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
     let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "1h"]);
@@ -384,12 +385,12 @@ async fn a_stop_waits_until_all_that_has_run_is_settled() {
     gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
     gateway.signal(Signal::TERM);
     gateway.until_logged("draining", |_| true).await;
-    until("nobody reads", async || {
+    until("no reader is blocked", async || {
         redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
     })
     .await;
     redis.run::<i64>("DEL {mq:puppet}:dead").await;
-    until("it has ended", async || (!gateway.is_running()).then_some(())).await;
+    until("the worker has exited", async || (!gateway.is_running()).then_some(())).await;
     assert_eq!(redis.run::<i64>("XLEN {mq:puppet}:dead").await, 1);
     assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 0);
 }

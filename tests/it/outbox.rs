@@ -1,8 +1,8 @@
-//! Follow-ups on their way to topics that no script of their parent reaches.
+//! The outbox: follow-ups to topics that no script can reach together with their parent.
 
 use crate::proxy::Proxy;
 use crate::servers::{Mode, Server};
-use crate::support::{Gateway, OK, Plugins, Redis, built, guest, patient_connection, topic, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, connect_without_timeout, guest, topic, until};
 use gateway_worker::queue::{Connection, Outbox, RedisTarget, TopicQueue};
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ fn entry(topic: &str, due: i64, priority: &str, id: &str) -> redis::Cmd {
     add
 }
 
-async fn put_out(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
+async fn add_to_outbox(redis: &Redis, topic: &str, due: i64, priority: &str, id: &str) {
     entry(topic, due, priority, id).query_async::<String>(&mut redis.connection().await).await.unwrap();
 }
 
-/// So many for one topic.
-async fn put_out_many(redis: &Redis, topic: &str, count: usize) {
+/// Adds `count` follow-ups for one topic.
+async fn add_to_outbox_many(redis: &Redis, topic: &str, count: usize) {
     let mut all = redis::pipe();
     for number in 0..count {
         all.add_command(entry(topic, 0, "", &number.to_string()));
@@ -33,15 +33,15 @@ async fn ids(redis: &Redis, key: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
+async fn the_outbox_of_a_lost_worker_is_relayed() {
     let redis = Redis::start();
     let hour = jiff::Timestamp::now().as_millisecond() + 3_600_000;
-    put_out(&redis, "one", 0, "", "taken by the dead").await;
-    put_out(&redis, "one", 0, "high", "urgent").await;
+    add_to_outbox(&redis, "one", 0, "", "taken by the dead").await;
+    add_to_outbox(&redis, "one", 0, "high", "urgent").await;
     redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:out >").await;
-    put_out(&redis, "two", 0, "", "at once").await;
-    put_out(&redis, "two", hour, "low", "later").await;
+    add_to_outbox(&redis, "two", 0, "", "at once").await;
+    add_to_outbox(&redis, "two", hour, "low", "later").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.publish("t", "wakes the lane", "{}").await;
@@ -54,46 +54,46 @@ async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follow_up_that_does_not_arrive_holds_up_no_other_and_is_not_lost() {
+async fn an_undeliverable_follow_up_blocks_no_other_and_is_not_lost() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
-    put_out(&redis, "broken", 0, "", "waits").await;
-    put_out(&redis, "fine", 0, "", "goes").await;
+    add_to_outbox(&redis, "broken", 0, "", "waits").await;
+    add_to_outbox(&redis, "fine", 0, "", "goes").await;
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
-    redis.is("the other one has arrived", "XLEN mq:fine", 1).await;
+    redis.is("the other follow-up has arrived", "XLEN mq:fine", 1).await;
     gateway.until_logged("a follow-up does not arrive", |_| true).await;
     redis.run::<i64>("DEL mq:broken").await;
-    until("and so does this one", async || {
+    until("this one arrives too", async || {
         (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
 }
 
-/// A topic on each of a cluster's masters, in their order.
+/// A topic on each master of a cluster, in order.
 async fn topics_apart(server: &Server) -> [String; 3] {
-    let mut apart = [const { None }; 3];
+    let mut topics = [const { None }; 3];
     for number in 0.. {
         let name = format!("t{number}");
         let slot: usize = server.run(&format!("CLUSTER KEYSLOT mq:{name}")).await;
-        apart[slot / 5461].get_or_insert(name);
-        if apart.iter().all(Option::is_some) {
+        topics[slot / 5461].get_or_insert(name);
+        if topics.iter().all(Option::is_some) {
             break;
         }
     }
-    apart.map(Option::unwrap)
+    topics.map(Option::unwrap)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late() {
+async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     let server = Server::start(Mode::Cluster).await;
     let [parent, fine, full] = topics_apart(&server).await;
     let manifest = format!("topics = [\"{parent}\"]\n[grants]\npublish = [\"{fine}\", \"{full}\"]\n");
     let plugins = Plugins::with("puppet", &built("puppet"), &manifest);
     let gateway = Gateway::start_with(&server.url, &plugins, &OPTIONS);
-    let node = patient_connection(&server.nodes[2].url()).await;
+    let node = connect_without_timeout(&server.nodes[2].url()).await;
     let set_memory = async |bytes: u64| {
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut node.clone()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     let all = [&fine, &full, &fine, &full].map(|to| send(to)).join(",");
     server.publish(&parent, "first", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
     server.is("the others have arrived", &format!("XLEN mq:{fine}"), 2).await;
-    // The rest is tried again and again.
+    // The others are retried.
     let out = format!("{{mq:{parent}}}:out");
     until("tried often", async || {
         let rows: Vec<(String, String, u64, u64)> = server.run(&format!("XPENDING {out} relay - + 10")).await;
@@ -111,11 +111,11 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     })
     .await;
     server.publish(&parent, "second", &send(&fine)).await;
-    server.is("what comes behind it too", &format!("XLEN mq:{fine}"), 3).await;
-    let told = gateway.logged("a follow-up does not arrive");
-    assert!(told.len() == 1 && told[0]["level"] == "WARN" && told[0]["to"] == full, "{told:?}");
+    server.is("later ones arrive too", &format!("XLEN mq:{fine}"), 3).await;
+    let warnings = gateway.logged("a follow-up does not arrive");
+    assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN" && warnings[0]["to"] == full, "{warnings:?}");
     set_memory(0).await;
-    server.is("nothing is on its way", &format!("XLEN {out}"), 0).await;
+    server.is("the outbox is empty", &format!("XLEN {out}"), 0).await;
     for (topic, expected) in [(&fine, 3), (&full, 2)] {
         assert_eq!(server.run::<i64>(&format!("XLEN mq:{topic}")).await, expected, "{topic}");
     }
@@ -123,57 +123,58 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_slow_worker_brings_no_other_brings_too() {
+async fn follow_ups_relayed_by_a_slow_worker_are_not_relayed_twice() {
     const LEASE: Duration = Duration::from_secs(2);
     let redis = Redis::start();
-    put_out_many(&redis, "one", 100).await;
+    add_to_outbox_many(&redis, "one", 100).await;
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(60);
+    proxy.set_latency(60);
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
     let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
-    let bringing = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
-    redis.is("it has begun", "XLEN mq:one", 1).await;
+    let relaying = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
+    redis.is("the relay has begun", "XLEN mq:one", 1).await;
     let (other, mut outbox) = (redis.queue("t", "other"), Outbox::default());
-    let mut brought = 0;
-    until("all are brought", async || {
-        brought += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
+    let mut relayed = 0;
+    until("all are relayed", async || {
+        relayed += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
         (redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
     })
     .await;
-    assert_eq!((brought, bringing.await.unwrap().arrived), (0, 100));
+    assert_eq!((relayed, relaying.await.unwrap().arrived), (0, 100));
     assert_eq!(redis.run::<i64>("XLEN mq:one").await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_do_not_arrive_what_is_behind_them_does() {
+async fn follow_ups_behind_many_undeliverable_ones_are_relayed() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
-    put_out_many(&redis, "broken", 1500).await;
-    put_out_many(&redis, "fine", 1).await;
+    add_to_outbox_many(&redis, "broken", 1500).await;
+    add_to_outbox_many(&redis, "fine", 1).await;
     redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:out >").await;
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the last one has arrived", "XLEN mq:fine", 1).await;
-    redis.is("and is taken off", "XLEN {mq:t}:out", 1500).await;
+    redis.is("it is acknowledged", "XLEN {mq:t}:out", 1500).await;
     assert_eq!(gateway.logged("a follow-up does not arrive").len(), 1);
     redis.run::<i64>("DEL mq:broken").await;
-    redis.is("and then all others", "XLEN {mq:t}:out", 0).await;
+    redis.is("all others have arrived", "XLEN {mq:t}:out", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_arrived_and_could_not_be_taken_off_is_not_brought_again() {
+async fn a_relayed_follow_up_that_could_not_be_acknowledged_is_not_sent_twice() {
     const LEASE: Duration = Duration::from_millis(100);
     let redis = Redis::start();
-    put_out(&redis, "one", 0, "", "once").await;
+    add_to_outbox(&redis, "one", 0, "", "once").await;
     let (queue, mut outbox) = (redis.queue("t", "me"), Outbox::default());
     redis.run::<()>("ACL SETUSER default -xack").await;
     assert!(queue.relay(&mut outbox, LEASE).await.is_err());
     redis.is("it has arrived", "XLEN mq:one", 1).await;
     let free = "XPENDING {mq:t}:out relay IDLE 100 - + 10";
-    until("anybody may have it", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(())).await;
+    until("its lease has expired", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(()))
+        .await;
     redis.run::<()>("ACL SETUSER default +xack").await;
     queue.relay(&mut outbox, LEASE).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 0);

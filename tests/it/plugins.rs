@@ -1,5 +1,5 @@
-//! The plugins directory, live: handlers come, change and go while messages
-//! flow, and what is no plugin is refused with what to do about it.
+//! The live plugins directory: plugins are added, replaced and removed while messages are
+//! processed, and invalid files are rejected with a remedy.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, encode, guest, guest_with, until};
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const TRAP: &str = "(unreachable)";
 
-/// Replies with `retry`, and counts on nothing.
+/// Replies with `retry`.
 const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +45,7 @@ async fn a_plugin_that_is_removed_drains_and_its_messages_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replaced_under_load_every_message_is_run_once_by_one_version() {
+async fn a_replacement_under_load_runs_every_message_once() {
     const MESSAGES: usize = 1000;
     let redis = Redis::start();
     let manifest = |version: usize| format!("[grants]\npublish = [\"seen\"]\n[config]\nversion = \"{version}\"\n");
@@ -57,7 +57,7 @@ async fn replaced_under_load_every_message_is_run_once_by_one_version() {
             redis.publish("puppet", &format!("m-{number}"), r#"{"do":"echo","to":"seen"}"#).await;
         }
     };
-    // While they flow, not between them.
+    // Replaces the plugin while messages are processed.
     let replacing = async {
         for version in 1..=4 {
             plugins.write("puppet.toml", manifest(version).as_bytes());
@@ -86,7 +86,7 @@ async fn replaced_under_load_every_message_is_run_once_by_one_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_in_flight_finish_on_the_version_they_began_on() {
+async fn messages_in_flight_finish_on_the_version_they_started_on() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "concurrency = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -104,7 +104,7 @@ async fn messages_in_flight_finish_on_the_version_they_began_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
+async fn an_invalid_file_is_rejected_and_the_last_good_version_keeps_running() {
     let redis = Redis::start();
     let good = guest(OK);
     let plugins = Plugins::with("topic", &good, "");
@@ -141,16 +141,16 @@ async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
         (&other, "it exports other:thing/run@0.1.0; a handler exports gateway:worker/handler@1.0.0"),
         (&loops, "cpu-limit"),
     ];
-    for (number, (bytes, told)) in cases.into_iter().enumerate() {
+    for (number, (bytes, fragment)) in cases.into_iter().enumerate() {
         plugins.write("topic.wasm", bytes);
-        let what = format!("refused: {told}");
+        let what = format!("refused: {fragment}");
         let reason = until(&what, async || {
             let refused = gateway.logged("plugin refused");
             refused.get(number).map(|line| (line["reason"].as_str().unwrap().to_owned(), line["keeps"].clone()))
         });
         let (reason, keeps) = reason.await;
-        assert!(reason.contains(told), "{told}: {reason}");
-        assert!(keeps.is_string(), "{told}");
+        assert!(reason.contains(fragment), "{fragment}: {reason}");
+        assert!(keeps.is_string(), "{fragment}");
         let id = format!("m-{number}");
         redis.publish("topic", &id, "{}").await;
         gateway.until_outcome("topic", &id, "done").await;
@@ -160,7 +160,7 @@ async fn what_is_no_plugin_is_refused_and_the_last_good_version_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_manifest_is_refused_with_its_place() {
+async fn an_invalid_manifest_is_rejected_with_line_and_column() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "[limits]\ncpuu = \"1s\"\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -171,7 +171,7 @@ async fn a_bad_manifest_is_refused_with_its_place() {
     );
     plugins.write("topic.toml", b"[limits]\ncpu = \"1s\"\n");
     gateway.until_loaded("topic").await;
-    // An empty directory is ready, and so is one with a file that is refused.
+    // A rejected file does not make the worker unready.
     gateway.until_ready().await;
 }
 
@@ -185,22 +185,22 @@ async fn a_slow_copy_is_waited_for() {
     let wasm = built("noop");
     let mut file = fs::File::create(plugins.path().join("slow.wasm")).unwrap();
     let (mut written, mut longest) = (Instant::now(), Duration::ZERO);
-    for piece in wasm.chunks(wasm.len() / 10 + 1) {
-        file.write_all(piece).unwrap();
+    for chunk in wasm.chunks(wasm.len() / 10 + 1) {
+        file.write_all(chunk).unwrap();
         longest = longest.max(written.elapsed());
         written = Instant::now();
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     drop(file);
     gateway.until_outcome("slow", "a", "done").await;
-    // On a machine so busy that a piece was late, half of it looked complete.
+    // On a busy machine a late chunk makes the partial file look complete.
     if longest < Duration::from_millis(120) {
         assert!(gateway.logged("plugin refused").is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_kubernetes_swap_of_a_linked_folder_is_seen() {
+async fn a_kubernetes_swap_of_a_linked_directory_is_detected() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let link = |version: &str| {
@@ -224,7 +224,7 @@ async fn the_kubernetes_swap_of_a_linked_folder_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_out_of_the_directory_is_refused() {
+async fn a_link_out_of_the_directory_is_rejected() {
     let redis = Redis::start();
     let elsewhere = Plugins::with("topic", &guest(OK), "");
     let plugins = Plugins::empty();
@@ -239,7 +239,7 @@ async fn a_link_out_of_the_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_in_the_directory_blocks_nobody() {
+async fn a_named_pipe_in_the_directory_blocks_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("good", &guest(OK), "");
     let status = std::process::Command::new("mkfifo").arg(plugins.path().join("pipe.wasm")).status().unwrap();
@@ -250,12 +250,12 @@ async fn a_pipe_in_the_directory_blocks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_has_one_handler_and_the_other_is_told_both_names() {
+async fn a_second_handler_of_a_topic_is_rejected_with_both_names() {
     let redis = Redis::start();
     let plugins =
         Plugins::with("b", &guest(OK), "topics = [\"shared\"]\n").and("a", &guest(TRAP), "topics = [\"shared\"]\n");
     let gateway = Gateway::start(&redis, &plugins);
-    // At a cold start the first by name has it.
+    // At a cold start the first plugin by name gets the topic.
     gateway.until_loaded("a").await;
     let reason = gateway.until_refused("b").await;
     assert!(reason.contains("shared") && reason.contains("a.wasm") && reason.contains("from b"), "{reason}");
@@ -263,7 +263,7 @@ async fn a_topic_has_one_handler_and_the_other_is_told_both_names() {
     gateway.until_loaded("b").await;
     redis.publish("shared", "m", "{}").await;
     gateway.until_outcome("shared", "m", "done").await;
-    // Who is live keeps it.
+    // A live plugin keeps its topic.
     plugins.write("a.wasm", &guest(TRAP));
     until("a is refused", async || {
         gateway.logged("plugin refused").iter().any(|line| line["plugin"] == "a").then_some(())
@@ -272,7 +272,7 @@ async fn a_topic_has_one_handler_and_the_other_is_told_both_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_vanishes_takes_nothing_with_it() {
+async fn a_vanished_plugins_directory_removes_no_plugin() {
     let redis = Redis::start();
     let parent = tempfile::tempdir().unwrap();
     let (folder, away) = (parent.path().join("plugins"), parent.path().join("away"));

@@ -1,5 +1,5 @@
-//! One server process of a test, killed when it is dropped: Redis, Valkey, a
-//! sentinel or a node of a cluster, each by its options.
+//! A server process (Redis, Valkey, a sentinel or a cluster node) that is killed
+//! when it is dropped.
 
 use redis::{Client, ConnectionLike, IntoConnectionInfo};
 use std::collections::BTreeSet;
@@ -10,12 +10,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 pub(crate) struct Process {
     child: Child,
     pub(crate) port: u16,
-    /// Under which the tests themselves may do everything.
+    /// Credentials with all rights, for the test itself.
     login: &'static str,
     pub(crate) folder: TempDir,
     program: PathBuf,
@@ -23,8 +23,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a server with the lines of its configuration, which are made for
-    /// its port. With `--sentinel` in `flags` it is one.
+    /// Starts a server. `config` returns the lines of its configuration for a port
+    /// and a directory; `--sentinel` in `flags` makes it a sentinel.
     pub(crate) fn start(
         program: &Path,
         flags: &[&str],
@@ -44,16 +44,16 @@ impl Process {
             if process.comes_up() {
                 return process;
             }
-            // Somebody else had the port: the next one.
+            // Another process had the port: retry with another one.
             let log = std::fs::read_to_string(process.folder.path().join("log")).unwrap();
-            assert!(started.elapsed() < PATIENCE, "{}: {log}", program.display());
+            assert!(started.elapsed() < TIMEOUT, "{}: {log}", program.display());
         }
     }
 
-    /// Whether it is this very server that answers on the port.
+    /// Whether this process, and no other, answers on the port.
     fn comes_up(&mut self) -> bool {
         let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        while started.elapsed() < TIMEOUT {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
@@ -72,7 +72,7 @@ impl Process {
         false
     }
 
-    /// What its configuration says.
+    /// A value of its configuration file.
     pub(crate) fn setting(&self, name: &str) -> String {
         let config = std::fs::read_to_string(self.folder.path().join("server.conf")).unwrap();
         let found = config.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -87,21 +87,21 @@ impl Process {
         format!("redis://{}127.0.0.1:{}", self.login, self.port)
     }
 
-    /// Starts it again where it was, with what it had on disk.
-    pub(crate) fn start_again(&mut self) {
+    /// Restarts it on the same port with its data on disk.
+    pub(crate) fn restart(&mut self) {
         let started = Instant::now();
         loop {
             self.child = spawn(&self.program, self.folder.path(), &self.flags);
             if self.comes_up() {
                 return;
             }
-            // A connection of somebody's may have the port for a moment.
-            assert!(started.elapsed() < PATIENCE, "{} does not start again", self.program.display());
+            // An outgoing connection may use the port for a moment.
+            assert!(started.elapsed() < TIMEOUT, "{} does not restart", self.program.display());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Ends it as a crash does.
+    /// Kills it, as a crash does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -122,7 +122,7 @@ fn spawn(program: &Path, folder: &Path, flags: &[String]) -> Child {
     command.spawn().unwrap()
 }
 
-/// A port that no other test of this process was given.
+/// A port that no other test of this process got.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -133,7 +133,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// The Valkey that the set-up has put there, or that of the system.
+/// The Valkey that `make setup` installed, or the one on `PATH`.
 pub(crate) fn valkey() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("valkey-server"));

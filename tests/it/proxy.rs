@@ -1,6 +1,6 @@
-//! A TCP proxy between workers and Redis, which does to connections what
-//! networks do: cuts, stalls, slows and silences them, refuses new ones, and
-//! swallows a reply after Redis has done what was asked.
+//! A TCP proxy between workers and Redis that injects network faults: it cuts, stalls,
+//! delays and blackholes connections, refuses new ones, and drops a reply after Redis has
+//! run the command.
 
 use crate::support::Redis;
 use std::io;
@@ -13,20 +13,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     ToRedis,
     ToWorker,
 }
 
-/// Which reply is swallowed; only half of it arrives, and then its connection
-/// is cut.
+/// Which reply is dropped: half of it arrives, and then its connection is cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// The one after so many others, on whatever connection.
+pub(crate) enum DropReply {
+    /// The one after this many others, on any connection.
     After(usize),
-    /// The first with these bytes in it.
+    /// The first that contains these bytes.
     With(Vec<u8>),
 }
 
@@ -37,19 +36,19 @@ pub(crate) struct Proxy {
 }
 
 struct State {
-    /// Where Redis listens, also after it was started again.
+    /// The port of Redis, which is the same after a restart.
     redis: u16,
-    /// Rises with each cut.
+    /// Incremented with each cut.
     cuts: watch::Sender<usize>,
-    /// Rises whenever the connections that there are fall silent.
-    silences: watch::Sender<usize>,
+    /// Incremented when the open connections are blackholed.
+    blackholes: watch::Sender<usize>,
     to_redis_stalled: watch::Sender<bool>,
     to_worker_stalled: watch::Sender<bool>,
     refuses: AtomicBool,
-    /// How long what is sent to Redis is under way, in ms.
-    slowness: AtomicU64,
-    to_lose: Mutex<Option<Lost>>,
-    lost: AtomicUsize,
+    /// The delay of bytes to Redis, in ms.
+    latency_ms: AtomicU64,
+    to_drop: Mutex<Option<DropReply>>,
+    dropped: AtomicUsize,
 }
 
 impl Proxy {
@@ -59,13 +58,13 @@ impl Proxy {
         let state = Arc::new(State {
             redis: redis.url().rsplit(':').next().unwrap().parse().unwrap(),
             cuts: watch::Sender::new(0),
-            silences: watch::Sender::new(0),
+            blackholes: watch::Sender::new(0),
             to_redis_stalled: watch::Sender::new(false),
             to_worker_stalled: watch::Sender::new(false),
             refuses: AtomicBool::new(false),
-            slowness: AtomicU64::new(0),
-            to_lose: Mutex::new(None),
-            lost: AtomicUsize::new(0),
+            latency_ms: AtomicU64::new(0),
+            to_drop: Mutex::new(None),
+            dropped: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, state.clone()));
         Self { port, state, task }
@@ -75,38 +74,38 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Cuts every connection there is.
+    /// Cuts every open connection.
     pub(crate) fn cut(&self) {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Nothing arrives over the connections that there are, for ever, and neither
-    /// end is told.
-    pub(crate) fn silence(&self) {
-        self.state.silences.send_modify(|silences| *silences += 1);
+    /// Blackholes the open connections: nothing arrives any more, and neither end gets an
+    /// error.
+    pub(crate) fn blackhole(&self) {
+        self.state.blackholes.send_modify(|blackholes| *blackholes += 1);
     }
 
-    /// What is sent this way arrives when it is let go on, even if its sender
-    /// has given up long since.
-    pub(crate) fn stall(&self, way: Way, is_stalled: bool) {
-        self.state.stalled(way).send_replace(is_stalled);
+    /// Delays bytes in this direction until the stall ends, even if the sender has given
+    /// up by then.
+    pub(crate) fn stall(&self, direction: Direction, is_stalled: bool) {
+        self.state.stalled(direction).send_replace(is_stalled);
     }
 
-    pub(crate) fn slow_down(&self, ms: u64) {
-        self.state.slowness.store(ms, Ordering::SeqCst);
+    pub(crate) fn set_latency(&self, ms: u64) {
+        self.state.latency_ms.store(ms, Ordering::SeqCst);
     }
 
     pub(crate) fn refuse(&self, refuses: bool) {
         self.state.refuses.store(refuses, Ordering::SeqCst);
     }
 
-    pub(crate) fn lose(&self, which: Lost) {
-        *self.state.to_lose.lock().unwrap() = Some(which);
+    pub(crate) fn drop_next_reply(&self, which: DropReply) {
+        *self.state.to_drop.lock().unwrap() = Some(which);
     }
 
-    /// How many replies were swallowed.
-    pub(crate) fn lost(&self) -> usize {
-        self.state.lost.load(Ordering::SeqCst)
+    /// The number of dropped replies.
+    pub(crate) fn dropped_replies(&self) -> usize {
+        self.state.dropped.load(Ordering::SeqCst)
     }
 }
 
@@ -117,73 +116,73 @@ impl Drop for Proxy {
 }
 
 impl State {
-    fn stalled(&self, way: Way) -> &watch::Sender<bool> {
-        match way {
-            Way::ToRedis => &self.to_redis_stalled,
-            Way::ToWorker => &self.to_worker_stalled,
+    fn stalled(&self, direction: Direction) -> &watch::Sender<bool> {
+        match direction {
+            Direction::ToRedis => &self.to_redis_stalled,
+            Direction::ToWorker => &self.to_worker_stalled,
         }
     }
 
-    fn is_to_be_lost(&self, reply: &[u8]) -> bool {
-        let mut to_lose = self.to_lose.lock().unwrap();
-        let is_it = match &mut *to_lose {
+    fn should_drop(&self, reply: &[u8]) -> bool {
+        let mut to_drop = self.to_drop.lock().unwrap();
+        let matches = match &mut *to_drop {
             None => false,
-            Some(Lost::With(bytes)) => reply.windows(bytes.len()).any(|window| window == bytes),
-            Some(Lost::After(0)) => true,
-            Some(Lost::After(left)) => {
+            Some(DropReply::With(bytes)) => reply.windows(bytes.len()).any(|window| window == bytes),
+            Some(DropReply::After(0)) => true,
+            Some(DropReply::After(left)) => {
                 *left -= 1;
                 false
             }
         };
-        if is_it {
-            *to_lose = None;
-            self.lost.fetch_add(1, Ordering::SeqCst);
+        if matches {
+            *to_drop = None;
+            self.dropped.fetch_add(1, Ordering::SeqCst);
         }
-        is_it
+        matches
     }
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    // Dropped with this task, and all connections with it.
+    // Dropping this task closes all connections.
     let mut connections = JoinSet::new();
     while let Ok((worker, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         if !state.refuses.load(Ordering::SeqCst) {
-            connections.spawn(carry(worker, state.clone()));
+            connections.spawn(forward(worker, state.clone()));
         }
     }
 }
 
-async fn carry(worker: TcpStream, state: Arc<State>) {
+async fn forward(worker: TcpStream, state: Arc<State>) {
     let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)).await else { return };
     let _ = (worker.set_nodelay(true), redis.set_nodelay(true));
     let mut cuts = state.cuts.subscribe();
     let (from_worker, to_worker) = worker.into_split();
     let (from_redis, to_redis) = redis.into_split();
     tokio::select! {
-        _ = pump(from_worker, to_redis, Way::ToRedis, &state) => {}
-        _ = pump(from_redis, to_worker, Way::ToWorker, &state) => {}
+        _ = copy(from_worker, to_redis, Direction::ToRedis, &state) => {}
+        _ = copy(from_redis, to_worker, Direction::ToWorker, &state) => {}
         _ = cuts.changed() => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, state: &State) -> io::Result<()> {
-    let (mut stalled, silences) = (state.stalled(way).subscribe(), state.silences.subscribe());
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, state: &State) -> io::Result<()> {
+    let (mut stalled, blackholes) = (state.stalled(direction).subscribe(), state.blackholes.subscribe());
     let mut bytes = vec![0; 64 << 10];
     loop {
         let length = from.read(&mut bytes).await?;
         if length == 0 {
             return Ok(());
         }
-        if silences.has_changed().unwrap_or(true) {
+        if blackholes.has_changed().unwrap_or(true) {
             std::future::pending::<()>().await;
         }
-        if way == Way::ToWorker && state.is_to_be_lost(&bytes[..length]) {
+        if direction == Direction::ToWorker && state.should_drop(&bytes[..length]) {
             return to.write_all(&bytes[..length / 2]).await;
         }
         let _ = stalled.wait_for(|is_stalled| !is_stalled).await;
-        if way == Way::ToRedis {
-            tokio::time::sleep(Duration::from_millis(state.slowness.load(Ordering::SeqCst))).await;
+        if direction == Direction::ToRedis {
+            tokio::time::sleep(Duration::from_millis(state.latency_ms.load(Ordering::SeqCst))).await;
         }
         to.write_all(&bytes[..length]).await?;
     }

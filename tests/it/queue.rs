@@ -1,5 +1,5 @@
-//! The scripts by themselves: each hazard of the design has a test here that
-//! fails without its cure.
+//! The scripts without a worker: each hazard of the design has a test that fails without
+//! its countermeasure.
 
 use crate::support::{Gateway, OK, Plugins, Redis, field, guest, text, topic, until};
 use gateway_worker::message::Fields;
@@ -14,10 +14,10 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
-const ONLY_GIVEN_BACK: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
-const GO: &str = "consumer-1795419923585502180";
+const ONLY_REQUEUED: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
+const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
-/// A topic with these messages, taken by `me`.
+/// A topic with these messages, taken by the consumer `me`.
 async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
     for id in ids {
         redis.publish("t", id, "{}").await;
@@ -41,8 +41,8 @@ async fn take_over(queue: &TopicQueue, patience: Patience, count: usize) -> Vec<
     queue.take_over(Source::Normal, patience, None, count).await.unwrap().taken
 }
 
-async fn reconcile(queue: &TopicQueue, held: &[EntryKey]) -> Vec<Taken> {
-    queue.reconcile(Source::Normal, held).await.unwrap()
+async fn reconcile(queue: &TopicQueue, in_flight: &[EntryKey]) -> Vec<Taken> {
+    queue.reconcile(Source::Normal, in_flight).await.unwrap()
 }
 
 async fn settle(queue: &TopicQueue, batch: &[Settlement]) -> Vec<Settled> {
@@ -114,7 +114,7 @@ async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
     redis.run::<i64>("ZADD {mq:t}:later 1 lost").await;
     redis.publish_later("t", "fine", "{}", Duration::from_millis(1)).await;
     let queue = redis.queue("t", "me");
-    until("both are gone", async || {
+    until("nothing is delayed", async || {
         promote_all(&queue).await;
         (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
     })
@@ -125,7 +125,7 @@ async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn any_number_of_due_messages_is_promoted_in_pieces() {
+async fn any_number_of_due_messages_is_promoted_in_batches() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..250 {
@@ -148,7 +148,7 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
 }
 
 #[tokio::test]
-async fn taking_never_makes_a_key() {
+async fn taking_creates_no_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let opened = queue.open().await.unwrap();
@@ -172,16 +172,16 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_found_again_and_counts_as_no_loss() {
+async fn a_delivery_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let (queue, lost) = taken(&redis, "me", &["a", "b", "held"]).await;
-    let held = lost[2].entry.clone();
+    let in_flight = lost[2].entry.clone();
     assert!(take(&queue).await.is_empty());
-    let found = reconcile(&queue, &[held]).await;
+    let found = reconcile(&queue, &[in_flight]).await;
     assert_eq!(found, lost[..2]);
-    let held: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
-    assert!(reconcile(&queue, &held).await.is_empty());
-    // Found as often as may be, they are still delivered for the first time.
+    let in_flight: Vec<_> = lost.iter().map(|one| one.entry.clone()).collect();
+    assert!(reconcile(&queue, &in_flight).await.is_empty());
+    // Recovery does not increase the delivery count.
     assert_eq!(reconcile(&queue, &[]).await, lost);
 }
 
@@ -194,7 +194,7 @@ async fn a_renewal_neither_steals_nor_counts() {
     assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
     assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
-    // The thief still owns it, and nobody's count went up.
+    // The other consumer still owns it, and no delivery count has increased.
     assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
     let again = take_over(&redis.queue("t", "third"), NOW, 10).await;
     let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.deliveries)).collect();
@@ -202,54 +202,54 @@ async fn a_renewal_neither_steals_nor_counts() {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_over_before_its_lease_is_out_or_just_after_connecting() {
+async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting() {
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a", "theirs"]).await;
-    // As after an outage: both have been silent, and the one is the original's.
-    for (one, owner) in all.iter().zip(["me", GO]) {
+    // As after an outage: both are idle, and one belongs to a legacy worker.
+    for (one, owner) in all.iter().zip(["me", LEGACY_CONSUMER]) {
         let claim = format!("XCLAIM mq:t consumer-group-t {owner} 0 {} IDLE 600000 JUSTID", one.entry);
         redis.run::<redis::Value>(&claim).await;
     }
     let other = redis.queue("t", "other");
     let hour = Patience { lease: HOUR, ..NOW };
     assert!(take_over(&other, hour, 10).await.is_empty());
-    assert!(take_over(&other, ONLY_GIVEN_BACK, 10).await.is_empty());
+    assert!(take_over(&other, ONLY_REQUEUED, 10).await.is_empty());
     assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
-    // One's own are never taken over: reconciling is for those.
+    // A consumer never reclaims its own messages: reconciling recovers those.
     assert!(take_over(&other, NOW, 10).await.is_empty());
 }
 
 #[tokio::test]
-async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
+async fn a_requeued_message_is_available_at_once_and_not_counted() {
     let redis = Redis::start();
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
     assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
-    let had = take_over(&other, ONLY_GIVEN_BACK, 10).await;
-    assert_eq!(had.len(), 1);
-    assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
+    let reclaimed = take_over(&other, ONLY_REQUEUED, 10).await;
+    assert_eq!(reclaimed.len(), 1);
+    assert_eq!((&reclaimed[0].0.entry, reclaimed[0].0.deliveries), (&all[0].entry, 1));
 }
 
 #[tokio::test]
-async fn what_was_given_back_has_as_many_losses_as_before_whoever_has_it_then() {
+async fn a_requeued_message_keeps_its_crash_count() {
     let redis = Redis::start();
     let (first, _) = taken(&redis, "first", &["a", "b", "c", "held"]).await;
     let me = redis.queue("t", "me");
     let mine: Vec<_> = take_over(&me, NOW, 10).await.into_iter().map(|(one, _)| one).collect();
     me.hand_on(&mine[0].entry).await.unwrap();
     me.hand_on(&mine[1].entry).await.unwrap();
-    // No longer mine, so not mine to give back.
+    // No longer owned by this consumer, so it cannot requeue it.
     first.hand_on(&mine[3].entry).await.unwrap();
-    let held = [mine[2].entry.clone(), mine[3].entry.clone()];
-    let given = |taken: &[(Taken, String)]| taken.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let in_flight = [mine[2].entry.clone(), mine[3].entry.clone()];
+    let deliveries = |reclaimed: &[(Taken, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
     let other = redis.queue("t", "other");
     let theirs = take_over(&other, Patience { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
-    assert_eq!((given(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
-    assert_eq!(reconcile(&me, &held).await, mine[1..2]);
+    assert_eq!((deliveries(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
+    assert_eq!(reconcile(&me, &in_flight).await, mine[1..2]);
 }
 
 #[tokio::test]
-async fn who_leaves_takes_nothing_along() {
+async fn a_consumer_is_removed_only_without_pending_messages() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a"]).await;
     let source = all[0].entry.source;
@@ -261,7 +261,7 @@ async fn who_leaves_takes_nothing_along() {
     assert!(consumers.is_empty(), "{consumers:?}");
 }
 
-/// Lets the consumers look as if they had not asked for a message for this long.
+/// Moves the last activity of the consumers into the past.
 async fn age_consumers(redis: &Redis, by: Duration) {
     let redis::Value::Array(info) = redis.run("XINFO STREAM mq:t FULL").await else { panic!() };
     let field = |list: &[redis::Value], name: &str| {
@@ -282,7 +282,7 @@ async fn age_consumers(redis: &Redis, by: Duration) {
             }
         }
     }
-    // The dump's own checksum would tell.
+    // The checksum of the changed dump is wrong.
     redis.run::<()>("DEBUG SET-SKIP-CHECKSUM-VALIDATION 1").await;
     let mut restore = redis::cmd("RESTORE");
     restore.arg("mq:t").arg(0).arg(dump).arg("REPLACE");
@@ -299,7 +299,7 @@ async fn consumers(redis: &Redis) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_the_gone_are_forgotten_and_nothing_with_them() {
+async fn idle_consumers_are_pruned_without_losing_messages() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     let (me, all) = taken(&redis, "me", &["a", "b"]).await;
     settle(&me, &all.iter().map(|one| done(one, Vec::new())).collect::<Vec<_>>()).await;
@@ -321,7 +321,7 @@ async fn names_of_the_gone_are_forgotten_and_nothing_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_message() {
+async fn a_pruned_consumer_that_still_waits_is_recreated_by_its_next_message() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t gone").await;
@@ -329,8 +329,10 @@ async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_mess
     let waits = redis.queue("t", "waits");
     let mut reader = Reader::connect(&waits).await.unwrap();
     let (read, ()) = tokio::join!(reader.read(&waits, Source::Normal, 1, HOUR), async {
-        until("it waits", async || redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(()))
-            .await;
+        until("it is blocked", async || {
+            redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(())
+        })
+        .await;
         redis.queue("t", "me").forget_the_gone(Source::Normal, Duration::ZERO).await.unwrap();
         assert!(consumers(&redis).await.is_empty());
         redis.publish("t", "a", "{}").await;
@@ -341,24 +343,25 @@ async fn a_worker_forgets_the_gone_and_one_that_waits_is_back_with_its_next_mess
     age_consumers(&redis, 2 * HOUR).await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start(&redis, &plugins);
-    until("it is forgotten", async || (!consumers(&redis).await.contains(&"gone".to_owned())).then_some(())).await;
+    until("the consumer is pruned", async || (!consumers(&redis).await.contains(&"gone".to_owned())).then_some(()))
+        .await;
 }
 
 #[tokio::test]
-async fn a_take_over_looks_past_what_it_may_not_have() {
+async fn a_reclaim_scans_past_messages_it_may_not_take() {
     let redis = Redis::start();
     for number in 0..150 {
         redis.publish("t", &number.to_string(), "{}").await;
     }
     redis.queue("t", "me").open().await.unwrap();
-    // A living worker of the original, which renews nothing, holds a page of them.
+    // A live legacy worker, which renews no leases, has a page of them pending.
     redis
         .run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1795419923585502180 COUNT 120 STREAMS mq:t >")
         .await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t dead COUNT 30 STREAMS mq:t >").await;
-    let had = take_over(&redis.queue("t", "other"), NOW, 100).await;
-    assert_eq!(had.len(), 30);
-    assert!(had.iter().all(|(_, owner)| owner == "dead"));
+    let reclaimed = take_over(&redis.queue("t", "other"), NOW, 100).await;
+    assert_eq!(reclaimed.len(), 30);
+    assert!(reclaimed.iter().all(|(_, owner)| owner == "dead"));
 }
 
 #[tokio::test]
@@ -397,14 +400,14 @@ async fn settling_twice_changes_nothing_the_second_time() {
 }
 
 #[tokio::test]
-async fn who_lost_the_lease_may_finish_but_not_decide() {
+async fn a_worker_that_lost_its_lease_may_finish_but_not_retry_or_dead_letter() {
     let redis = Redis::start();
     let (late, all) = taken(&redis, "late", &["retry", "dead", "done"]).await;
     let other = redis.queue("t", "other");
     let theirs = take_over(&other, NOW, 10).await;
     let batch = [all[0].later(HOUR, Fields::new()), all[1].dead(Fields::new())];
     assert_eq!(settle(&late, &batch).await, [Settled::Gone, Settled::Gone]);
-    // It did run to its end, so its follow-ups are sent, and it runs no more.
+    // The run was successful, so its follow-ups are sent and it is not repeated.
     let finished = [done(&all[2], vec![publication("child", "c")])];
     assert_eq!(settle(&late, &finished).await, [Settled::Ok]);
     assert_eq!(settle(&other, &[done(&theirs[2].0, vec![publication("child", "c")])]).await, [Settled::Gone]);
@@ -413,7 +416,7 @@ async fn who_lost_the_lease_may_finish_but_not_decide() {
 }
 
 #[tokio::test]
-async fn the_same_owner_of_a_later_delivery_is_another() {
+async fn a_settlement_of_an_earlier_delivery_is_ignored() {
     let redis = Redis::start();
     let (me, first) = taken(&redis, "me", &["a"]).await;
     take_over(&redis.queue("t", "other"), NOW, 1).await;
@@ -424,7 +427,7 @@ async fn the_same_owner_of_a_later_delivery_is_another() {
 }
 
 #[tokio::test]
-async fn one_messages_fault_is_no_others() {
+async fn the_failure_of_one_settlement_affects_no_other() {
     let redis = Redis::start();
     redis.run::<()>("SET mq:broken text").await;
     let (queue, all) = taken(&redis, "me", &["bad", "good", "plain"]).await;
@@ -436,7 +439,7 @@ async fn one_messages_fault_is_no_others() {
     let results = settle(&queue, &batch).await;
     assert!(matches!(&results[0], Settled::Failed(error) if error.contains("mq:broken holds a string")), "{results:?}");
     assert_eq!(results[1..], [Settled::Ok, Settled::Ok]);
-    // Nothing of the bad one was sent: its keys were looked at before.
+    // Nothing of the failed one was sent, since its keys are checked first.
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
     assert_eq!(redis.in_flight("t").await, 1);
 }
@@ -449,13 +452,13 @@ async fn a_destroyed_group_aborts_no_settlement() {
     let batch =
         [all[0].later(HOUR, Fields::new()), done(&all[1], Vec::new()), done(&all[2], vec![publication("child", "c")])];
     assert_eq!(settle(&queue, &batch).await, [Settled::Gone, Settled::Ok, Settled::Ok]);
-    // What was done is done; what was to run again is still there for a new group.
+    // Done messages are removed; the retried one remains for the new group.
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.run::<i64>("XLEN mq:child").await), (1, 1));
     assert_eq!(take(&queue).await, all[..1]);
 }
 
 #[tokio::test]
-async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
+async fn a_full_redis_rejects_moves_and_accepts_done() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["done", "later", "dead", "parent"]).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
@@ -476,12 +479,12 @@ async fn a_full_memory_refuses_moves_whole_and_lets_done_pass() {
 }
 
 #[tokio::test]
-async fn a_group_that_is_lost_runs_no_history_again() {
+async fn a_lost_group_runs_no_history_again() {
     let redis = Redis::start();
     for number in 0..250 {
         redis.publish("t", &number.to_string(), "{}").await;
     }
-    // The original acknowledges and never deletes. A sweep came to its end before.
+    // A legacy worker acknowledges and never deletes. A sweep was completed before.
     let queue = redis.queue("t", "me");
     queue.open().await.unwrap();
     assert_eq!(queue.sweep(None).await.unwrap(), None);
@@ -495,21 +498,21 @@ async fn a_group_that_is_lost_runs_no_history_again() {
         let redis::Value::BulkString(id) = &entry[0] else { panic!() };
         redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", String::from_utf8_lossy(id))).await;
     }
-    // In the midst of it too: after the first piece the floor is known. What
-    // was in flight is no history: the group was all that knew of it.
+    // Also during a sweep: the floor is known after the first batch. Messages in flight are
+    // no history, since only the group knew of them.
     let next = queue.sweep(None).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
-    let standing: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
-    let rest: Vec<String> = standing.into_iter().skip(130).map(|(id, _)| id).collect();
+    let remaining: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
+    let unread: Vec<String> = remaining.into_iter().skip(130).map(|(id, _)| id).collect();
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     queue.open().await.unwrap();
     let ids: Vec<String> = read(&queue).await.iter().map(|one| one.entry.id.clone()).collect();
-    assert_eq!(ids, rest);
+    assert_eq!(ids, unread);
     assert!(next.is_some());
 }
 
 #[tokio::test]
-async fn a_swept_stream_is_backlog_and_nothing_else() {
+async fn a_swept_stream_holds_only_the_backlog() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["acked", "pending", "acked too"]).await;
     redis.publish("t", "waits", "{}").await;
@@ -526,21 +529,21 @@ async fn a_swept_stream_is_backlog_and_nothing_else() {
     let left: Vec<String> =
         redis.envelopes("mq:t").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(left, ["pending", "waits"]);
-    // With nothing old left, a lost group begins at the beginning: what was
-    // pending has to run again.
+    // Without history a recreated group begins at the start of the stream, since pending
+    // messages have to run again.
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
     assert_eq!(take(&queue).await.len(), 2);
 }
 
 #[tokio::test]
-async fn where_another_group_reads_too_nothing_is_deleted() {
+async fn nothing_is_deleted_while_another_group_reads_the_stream() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
     redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
     queue.sweep(None).await.unwrap();
     settle(&queue, &[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
-    // And sent twice, it is still sent once.
+    // The same settlement again sends nothing.
     let again = settle(&queue, &[done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((again, redis.run::<i64>("XLEN mq:child").await), (vec![Settled::Gone], 1));
 }

@@ -1,5 +1,5 @@
-//! Whatever way a file is replaced, the version that was good stays live until
-//! the new one is, and no message is lost or run twice by it.
+//! Reloads: however a file is replaced, the old version stays live until the new one is,
+//! and no message is lost or run twice.
 
 use crate::guest::guest_in;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, guest_with, topic, until};
@@ -12,16 +12,16 @@ use std::fs::{self, File, FileTimes};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A handler like others, of the same length, with another digest.
+/// A handler with its own digest and the same length as the others.
 fn version(number: usize) -> Vec<u8> {
     guest_with(&format!("(data (i32.const 600) \"{number:04}\")"), OK)
 }
 
-type Way = (&'static str, fn(&Plugins));
+type Replacement = (&'static str, fn(&Plugins));
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_of_replacing_a_version_brings_the_new_one() {
-    let ways: [Way; 7] = [
+async fn each_kind_of_replacement_loads_the_new_version() {
+    let replacements: [Replacement; 7] = [
         ("renamed into place", |plugins| plugins.write("topic.wasm", &version(1))),
         ("overwritten in place", |plugins| fs::write(plugins.path().join("topic.wasm"), version(2)).unwrap()),
         ("overwritten, with its old times put back", |plugins| {
@@ -30,7 +30,7 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
             fs::write(&path, version(3)).unwrap();
             File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         }),
-        ("deleted and made anew", |plugins| {
+        ("deleted and created again", |plugins| {
             plugins.remove("topic.wasm");
             fs::write(plugins.path().join("topic.wasm"), version(4)).unwrap();
         }),
@@ -48,7 +48,7 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     let mut digest = gateway.plugin("topic").await["digest"].clone();
-    for (number, (way, replace)) in ways.into_iter().enumerate() {
+    for (number, (way, replace)) in replacements.into_iter().enumerate() {
         replace(&plugins);
         let is_new = |plugin: &Value| plugin["digest"].is_string() && plugin["digest"] != digest;
         let plugin = gateway.until_plugin("topic", way, is_new).await;
@@ -62,9 +62,9 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refused() {
+async fn a_requested_reload_is_answered_once_every_version_is_live_or_rejected() {
     let redis = Redis::start();
-    // Behind a link, where no event tells of a change.
+    // Behind a link, where no file system event reports a change.
     let plugins = Plugins::empty();
     fs::create_dir(plugins.path().join("..v1")).unwrap();
     for name in ["good", "bad"] {
@@ -82,17 +82,17 @@ async fn a_reload_that_was_asked_for_is_answered_when_all_of_it_is_live_or_refus
     assert!(good["digest"] != before && good["state"] == "live" && good["previous"] == before, "{good}");
     assert!(bad["digest"].is_string() && bad["state"] == "last-good", "{bad}");
     assert_eq!(bad["refusal"]["kind"], "faulty");
-    let told: BTreeSet<&str> =
+    let results: BTreeSet<&str> =
         answer["changes"].as_array().unwrap().iter().map(|change| change["result"].as_str().unwrap()).collect();
-    // The slow poll may have been quicker with some of it.
-    assert!(told.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
+    // The regular poll may have loaded some of them before.
+    assert!(results.is_subset(&BTreeSet::from(["loaded", "refused"])), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hang_up_looks_at_the_directory_and_ends_nothing() {
+async fn sighup_rescans_the_directory() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
-    // Behind a link, where no event tells of a change.
+    // Behind a link, where no file system event reports a change.
     fs::create_dir(plugins.path().join("..v1")).unwrap();
     fs::write(plugins.path().join("..v1/topic.wasm"), version(0)).unwrap();
     std::os::unix::fs::symlink("..v1/topic.wasm", plugins.path().join("topic.wasm")).unwrap();
@@ -117,7 +117,7 @@ async fn two_hundred_plugins_come_and_go_at_once() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
     for number in 0..COUNT {
-        // One of them is none, and holds up nobody.
+        // One of them is invalid and blocks no other.
         let wasm = if number == 7 { b"broken".to_vec() } else { version(number) };
         plugins.write(&format!("many.{number}.wasm"), &wasm);
     }
@@ -133,13 +133,13 @@ async fn two_hundred_plugins_come_and_go_at_once() {
     for number in 0..COUNT {
         plugins.remove(&format!("many.{number}.wasm"));
     }
-    until("they are gone", async || (count().await == (1, 0)).then_some(())).await;
+    until("all are removed", async || (count().await == (1, 0)).then_some(())).await;
     redis.publish("first", "n", "{}").await;
     gateway.until_outcome("first", "n", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice() {
+async fn a_plugin_readded_during_its_last_run_runs_nothing_twice() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -156,13 +156,13 @@ async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_file_that_is_removed_is_refused_no_longer() {
+async fn a_removed_rejected_file_is_no_longer_reported() {
     let redis = Redis::start();
     let plugins = Plugins::with("bad", b"broken", "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_refused("bad").await;
     plugins.remove("bad.wasm");
-    gateway.until_plugin("bad", "is not told of", Value::is_null).await;
+    gateway.until_plugin("bad", "is not reported", Value::is_null).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,7 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
             plugins.write("topic.wasm", &version(number));
             let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
             assert_eq!(status, 200, "{answer}");
-            // A broken one now and then, which changes nothing.
+            // An invalid version from time to time, which changes nothing.
             if number % 10 == 0 {
                 plugins.write("topic.wasm", b"broken");
                 gateway.post("/api/v1/plugins/reload").await;
@@ -205,18 +205,18 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     }
     assert!(runs.values().all(|count| *count == 1), "{runs:?}");
     assert_eq!(runs.len(), published);
-    // Each was live once, none of the broken ones was, and most had work.
+    // Each valid version was live once, and most of them have run messages.
     assert_eq!(gateway.logged("plugin loaded").len(), RELOADS + 1);
     let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
 }
 
-/// A handler that keeps the number of its version under the message's id, and
-/// rejects a message whose id is there already: whatever is run twice is told.
+/// A handler that stores its version under the message id, and rejects a message whose id
+/// is stored already, which detects a second run.
 fn counts(number: u8) -> Vec<u8> {
     let add = r#"(import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))"#;
     let texts = format!(r#"(data (i32.const 600) "{number}twice")"#);
-    // Not set, which is false, or not to be had: neither is a good end.
+    // A failed call traps, and a value that exists is rejected.
     let body = "(call $add (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
         (if (i32.load8_u (i32.const 64)) (then (unreachable)))
         (if (i32.eqz (i32.load8_u (i32.const 68))) (then
@@ -227,9 +227,9 @@ fn counts(number: u8) -> Vec<u8> {
     guest_in("full-handler", "", add, &texts, body)
 }
 
-/// The worker is never without work: what is published is always far ahead.
+/// Publishing stays far ahead, so that the worker always has messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
+async fn under_full_load_two_alternating_versions_run_each_message_once() {
     const SWAPS: usize = 12;
     const AHEAD: usize = 10_000;
     let redis = Redis::start_with(&[]);
@@ -242,8 +242,8 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     let publish = async |from: usize, count: usize| {
         let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
         let drafts: Vec<_> = drafts.map(|draft| draft.seal(Timestamp::now()).unwrap()).collect();
-        for piece in drafts.chunks(1000) {
-            queue.publish_all(piece).await.unwrap();
+        for chunk in drafts.chunks(1000) {
+            queue.publish_all(chunk).await.unwrap();
         }
         from + count
     };
@@ -259,12 +259,12 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
         plugins.write("topic.wasm", &versions[swaps % 2]);
         let is_other = |plugin: &Value| plugin["digest"] != digest && plugin["state"] == "live";
         digest = gateway.until_plugin("topic", "is replaced", is_other).await["digest"].clone();
-        // A fast machine may have been through with it before.
+        // On a fast machine the backlog may be empty by then.
         busy += usize::from(waiting().await > 0);
         assert!(swaps < 10 * SWAPS, "{busy} of {swaps} under load");
     }
     redis.is("all are handled", "XLEN mq:topic", 0).await;
-    // Nothing failed, was run again, or is on its way.
+    // No message has failed, was run again, or is unfinished.
     for key in ["{mq:topic}:dead", "{mq:topic}:later", "{mq:topic}:later:body", "{mq:topic}:work"] {
         assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
     }
@@ -281,20 +281,20 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
         }
     }
     assert!(ran.iter().all(|count| *count > 0) && ran.iter().sum::<usize>() == published, "{ran:?}");
-    // No more keys than ids.
+    // There is one key for each id.
     assert_eq!(redis.run::<i64>("HLEN {mq::kv:topic}-sizes").await, done + 1);
     let removed = ["plugin refused", "plugin removed", "plugin version withdrawn"];
-    assert!(removed.iter().all(|told| gateway.logged(told).is_empty()));
+    assert!(removed.iter().all(|message| gateway.logged(message).is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_looked_at_is_not_gone() {
+async fn an_unreadable_file_does_not_remove_its_plugin() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &version(0), "concurrency = 3\n").and("other", &version(0), "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
     let before = gateway.plugin("topic").await["digest"].clone();
-    // Names too long for a file: the answer is an error that also root gets.
+    // Links to names that are too long, an error that root gets too.
     let new = plugins.path().join(".new");
     for (number, file) in ["topic.toml", "topic.wasm"].into_iter().enumerate() {
         std::os::unix::fs::symlink("x".repeat(300), &new).unwrap();
@@ -315,7 +315,7 @@ async fn a_file_that_cannot_be_looked_at_is_not_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_has_what_was_refused_looked_at_again() {
+async fn a_requested_reload_retries_rejected_versions() {
     let redis = Redis::start();
     let granted = tempfile::tempdir().unwrap();
     let manifest =
@@ -335,7 +335,7 @@ async fn who_asks_has_what_was_refused_looked_at_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_file_that_is_written_for_ever() {
+async fn a_file_that_never_stops_changing_delays_no_other() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &version(0), "");
     let is_over = AtomicBool::new(false);
@@ -358,7 +358,7 @@ async fn nobody_waits_for_a_file_that_is_written_for_ever() {
         assert_eq!(status, 200, "{answer}");
         let plugin = gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != before).await;
         assert_eq!(plugin["state"], "live");
-        // Once it rests it is as good as any.
+        // Once it is stable it is loaded like any other.
         is_over.store(true, Ordering::Relaxed);
         gateway.until_refused("restless").await;
     };
@@ -366,13 +366,13 @@ async fn nobody_waits_for_a_file_that_is_written_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_sources_are_in_memory_than_can_be_loaded_at_once() {
+async fn sources_in_memory_are_limited_to_concurrent_loads() {
     const COUNT: u64 = 40;
     const LENGTH: u64 = 16 << 20;
     let redis = Redis::start();
     let plugins = Plugins::empty();
     for number in 0..COUNT {
-        // Sparse, and refused at the first glance.
+        // Sparse, and rejected by its first bytes.
         let file = File::create(plugins.path().join(format!("large-{number:02}.wasm"))).unwrap();
         file.set_len(LENGTH).unwrap();
     }
@@ -383,7 +383,7 @@ async fn no_more_sources_are_in_memory_than_can_be_loaded_at_once() {
     assert!(most < COUNT * LENGTH / 2, "{} MiB", most >> 20);
 }
 
-/// The most that a process ever had in memory.
+/// The peak resident memory of a process.
 fn peak_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

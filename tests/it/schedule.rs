@@ -1,4 +1,4 @@
-//! Schedules: one message per fire time, over all workers and restarts.
+//! Schedules: one message for each fire time, over all workers and restarts.
 
 use crate::proxy::Proxy;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const EACH_SECOND: &str = "[schedule]\ncron = \"* * * * * *\"\ncatch_up = \"all\"\n";
-/// Far from now in every run, and so never on time.
+/// A schedule that does not fire during a test.
 const SELDOM: &str = "0 0 29 2 * UTC";
 
-/// The fire times of a topic's messages, by their ids, in the order they came.
+/// The fire times in the ids of a topic's messages, in stream order.
 async fn fired(redis: &Redis, key: &str) -> Vec<Timestamp> {
     let time = |envelope: Value| {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
@@ -30,7 +30,7 @@ async fn until_fired(redis: &Redis, count: usize) -> Vec<Timestamp> {
     .await
 }
 
-/// Each second has one, and none has two.
+/// Checks that there is exactly one for each second.
 fn assert_consecutive(fired: &[Timestamp]) {
     for pair in fired.windows(2) {
         assert_eq!(pair[1].duration_since(pair[0]), SignedDuration::from_secs(1), "{fired:?}");
@@ -44,14 +44,14 @@ async fn last(redis: &Redis, name: &str) -> Option<Timestamp> {
     ms.map(|ms| Timestamp::from_millisecond(ms).unwrap())
 }
 
-/// Makes it look as if the schedule had last fired then.
+/// Sets the last fire time of a schedule.
 async fn set_last(redis: &Redis, name: &str, at: Timestamp) {
     let mut command = redis::cmd("HSET");
     command.arg("{mq:t}:cron").arg(name).arg(at.as_millisecond());
     command.query_async::<i64>(&mut redis.connection().await).await.unwrap();
 }
 
-/// This second, as Redis' clock on the same machine has it.
+/// The current second. Redis uses the same clock.
 fn now() -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second()).unwrap()
 }
@@ -65,7 +65,7 @@ fn message(at: Timestamp) -> (Timestamp, Publication) {
     (at, Draft::new(format!("cron:t:{at}"), &topic, "{}").seal(at).unwrap())
 }
 
-/// A topic that is not consumed: its messages stay to be counted.
+/// A paused topic keeps its messages, so that they can be counted.
 async fn pause(redis: &Redis) {
     redis.run::<i64>("HSET {mq:t}:state paused 1").await;
 }
@@ -81,7 +81,7 @@ async fn each_fire_time_has_one_message_over_two_replicas() {
     second.until_loaded("t").await;
     let before = fired(&redis, "mq:t").await.len();
     let before = until_fired(&redis, before + 4).await.len();
-    // Also where one of them is lost.
+    // Also after one of the workers has crashed.
     first.kill();
     assert_consecutive(&until_fired(&redis, before + 3).await);
 }
@@ -115,7 +115,7 @@ async fn the_data_of_a_schedule_reaches_the_handler_as_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_while_no_worker_ran_is_caught_up_with_as_the_manifest_says() {
+async fn missed_fire_times_are_caught_up_as_the_manifest_says() {
     for (catch_up, hours_ago) in [("none", &[][..]), ("one", &[0]), ("all", &[3, 2, 1, 0])] {
         let redis = Redis::start();
         pause(&redis).await;
@@ -127,42 +127,44 @@ async fn what_was_missed_while_no_worker_ran_is_caught_up_with_as_the_manifest_s
         let manifest = format!("[schedule]\ncron = \"{second} {minute} * * * *\"\ncatch_up = \"{catch_up}\"\n");
         let plugins = Plugins::with("t", &guest(OK), &manifest);
         let gateway = Gateway::start(&redis, &plugins);
-        until("it was looked at", async || last(&redis, &format!("seen:{name}")).await).await;
+        until("the schedule is checked", async || last(&redis, &format!("seen:{name}")).await).await;
         let expected: Vec<Timestamp> =
             hours_ago.iter().map(|hours| last_fire - SignedDuration::from_hours(*hours)).collect();
         until_fired(&redis, expected.len()).await;
-        // And no second time by the next worker.
+        // The next worker does not catch up again.
         assert!(gateway.stop().await.success());
         let seen = last(&redis, &format!("seen:{name}")).await;
         let _gateway = Gateway::start(&redis, &plugins);
-        until("it was looked at again", async || (last(&redis, &format!("seen:{name}")).await > seen).then_some(()))
-            .await;
+        until("the schedule is checked again", async || {
+            (last(&redis, &format!("seen:{name}")).await > seen).then_some(())
+        })
+        .await;
         assert_eq!(fired(&redis, "mq:t").await, expected, "{catch_up}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_overtaken_while_it_catches_up_fires_nothing_of_it() {
+async fn a_worker_overtaken_while_catching_up_fires_nothing() {
     let redis = Redis::start();
     pause(&redis).await;
     let name = "* * * * * * UTC";
     // More than go into one script.
     set_last(&redis, name, now() - seconds(500)).await;
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(1000);
+    proxy.set_latency(1000);
     let plugins = Plugins::with("t", &guest(OK), EACH_SECOND);
     let _gateway = Gateway::start_with(&proxy.url(), &plugins, &[]);
-    until("it has looked", async || last(&redis, &format!("seen:{name}")).await).await;
-    // Before it can fire the first of them, another has fired all.
-    let others = now();
-    set_last(&redis, name, others).await;
-    proxy.slow_down(0);
+    until("the schedule is checked", async || last(&redis, &format!("seen:{name}")).await).await;
+    // Another worker fires all of them before this one can fire the first.
+    let others_last = now();
+    set_last(&redis, name, others_last).await;
+    proxy.set_latency(0);
     let fired = until_fired(&redis, 1).await;
-    assert!(fired[0] > others, "{fired:?}");
+    assert!(fired[0] > others_last, "{fired:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_and_an_outage_leave_out_no_fire_time() {
+async fn a_restart_and_an_outage_skip_no_fire_time() {
     let mut redis = Redis::start();
     pause(&redis).await;
     let plugins = Plugins::with("t", &guest(OK), EACH_SECOND);
@@ -173,7 +175,7 @@ async fn a_restart_and_an_outage_leave_out_no_fire_time() {
     let before = until_fired(&redis, before + 2).await.len();
     redis.kill();
     _gateway.until_logged("the schedule waits", |line| line["error"].as_str().unwrap().contains("away")).await;
-    redis.start_again();
+    redis.restart();
     assert_consecutive(&until_fired(&redis, before + 3).await);
     assert_eq!(last(&redis, "* * * * * * UTC").await.map(|at| at.subsec_nanosecond()), Some(0));
 }
@@ -187,17 +189,17 @@ async fn a_schedule_follows_its_manifest_without_a_restart() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("t").await;
     plugins.write("t.toml", b"[schedule]\ncron = \"0 0 29 2 *\"\n");
-    until("it was looked at", async || last(&redis, SELDOM).await).await;
-    // It would wait for much longer than the test does.
+    until("the schedule is checked", async || last(&redis, SELDOM).await).await;
+    // The first schedule would not fire during the test.
     plugins.write("t.toml", EACH_SECOND.as_bytes());
     let before = until_fired(&redis, 1).await;
-    assert!(before[0] > started, "a new schedule starts from now");
-    // Both are remembered for a while.
+    assert!(before[0] > started, "a new schedule starts now");
+    // Both records are kept for a while.
     assert!(last(&redis, SELDOM).await.is_some() && last(&redis, "* * * * * * UTC").await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schedule_that_never_fires_is_refused_and_the_last_good_version_goes_on() {
+async fn a_schedule_that_never_fires_is_rejected() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -210,7 +212,7 @@ async fn a_schedule_that_never_fires_is_refused_and_the_last_good_version_goes_o
 }
 
 #[tokio::test]
-async fn of_two_callers_with_the_same_last_time_one_publishes() {
+async fn of_two_concurrent_callers_one_publishes() {
     let redis = Redis::start();
     let (one, other) = (redis.queue("t", "one"), redis.queue("t", "other"));
     let start = one.look_at_schedule("s UTC").await.unwrap();
@@ -223,13 +225,13 @@ async fn of_two_callers_with_the_same_last_time_one_publishes() {
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(a.published + b.published, 2);
     assert_eq!((a.last, b.last), (fires[1].0, fires[1].0));
-    // And sent twice, it is still published once.
+    // The same request again publishes nothing.
     assert_eq!(one.fire("s UTC", from, &fires).await.unwrap().published, 0);
     assert_eq!(fired(&redis, "mq:t").await, [fires[0].0, fires[1].0]);
 }
 
 #[tokio::test]
-async fn nothing_fires_before_its_time_by_redis_clock() {
+async fn nothing_fires_before_its_time_by_the_clock_of_redis() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let start = queue.look_at_schedule("s UTC").await.unwrap();
@@ -240,15 +242,15 @@ async fn nothing_fires_before_its_time_by_redis_clock() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_holds_a_schedule_up_for_an_hour_at_most() {
+async fn a_clock_set_back_delays_a_schedule_for_an_hour_at_most() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    for (ahead, is_held) in [(3500, true), (3700, false)] {
+    for (ahead, is_delayed) in [(3500, true), (3700, false)] {
         set_last(&redis, "s UTC", now() + seconds(ahead)).await;
         let seen = queue.look_at_schedule("s UTC").await.unwrap();
-        assert_eq!(seen.last > seen.now, is_held, "{ahead}");
+        assert_eq!(seen.last > seen.now, is_delayed, "{ahead}");
     }
-    // Nor is it stuck where somebody wrote something else.
+    // An invalid record does not block the schedule either.
     for nonsense in ["x", "-5", "nan", "1e99", "99999999999999999999999"] {
         redis.run::<i64>(&format!("HSET {{mq:t}}:cron sUTC {nonsense}")).await;
         let seen = queue.look_at_schedule("sUTC").await.unwrap();
@@ -257,11 +259,11 @@ async fn a_clock_that_was_set_back_holds_a_schedule_up_for_an_hour_at_most() {
 }
 
 #[tokio::test]
-async fn a_new_schedule_never_looks_as_if_it_had_just_fired() {
+async fn a_new_schedule_is_never_recorded_as_just_fired() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    // First looked at in the very moment for which another version fires.
-    until("a look at a whole second", async || {
+    // The first check happens exactly at the fire time of another version.
+    until("a check at a whole second", async || {
         for _ in 0..1000 {
             let seen = queue.look_at_schedule("sUTC").await.unwrap();
             redis.run::<i64>("HDEL {mq:t}:cron sUTC").await;
@@ -276,7 +278,7 @@ async fn a_new_schedule_never_looks_as_if_it_had_just_fired() {
 }
 
 #[tokio::test]
-async fn two_versions_of_a_manifest_share_a_fire_time_and_do_not_fight() {
+async fn two_versions_of_a_manifest_share_a_fire_time() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let from = now() - seconds(100);
@@ -294,14 +296,14 @@ async fn two_versions_of_a_manifest_share_a_fire_time_and_do_not_fight() {
 }
 
 #[tokio::test]
-async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
+async fn an_unused_schedule_is_removed() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for (name, unseen) in [("young UTC", 500), ("old UTC", 700)] {
         queue.look_at_schedule(name).await.unwrap();
         set_last(&redis, &format!("seen:{name}"), now() - seconds(unseen)).await;
     }
-    // One that nobody else replaced has missed what it has missed.
+    // A schedule that no other version has replaced keeps its missed fire times.
     let before = last(&redis, "old UTC").await;
     queue.look_at_schedule("old UTC").await.unwrap();
     assert_eq!(last(&redis, "old UTC").await, before);
@@ -312,7 +314,7 @@ async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_schedule_goes_to_where_its_topic_is_read() {
+async fn a_schedule_publishes_to_the_key_that_its_topic_reads() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let from = now() - seconds(100);
@@ -321,7 +323,7 @@ async fn a_schedule_goes_to_where_its_topic_is_read() {
     set_last(&redis, "s UTC", from).await;
     queue.fire("s UTC", from, std::slice::from_ref(&first)).await.unwrap();
     assert_eq!(fired(&redis, "{mq:t}:work").await, [first.0]);
-    // Refused, it has not fired.
+    // After a failure the fire time is not recorded.
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<()>("SET mq:t text").await;
     let known = last(&redis, "s UTC").await.unwrap();

@@ -1,9 +1,9 @@
-//! Secrets: had by grant only, counted, replaced without a restart, and
-//! nowhere to be read afterwards.
+//! Secrets: readable with a grant only, counted, replaced without a restart, and redacted
+//! in all output.
 
-use crate::http_rig::{Rig, word};
+use crate::http_rig::{Rig, status_or_error};
 use crate::http_server::Server;
-use crate::key_value::{acts, manifest};
+use crate::key_value::{manifest, run_actions};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn read(name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_granted_secret_is_had_and_counted_and_others_are_not() {
+async fn a_granted_secret_is_read_and_counted_and_others_are_denied() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("api-key"), "first-value\n").unwrap();
@@ -37,14 +37,14 @@ async fn a_granted_secret_is_had_and_counted_and_others_are_not() {
     assert_eq!(gateway.logged("can't be had").len(), 1);
 
     let names = ["api-key", "FROM_OUTSIDE", "missing", "ungranted", "../api-key", ""];
-    let answers = acts(&redis, "store", "a", names.map(read).into()).await;
+    let answers = run_actions(&redis, "store", "a", names.map(read).into()).await;
     assert_eq!(answers[..2], [json!({ "ok": "first-value" }), json!({ "ok": "outside-value" })]);
     assert_eq!(answers[2]["fault"], "unavailable");
     assert!(answers[3..].iter().all(|answer| answer["fault"] == "denied"), "{answers:?}");
     assert!(answers[3]["reason"].as_str().unwrap().contains("write secrets = [\"ungranted\"]"), "{answers:?}");
 
     std::fs::write(dir.path().join("api-key"), "second-value").unwrap();
-    let answers = acts(&redis, "store", "b", json!([read("api-key")])).await;
+    let answers = run_actions(&redis, "store", "b", json!([read("api-key")])).await;
     assert_eq!(answers, [json!({ "ok": "second-value" })]);
     gateway.until_logged("secret read", |line| line["plugin"] == "store" && line["secret"] == "api-key").await;
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
@@ -56,7 +56,7 @@ async fn a_granted_secret_is_had_and_counted_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_read_stands_nowhere_in_the_log_or_in_dead_letters() {
+async fn secrets_are_redacted_in_logs_and_dead_letters() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
     let value = "sesame!open";
@@ -64,21 +64,21 @@ async fn what_was_read_stands_nowhere_in_the_log_or_in_dead_letters() {
     let plugins = Plugins::with("store", &built("store"), &manifest(GRANTS, ""));
     let gateway = start(&redis, &plugins, dir.path());
     gateway.until_loaded("store").await;
-    let told = "it is {secret:api-key}.";
-    let telling = json!([
-        { "do": "log", "text": format!("logged: {told}"), "fields": [["key", "{secret:api-key}"], ["tiny", "{secret:tiny}"]] },
-        { "do": "print", "text": format!("printed: {told}") },
+    let secret = "it is {secret:api-key}.";
+    let actions = json!([
+        { "do": "log", "text": format!("logged: {secret}"), "fields": [["key", "{secret:api-key}"], ["tiny", "{secret:tiny}"]] },
+        { "do": "print", "text": format!("printed: {secret}") },
     ]);
     for end in ["retry", "postpone", "reject", "panic"] {
-        let acts = json!({ "acts": telling, "end": end, "reason": format!("ended: {told}") });
+        let acts = json!({ "acts": actions, "end": end, "reason": format!("ended: {secret}") });
         redis.publish("store", end, &acts.to_string()).await;
         gateway.until_outcome("store", end, end.replace("panic", "trap").as_str()).await;
     }
-    let struck = "it is [secret:api-key].";
+    let redacted = "it is [secret:api-key].";
     for line in ["logged: ", "printed: "] {
         let lines = gateway.logged(line);
         assert_eq!(lines.len(), 4);
-        assert!(lines.iter().all(|found| found["message"] == format!("{line}{struck}")), "{lines:?}");
+        assert!(lines.iter().all(|found| found["message"] == format!("{line}{redacted}")), "{lines:?}");
     }
     assert_eq!(gateway.logged("logged: ")[0]["fields"], "key=[secret:api-key] tiny=abc");
     let dead = until("three are dead", async || {
@@ -87,22 +87,22 @@ async fn what_was_read_stands_nowhere_in_the_log_or_in_dead_letters() {
     })
     .await;
     for letter in &dead {
-        assert!(text(letter, "gw-error").contains(&format!("ended: {struck}")), "{letter:?}");
+        assert!(text(letter, "gw-error").contains(&format!("ended: {redacted}")), "{letter:?}");
     }
-    let log = gateway.last_words();
+    let log = gateway.kill_and_read_log();
     assert!(!log.iter().any(|line| line.to_string().contains(value)), "{log:?}");
 }
 
-/// A server may send back what it was sent, and a handler may log that.
+/// A server may echo the header, and a handler may log the response.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_of_a_header_is_counted_and_struck_out_too() {
+async fn a_secret_of_a_header_is_counted_and_redacted() {
     let server = Server::start().await;
     let origin = server.origin();
     let grants = format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"Bearer ${{secret:KEY}}\"");
     let rig = Rig::with_env(&grants, &[("GATEWAY_SECRET_KEY", "sesame!open")]).await;
-    let told = rig.told(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
-    assert_eq!(word(&told), "200");
-    assert!(told["body"].as_str().unwrap().contains("Bearer sesame!open"), "{told}");
+    let result = rig.run(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
+    assert_eq!(status_or_error(&result), "200");
+    assert!(result["body"].as_str().unwrap().contains("Bearer sesame!open"), "{result}");
     let line = rig.gateway.until_logged("the server says", |_| true).await;
     let text = line["message"].as_str().unwrap();
     assert!(text.contains("Bearer [secret:KEY]") && !text.contains("sesame"), "{text}");
@@ -111,7 +111,7 @@ async fn a_secret_of_a_header_is_counted_and_struck_out_too() {
 }
 
 #[test]
-fn a_folder_that_is_none_is_a_fault_of_the_settings() {
+fn a_missing_secrets_directory_is_a_settings_error() {
     let output = command(&["run", "--secrets-dir", "/nowhere", "--redis-url", "redis://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("secrets.dir: /nowhere is no folder"));

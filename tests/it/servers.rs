@@ -1,9 +1,9 @@
-//! Redis as operators run it: one server of either make, one that asks for TLS
-//! and a user, a master that sentinels watch, a cluster of three.
+//! Redis setups: a single Redis or Valkey, one with TLS and ACL users, a master and a
+//! replica with sentinels, and a cluster of three masters.
 
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
-use crate::support::{Entry, field, patient_connection, topic, try_connection, until};
+use crate::support::{Entry, connect_without_timeout, field, topic, try_connection, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, TopicQueue};
 use gateway_worker::settings::TypedRedis;
@@ -28,20 +28,20 @@ pub(crate) enum Mode {
     TlsCluster,
 }
 
-/// Servers of several processes that run at the same time.
-static LARGE: Semaphore = Semaphore::const_new(4);
+/// Limits the number of setups with several processes that run at the same time.
+static MULTI_PROCESS_PERMITS: Semaphore = Semaphore::const_new(4);
 
-/// The rights that a worker and the commands need, and no more.
+/// The ACL rights that a worker and the commands need.
 pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
     +evalsha +script|load +time +info +role +client|unblock +cluster|slots";
 const ADMIN: &str = "admin:admin@";
 
 pub(crate) struct Server {
     mode: Mode,
-    /// What a worker is given as `--redis-url`, and what it needs beside it.
+    /// The `--redis-url` of a worker, and its other options.
     pub(crate) url: String,
     pub(crate) options: Vec<String>,
-    /// Those that hold messages.
+    /// The data nodes.
     pub(crate) nodes: Vec<Process>,
     pub(crate) sentinels: Vec<Process>,
     connection: Connection,
@@ -53,40 +53,40 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(mode: Mode) -> Self {
         let large = !matches!(mode, Mode::Redis | Mode::Valkey | Mode::Tls);
-        let permit = if large { Some(LARGE.acquire().await.unwrap()) } else { None };
+        let permit = if large { Some(MULTI_PROCESS_PERMITS.acquire().await.unwrap()) } else { None };
         let mut server = match mode {
             Mode::Redis => Self::single(mode, plain(&redis_server())),
             Mode::Valkey => Self::single(mode, plain(&valkey())),
             Mode::Tls => tls(),
-            Mode::Sentinel => watched(60_000, FLEETING, None),
+            Mode::Sentinel => sentinel_setup(60_000, IN_MEMORY, None),
             Mode::Cluster => cluster(None).await,
-            Mode::TlsSentinel => watched(60_000, FLEETING, Some(Certificates::new("authority"))),
+            Mode::TlsSentinel => sentinel_setup(60_000, IN_MEMORY, Some(Certificates::new("authority"))),
             Mode::TlsCluster => cluster(Some(Certificates::new("authority"))).await,
         };
         server._permit = permit;
         server
     }
 
-    /// A master whose death is noticed within a second.
-    pub(crate) async fn start_watched_closely() -> Self {
-        let permit = LARGE.acquire().await.unwrap();
-        let mut server = watched(1000, DURABLE, None);
+    /// Sentinels that detect a dead master within a second.
+    pub(crate) async fn start_sentinel_with_fast_failover() -> Self {
+        let permit = MULTI_PROCESS_PERMITS.acquire().await.unwrap();
+        let mut server = sentinel_setup(1000, PERSISTENT, None);
         server._permit = Some(permit);
-        let know_each_other = async || {
+        let all_discovered = async || {
             for sentinel in &server.sentinels {
-                let mut connection = patient_connection(&sentinel.url()).await;
+                let mut connection = connect_without_timeout(&sentinel.url()).await;
                 for (command, expected) in [("SENTINELS", 2), ("REPLICAS", 1)] {
                     let command = redis::cmd("SENTINEL").arg(command).arg("mymaster").to_owned();
                     let known: Vec<BTreeMap<String, String>> = command.query_async(&mut connection).await.ok()?;
-                    let are_well = |one: &BTreeMap<String, String>| {
+                    let is_up = |one: &BTreeMap<String, String>| {
                         !one["flags"].contains("down") && !one["flags"].contains("disconnected")
                     };
-                    (known.len() == expected && known.iter().all(are_well)).then_some(())?;
+                    (known.len() == expected && known.iter().all(is_up)).then_some(())?;
                 }
             }
             Some(())
         };
-        until("the sentinels know each other and the replica", know_each_other).await;
+        until("the sentinels know each other and the replica", all_discovered).await;
         server
     }
 
@@ -118,7 +118,7 @@ impl Server {
         Self { mode, url, options, nodes, sentinels, connection, cache, _certificates: certificates, _permit: None }
     }
 
-    /// A cache of plugins that workers of several tests may share.
+    /// A cache of compiled plugins that the workers of several tests share.
     pub(crate) fn cache(&self) -> &str {
         self.cache.path().to_str().unwrap()
     }
@@ -127,7 +127,7 @@ impl Server {
         self.mode == Mode::Cluster
     }
 
-    /// Runs one command where its key is, written as in a shell without quotes.
+    /// Runs one command on the node of its key. Words are separated by spaces.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &str) -> T {
         until(&format!("an answer to {command}"), async || {
             for node in &self.nodes {
@@ -140,7 +140,7 @@ impl Server {
         .await
     }
 
-    /// Runs a command on each master. Returns all their answers.
+    /// Runs a command on each master and returns the replies.
     pub(crate) async fn run_everywhere<T: FromRedisValue>(&self, command: &str) -> Vec<T> {
         let mut answers = Vec::new();
         for node in &self.nodes {
@@ -149,19 +149,19 @@ impl Server {
         answers
     }
 
-    /// How many bytes each master may use; 0 for any number.
+    /// Sets `maxmemory` on each master; 0 is unlimited.
     pub(crate) async fn set_memory(&self, bytes: u64) {
         self.run_everywhere::<()>(&format!("CONFIG SET maxmemory {bytes}")).await;
     }
 
-    /// The node's answer, if it is the one to ask.
+    /// The reply of the node; None if another node has to be asked.
     async fn ask(&self, node: &Process, command: &str) -> Option<redis::Value> {
         let mut connection = try_connection(&node.url()).await.ok()?;
         if self.mode == Mode::Sentinel {
             let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
             (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(())?;
         }
-        let built = words(command);
+        let built = parse_command(command);
         match built.query_async(&mut connection).await {
             Ok(value) => Some(value),
             Err(error) if matches!(error.code(), Some("MOVED" | "TRYAGAIN" | "CLUSTERDOWN")) => None,
@@ -208,15 +208,15 @@ impl Server {
         self.entries(key).await.iter().map(parse).collect()
     }
 
-    /// The only dead letter of a topic, once it is there.
+    /// Waits for a dead letter of a topic and returns it.
     pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
 
-    /// A topic's queue, seen by a worker called `me`.
-    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
-        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+    /// A topic's queue as the worker `consumer` uses it.
+    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicQueue {
+        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
     }
 
     pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
@@ -228,8 +228,7 @@ impl Server {
         self.publish_draft(Draft { delay, ..Draft::new(id.to_owned(), &topic, data) }).await;
     }
 
-    /// Through the library, as often as it takes: a publisher that knows its
-    /// message's id may say it twice.
+    /// Publishes with retries: the message has an id, so that a duplicate is harmless.
     pub(crate) async fn publish_draft(&self, draft: Draft<'_>) {
         let queue = self.queue(draft.topic.as_str(), "publisher");
         let publication = draft.seal(Timestamp::now()).unwrap();
@@ -240,8 +239,8 @@ impl Server {
     }
 }
 
-/// For what plugins are compiled to, which takes longer than most scenarios:
-/// shared by tests that run at the same time, and gone with the last of them.
+/// A cache of compiled plugins, since compiling takes longer than most scenarios. It is
+/// shared by tests that run at the same time, and removed with the last of them.
 fn shared_cache() -> Arc<TempDir> {
     static CACHE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
     let mut cache = CACHE.lock().unwrap();
@@ -252,7 +251,7 @@ fn shared_cache() -> Arc<TempDir> {
     })
 }
 
-pub(crate) fn words(command: &str) -> redis::Cmd {
+pub(crate) fn parse_command(command: &str) -> redis::Cmd {
     let mut words = command.split_whitespace();
     let mut built = redis::cmd(words.next().unwrap());
     words.for_each(|word| {
@@ -261,27 +260,27 @@ pub(crate) fn words(command: &str) -> redis::Cmd {
     built
 }
 
-const DURABLE: &str = "save \"\"\nappendonly yes\nappendfsync always\n";
-const FLEETING: &str = "save \"\"\n";
+const PERSISTENT: &str = "save \"\"\nappendonly yes\nappendfsync always\n";
+const IN_MEMORY: &str = "save \"\"\n";
 
 fn plain(program: &Path) -> Process {
-    Process::start(program, &[], "", |_, _| DURABLE.to_owned())
+    Process::start(program, &[], "", |_, _| PERSISTENT.to_owned())
 }
 
 // --------------------------------------------------------------- TLS and users
 
-/// Everybody needs a certificate and a user; the plain port is for the test.
+/// Workers need a certificate and a user; the plain port is for the test.
 fn tls() -> Server {
     let certificates = Certificates::new("authority");
     let users = format!("user default off\nuser admin on >admin ~* &* +@all\nuser gateway on >s3cret/@ {RIGHTS}\n");
     let process =
-        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{FLEETING}{}{users}", certificates.lines()));
+        Process::start(&redis_server(), &[], ADMIN, |_, _| format!("{IN_MEMORY}{}{users}", certificates.lines()));
     let url = format!("rediss://gateway:s3cret%2F%40@127.0.0.1:{}", process.setting("tls-port"));
     Server::of(Mode::Tls, url, Some(certificates), vec![process], Vec::new())
 }
 
-/// The port that a worker comes in by.
-fn door(process: &Process, tls: Option<&Certificates>) -> String {
+/// The port for clients.
+fn client_port(process: &Process, tls: Option<&Certificates>) -> String {
     if tls.is_some() { process.setting("tls-port") } else { process.port.to_string() }
 }
 
@@ -296,11 +295,11 @@ fn scheme(tls: Option<&Certificates>) -> &'static str {
 // ------------------------------------------------------------------- Sentinel
 
 /// A master, its replica, and three sentinels.
-fn watched(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -> Server {
+fn sentinel_setup(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -> Server {
     let tls = certificates.as_ref();
     let quick = || format!("{disk}repl-diskless-sync-delay 0\n{}", lines(tls));
     let master = Process::start(&redis_server(), &[], "", |_, _| quick());
-    let at = door(&master, tls);
+    let at = client_port(&master, tls);
     let replica = Process::start(&redis_server(), &[], "", |_, _| format!("{}replicaof 127.0.0.1 {at}\n", quick()));
     let sentinel = |_| {
         Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
@@ -312,7 +311,8 @@ fn watched(down_after_ms: u32, disk: &str, certificates: Option<Certificates>) -
         })
     };
     let sentinels: Vec<Process> = (0..3).map(sentinel).collect();
-    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", door(sentinel, tls))).collect();
+    let hosts: Vec<String> =
+        sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", client_port(sentinel, tls))).collect();
     let url = format!("{}+sentinel://{}/mymaster", scheme(tls), hosts.join(","));
     Server::of(Mode::Sentinel, url, certificates, vec![master, replica], sentinels)
 }
@@ -325,7 +325,7 @@ async fn cluster(certificates: Option<Certificates>) -> Server {
     let node = |_| {
         Process::start(&redis_server(), &[], "", |_, _| {
             format!(
-                "{FLEETING}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
+                "{IN_MEMORY}cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n{}",
                 free_port(),
                 lines(tls)
             )
@@ -333,38 +333,38 @@ async fn cluster(certificates: Option<Certificates>) -> Server {
     };
     let nodes: Vec<Process> = (0..3).map(node).collect();
     for (node, slots) in nodes.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
-        let mut connection = patient_connection(&node.url()).await;
-        words(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
+        let mut connection = connect_without_timeout(&node.url()).await;
+        parse_command(&format!("CLUSTER ADDSLOTSRANGE {slots}")).query_async::<()>(&mut connection).await.unwrap();
         for other in nodes.iter().filter(|other| other.port != node.port) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", door(other, tls), other.setting("cluster-port"));
-            words(&meet).query_async::<()>(&mut connection).await.unwrap();
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", client_port(other, tls), other.setting("cluster-port"));
+            parse_command(&meet).query_async::<()>(&mut connection).await.unwrap();
         }
     }
     until("the cluster is whole", async || {
         for node in &nodes {
-            let mut connection = patient_connection(&node.url()).await;
-            let info: String = words("CLUSTER INFO").query_async(&mut connection).await.ok()?;
+            let mut connection = connect_without_timeout(&node.url()).await;
+            let info: String = parse_command("CLUSTER INFO").query_async(&mut connection).await.ok()?;
             (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")).then_some(())?;
-            let slots: Vec<redis::Value> = words("CLUSTER SLOTS").query_async(&mut connection).await.ok()?;
+            let slots: Vec<redis::Value> = parse_command("CLUSTER SLOTS").query_async(&mut connection).await.ok()?;
             (slots.len() == 3).then_some(())?;
         }
         Some(())
     })
     .await;
-    // Two of them are enough to find the third.
-    let (one, other) = (door(&nodes[0], tls), door(&nodes[1], tls));
+    // A client discovers the third node from the first two.
+    let (one, other) = (client_port(&nodes[0], tls), client_port(&nodes[1], tls));
     let url = format!("{}+cluster://127.0.0.1:{one},127.0.0.1:{other}", scheme(tls));
     Server::of(Mode::Cluster, url, certificates, nodes, Vec::new())
 }
 
 impl Server {
-    /// What a worker or a command is told about where Redis is.
+    /// The flags with which a worker or a command connects.
     pub(crate) fn flags(&self) -> Vec<&str> {
         self.options.iter().map(String::as_str).collect()
     }
 
-    /// Where there are users, that ours was never refused anything.
-    pub(crate) async fn refused_nothing(&self) {
+    /// Checks, in the setup with ACL users, that Redis has denied nothing.
+    pub(crate) async fn assert_no_acl_denials(&self) {
         if self.mode == Mode::Tls {
             let refused: Vec<BTreeMap<String, redis::Value>> = self.run("ACL LOG").await;
             assert!(refused.is_empty(), "{refused:?}");

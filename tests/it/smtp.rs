@@ -1,5 +1,5 @@
-//! A small SMTP server of one's own, which keeps what it is given: with TLS
-//! from the start, on request, or never, and with a login where there is one.
+//! A small SMTP server that stores the mails it receives: with implicit TLS, STARTTLS or
+//! neither, and with an optional login.
 
 use crate::certificates::Certificates;
 use base64::Engine as _;
@@ -14,9 +14,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// What it has taken.
+/// A received mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct ReceivedMail {
     pub(crate) is_encrypted: bool,
     pub(crate) user: String,
     pub(crate) from: String,
@@ -33,8 +33,8 @@ pub(crate) enum Tls {
 
 pub(crate) struct Smtp {
     pub(crate) port: u16,
-    pub(crate) taken: Arc<Mutex<Vec<Taken>>>,
-    /// How many connections there have been.
+    pub(crate) received: Arc<Mutex<Vec<ReceivedMail>>>,
+    /// The number of accepted connections.
     pub(crate) connections: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
@@ -45,28 +45,28 @@ impl Drop for Smtp {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Clone)]
 struct Shared {
     tls: Tls,
     acceptor: TlsAcceptor,
     login: Option<&'static str>,
-    taken: Arc<Mutex<Vec<Taken>>>,
+    received: Arc<Mutex<Vec<ReceivedMail>>>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Smtp {
-    /// `login` is `user:password`, without which nobody may send.
+    /// `login` is `user:password`; with it, only that user may send.
     pub(crate) async fn start(tls: Tls, certificates: &Certificates, login: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (taken, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let shared = Shared { tls, acceptor: acceptor(certificates), login, taken: Arc::clone(&taken) };
+        let (received, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let shared = Shared { tls, acceptor: acceptor(certificates), login, received: Arc::clone(&received) };
         let count = connections.clone();
         let server = tokio::spawn(async move {
-            // They end with the server.
+            // The connections end with the server.
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -75,11 +75,11 @@ impl Smtp {
                 open.spawn(async move { serve(Box::new(stream), &shared).await });
             }
         });
-        Self { port, taken, connections, server }
+        Self { port, received, connections, server }
     }
 
-    pub(crate) fn taken(&self) -> Vec<Taken> {
-        self.taken.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> Vec<ReceivedMail> {
+        self.received.lock().unwrap().clone()
     }
 }
 
@@ -95,7 +95,7 @@ async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
         let stream = shared.acceptor.accept(stream).await?;
         return talk(Box::new(stream), shared, true).await.map(drop);
     }
-    // Who has asked for TLS begins anew with it, without another greeting.
+    // After STARTTLS the dialogue restarts without another greeting.
     if let Some(stream) = talk(Box::new(stream), shared, false).await? {
         let stream = shared.acceptor.accept(stream).await?;
         talk(Box::new(stream), shared, true).await?;
@@ -103,13 +103,14 @@ async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the stream that is to be encrypted.
+/// Returns the stream if the client has sent STARTTLS.
 async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> io::Result<Option<Box<dyn Stream>>> {
     let mut stream = BufReader::new(stream);
     if !is_encrypted || shared.tls == Tls::FromTheStart {
         stream.write_all(b"220 test ESMTP\r\n").await?;
     }
-    let empty = Taken { is_encrypted, user: String::new(), from: String::new(), to: Vec::new(), text: String::new() };
+    let empty =
+        ReceivedMail { is_encrypted, user: String::new(), from: String::new(), to: Vec::new(), text: String::new() };
     let (mut mail, mut user) = (empty.clone(), String::new());
     let mut line = String::new();
     loop {
@@ -127,11 +128,11 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
                 return Ok(Some(stream.into_inner()));
             }
             "AUTH" => {
-                let given =
+                let credentials =
                     base64::engine::general_purpose::STANDARD.decode(words.rsplit(' ').next().unwrap()).unwrap();
-                let given = String::from_utf8(given).unwrap().trim_start_matches('\0').replace('\0', ":");
-                if Some(given.as_str()) == shared.login {
-                    user = given.split(':').next().unwrap_or_default().to_owned();
+                let credentials = String::from_utf8(credentials).unwrap().trim_start_matches('\0').replace('\0', ":");
+                if Some(credentials.as_str()) == shared.login {
+                    user = credentials.split(':').next().unwrap_or_default().to_owned();
                     "235 welcome".to_owned()
                 } else {
                     "535 5.7.8 who are you".to_owned()
@@ -139,7 +140,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
             }
             "MAIL" if shared.login.is_some() && user.is_empty() => "530 5.7.0 say who you are".to_owned(),
             "MAIL" => {
-                mail = Taken { user: user.clone(), from: address(), ..empty.clone() };
+                mail = ReceivedMail { user: user.clone(), from: address(), ..empty.clone() };
                 "250 ok".to_owned()
             }
             "RCPT" => match address().split('@').next() {
@@ -161,7 +162,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
                     }
                     mail.text.push_str(&line);
                 }
-                shared.taken.lock().unwrap().push(mail.clone());
+                shared.received.lock().unwrap().push(mail.clone());
                 "250 taken".to_owned()
             }
             "QUIT" => {

@@ -1,5 +1,5 @@
-//! What the tests are written in: a Redis of one's own, the real binary, real
-//! components, and waiting for conditions.
+//! Helpers of the tests: a Redis server for each, the real binary, real
+//! components, and polling for conditions.
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
 use gateway_worker::private_redis::{self, PrivateRedis};
@@ -22,21 +22,21 @@ use tempfile::{NamedTempFile, TempDir};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gateway-worker");
-/// No test waits as long as this unless it fails.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// A condition that is not met by then fails the test.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 pub(crate) fn state() -> PathBuf {
     Path::new(ROOT).join(".gateway-worker")
 }
 
-/// Waits until `condition` gives a value.
+/// Polls until `condition` returns a value.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "still not so after {PATIENCE:?}: {what}");
+        assert!(started.elapsed() < TIMEOUT, "not met within {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -64,10 +64,10 @@ impl Redis {
     }
 
     /// A server whose clock can be set.
-    pub(crate) fn start_with_clock() -> (Self, WrongClock) {
+    pub(crate) fn start_with_clock() -> (Self, SkewedClock) {
         let data = tempfile::tempdir().unwrap();
-        let clock = WrongClock::wind_up();
-        let server = PrivateRedis::start(clock.folder_of_redis(), data.path(), &[]).unwrap();
+        let clock = SkewedClock::create();
+        let server = PrivateRedis::start(clock.redis_dir(), data.path(), &[]).unwrap();
         (Self { server, data, options: Vec::new() }, clock)
     }
 
@@ -75,27 +75,27 @@ impl Redis {
         self.server.url()
     }
 
-    /// Ends the server as a crash does.
+    /// Kills the server, as a crash does.
     pub(crate) fn kill(&mut self) {
         self.server.kill().unwrap();
     }
 
-    /// Starts it again on the same port, with what it had on disk.
-    pub(crate) fn start_again(&mut self) {
+    /// Restarts it on the same port with its data on disk.
+    pub(crate) fn restart(&mut self) {
         let program = private_redis::find(&state()).unwrap();
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         let start = || PrivateRedis::start_at(self.server.port(), &program, self.data.path(), &options);
-        // A connection of somebody's may have the port for a moment.
+        // An outgoing connection may use the port for a moment.
         self.server = (0..50)
             .find_map(|_| start().map_err(|_| std::thread::sleep(Duration::from_millis(100))).ok())
-            .expect("the server starts again");
+            .expect("the server restarts");
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        patient_connection(&self.url()).await
+        connect_without_timeout(&self.url()).await
     }
 
-    /// Runs one command, written as in a shell without quotes.
+    /// Runs one command, whose words are separated by spaces.
     pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split_whitespace();
         let mut built = redis::cmd(words.next().unwrap());
@@ -109,7 +109,7 @@ impl Redis {
         until(what, async || (self.run::<Option<i64>>(command).await == Some(expected)).then_some(())).await;
     }
 
-    /// How many of a topic's messages are taken and not settled.
+    /// The number of a topic's pending messages.
     pub(crate) async fn in_flight(&self, topic: &str) -> i64 {
         let groups: Vec<BTreeMap<String, redis::Value>> = self.run(&format!("XINFO GROUPS mq:{topic}")).await;
         match groups.first().and_then(|group| group.get("pending")) {
@@ -122,17 +122,16 @@ impl Redis {
         until(&format!("{count} in flight"), async || (self.in_flight(topic).await == count).then_some(())).await;
     }
 
-    /// Waits until so many are as good as never taken, though still in somebody's name.
-    pub(crate) async fn until_given_back(&self, topic: &str, count: usize) {
+    /// Waits until `count` pending messages are marked as requeued by their idle time.
+    pub(crate) async fn until_requeued(&self, topic: &str, count: usize) {
         let command = format!("XPENDING mq:{topic} consumer-group-{topic} IDLE 86400000 - + 1000");
-        until("given back", async || (self.run::<Vec<redis::Value>>(&command).await.len() == count).then_some(()))
-            .await;
+        until("requeued", async || (self.run::<Vec<redis::Value>>(&command).await.len() == count).then_some(())).await;
     }
 
-    /// A topic's queue, seen by a worker called `me`.
-    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
+    /// A topic's queue as the worker `consumer` uses it.
+    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicQueue {
         let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
-        TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+        TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
     }
 
     pub(crate) async fn publish(&self, topic_name: &str, id: &str, data: &str) {
@@ -145,7 +144,7 @@ impl Redis {
         self.queue(topic_name, "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
     }
 
-    /// As the original's publishers do it.
+    /// Adds a message as GinForge publishers do.
     pub(crate) async fn add(&self, topic: &str, message: &[u8]) -> String {
         let mut command = redis::cmd("XADD");
         command.arg(format!("mq:{topic}")).arg("*").arg("message").arg(message);
@@ -167,23 +166,22 @@ impl Redis {
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
-    /// The only dead letter of a topic, once it is there.
+    /// Waits for a dead letter of a topic and returns it.
     pub(crate) async fn dead(&self, topic: &str) -> Entry {
         let key = format!("{{mq:{topic}}}:dead");
         until(&format!("a dead letter of {topic}"), async || self.entries(&key).await.pop()).await
     }
 }
 
-/// A process's clock, and how far it is ahead of the machine's.
-pub(crate) struct WrongClock {
+/// A clock for a process that differs from the clock of the machine.
+pub(crate) struct SkewedClock {
     folder: TempDir,
     ahead: File,
 }
 
-impl WrongClock {
-    /// Stands between a process and its clock: a library that is loaded before
-    /// its own reads a file for how far it is to be off.
-    pub(crate) fn wind_up() -> Self {
+impl SkewedClock {
+    /// Compiles a library for `LD_PRELOAD` that reads the offset from a file.
+    pub(crate) fn create() -> Self {
         const LIBRARY: &str = r#"
             #define _GNU_SOURCE
             #include <fcntl.h>
@@ -218,16 +216,17 @@ impl WrongClock {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("clock.c"), LIBRARY).unwrap();
-        // Who builds Rust has it.
-        let made = Command::new("cc").args(["-shared", "-fPIC", "-o", &path("clock.so"), &path("clock.c")]).status();
-        assert!(made.unwrap().success());
+        // A Rust toolchain needs `cc` as its linker.
+        let compiled =
+            Command::new("cc").args(["-shared", "-fPIC", "-o", &path("clock.so"), &path("clock.c")]).status();
+        assert!(compiled.unwrap().success());
         let clock = Self { ahead: File::create(path("clock")).unwrap(), folder };
         clock.set_ahead(Duration::ZERO);
         clock
     }
 
-    /// A folder with a server that goes by it.
-    fn folder_of_redis(&self) -> &Path {
+    /// A directory with a Redis server that uses this clock.
+    fn redis_dir(&self) -> &Path {
         let environment = self.environment().map(|(name, path)| format!("{name}={}", path.display())).join(" ");
         let server = private_redis::find(&state()).unwrap();
         let script = format!("#!/bin/sh\n{environment} exec {} \"$@\"\n", server.display());
@@ -238,7 +237,7 @@ impl WrongClock {
         self.folder.path()
     }
 
-    /// What makes a process go by it.
+    /// The environment that makes a process use this clock.
     fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", "clock.so"), ("CLOCK", "clock")].map(|(name, file)| (name, self.folder.path().join(file)))
     }
@@ -256,8 +255,8 @@ impl WrongClock {
     }
 }
 
-/// Without the client's own impatience, which a busy machine tries.
-pub(crate) async fn patient_connection(url: &str) -> MultiplexedConnection {
+/// Without the client's own timeouts, which are too short for a busy machine.
+pub(crate) async fn connect_without_timeout(url: &str) -> MultiplexedConnection {
     try_connection(url).await.unwrap()
 }
 
@@ -289,7 +288,7 @@ impl Plugins {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// One plugin, whose name is its topic.
+    /// A directory with one plugin, named after its topic.
     pub(crate) fn with(name: &str, wasm: &[u8], manifest: &str) -> Self {
         Self::empty().and(name, wasm, manifest)
     }
@@ -299,8 +298,7 @@ impl Plugins {
         self
     }
 
-    /// As a careful operator does it: the manifest, then the component, each by
-    /// a rename.
+    /// Writes the manifest, then the component, each atomically by a rename.
     pub(crate) fn put(&self, name: &str, wasm: &[u8], manifest: &str) {
         self.write(&format!("{name}.toml"), manifest.as_bytes());
         self.write(&format!("{name}.wasm"), wasm);
@@ -320,47 +318,47 @@ impl Plugins {
         self.0.path()
     }
 
-    /// A name with a dot, which is no plugin.
+    /// A hidden directory, which is not scanned for plugins.
     pub(crate) fn cache(&self) -> PathBuf {
         self.path().join(".cache")
     }
 }
 
-/// What an operator is known by.
+/// The admin token of the workers under test.
 pub(crate) const TOKEN: &str = "a-token-for-tests";
 
-/// The running binary, and what it has logged.
+/// A running worker and its log.
 pub(crate) struct Gateway {
     child: Child,
     log: Mutex<Log>,
 }
 
-/// A log that is written to a file: what the worker logged before it did
-/// something is there when that is seen, however busy the machine is.
+/// The log goes to a file, so that a line is readable before the effects of what
+/// the worker does next, however busy the machine is.
 struct Log {
     lines: BufReader<File>,
-    /// Of a line that is being written.
-    begun: String,
+    /// The beginning of an incomplete line.
+    partial: String,
     read: Vec<Value>,
-    /// Lines as they were written that do more to a terminal than show text.
-    odd: Vec<String>,
+    /// Raw lines with control or bidirectional characters.
+    unsafe_lines: Vec<String>,
 }
 
 impl Log {
-    /// One, and what is to be written to.
+    /// A log and the file to write to.
     fn create() -> (Self, File) {
         let file = NamedTempFile::new().unwrap();
         let lines = BufReader::new(file.reopen().unwrap());
-        (Self { lines, begun: String::new(), read: Vec::new(), odd: Vec::new() }, file.into_file())
+        (Self { lines, partial: String::new(), read: Vec::new(), unsafe_lines: Vec::new() }, file.into_file())
     }
 
     fn all(&mut self) -> &[Value] {
-        while self.lines.read_line(&mut self.begun).unwrap() > 0 && self.begun.ends_with('\n') {
-            let line = std::mem::take(&mut self.begun).trim_end().to_owned();
-            if line.contains(is_odd) {
-                self.odd.push(line.clone());
+        while self.lines.read_line(&mut self.partial).unwrap() > 0 && self.partial.ends_with('\n') {
+            let line = std::mem::take(&mut self.partial).trim_end().to_owned();
+            if line.contains(is_control_or_bidi) {
+                self.unsafe_lines.push(line.clone());
             }
-            // A log for people is one of texts.
+            // The `pretty` format is not JSON.
             self.read.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
         }
         &self.read
@@ -376,8 +374,8 @@ impl Gateway {
         Self::spawn(&mut Self::command(redis_url, plugins, options))
     }
 
-    /// One whose own clock is wrong.
-    pub(crate) fn start_with_clock(clock: &WrongClock, redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
+    /// A worker that uses another clock.
+    pub(crate) fn start_with_clock(clock: &SkewedClock, redis_url: &str, plugins: &Plugins, options: &[&str]) -> Self {
         Self::spawn(Self::command(redis_url, plugins, options).envs(clock.environment()))
     }
 
@@ -387,7 +385,7 @@ impl Gateway {
         command.env("GATEWAY_ADMIN_TOKEN", TOKEN);
         command.arg(plugins.path());
         if !options.contains(&"--plugins-cache") {
-            // What is kept of plugins is the test's own, and lives as long as its directory.
+            // Each test has its own cache, which is removed with the plugins directory.
             command.arg("--plugins-cache").arg(plugins.cache());
         }
         command.args(options);
@@ -400,21 +398,21 @@ impl Gateway {
         Self { child, log: Mutex::new(log) }
     }
 
-    /// The log lines with this message.
+    /// The log lines whose message contains this text.
     pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
         let mut log = self.log.lock().unwrap();
         let lines = log.all().iter();
         lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
     }
 
-    /// Lines that do more to a terminal than show text.
-    pub(crate) fn odd_lines(&self) -> Vec<String> {
+    /// Log lines with control or bidirectional characters.
+    pub(crate) fn lines_with_control_characters(&self) -> Vec<String> {
         let mut log = self.log.lock().unwrap();
         log.all();
-        log.odd.clone()
+        log.unsafe_lines.clone()
     }
 
-    /// A log line with this message for which the check holds, once there is.
+    /// Waits for a log line with this message that passes the check.
     pub(crate) async fn until_logged(&self, message: &str, check: impl Fn(&Value) -> bool) -> Value {
         until(&format!("a log line \"{message}\""), async || self.logged(message).into_iter().find(&check)).await
     }
@@ -429,12 +427,12 @@ impl Gateway {
         line["reason"].as_str().unwrap().to_owned()
     }
 
-    /// How the runs of a topic ended: id and outcome, in order.
+    /// The ids and outcomes of a topic's runs, in order.
     pub(crate) fn outcomes(&self, topic: &str) -> Vec<(String, String)> {
         let of_topic =
             self.logged("settled").into_iter().filter(|line| line["message"] == "settled" && line["topic"] == topic);
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        of_topic.map(|line| (word(&line["id"]), word(&line["outcome"]))).collect()
+        let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        of_topic.map(|line| (text_of(&line["id"]), text_of(&line["outcome"]))).collect()
     }
 
     pub(crate) async fn until_outcome(&self, topic: &str, id: &str, outcome: &str) {
@@ -442,7 +440,8 @@ impl Gateway {
         until(&format!("{id} {outcome}"), async || self.outcomes(topic).contains(&expected).then_some(())).await;
     }
 
-    /// How many of a topic have begun to sleep: what is in flight may not have begun.
+    /// The number of handlers that have begun to sleep: a message in flight may not have
+    /// started.
     pub(crate) fn asleep(&self, topic: &str) -> usize {
         self.logged("asleep").iter().filter(|line| line["topic"] == topic).count()
     }
@@ -456,7 +455,7 @@ impl Gateway {
         line["address"].as_str().unwrap().to_owned()
     }
 
-    /// Status and body of a page.
+    /// The status and body of a GET request.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         self.request("GET", path, "").await
     }
@@ -484,20 +483,20 @@ impl Gateway {
         (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
     }
 
-    /// What is asked of the API by who knows the token.
+    /// A POST request to the API with the admin token.
     pub(crate) async fn post(&self, path: &str) -> (u16, Value) {
         let (status, body) = self.request("POST", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await;
         (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
     }
 
-    /// What the API says of one plugin; null where it knows none.
+    /// A plugin as the API reports it; null if it is unknown.
     pub(crate) async fn plugin(&self, name: &str) -> Value {
         let (_, body) = self.json("/api/v1/plugins").await;
         let plugins = body["plugins"].as_array().unwrap();
         plugins.iter().find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
     }
 
-    /// Waits until the API says so of a plugin, and tells all that it says.
+    /// Waits until the plugin passes the check and returns it as the API reports it.
     pub(crate) async fn until_plugin(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
         until(&format!("{name} {what}"), async || Some(self.plugin(name).await).filter(&check)).await
     }
@@ -514,7 +513,7 @@ impl Gateway {
         kill_process(Pid::from_raw(self.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Sends SIGTERM and waits until the worker has exited.
     pub(crate) async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         until("the worker ends", async || self.child.try_wait().unwrap()).await
@@ -525,8 +524,8 @@ impl Gateway {
         self.child.wait().unwrap();
     }
 
-    /// Ends it at once, if it has not ended yet. Returns all that it had logged.
-    pub(crate) fn last_words(mut self) -> Vec<Value> {
+    /// Kills the worker, if it still runs, and returns its whole log.
+    pub(crate) fn kill_and_read_log(mut self) -> Vec<Value> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.log.lock().unwrap().all().to_vec()
@@ -549,18 +548,18 @@ impl Drop for Gateway {
     }
 }
 
-/// Whether it steers a terminal, or changes the direction of writing.
-pub(crate) fn is_odd(char: char) -> bool {
+/// Whether it is a control character or changes the direction of text.
+pub(crate) fn is_control_or_bidi(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A one-shot command, with nothing of the environment's.
+/// Runs a one-shot command with an empty environment.
 pub(crate) fn command(args: &[&str]) -> Output {
     command_in(Path::new("/"), args)
 }
 
-/// What a one-shot command said: exit code, stdout and stderr.
-pub(crate) fn said(args: &[&str]) -> (i32, String, String) {
+/// Runs a one-shot command and returns its exit code, stdout and stderr.
+pub(crate) fn run_command(args: &[&str]) -> (i32, String, String) {
     let output = command(args);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -572,13 +571,13 @@ pub(crate) fn command_in(folder: &Path, args: &[&str]) -> Output {
 
 // ------------------------------------------------------------------ guests
 
-/// A guest that was built with the SDK.
+/// A guest that was built by `make plugins`.
 pub(crate) fn built(name: &str) -> Vec<u8> {
     read_built("test-guests", &format!("{name}.wasm"))
 }
 
-/// One of the predefined handlers, with its manifest.
-pub(crate) fn business(topic: &str) -> (Vec<u8>, String) {
+/// A predefined handler and its manifest.
+pub(crate) fn predefined(topic: &str) -> (Vec<u8>, String) {
     let manifest = read_built("plugins", &format!("{topic}.toml"));
     (read_built("plugins", &format!("{topic}.wasm")), String::from_utf8(manifest).unwrap())
 }
@@ -588,7 +587,7 @@ fn read_built(folder: &str, name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `make plugins` builds it", path.display()))
 }
 
-/// What a process has in memory.
+/// The resident memory of a process.
 pub(crate) fn resident_bytes(pid: u32) -> usize {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,6 +1,5 @@
-//! Releases one after the other and beside each other: what one has written,
-//! the next brings to its right end, and scripts of another text, which Redis
-//! knows by another digest, may run beside ours.
+//! Upgrades: data that one release has written is completed by the next one, and the
+//! scripts of both releases can run concurrently.
 
 use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use gateway_worker::capability::{KeyValue, NewValue, Only, Quota};
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 const WRITTEN: &str = include_str!("../golden/queue-1.jsonl");
 
-/// A command of the golden file: a list of words, whose characters are bytes.
+/// A command of the golden file: a list of words, each character a byte.
 fn command(line: &str) -> Cmd {
     let words: Vec<String> = serde_json::from_str(line).unwrap();
     let bytes = |word: &String| word.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect::<Vec<u8>>();
@@ -24,8 +23,7 @@ fn command(line: &str) -> Cmd {
     built
 }
 
-/// A Redis with what an earlier release has left in it; all that was delayed
-/// is due.
+/// A Redis with the data of an earlier release, whose delayed messages are due.
 async fn as_it_was_left() -> Redis {
     let redis = Redis::start();
     let mut connection = redis.connection().await;
@@ -43,7 +41,7 @@ async fn as_it_was_left() -> Redis {
     redis
 }
 
-/// The attempt that each message was seen at, by its id; none is seen twice.
+/// The attempt of each handled message by its id; none is handled twice.
 async fn seen(redis: &Redis) -> BTreeMap<String, u64> {
     let mut seen = BTreeMap::new();
     for envelope in redis.envelopes("mq:seen").await {
@@ -59,17 +57,17 @@ const T: &str = "[grants]\npublish = [\"seen\"]\n[retry]\nattempts = 3\nbase = \
     [schedule]\ncron = \"0 0 29 2 *\"\ncatch_up = \"one\"\ndata = { do = \"echo\", to = \"seen\" }\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_release_has_left_comes_to_its_right_end() {
+async fn messages_of_an_earlier_release_are_completed() {
     let redis = as_it_was_left().await;
     let publish = "[grants]\npublish = [\"seen\"]\n";
     let plugins =
         Plugins::with("t", &built("puppet"), T).and("l", &built("puppet"), publish).and("p", &built("puppet"), publish);
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
-    // It was lost alone once before.
+    // It has crashed once in isolation.
     gateway.until_logged("runs alone", |line| line["lost"] == 1).await;
     gateway.until_outcome("t", "put off", "postpone").await;
     let fires = |id: &String| id.starts_with("cron:t:20") && id.ends_with("-02-29T00:00:00Z");
-    let all = until("all are seen", async || Some(seen(&redis).await).filter(|seen| seen.len() == 14)).await;
+    let all = until("all are handled", async || Some(seen(&redis).await).filter(|seen| seen.len() == 14)).await;
     assert_eq!(all.keys().filter(|id| fires(id)).count(), 1, "{all:?}");
     for (id, attempt) in [
         ("lost", 1),
@@ -88,21 +86,21 @@ async fn what_an_earlier_release_has_left_comes_to_its_right_end() {
     ] {
         assert_eq!(all.get(id), Some(&attempt), "{id}: {all:?}");
     }
-    // Their first attempts count.
+    // Earlier attempts are counted.
     assert!(!gateway.outcomes("t").iter().any(|(_, outcome)| outcome == "retry"));
-    // A copy of what had finished has not run.
+    // A copy of a finished message has not run.
     gateway.until_logged("settled", |line| line["outcome"] == "duplicate").await;
     for (key, count) in [("mq:t", 0), ("{mq:t}:high", 0), ("{mq:t}:low", 0), ("{mq:l}:work", 0), ("{mq:t}:out", 0)] {
         redis.is(key, &format!("XLEN {key}"), count).await;
     }
-    redis.is("only what was put off is delayed", "ZCARD {mq:t}:later", 1).await;
+    redis.is("only the postponed message is delayed", "ZCARD {mq:t}:later", 1).await;
     redis.is("with its body", "HLEN {mq:t}:later:body", 1).await;
-    redis.is("nobody is suspected", "EXISTS {mq:t}:suspects", 0).await;
-    // Its follow-ups have gone where they were to go.
+    redis.is("no isolation is recorded", "EXISTS {mq:t}:suspects", 0).await;
+    // The follow-ups in the outbox were relayed.
     assert_eq!(redis.envelopes("mq:other").await[0]["id"], "f-1");
     assert_eq!(redis.envelopes("{mq:other}:high").await[0]["id"], "f-2");
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state done").await, 12);
-    // What was paused waits, and what was a list is one for who publishes.
+    // A paused topic keeps its message, and a list stays a list for publishers.
     assert_eq!((redis.run::<i64>("XLEN mq:p").await, redis.in_flight("p").await), (1, 0));
     redis.publish("l", "later", r#"{"do":"echo","to":"seen"}"#).await;
     until("it is handled", async || seen(&redis).await.contains_key("later").then_some(())).await;
@@ -110,7 +108,7 @@ async fn what_an_earlier_release_has_left_comes_to_its_right_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dead_published_or_kept_is_known_to_the_next_release() {
+async fn stored_data_of_an_earlier_release_is_readable() {
     let redis = as_it_was_left().await;
     let dead = redis.dead("t").await;
     assert_eq!(text(&dead, "gw-reason"), "reject");
@@ -126,7 +124,7 @@ async fn what_is_dead_published_or_kept_is_known_to_the_next_release() {
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 0);
     let once = Draft::new("once".to_owned(), &crate::support::topic("t"), "{}").seal(Timestamp::now()).unwrap();
     assert!(!redis.queue("t", "p").publish_once(&once, Duration::from_secs(60)).await.unwrap());
-    // The next token is a new one.
+    // The next token is not used yet.
     redis.publish_later("t", "another", "{}", Duration::from_secs(3600)).await;
     assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:later:body p:3").await, 1);
     let store = Store::new(&RedisTarget::at(&url).unwrap(), "mq:").unwrap();
@@ -136,13 +134,13 @@ async fn what_is_dead_published_or_kept_is_known_to_the_next_release() {
     assert_eq!(store.set("keeper", quota, other).await.unwrap_err().code, "too-many");
 }
 
-// What scripts do to keys is a contract; what their text is, is not.
+// The effects of scripts on keys are a contract; their text is not.
 const OLD_DONE: &str = include_str!("../golden/scripts-1/done.lua");
 const OLD_SETTLE: &str = include_str!("../golden/scripts-1/settle.lua");
 const OLD_RENEW: &str = include_str!("../golden/scripts-1/renew.lua");
 
-/// A worker of the release that wrote these: takes a few and settles half of them with a
-/// follow-up. Returns how many it had.
+/// Acts as a worker of that release: takes up to four messages and settles half of them
+/// with a follow-up. Returns their number.
 async fn old_worker_takes(redis: &Redis) -> usize {
     const GROUP: &str = "consumer-group-puppet";
     let mut connection = redis.connection().await;
@@ -156,9 +154,9 @@ async fn old_worker_takes(redis: &Redis) -> usize {
     assert!(renew.query_async::<Vec<String>>(&mut connection).await.unwrap().is_empty());
     for (at, (id, fields)) in taken.iter().enumerate() {
         let name = serde_json::from_str::<serde_json::Value>(&fields["message"]).unwrap()["id"].clone();
-        let told = format!(r#"{{"id":"x","topic":"seen","data":{{"id":{name},"attempt":1}}}}"#);
+        let envelope = format!(r#"{{"id":"x","topic":"seen","data":{{"id":{name},"attempt":1}}}}"#);
         if at % 2 == 0 {
-            let add = format!("XADD mq:seen * message {told}");
+            let add = format!("XADD mq:seen * message {envelope}");
             redis.run::<String>(&add).await;
             let mut done = redis::cmd("EVAL");
             done.arg(OLD_DONE).arg(2).arg(&["mq:puppet", "{mq:puppet}:state"]).arg(GROUP).arg(1).arg(1);
@@ -170,7 +168,7 @@ async fn old_worker_takes(redis: &Redis) -> usize {
         let mut settle = redis::cmd("EVAL");
         settle.arg(OLD_SETTLE).arg(13).arg("mq:puppet").arg(&own[..]).arg("mq:seen").arg(&theirs[..]);
         settle.arg(GROUP).arg("old").arg(1).arg("").arg(1);
-        settle.arg("done").arg(id).arg(0).arg(1).arg(7).arg(0).arg("").arg(2).arg("message").arg(told);
+        settle.arg("done").arg(id).arg(0).arg(1).arg(7).arg(0).arg("").arg(2).arg("message").arg(envelope);
         let settled: Vec<String> = settle.query_async(&mut connection).await.unwrap();
         assert_eq!(settled, ["ok"]);
     }
@@ -178,7 +176,7 @@ async fn old_worker_takes(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scripts_of_two_releases_run_beside_each_other_and_are_forgotten_at_any_time() {
+async fn scripts_of_two_releases_run_concurrently_and_survive_a_script_flush() {
     const COUNT: usize = 600;
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[grants]\npublish = [\"seen\"]\n");
@@ -194,6 +192,6 @@ async fn scripts_of_two_releases_run_beside_each_other_and_are_forgotten_at_any_
         }
     }
     until("all are handled", async || (seen(&redis).await.len() == COUNT).then_some(())).await;
-    redis.is("and settled", "XLEN mq:puppet", 0).await;
+    redis.is("all are settled", "XLEN mq:puppet", 0).await;
     assert_eq!(redis.run::<i64>("HGET {mq:puppet}:state done").await, COUNT as i64);
 }

@@ -1,5 +1,5 @@
-//! The way back: after a restart with a broken file, from a version that
-//! crashes soon after it went live, and because an operator wants it.
+//! Rollbacks: after a restart with an invalid file, from a version that crashes during
+//! its probation, and by an operator.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
 use rustix::process::Signal;
@@ -14,24 +14,24 @@ fn other_ok() -> Vec<u8> {
     guest_with("(data (i32.const 600) \"other\")", OK)
 }
 
-/// What is kept of the plugin on disk.
-fn archived(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+/// The files of a plugin in the version store.
+fn stored_files(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
     let Some(own) = fs::read_dir(plugins.cache().join("versions")).unwrap().next() else { return Vec::new() };
     fs::read_dir(own.unwrap().path().join(name)).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-/// Its versions.
-fn kept(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
-    archived(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
+/// The stored versions of a plugin.
+fn stored_versions(plugins: &Plugins, name: &str) -> Vec<PathBuf> {
+    stored_files(plugins, name).into_iter().filter(|path| path.extension().is_none()).collect()
 }
 
-/// Its record.
-fn noted(plugins: &Plugins, name: &str) -> Value {
-    let path = archived(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
+/// The stored record of a plugin.
+fn stored_record(plugins: &Plugins, name: &str) -> Value {
+    let path = stored_files(plugins, name).into_iter().find(|path| path.ends_with("record.json")).unwrap();
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// As if they had been kept long ago: what is young is spared.
+/// Makes stored versions look old, since recent ones are not deleted.
 fn age(files: &[PathBuf]) {
     for path in files {
         File::options().append(true).open(path).unwrap().set_modified(UNIX_EPOCH).unwrap();
@@ -55,18 +55,18 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
-    // So it goes on after the next one, and ends when the file is mended.
+    // The fallback survives the next restart, and ends when the file is replaced.
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == digest).await;
     plugins.write("topic.wasm", &other_ok());
-    let is_mended = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
-    gateway.until_plugin("topic", "is mended", is_mended).await;
+    let is_replaced = |plugin: &Value| plugin["state"] == "live" && plugin["previous"] == digest;
+    gateway.until_plugin("topic", "is replaced", is_replaced).await;
     gateway.stop().await;
 
-    // What was kept and is no longer what it was does not run.
+    // A modified stored version is not run.
     plugins.write("topic.wasm", b"broken");
-    for path in kept(&plugins, "topic") {
+    for path in stored_versions(&plugins, "topic") {
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
@@ -78,7 +78,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
+async fn only_versions_that_can_be_restored_are_stored() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -89,20 +89,20 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
     }
     let plugin = gateway.plugin("topic").await;
     assert_eq!(plugin["history"].as_array().unwrap().len(), 5, "{plugin}");
-    age(&kept(&plugins, "topic"));
+    age(&stored_versions(&plugins, "topic"));
     plugins.write("topic.toml", b"concurrency = 5\n");
     assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
-    assert_eq!(kept(&plugins, "topic").len(), 2);
-    age(&kept(&plugins, "topic"));
+    assert_eq!(stored_versions(&plugins, "topic").len(), 2);
+    age(&stored_versions(&plugins, "topic"));
     plugins.remove("topic.wasm");
     gateway.until_logged("plugin removed", |_| true).await;
-    assert!(kept(&plugins, "topic").is_empty());
+    assert!(stored_versions(&plugins, "topic").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
+async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined() {
     let redis = Redis::start();
-    // None of them is dead before the fifth has come, however slow it is.
+    // Enough attempts that none is dead before the fifth is published.
     let plugins = Plugins::with("topic", &guest(OK), "[retry]\nattempts = 20\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
@@ -118,7 +118,7 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     redis.publish("topic", "e", "{}").await;
     let line = gateway.until_logged("plugin version withdrawn", |line| line["plugin"] == "topic").await;
     assert!(line["reason"].as_str().unwrap().contains("quarantined"), "{line}");
-    // They come again, and the version before handles them.
+    // The previous version handles the retries.
     for id in ["a", "b", "c", "d", "e"] {
         gateway.until_outcome("topic", id, "done").await;
     }
@@ -133,7 +133,7 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     }
     assert_eq!(metrics.matches("gateway_plugin_info{").count(), 1);
 
-    // Neither the same bytes again nor a restart bring it back.
+    // Neither the same file nor a restart loads it again.
     plugins.write("topic.wasm", &guest(TRAP));
     assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
     assert_eq!(gateway.plugin("topic").await["digest"], good);
@@ -141,13 +141,13 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == good).await;
     assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "held");
-    // An operator does.
+    // An operator can unblock it.
     assert_eq!(gateway.post("/api/v1/plugins/topic/release").await.0, 200);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == bad["digest"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
+async fn without_a_previous_version_crashes_cause_no_rollback() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -161,7 +161,7 @@ async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_probation_a_version_that_crashes_on_every_second_message_stays_over_a_restart_too() {
+async fn after_its_probation_a_crashing_version_stays_live_also_over_a_restart() {
     const CALLS: usize = 1000;
     let redis = Redis::start();
     let manifest = |version| format!("[retry]\nattempts = 1\n[config]\nversion = \"{version}\"\n");
@@ -182,13 +182,13 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
         }
         let dead = i64::try_from(first / 2 + 10).unwrap();
         redis.is("half of them are dead", "XLEN {mq:puppet}:dead", dead).await;
-        redis.is("the others are done", "XLEN mq:puppet", 0).await;
+        redis.is("the other half is done", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
         assert!(gateway.logged("plugin version withdrawn").is_empty());
     };
     crash(0, &gateway).await;
-    let is_noted = async || (noted(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
-    until("it is noted as proven", is_noted).await;
+    let is_recorded = async || (stored_record(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
+    until("the probation is recorded as passed", is_recorded).await;
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     let is_back = |now: &Value| now["digest"] == plugin["digest"] && now["previous"] == plugin["previous"];
@@ -197,13 +197,13 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_not_proven_is_nobodys_way_back() {
+async fn an_unproven_version_is_no_rollback_target() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     let good = gateway.plugin("topic").await["digest"].clone();
-    // Two bad ones in a row, the first of them without a message.
+    // Two bad versions in a row, the first without a message.
     for bad in ["one", "two"] {
         plugins.write("topic.wasm", &guest_with(&format!("(data (i32.const 600) \"{bad}\")"), TRAP));
         assert_eq!(gateway.post("/api/v1/plugins/reload").await.0, 200);
@@ -213,13 +213,13 @@ async fn a_version_that_is_not_proven_is_nobodys_way_back() {
     for id in ["a", "b", "c", "d", "e"] {
         redis.publish("topic", id, "{}").await;
     }
-    gateway.until_plugin("topic", "is as before both", |plugin| plugin["digest"] == good).await;
+    gateway.until_plugin("topic", "is rolled back", |plugin| plugin["digest"] == good).await;
     redis.publish("topic", "f", "{}").await;
     gateway.until_outcome("topic", "f", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_call_with_many_messages_is_one_crash() {
+async fn a_crashed_batch_counts_as_one_crash() {
     let redis = Redis::start();
     let manifest =
         |wait| format!("[retry]\nattempts = 1\n[batch]\nsize = 8\nwait = \"{wait}\"\n[grants]\npublish = [\"seen\"]\n");
@@ -237,7 +237,7 @@ async fn one_call_with_many_messages_is_one_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_goes_back_and_forth_by_command() {
+async fn an_operator_rolls_back_and_unblocks_by_command() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -255,38 +255,41 @@ async fn an_operator_goes_back_and_forth_by_command() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
-    let (code, _, told) = ask(&["rollback", "topic"]).await;
-    assert!(code == 1 && told.contains("no version of topic before this one is known"), "{told}");
-    let (code, _, told) = ask(&["release", "topic"]).await;
-    assert!(code == 1 && told.contains("nothing is held against topic"), "{told}");
-    let (code, _, told) = ask(&["rollback", "no/such name"]).await;
-    assert!(code == 1 && told.contains("there is no plugin no/such name"), "{told}");
+    let (code, _, output) = ask(&["rollback", "topic"]).await;
+    assert!(code == 1 && output.contains("no version of topic before this one is known"), "{output}");
+    let (code, _, output) = ask(&["release", "topic"]).await;
+    assert!(code == 1 && output.contains("nothing is held against topic"), "{output}");
+    let (code, _, output) = ask(&["rollback", "no/such name"]).await;
+    assert!(code == 1 && output.contains("there is no plugin no/such name"), "{output}");
 
     plugins.write("topic.wasm", &other_ok());
-    // The poll may be quicker with it; either way it is live afterwards.
-    let (code, told, _) = ask(&["reload"]).await;
-    assert!(code == 0 && (told.contains("is live, in place of") || told == "nothing has changed\n"), "{told}");
+    // The regular poll may load it first; either way it is live afterwards.
+    let (code, output, _) = ask(&["reload"]).await;
+    assert!(code == 0 && (output.contains("is live, in place of") || output == "nothing has changed\n"), "{output}");
     let second = gateway.plugin("topic").await["digest"].clone();
     assert_ne!(first, second);
-    let (code, told, _) = ask(&["rollback", "topic"]).await;
-    assert!(code == 0 && told.contains(&first.as_str().unwrap()[..12]) && told.contains("is live again"), "{told}");
+    let (code, output, _) = ask(&["rollback", "topic"]).await;
+    assert!(
+        code == 0 && output.contains(&first.as_str().unwrap()[..12]) && output.contains("is live again"),
+        "{output}"
+    );
     assert_eq!(gateway.plugin("topic").await["digest"], first);
-    let (code, told, _) = ask(&["ls"]).await;
-    assert!(code == 0 && told.contains("last-good") && told.contains("rolled back by an operator"), "{told}");
-    let (code, told, _) = ask(&["ls", "--json"]).await;
-    let listed: Value = serde_json::from_str(&told).unwrap();
+    let (code, output, _) = ask(&["ls"]).await;
+    assert!(code == 0 && output.contains("last-good") && output.contains("rolled back by an operator"), "{output}");
+    let (code, output, _) = ask(&["ls", "--json"]).await;
+    let listed: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));
     assert_eq!(ask(&["release", "topic"]).await.0, 0);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == second).await;
 
     plugins.write("topic.wasm", b"broken");
-    let (code, _, told) = ask(&["reload"]).await;
+    let (code, _, output) = ask(&["reload"]).await;
     let is_known = gateway.plugin("topic").await["state"] == "last-good";
-    assert!(is_known && (code == 0 || (code == 1 && told.contains("1 refused"))), "{code}: {told}");
+    assert!(is_known && (code == 0 || (code == 1 && output.contains("1 refused"))), "{code}: {output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_way_back_survives_a_restart() {
+async fn the_rollback_target_survives_a_restart() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -306,7 +309,7 @@ async fn the_way_back_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_names_the_version_that_it_died_of() {
+async fn a_dead_letter_names_the_version_that_failed() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(TRAP), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
@@ -317,20 +320,20 @@ async fn a_dead_letter_names_the_version_that_it_died_of() {
 }
 
 #[test]
-fn commands_say_what_is_wrong_with_the_worker_that_they_ask() {
-    for (url, code, told) in [
+fn plugin_commands_report_an_unreachable_worker() {
+    for (url, code, fragment) in [
         ("http://127.0.0.1:1", 1, "no worker answers at http://127.0.0.1:1"),
         ("https://127.0.0.1:1", 2, "the worker speaks plain HTTP"),
         ("worker", 2, "is no URL"),
     ] {
         let output = command(&["plugins", "ls", "--url", url]);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(code) && stderr.contains(told), "{url}: {stderr}");
+        assert!(output.status.code() == Some(code) && stderr.contains(fragment), "{url}: {stderr}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_others_may_write_to_is_not_used() {
+async fn a_version_store_writable_by_others_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");

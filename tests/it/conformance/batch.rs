@@ -1,4 +1,4 @@
-//! The scenarios of several messages in one call, each settled on its own.
+//! The scenarios of batches, whose messages are settled individually.
 
 use super::start;
 use crate::batch::crew;
@@ -12,15 +12,14 @@ async fn publish(server: &Server, acts: &[&str]) {
     }
 }
 
-/// What these two told, wherever their topic is: its id, and how many there
-/// were in its batch.
-async fn told_by_two(server: &Server) -> Vec<(String, u64)> {
-    server.is("two have told", "XLEN mq:seen", 2).await;
-    let told = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
-    server.envelopes("mq:seen").await.iter().map(told).collect()
+/// The ids of the two follow-ups and the batch sizes that they report.
+async fn batch_sizes_of_two(server: &Server) -> Vec<(String, u64)> {
+    server.is("two have published", "XLEN mq:seen", 2).await;
+    let id_and_size = |one: &Value| (one["id"].as_str().unwrap().to_owned(), one["data"].as_u64().unwrap());
+    server.envelopes("mq:seen").await.iter().map(id_and_size).collect()
 }
 
-pub(super) async fn each_message_of_a_batch_has_its_own_end(server: &Server) {
+pub(super) async fn each_message_of_a_batch_has_its_own_outcome(server: &Server) {
     publish(server, &["count", "fail", "orphan", "count", "no such act"]).await;
     server.run::<String>("XADD mq:crew * message {broken").await;
     let plugins = crew(6, "2s");
@@ -36,14 +35,13 @@ pub(super) async fn each_message_of_a_batch_has_its_own_end(server: &Server) {
         ("reject", "told: to fail"),
     ];
     assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
-    for ((reason, error), (expected, told)) in reasons.iter().zip(expected) {
-        assert!(reason == expected && error.starts_with(told), "{reason} {error}");
+    for ((reason, error), (expected, fragment)) in reasons.iter().zip(expected) {
+        assert!(reason == expected && error.starts_with(fragment), "{reason} {error}");
     }
-    // What a failed one published stays here, with the others it leaves; and
-    // the ids tell whose it is.
-    let told = told_by_two(server).await;
-    assert!(told.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{told:?}");
-    assert_ne!(told[0].0, told[1].0);
+    // Only successful messages publish, and the ids name the message.
+    let sizes = batch_sizes_of_two(server).await;
+    assert!(sizes.iter().all(|(id, count)| *count == 5 && id.starts_with("crew/") && id.ends_with("/1")), "{sizes:?}");
+    assert_ne!(sizes[0].0, sizes[1].0);
 }
 
 pub(super) async fn a_trap_in_a_batch_costs_only_its_own_message(server: &Server) {
@@ -53,6 +51,6 @@ pub(super) async fn a_trap_in_a_batch_costs_only_its_own_message(server: &Server
     server.is("all are settled", "XLEN mq:crew", 0).await;
     assert_eq!(text(&server.dead("crew").await, "gw-reason"), "trap");
     assert_eq!(server.run::<i64>("XLEN {mq:crew}:dead").await, 1);
-    assert!(told_by_two(server).await.iter().all(|(_, count)| *count == 1));
+    assert!(batch_sizes_of_two(server).await.iter().all(|(_, count)| *count == 1));
     assert_eq!(gateway.logged("a batch is run one by one").len(), 1);
 }

@@ -1,15 +1,14 @@
-//! The scenario of what is done with dead letters by command.
+//! The scenario of the commands for dead letters.
 
-use super::{json, puppet, run, start, told};
+use super::{json, puppet, run, run_ok, start};
 use crate::servers::Server;
 use crate::support::text;
 use serde_json::Value;
 
-/// A letter of the original's, which a cluster keeps elsewhere.
-async fn bury_legacy(server: &Server, id: &str) -> String {
-    let original =
-        format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
-    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{original}}}"#);
+/// Adds a legacy dead letter, which a cluster stores in another slot.
+async fn add_legacy_dead_letter(server: &Server, id: &str) -> String {
+    let message = format!(r#"{{"id":"{id}","topic":"puppet","data":{{"do":"sleep","ms":0}},"retry":3,"max_retry":3}}"#);
+    let body = format!(r#"{{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{message}}}"#);
     server.run(&format!("XADD mq:dead-letter:puppet * message {body}")).await
 }
 
@@ -23,8 +22,8 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
         gateway.until_outcome("puppet", id, "reject").await;
     }
     server.is("they are dead", "XLEN {mq:puppet}:dead", 3).await;
-    bury_legacy(server, "theirs").await;
-    let old = bury_legacy(server, "old").await;
+    add_legacy_dead_letter(server, "theirs").await;
+    let old = add_legacy_dead_letter(server, "old").await;
 
     let listed = |args: &[&str]| -> Vec<Option<String>> {
         let listed = json(server, &[&["dead", "ls", "puppet"], args].concat());
@@ -37,30 +36,30 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(listed(&["--reason", "reject"]), ["mine", "stays"].map(|id| Some(id.to_owned())));
     let shown = json(server, &["dead", "show", "puppet", "mine"]);
     assert_eq!((&shown["reason"], &shown["data"]), (&Value::from("reject"), &serde_json::from_str(act).unwrap()));
-    assert!(told(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
+    assert!(run_ok(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
 
-    // The handler has more luck with what it is edited to.
+    // The edited message succeeds.
     let entry = shown["entry"].as_str().unwrap();
-    let new = told(server, &["dead", "edit", "puppet", entry, "--data", r#"{"do":"sleep","ms":0}"#]);
-    assert_eq!(told(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
+    let new = run_ok(server, &["dead", "edit", "puppet", entry, "--data", r#"{"do":"sleep","ms":0}"#]);
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
     gateway.until_outcome("puppet", "mine", "done").await;
     let (code, _, error) = run(server, &["dead", "edit", "puppet", &old, "--data", "1"]);
     assert!(code == 1 && error.contains("was written by the original"), "{error}");
-    assert_eq!(told(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
     gateway.until_outcome("puppet", "theirs", "done").await;
 
-    let purge = |args: &[&str]| told(server, &[&["dead", "purge", "puppet", "--yes"], args].concat());
+    let purge = |args: &[&str]| run_ok(server, &[&["dead", "purge", "puppet", "--yes"], args].concat());
     assert_eq!(purge(&["--older-than", "30d"]), "1 purged\n");
     assert_eq!(purge(&[&old]), "1 purged\n");
-    server.is("the others stay", "XLEN {mq:puppet}:dead", 1).await;
+    server.is("the others remain", "XLEN {mq:puppet}:dead", 1).await;
     assert_eq!(text(&server.dead("puppet").await, "gw-error"), "c: r");
     for id in ["one", "two"] {
-        bury_legacy(server, id).await;
+        add_legacy_dead_letter(server, id).await;
     }
-    // Of both kinds.
-    assert_eq!(told(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
-    server.is("and one dies again", "XLEN {mq:puppet}:dead", 1).await;
-    bury_legacy(server, "last").await;
+    // Replays native and legacy dead letters.
+    assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--all"]), "3 replayed\n");
+    server.is("one of them dies again", "XLEN {mq:puppet}:dead", 1).await;
+    add_legacy_dead_letter(server, "last").await;
     assert_eq!(purge(&["--all"]), "2 purged\n");
     for key in ["mq:puppet", "{mq:puppet}:dead", "mq:dead-letter:puppet"] {
         server.is("nothing is left", &format!("XLEN {key}"), 0).await;

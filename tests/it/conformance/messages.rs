@@ -1,8 +1,8 @@
-//! The scenarios of looking at messages as operators do: found wherever they
-//! are, cancelled where they wait, topics shown and emptied.
+//! The scenarios of the commands for messages and topics: find, cancel, peek, show and
+//! purge.
 
 use super::{json, run};
-use crate::messages::{envelope, places_in, take};
+use crate::messages::{envelope, locations_in, take};
 use crate::servers::Server;
 use crate::support::topic;
 use gateway_worker::message::Fields;
@@ -14,9 +14,10 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Where the command finds it, each place with its source where it has one.
-fn places(server: &Server, id: &str) -> Vec<String> {
-    places_in(&json(server, &["messages", "find", id]), id)
+/// The locations where the command finds a message, each with its stream if it has
+/// one.
+fn locations(server: &Server, id: &str) -> Vec<String> {
+    locations_in(&json(server, &["messages", "find", id]), id)
 }
 
 async fn publish(server: &Server, id: &str, priority: Priority, delay: Duration) {
@@ -24,9 +25,9 @@ async fn publish(server: &Server, id: &str, priority: Priority, delay: Duration)
     server.publish_draft(Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "{}") }).await;
 }
 
-/// One whose id is its place, in each place, beside others.
+/// Adds a message to each location, with the location as its id, and others.
 async fn fill(server: &Server) {
-    // What is taken by and by: in flight, dead, and back for another run.
+    // One is in flight, one dead and one delayed for a retry.
     for id in ["flies", "dies", "again"] {
         server.publish("t", id, "{}").await;
     }
@@ -47,13 +48,13 @@ async fn fill(server: &Server) {
     server.run::<String>(&format!("XADD {{mq:t}}:work * message {}", envelope("work"))).await;
     server.run::<i64>(&format!("RPUSH {{mq:t}}:in {}", envelope("in"))).await;
     server.run::<i64>(&format!("ZADD mq:delay:t 4102444800 {}", envelope("legacy"))).await;
-    let buried = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
-    server.run::<String>(&format!("XADD mq:dead-letter:t * message {buried}")).await;
+    let dead_letter = format!(r#"{{"error":"x","failed_at":"x","original_message":{}}}"#, envelope("buried"));
+    server.run::<String>(&format!("XADD mq:dead-letter:t * message {dead_letter}")).await;
 }
 
 pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
     fill(server).await;
-    for (id, place) in [
+    for (id, location) in [
         ("stream", "waiting normal"),
         ("high", "waiting high"),
         ("low", "waiting low"),
@@ -66,7 +67,7 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
         ("dies", "dead"),
         ("buried", "legacy-dead"),
     ] {
-        assert_eq!(places(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [location], "{id}");
     }
     let found = &json(server, &["messages", "find", "flies"])[0];
     assert_eq!((&found["consumer"], &found["deliveries"]), (&"me".into(), &1.into()));
@@ -78,58 +79,59 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
     assert_eq!(code, 1, "{error}");
 }
 
-pub(super) async fn what_waits_is_cancelled_and_what_does_not_is_said_to_be_elsewhere(server: &Server) {
+pub(super) async fn waiting_messages_are_cancelled_and_others_are_located(server: &Server) {
     fill(server).await;
     let before = server.run::<i64>("XLEN mq:t").await;
     let waiting = ["stream", "high", "low", "work", "in", "later", "again", "legacy"];
     for id in waiting {
         let (code, out, error) = run(server, &["messages", "cancel", "t", id]);
         assert!(code == 0 && out.starts_with("cancelled "), "{id}: {out}{error}");
-        assert_eq!(places(server, id), [""; 0], "{id}");
+        assert_eq!(locations(server, id), [""; 0], "{id}");
     }
     assert_eq!(server.run::<usize>("HGET {mq:t}:state cancelled").await, waiting.len());
-    // Nothing else went with them.
+    // No other message was removed.
     assert_eq!(server.run::<i64>("XLEN mq:t").await, before - 1);
     for key in ["{mq:t}:high", "{mq:t}:low"] {
         assert_eq!(server.run::<i64>(&format!("XLEN {key}")).await, 1, "{key}");
     }
     assert_eq!(server.run::<i64>("ZCARD {mq:t}:later").await, 1);
     assert_eq!(server.run::<i64>("HLEN {mq:t}:later:body").await, 1);
-    for (id, told) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")] {
+    for (id, fragment) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")]
+    {
         let (code, out, error) = run(server, &["messages", "cancel", "t", id]);
-        assert!(code == 1 && out.is_empty() && error.contains(told), "{id}: {out}{error}");
+        assert!(code == 1 && out.is_empty() && error.contains(fragment), "{id}: {out}{error}");
     }
     assert_eq!(server.in_flight("t").await, 1);
-    assert_eq!(places(server, "dies"), ["dead"]);
+    assert_eq!(locations(server, "dies"), ["dead"]);
 }
 
-pub(super) async fn a_purge_is_confirmed_and_leaves_what_is_delayed_unless_told(server: &Server) {
+pub(super) async fn a_purge_needs_confirmation_and_keeps_delayed_messages_by_default(server: &Server) {
     let (code, _, error) = run(server, &["topics", "purge", "t"]);
     assert!(code == 2 && error.contains("--yes"), "{error}");
     fill(server).await;
     let (code, out, error) = run(server, &["topics", "purge", "t", "--yes"]);
     assert_eq!((code, out.as_str(), error.as_str()), (0, "8 waiting messages deleted\n", ""));
-    for (id, place) in [
+    for (id, location) in [
         ("later", "delayed"),
         ("again", "delayed"),
         ("legacy", "legacy-delayed"),
         ("flies", "in-flight normal"),
         ("dies", "dead"),
     ] {
-        assert_eq!(places(server, id), [place], "{id}");
+        assert_eq!(locations(server, id), [location], "{id}");
     }
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!(out, "0 waiting and 4 delayed messages deleted\n");
     assert_eq!(server.run::<i64>("HGET {mq:t}:state purged").await, 12);
     let (_, out, _) = run(server, &["topics", "purge", "t", "--yes", "--dead"]);
     assert_eq!(out, "0 waiting messages deleted\n2 dead letters deleted\n");
-    assert_eq!(places(server, "flies"), ["in-flight normal"]);
-    // Others that read the stream are named before they lose something.
+    assert_eq!(locations(server, "flies"), ["in-flight normal"]);
+    // Other groups that read the stream are named before the purge.
     server.run::<()>("XGROUP CREATE mq:t audit 0").await;
     assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
 }
 
-pub(super) async fn a_topic_is_shown_in_true_numbers(server: &Server) {
+pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {
     fill(server).await;
     run(server, &["messages", "cancel", "t", "stream"]);
     let shown = json(server, &["topics", "show", "t"]);
@@ -151,18 +153,18 @@ pub(super) async fn a_topic_is_shown_in_true_numbers(server: &Server) {
     assert!(oldest <= Timestamp::now());
     let (_, text, _) = run(server, &["topics", "show", "t"]);
     assert!(text.contains("no handler: waits") && text.contains("cancelled"), "{text}");
-    // What counts all of a topic agrees.
+    // `topics ls` reports the same counts.
     let listed = &json(server, &["topics", "ls"])[0];
     let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
     assert_eq!(counts, [7, 1, 4, 2]);
-    // One that nobody has heard of is empty, and one of a foreign kind says so.
+    // An unknown topic is empty, and a key of another type is named.
     assert_eq!(json(server, &["topics", "show", "nobody"])["kind"], "none");
     server.run::<()>("SET mq:foreign text").await;
     assert_eq!(json(server, &["topics", "show", "foreign"])["kind"], "string");
     assert_eq!(run(server, &["messages", "find", "nobody"]).0, 1);
 }
 
-pub(super) async fn a_peek_shows_what_waits_and_takes_nothing(server: &Server) {
+pub(super) async fn a_peek_shows_waiting_messages_and_takes_none(server: &Server) {
     fill(server).await;
     let peek = |limit: &str| json(server, &["messages", "ls", "t", "--limit", limit]);
     let ids = |found: &Value| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The scenario of what comes by the clock.
+//! The scenario of schedules.
 
 use super::start;
 use crate::servers::Server;
@@ -6,7 +6,7 @@ use crate::support::{OK, Plugins, guest, text, until};
 use serde_json::Value;
 
 pub(super) async fn a_schedule_fires_each_time_once_over_two_workers(server: &Server) {
-    // A topic that is not consumed: its messages stay to be counted.
+    // A paused topic keeps its messages, so that they can be counted.
     server.run::<i64>("HSET {mq:quiet}:state paused 1").await;
     let plugins = Plugins::with("quiet", &guest(OK), "[schedule]\ncron = \"* * * * * *\"\ncatch_up = \"all\"\n");
     let workers = [start(server, &plugins, &[]), start(server, &plugins, &[])];

@@ -2,7 +2,7 @@
 //! from topics in other slots.
 
 use super::world::{HOUR, Kind, Place, SCHEDULES, WORKERS, World, plain};
-use crate::servers::words;
+use crate::servers::parse_command;
 use crate::support::topic;
 use gateway_worker::publication::{Draft, Priority, Publication};
 use jiff::{SignedDuration, Timestamp};
@@ -127,7 +127,7 @@ impl World<'_> {
         let id = self.next_id();
         let due = if is_delayed { Timestamp::now().as_millisecond() + 3_600_000 } else { 0 };
         let class = publication("t", &id, priority, false).class();
-        let mut command = words(&format!("XADD {{mq:t}}:out * topic t due {due} priority"));
+        let mut command = parse_command(&format!("XADD {{mq:t}}:out * topic t due {due} priority"));
         command.arg(class).arg("message").arg(plain(&id, 1));
         if self.send::<String>(&command).await.is_some() {
             self.put(&id, Place::Out(Box::new(self.place_of(priority, is_delayed))));

@@ -2,7 +2,7 @@
 
 use super::settle::{MARKS, mark_of};
 use super::world::{Place, SCHEDULES, World, key_of};
-use crate::servers::words;
+use crate::servers::parse_command;
 use crate::support::{Entry, text};
 use gateway_worker::queue::Source;
 use serde_json::Value;
@@ -67,7 +67,7 @@ impl World<'_> {
         }
         let tokens: BTreeSet<String> = self.ask("ZRANGE {mq:t}:later 0 -1").await;
         assert_eq!(self.ask::<BTreeSet<String>>("HKEYS {mq:t}:later:body").await, tokens);
-        let mut unpack = words("EVAL");
+        let mut unpack = parse_command("EVAL");
         unpack.arg("local all = {} for i, one in ipairs(redis.call('HVALS', KEYS[1])) do all[i] = cmsgpack.unpack(one) end return all");
         unpack.arg(1).arg("{mq:t}:later:body");
         let bodies: Vec<Entry> = self.send(&unpack).await.unwrap();
@@ -113,7 +113,7 @@ impl World<'_> {
         };
         let suspects: BTreeMap<String, String> = self.suspects.iter().flat_map(both).collect();
         assert_eq!(self.ask::<BTreeMap<String, String>>("HGETALL {mq:t}:suspects").await, suspects);
-        let mut command = words("HMGET {mq:t}:cron");
+        let mut command = parse_command("HMGET {mq:t}:cron");
         command.arg(&SCHEDULES);
         let fired: Vec<i64> = self.send(&command).await.unwrap();
         assert_eq!(fired, self.fired.map(|at| at.as_millisecond()));

@@ -3,7 +3,7 @@
 use super::Step;
 use super::server::Server;
 use super::settle::Settling;
-use crate::servers::words;
+use crate::servers::parse_command;
 use gateway_worker::message::field;
 use gateway_worker::publication::Priority;
 use gateway_worker::queue::{EntryKey, QueueError, Reader, Source, SweptTo, Taken, TopicQueue};
@@ -178,7 +178,7 @@ impl<'a> World<'a> {
     /// A plain client's command, written as in a shell without quotes; nothing
     /// where it was refused.
     pub(super) async fn client<T: FromRedisValue>(&self, command: &str) -> Option<T> {
-        self.send(&words(command)).await
+        self.send(&parse_command(command)).await
     }
 
     pub(super) async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Option<T> {

@@ -1,5 +1,5 @@
-//! What the worker takes from the plugins directory, and what it says about
-//! files that others could have written.
+//! Which files of the plugins directory are loaded, and the checks of their
+//! permissions.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest};
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ fn chmod(plugins: &Plugins, name: &str, mode: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_others_can_write_is_warned_about_or_refused() {
+async fn a_file_writable_by_others_is_warned_about_or_rejected() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     chmod(&plugins, "topic.toml", 0o666);
@@ -20,7 +20,7 @@ async fn a_file_that_others_can_write_is_warned_about_or_refused() {
     let gateway = start("refuse");
     let reason = gateway.until_refused("topic").await;
     assert!(reason.contains("topic.toml is not to be trusted") && reason.contains("chmod go-w"), "{reason}");
-    // Mending it is enough.
+    // Correcting the mode is enough.
     chmod(&plugins, "topic.toml", 0o644);
     gateway.signal(Signal::HUP);
     gateway.until_loaded("topic").await;
@@ -40,11 +40,11 @@ async fn a_file_that_others_can_write_is_warned_about_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_plugins_are_looked_at_and_no_more() {
+async fn at_most_a_thousand_plugins_are_loaded() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     for number in 0..=1000 {
-        // Neither compiled nor much to read.
+        // Invalid and small, so that nothing is compiled.
         fs::write(plugins.path().join(format!("topic-{number:04}.wasm")), "no").unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
@@ -56,7 +56,7 @@ async fn a_thousand_plugins_are_looked_at_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_with_an_underscore_whose_dotted_twin_has_messages_is_warned_about() {
+async fn a_topic_with_an_underscore_is_warned_about_if_the_dotted_topic_has_messages() {
     let redis = Redis::start();
     let plugins = Plugins::with("stock_alert", &guest(OK), "").and("any_topic", &guest(OK), "");
     redis.publish("stock.alert", "a", "{}").await;
@@ -68,9 +68,9 @@ async fn a_topic_with_an_underscore_whose_dotted_twin_has_messages_is_warned_abo
     assert_eq!(gateway.logged("twin with dots").len(), 1);
 }
 
-/// Who takes the rest is trusted with more than others, and looked at like them.
+/// A catch-all plugin gets the same permission checks.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
+async fn a_catch_all_file_owned_by_another_user_is_rejected() {
     let redis = Redis::start();
     redis.publish("whose", "a", "{}").await;
     let plugins = Plugins::with("rest", &guest(OK), "topics = [\"*\"]\n");
@@ -80,12 +80,13 @@ async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
     let reason = gateway.until_refused("rest").await;
     assert!(reason.contains("rest.wasm is not to be trusted") && reason.contains("its mode is 664"), "{reason}");
     chmod(&plugins, "rest.wasm", 0o644);
-    // Only root can give a file away.
+    // Only root can change the owner of a file.
     let wasm = plugins.path().join("rest.wasm");
     if std::os::unix::fs::chown(&wasm, Some(65534), None).is_ok() {
         gateway.signal(Signal::HUP);
-        let is_told = |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
-        gateway.until_logged("plugin refused", is_told).await;
+        let names_the_owner =
+            |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
+        gateway.until_logged("plugin refused", names_the_owner).await;
         assert_eq!(redis.run::<i64>("XLEN mq:whose").await, 1);
         drop(gateway);
         let gateway = start("warn");
@@ -96,5 +97,5 @@ async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
     }
     let gateway = start("refuse");
     gateway.until_loaded("rest").await;
-    redis.is("what waited is handled", "XLEN mq:whose", 0).await;
+    redis.is("the waiting message is handled", "XLEN mq:whose", 0).await;
 }

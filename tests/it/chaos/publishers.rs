@@ -1,7 +1,6 @@
-//! What was published: by publishers that go straight to Redis and write down
-//! what it acknowledged.
+//! Publishers that connect to Redis directly and record what it acknowledged.
 
-use super::site::{ANSWER, Door};
+use super::redis_setup::{PublisherTarget, REPLY_TIMEOUT};
 use crate::support::{topic, try_connection};
 use fastrand::Rng;
 use gateway_worker::publication::{Draft, Priority};
@@ -14,29 +13,29 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The topics that have a publisher of their own; `child` has none.
+/// The topics with a publisher each; `child` only gets follow-ups.
 pub(super) const TOPICS: [&str; 8] = ["plain", "prio", "dedup", "list", "retries", "parent", "delayed", "slow"];
 pub(super) const CHILD: &str = "child";
-/// As many attempts as a message has.
+/// The maximum attempts of a message.
 pub(super) const ATTEMPTS: u32 = 3;
 
-/// All that is known of the messages of one key.
+/// What is recorded of the messages of one key.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Published {
-    /// Redis said yes.
+    /// Acknowledged by Redis.
     pub(super) acknowledged: usize,
-    /// The answer was lost: it may be there or not.
+    /// The reply was lost: the message may exist.
     pub(super) unknown: usize,
-    /// Its every run fails.
+    /// Every run fails.
     pub(super) is_doomed: bool,
-    /// A follow-up belongs to it.
+    /// It publishes a follow-up.
     pub(super) has_child: bool,
-    /// Copies of what has finished are dropped.
-    pub(super) is_deduped: bool,
+    /// Copies of finished messages are dropped.
+    pub(super) is_deduplicated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum PublishResult {
     Acknowledged,
     Refused,
     Unknown,
@@ -52,13 +51,13 @@ impl Ledger {
         self.published.lock().unwrap().clone()
     }
 
-    fn note(&self, key: &str, fate: Fate, about: Published) {
+    fn note(&self, key: &str, result: PublishResult, about: Published) {
         let mut published = self.published.lock().unwrap();
         let one = published.entry(key.to_owned()).or_insert(about);
-        match fate {
-            Fate::Acknowledged => one.acknowledged += 1,
-            Fate::Unknown => one.unknown += 1,
-            Fate::Refused => {}
+        match result {
+            PublishResult::Acknowledged => one.acknowledged += 1,
+            PublishResult::Unknown => one.unknown += 1,
+            PublishResult::Refused => {}
         }
     }
 }
@@ -68,22 +67,22 @@ pub(super) fn child_of(parent: &str) -> String {
     format!("child-of-{parent}")
 }
 
-/// Publishers that run until they are stopped, one for each topic.
+/// One publisher for each topic, which runs until it is stopped.
 pub(super) struct Publishers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Publishers {
-    /// `stage` sets the ids of one set of publishers apart from another's.
-    pub(super) fn start(door: &Door, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
+    /// `stage` distinguishes the ids of several sets of publishers.
+    pub(super) fn start(target: &PublisherTarget, ledger: &Arc<Ledger>, stage: &str, seed: u64) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for (number, name) in TOPICS.into_iter().enumerate() {
             let publisher = Publisher {
                 name,
                 stage: stage.to_owned(),
-                queue: queue(&door.url, name),
-                door: door.clone(),
+                queue: queue(&target.url, name),
+                target: target.clone(),
                 ledger: ledger.clone(),
                 rng: Rng::with_seed(seed.wrapping_add(1 + number as u64)),
             };
@@ -109,7 +108,7 @@ struct Publisher {
     name: &'static str,
     stage: String,
     queue: TopicQueue,
-    door: Door,
+    target: PublisherTarget,
     ledger: Arc<Ledger>,
     rng: Rng,
 }
@@ -129,17 +128,17 @@ impl Publisher {
         let mut about = Published::default();
         let echo = json!({"do": "echo", "to": "seen"});
         let act = |of: Vec<Value>| json!({"do": "all", "key": key, "of": of}).to_string();
-        let fate = match self.name {
+        let result = match self.name {
             "prio" => {
                 let priority = [Priority::High, Priority::Normal, Priority::Low][self.rng.usize(..3)];
                 self.send(key, &act(vec![echo]), Duration::ZERO, priority).await
             }
             "dedup" => {
-                about.is_deduped = true;
+                about.is_deduplicated = true;
                 let data = act(vec![json!({"do": "sleep", "ms": self.rng.u64(..100)}), echo]);
                 for _ in 0..self.rng.u32(..3) {
-                    let fate = self.send(key, &data, Duration::ZERO, Priority::Normal).await;
-                    self.ledger.note(key, fate, about.clone());
+                    let result = self.send(key, &data, Duration::ZERO, Priority::Normal).await;
+                    self.ledger.note(key, result, about.clone());
                     tokio::time::sleep(Duration::from_millis(self.rng.u64(..300))).await;
                 }
                 self.send(key, &data, Duration::ZERO, Priority::Normal).await
@@ -175,14 +174,14 @@ impl Publisher {
             }
             _ => self.send(key, &act(vec![echo]), Duration::ZERO, Priority::Normal).await,
         };
-        self.ledger.note(key, fate, about);
+        self.ledger.note(key, result, about);
     }
 
-    async fn send(&self, id: &str, data: &str, delay: Duration, priority: Priority) -> Fate {
-        if self.door.nodes.is_empty() {
+    async fn send(&self, id: &str, data: &str, delay: Duration, priority: Priority) -> PublishResult {
+        if self.target.nodes.is_empty() {
             return send(&self.queue, self.name, id, data, (delay, priority)).await;
         }
-        // The library does not wait for replicas, so here it is done by hand.
+        // The library does not wait for replicas, so this sends the commands itself.
         let (name, message) = (self.name, envelope(id, self.name, data));
         let class = match priority {
             Priority::High => "high",
@@ -199,46 +198,48 @@ impl Publisher {
             pipe.cmd("HSETNX").arg(format!("{{mq:{name}}}:state")).arg(class).arg(1).ignore();
             pipe.cmd("XADD").arg(format!("{{mq:{name}}}:{class}")).arg("*").arg("message").arg(message);
         }
-        self.send_plainly(pipe).await
+        self.send_with_plain_client(pipe).await
     }
 
-    /// As plain clients do it, with a connection for each.
-    async fn command(&self, command: &redis::Cmd) -> Fate {
+    /// Publishes as plain clients do, with a new connection each time.
+    async fn command(&self, command: &redis::Cmd) -> PublishResult {
         let mut pipe = redis::pipe();
-        self.send_plainly(pipe.add_command(command.clone()).to_owned()).await
+        self.send_with_plain_client(pipe.add_command(command.clone()).to_owned()).await
     }
 
-    /// Where there is a replica, only what it has is acknowledged.
-    async fn send_plainly(&self, mut pipe: redis::Pipeline) -> Fate {
-        let (door, is_watched) = (&self.door, !self.door.nodes.is_empty());
+    /// With a replica, a message counts as acknowledged once the replica has it.
+    async fn send_with_plain_client(&self, mut pipe: redis::Pipeline) -> PublishResult {
+        let (target, is_watched) = (&self.target, !self.target.nodes.is_empty());
         pipe.ignore();
         pipe.cmd("WAIT").arg(u8::from(is_watched)).arg(300);
-        let urls = if is_watched { &door.nodes[..] } else { std::slice::from_ref(&door.url) };
+        let urls = if is_watched { &target.nodes[..] } else { std::slice::from_ref(&target.url) };
         for url in urls {
-            // Nothing was sent to who is not there.
-            let Ok(Ok(mut connection)) = tokio::time::timeout(ANSWER, try_connection(url)).await else { continue };
-            match tokio::time::timeout(ANSWER, pipe.query_async::<(u32,)>(&mut connection)).await {
-                Ok(Ok((replicas,))) if replicas > 0 || !is_watched => return Fate::Acknowledged,
-                // A replica, which takes none.
+            // Nothing was sent to a node that is unreachable.
+            let Ok(Ok(mut connection)) = tokio::time::timeout(REPLY_TIMEOUT, try_connection(url)).await else {
+                continue;
+            };
+            match tokio::time::timeout(REPLY_TIMEOUT, pipe.query_async::<(u32,)>(&mut connection)).await {
+                Ok(Ok((replicas,))) if replicas > 0 || !is_watched => return PublishResult::Acknowledged,
+                // A replica accepts no writes.
                 Ok(Err(error)) if error.to_string().contains("read only replica") => {}
-                Ok(Err(error)) => return fate_of(&error.to_string()),
-                _ => return Fate::Unknown,
+                Ok(Err(error)) => return publish_result(&error.to_string()),
+                _ => return PublishResult::Unknown,
             }
         }
-        Fate::Refused
+        PublishResult::Refused
     }
 }
 
-async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> Fate {
+async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> PublishResult {
     let topic = topic(name);
     let draft = Draft { delay: how.0, priority: how.1, ..Draft::new(id.to_owned(), &topic, data) };
     let sent: Result<(), QueueError> = queue.publish(&draft.seal(Timestamp::now()).unwrap()).await;
-    sent.map_or_else(|error| fate_of(&error.to_string()), |()| Fate::Acknowledged)
+    sent.map_or_else(|error| publish_result(&error.to_string()), |()| PublishResult::Acknowledged)
 }
 
-/// Redis' own word that it was not done; anything else leaves it open.
-fn fate_of(error: &str) -> Fate {
-    if error.contains("OOM") || error.contains("LOADING") { Fate::Refused } else { Fate::Unknown }
+/// Only these errors prove that Redis did nothing.
+fn publish_result(error: &str) -> PublishResult {
+    if error.contains("OOM") || error.contains("LOADING") { PublishResult::Refused } else { PublishResult::Unknown }
 }
 
 fn envelope(id: &str, topic: &str, data: &str) -> String {
@@ -248,14 +249,13 @@ fn envelope(id: &str, topic: &str, data: &str) -> String {
     )
 }
 
-/// Publishes a further copy of each of these, which have finished. Returns how
-/// many Redis took.
-pub(super) async fn copies(door: &Door, keys: impl Iterator<Item = &String>) -> usize {
-    let (queue, mut sent) = (queue(&door.url, "dedup"), 0);
+/// Publishes another copy of each of these finished messages. Returns their number.
+pub(super) async fn copies(target: &PublisherTarget, keys: impl Iterator<Item = &String>) -> usize {
+    let (queue, mut sent) = (queue(&target.url, "dedup"), 0);
     for key in keys {
         let data = json!({"do": "all", "key": key, "of": [{"do": "echo", "to": "seen"}]}).to_string();
-        let fate = send(&queue, "dedup", key, &data, (Duration::ZERO, Priority::Normal)).await;
-        assert_eq!(fate, Fate::Acknowledged, "a calm Redis takes {key}");
+        let result = send(&queue, "dedup", key, &data, (Duration::ZERO, Priority::Normal)).await;
+        assert_eq!(result, PublishResult::Acknowledged, "a healthy Redis accepts {key}");
         sent += 1;
     }
     sent

@@ -1,6 +1,5 @@
-//! What a handler needs, and whether this host has it: what is built against a
-//! newer contract loads as long as it needs nothing new, and what does not load
-//! is told what it lacks.
+//! Compatibility of components with the contract of this host: one built against a newer
+//! contract loads if it uses no additions, and a rejection names what is missing.
 
 use crate::guest::module;
 use crate::support::{BINARY, OK, encode};
@@ -12,10 +11,10 @@ use std::path::PathBuf;
 
 const WIT: &str = include_str!("../../wit/gateway.wit");
 
-/// What is changed in the text of our contract, and to what.
+/// Replacements in the text of the contract.
 pub(crate) type Change<'a> = &'a [(&'a str, &'a str)];
 
-/// A handler built against another contract, and what its core module imports.
+/// A handler built against a changed contract, with these imports in its core module.
 pub(crate) fn built(change: Change, imports: &str) -> Vec<u8> {
     let changed = |text: &str| change.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
     let module = changed(&module("", OK).replacen("(module", &format!("(module {imports}"), 1));
@@ -42,18 +41,18 @@ pub(crate) const NEWER: (&str, &str) = ("@1.0.0", "@1.1.0");
 const NEXT: (&str, &str) = ("@1.0.0", "@2.0.0");
 
 pub(crate) const ADD_FLUSH: (&str, &str) = ("  log: func(", "  flush: func();\n  log: func(");
-/// Uses what is added.
+/// Imports the added function.
 pub(crate) const FLUSH: &str = r#"(import "gateway:worker/logging@1.0.0" "flush" (func))"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newer_by_number_or_by_what_it_does_not_use_loads() {
+async fn a_newer_contract_loads_if_its_additions_are_unused() {
     assert_eq!(refusal(&built(&[NEWER], LOG)).await, None);
-    // The bindings of Rust and C import only what is used.
+    // The bindings for Rust and C import only the functions that are used.
     assert_eq!(refusal(&built(&[NEWER, ADD_FLUSH], LOG)).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_host_lacks_is_named_with_what_there_is() {
+async fn a_missing_interface_is_named_together_with_those_available() {
     let other = |name: &str, interface: &str| {
         let (package, path) = name
             .split_once('@')
@@ -81,15 +80,15 @@ async fn what_the_host_lacks_is_named_with_what_there_is() {
         (&[("enum level { debug,", "enum level { trace, debug,")], LOG, "`log` of gateway:worker/logging@1.0.0 has another type than this host's: type mismatch with parameters: expected enum of 4 names, found 5 names (expected is what the host has)".to_owned()),
         (&[("    retry(again),", "    retry(again),\n    other(again),")], LOG, "its export gateway:worker/handler@1.0.0 has another type than this host's: ".to_owned()),
     ];
-    for (change, imports, told) in cases {
+    for (change, imports, fragment) in cases {
         let reason = refusal(&built(change, imports)).await.unwrap();
-        assert!(reason.contains(&told), "{told}\n{reason}");
+        assert!(reason.contains(&fragment), "{fragment}\n{reason}");
         assert!(reason.contains("build it against this host's wit/gateway.wit"), "{reason}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_with_another_field_is_refused_before_its_first_message() {
+async fn a_record_with_an_additional_field_is_rejected_at_load() {
     let wider = module("", OK).replace(
         "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
         "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
@@ -104,10 +103,10 @@ async fn a_record_with_another_field_is_refused_before_its_first_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_component_is_none_wherever_it_is_cut() {
+async fn a_truncated_component_is_rejected_at_every_length() {
     let whole = built(&[], LOG);
     let (header, mut refused) = (8, 0);
-    // Each header byte, and then here and there.
+    // At each byte of the header, and at regular distances after it.
     for at in (0..=header).chain((header + 1..whole.len()).step_by(whole.len() / 40)) {
         let reason = refusal(&whole[..at]).await.unwrap_or_else(|| panic!("{at} of {} bytes load", whole.len()));
         assert!(
@@ -120,9 +119,9 @@ async fn half_a_component_is_none_wherever_it_is_cut() {
     assert!(refusal(b"PK\x03\x04rest").await.unwrap().contains("a zip archive: unpack it"));
 }
 
-/// Whatever bytes: a plugin or words, soon, and the host lives on.
+/// Any bytes either load or are rejected with a reason, and the host keeps running.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_component_with_a_byte_changed_loads_or_is_refused_in_words() {
+async fn a_component_with_a_changed_byte_loads_or_is_rejected_with_a_reason() {
     let whole = built(&[], LOG);
     let engine = engine();
     let mut refused = 0;
@@ -132,7 +131,7 @@ async fn a_component_with_a_byte_changed_loads_or_is_refused_in_words() {
             bytes[at] ^= change;
             if let Err(reason) = load(&engine, &bytes).await {
                 assert!(!reason.is_empty() && reason.len() < 5000, "{at} {change}: {reason}");
-                // It may be wrong in any way, but it is not the compiler's fault.
+                // Any reason is allowed, but the compiler must not crash.
                 assert!(!reason.contains("the compiler crashed"), "{at} {change}: {reason}");
                 refused += 1;
             }

@@ -1,5 +1,5 @@
-//! Who goes through much does it in small pieces, so that Redis serves others
-//! in between, however large the messages are.
+//! Scripts that scan many messages work in batches that are limited by entries and bytes,
+//! so that Redis serves other clients in between, however large the messages are.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use gateway_worker::message::Fields;
@@ -31,7 +31,7 @@ async fn send(connection: &mut MultiplexedConnection, words: &[&str]) {
     command.arg(&words[1..]).query_async::<redis::Value>(connection).await.unwrap();
 }
 
-/// So many messages of this size by this command, whose last word is the body.
+/// Adds `COUNT` messages of this size with this command, whose last word is the body.
 async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
     let mut connection = redis.connection().await;
     for number in 0..COUNT {
@@ -40,8 +40,8 @@ async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
     }
 }
 
-/// How many messages each script has looked at.
-async fn looks(queue: &TopicQueue, id: &str) -> Vec<u64> {
+/// The number of messages that each script of a search has read.
+async fn find_batches(queue: &TopicQueue, id: &str) -> Vec<u64> {
     let mut counts = Vec::new();
     let found = queue.find(id, &mut |count| counts.push(count)).await.unwrap();
     assert_eq!(found.len(), 1, "{id}");
@@ -58,7 +58,7 @@ async fn take_all(queue: &TopicQueue) -> Vec<Taken> {
     taken
 }
 
-/// How much scripts have read, which stays in their memory for a while.
+/// The memory of Lua, which keeps what scripts have read for a while.
 async fn lua_bytes(redis: &Redis) -> usize {
     let memory: String = redis.run("INFO memory").await;
     let bytes = memory.lines().find_map(|line| line.strip_prefix("used_memory_lua:")).unwrap();
@@ -72,7 +72,7 @@ async fn scripts_run(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
+async fn large_messages_are_searched_one_by_one_and_small_ones_in_batches() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for (bytes, scripts, at_once) in [(LARGE, COUNT, 1), (1000, 1, COUNT as u64)] {
@@ -84,27 +84,27 @@ async fn large_messages_are_looked_at_one_by_one_and_small_ones_together() {
             &["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"],
         ] {
             fill(&redis, words, bytes).await;
-            let counts = looks(&queue, "m63").await;
+            let counts = find_batches(&queue, "m63").await;
             assert_eq!(counts, vec![at_once; scripts], "{words:?}");
             redis.run::<()>("FLUSHALL").await;
         }
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         take_all(&queue).await;
-        let counts = looks(&queue, "m63").await;
+        let counts = find_batches(&queue, "m63").await;
         assert_eq!(counts, vec![at_once; scripts], "in flight");
         redis.run::<()>("FLUSHALL").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
+async fn large_delayed_messages_are_searched_in_small_batches() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for number in 0..COUNT {
         publish_later(&queue, number, LARGE).await;
     }
-    // By a scan, which brings all that lies in one place of the table.
-    let counts = looks(&queue, "m63").await;
+    // A scan returns all entries of one bucket.
+    let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
     assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
     redis.run::<()>("FLUSHALL").await;
@@ -113,46 +113,46 @@ async fn large_delayed_messages_are_looked_at_a_few_at_a_time() {
     for number in 0..COUNT {
         send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
     }
-    let counts = looks(&queue, "m63").await;
+    let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
     assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_message_behind_small_ones_ends_the_piece() {
+async fn a_large_message_after_small_ones_ends_the_batch() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
     redis.publish("t", "last", "{}").await;
-    let counts = looks(&queue, "last").await;
-    // The small ones, and as many of the large as were read with the last of them.
+    let counts = find_batches(&queue, "last").await;
+    // The small ones, and the large ones that were read with the last of them.
     assert!(counts[0] >= COUNT as u64 && counts[0] <= COUNT as u64 + 16, "{counts:?}");
     assert!(counts[1..].iter().all(|count| *count <= 1), "{counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_read_and_dropped_in_pieces_of_few_bytes() {
+async fn dead_letters_are_read_and_purged_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
-    let bury = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
+    let add_dead_letter = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
     for (bytes, at_once) in [(LARGE, 1), (1000, COUNT)] {
-        fill(&redis, &bury, bytes).await;
+        fill(&redis, &add_dead_letter, bytes).await;
         let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
         assert_eq!(walk.next().await.unwrap().len(), at_once);
         let mut newest = None;
         let mut dropped = 0;
         while dropped < COUNT as u64 {
-            let piece = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
-            assert_eq!(piece, at_once as u64);
-            dropped += piece;
+            let batch = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
+            assert_eq!(batch, at_once as u64);
+            dropped += batch;
         }
         assert_eq!(queue.dead_count().await.unwrap(), 0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_due_is_moved_in_pieces_of_few_bytes() {
+async fn due_messages_are_promoted_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     let mut connection = redis.connection().await;
@@ -169,7 +169,7 @@ async fn what_is_due_is_moved_in_pieces_of_few_bytes() {
     }
 }
 
-async fn read_all_as_the_original(redis: &Redis) -> Vec<String> {
+async fn read_all_as_legacy_worker(redis: &Redis) -> Vec<String> {
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t consumer-1 STREAMS mq:t >").await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
@@ -177,12 +177,12 @@ async fn read_all_as_the_original(redis: &Redis) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
+async fn history_is_swept_in_batches_limited_by_bytes_also_with_a_full_redis() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for (bytes, left) in [(LARGE, COUNT - 1), (1000, 0)] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
-        for id in read_all_as_the_original(&redis).await {
+        for id in read_all_as_legacy_worker(&redis).await {
             redis.run::<i64>(&format!("XACK mq:t consumer-group-t {id}")).await;
         }
         redis.run::<()>("CONFIG SET maxmemory 1").await;
@@ -195,19 +195,19 @@ async fn history_is_swept_in_pieces_of_few_bytes_and_where_memory_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
+async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for _ in 0..5 {
         fill(&redis, &["XADD", "mq:t", "*", "message"], 10).await;
     }
-    let ids = read_all_as_the_original(&redis).await;
-    // The first is history, and all behind it but the last two are pending and
-    // gone: more than a piece has entries.
+    let ids = read_all_as_legacy_worker(&redis).await;
+    // The first is history, and all others except the last two are pending and deleted:
+    // more than a batch has entries.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", ids[0])).await;
-    let (gone, pending) = ids[1..].split_at(ids.len() - 3);
+    let (deleted, pending) = ids[1..].split_at(ids.len() - 3);
     let mut connection = redis.connection().await;
-    redis::cmd("XDEL").arg("mq:t").arg(gone).query_async::<i64>(&mut connection).await.unwrap();
+    redis::cmd("XDEL").arg("mq:t").arg(deleted).query_async::<i64>(&mut connection).await.unwrap();
     let mut from = None;
     loop {
         from = queue.sweep(from.as_ref()).await.unwrap();
@@ -220,7 +220,7 @@ async fn what_was_deleted_while_it_was_pending_makes_no_sweep_miss_what_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
+async fn a_list_of_large_items_is_not_read_whole() {
     for (end, bytes, at_once) in
         [(End::Left, LARGE, 1), (End::Right, LARGE, 1), (End::Left, 10, COUNT), (End::Right, 10, COUNT)]
     {
@@ -241,34 +241,34 @@ async fn a_list_of_large_items_is_not_read_whole_to_move_a_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_the_originals_is_found_behind_large_messages() {
+async fn a_legacy_copy_is_found_behind_large_messages() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":0}"#).await;
-    assert_eq!(read_all_as_the_original(&redis).await.len(), 1);
+    assert_eq!(read_all_as_legacy_worker(&redis).await.len(), 1);
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
     assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":1}"#).await;
     redis.run::<()>("CONFIG RESETSTAT").await;
     assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 1);
-    // One large message fills a piece.
+    // One large message fills a batch.
     assert!(scripts_run(&redis).await > COUNT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_purged_in_pieces_of_few_bytes() {
+async fn waiting_messages_are_purged_in_batches_limited_by_bytes() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
-    for (bytes, pieces) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
+    for (bytes, batches) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         let mut counts = Vec::new();
         queue.purge(false, &mut |count| counts.push(count)).await.unwrap();
-        assert_eq!(counts, pieces);
+        assert_eq!(counts, batches);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_and_delayed_messages_are_purged_unread() {
+async fn lists_and_delayed_messages_are_purged_without_reading_them() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     let mut connection = redis.connection().await;
@@ -277,7 +277,7 @@ async fn lists_and_delayed_messages_are_purged_unread() {
         send(&mut connection, &["ZADD", "mq:delay:t", "4102444800", &envelope(number, LARGE)]).await;
     }
     fill(&redis, &["RPUSH", "{mq:t}:in"], LARGE).await;
-    // What publishing has read is not the purge's.
+    // Discard the memory that the publications have used.
     redis.run::<()>("SCRIPT FLUSH SYNC").await;
     let purged = queue.purge(true, &mut |_| {}).await.unwrap();
     assert_eq!(purged, Purged { waiting: COUNT as u64, delayed: 2 * COUNT as u64 });
@@ -288,7 +288,7 @@ async fn lists_and_delayed_messages_are_purged_unread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_takes_what_was_there_and_nothing_that_comes_meanwhile() {
+async fn a_purge_spares_messages_that_arrive_meanwhile() {
     let redis = Redis::start_with(&[]);
     let queue = redis.queue("t", "me");
     for _ in 0..10 {
@@ -315,22 +315,22 @@ fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_moves_is_settled_in_pieces_of_few_bytes() {
-    // A server closes the connection of who sends it more at once.
+async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
+    // The server closes a connection that sends more at once.
     let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
     let queue = redis.queue("t", "me");
     let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
     let dead = |taken: &Taken, _: usize| taken.dead(Fields::new());
-    type Fate = fn(&Taken, usize) -> Settlement;
-    let fates: [Fate; 3] = [follow_up, again, dead];
-    for fate in fates {
+    type Settle = fn(&Taken, usize) -> Settlement;
+    let settlements: [Settle; 3] = [follow_up, again, dead];
+    for settlement in settlements {
         for (bytes, scripts) in [(LARGE, COUNT), (1000, 1)] {
             fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
-            let batch: Vec<_> = take_all(&queue).await.iter().map(|one| fate(one, bytes)).collect();
+            let batch: Vec<_> = take_all(&queue).await.iter().map(|one| settlement(one, bytes)).collect();
             let before = scripts_run(&redis).await;
             let settled = queue.settle(&batch, HOUR).await.unwrap();
             assert_eq!(settled, vec![Settled::Ok; COUNT]);
-            // One more, where the server did not know the script.
+            // One more if the server had to load the script.
             let run = scripts_run(&redis).await - before;
             assert!(run == scripts || run == scripts + 1, "{run}");
             redis.run::<()>("FLUSHALL").await;
@@ -341,25 +341,25 @@ async fn what_moves_is_settled_in_pieces_of_few_bytes() {
 const LEASE: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_messages_are_taken_over_and_found_again_a_few_at_a_time() {
+async fn large_messages_are_reclaimed_and_recovered_in_small_batches() {
     let redis = Redis::start_with(&[]);
     let (queue, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
     for (bytes, at_once) in [(LARGE, 8), (1000, COUNT)] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         take_all(&queue).await;
-        let mut held: Vec<EntryKey> = Vec::new();
-        while held.len() < COUNT {
-            let found = queue.reconcile(Source::Normal, &held).await.unwrap();
+        let mut in_flight: Vec<EntryKey> = Vec::new();
+        while in_flight.len() < COUNT {
+            let found = queue.reconcile(Source::Normal, &in_flight).await.unwrap();
             assert_eq!(found.len(), at_once);
-            held.extend(found.into_iter().map(|one| one.entry));
+            in_flight.extend(found.into_iter().map(|one| one.entry));
         }
-        assert!(queue.reconcile(Source::Normal, &held).await.unwrap().is_empty());
+        assert!(queue.reconcile(Source::Normal, &in_flight).await.unwrap().is_empty());
         let mut taken = 0;
         while taken < COUNT {
             let found = other.take_over(Source::Normal, LEASE, None, COUNT).await.unwrap();
             assert_eq!(found.taken.len(), at_once);
             taken += at_once;
-            // So it is known that it is worth another look.
+            // The caller learns that more can be reclaimed.
             assert_eq!(found.others > 0, taken < COUNT);
         }
         redis.run::<()>("FLUSHALL").await;
@@ -367,7 +367,7 @@ async fn large_messages_are_taken_over_and_found_again_a_few_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_knows_no_message_yet_begins_with_a_few() {
+async fn a_new_worker_begins_with_small_reads() {
     let redis = Redis::start_with(&[]);
     let pad = "x".repeat(LARGE);
     for number in 0..COUNT {
@@ -385,7 +385,7 @@ async fn a_worker_that_knows_no_message_yet_begins_with_a_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_due_does_not_wait_until_all_history_is_swept() {
+async fn due_messages_do_not_wait_for_the_end_of_a_sweep() {
     const HISTORY: i64 = 200_000;
     let redis = Redis::start_with(&[]);
     let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'message', '{}') end";
@@ -395,7 +395,7 @@ async fn what_is_due_does_not_wait_until_all_history_is_swept() {
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t $").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
-    until("it is being swept", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;
+    until("the sweep has begun", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;
     redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
     gateway.until_outcome("t", "due", "done").await;
     assert!(redis.run::<i64>("XLEN mq:t").await > HISTORY / 2);

@@ -1,88 +1,88 @@
-//! The Redis that everything happens to: one server behind a proxy, or a master
-//! and its replica that sentinels watch.
+//! The Redis under test: one server behind a proxy, or a master and its replica with
+//! sentinels.
 
 use crate::proxy::Proxy;
-use crate::servers::{Server, words};
-use crate::support::{Entry, Redis, patient_connection, try_connection, until};
+use crate::servers::{Server, parse_command};
+use crate::support::{Entry, Redis, connect_without_timeout, try_connection, until};
 use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Longer than this nobody here waits for an answer.
-pub(super) const ANSWER: Duration = Duration::from_secs(2);
-/// Sentinels that were asked to hand over have done so by then, or given it up.
-const HANDED_OVER: Duration = Duration::from_secs(20);
+/// How long the test waits for a reply.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a failover may take before it is requested again.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Alone,
-    Watched,
+    Standalone,
+    Sentinel,
 }
 
-pub(super) enum Site {
-    Alone(Box<Redis>, Box<Proxy>),
-    Watched(Box<Server>),
+pub(super) enum RedisSetup {
+    Standalone(Box<Redis>, Box<Proxy>),
+    Sentinel(Box<Server>),
 }
 
-/// Where publishers go: past the proxy; and where there are several nodes, to
-/// whichever takes writes.
+/// Where publishers connect: not through the proxy, and with several nodes to the one
+/// that accepts writes.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct PublisherTarget {
     pub(super) url: String,
     pub(super) nodes: Vec<String>,
 }
 
-impl Site {
+impl RedisSetup {
     pub(super) async fn start(kind: Kind) -> Self {
         match kind {
-            Kind::Alone => {
+            Kind::Standalone => {
                 let redis = Redis::start();
                 let proxy = Proxy::start(&redis).await;
-                Self::Alone(Box::new(redis), Box::new(proxy))
+                Self::Standalone(Box::new(redis), Box::new(proxy))
             }
-            Kind::Watched => Self::Watched(Box::new(Server::start_watched_closely().await)),
+            Kind::Sentinel => Self::Sentinel(Box::new(Server::start_sentinel_with_fast_failover().await)),
         }
     }
 
-    /// Where workers go.
+    /// The URL of the workers.
     pub(super) fn url(&self) -> String {
         match self {
-            Self::Alone(_, proxy) => proxy.url(),
-            Self::Watched(server) => server.url.clone(),
+            Self::Standalone(_, proxy) => proxy.url(),
+            Self::Sentinel(server) => server.url.clone(),
         }
     }
 
-    pub(super) fn door(&self) -> Door {
+    pub(super) fn target(&self) -> PublisherTarget {
         match self {
-            Self::Alone(redis, _) => Door { url: redis.url(), nodes: Vec::new() },
-            Self::Watched(server) => {
+            Self::Standalone(redis, _) => PublisherTarget { url: redis.url(), nodes: Vec::new() },
+            Self::Sentinel(server) => {
                 let nodes = server.nodes.iter().map(|node| node.url()).collect();
-                Door { url: server.url.clone(), nodes }
+                PublisherTarget { url: server.url.clone(), nodes }
             }
         }
     }
 
     pub(super) fn proxy(&self) -> &Proxy {
         match self {
-            Self::Alone(_, proxy) => proxy,
-            Self::Watched(_) => panic!("nobody draws this where there is no proxy"),
+            Self::Standalone(_, proxy) => proxy,
+            Self::Sentinel(_) => panic!("this fault needs a proxy"),
         }
     }
 
-    /// To the one that has all there is. To be called in the calm.
+    /// A connection to the master. Only valid while no fault is active.
     pub(super) async fn connection(&self) -> MultiplexedConnection {
         match self {
-            Self::Alone(redis, _) => redis.connection().await,
-            Self::Watched(server) => {
+            Self::Standalone(redis, _) => redis.connection().await,
+            Self::Sentinel(server) => {
                 let master = until("a master", async || agreed_master(server).await).await;
-                patient_connection(&server.nodes[master].url()).await
+                connect_without_timeout(&server.nodes[master].url()).await
             }
         }
     }
 
     pub(super) async fn run<T: FromRedisValue>(&self, command: &str) -> T {
-        let answer = words(command).query_async(&mut self.connection().await).await;
+        let answer = parse_command(command).query_async(&mut self.connection().await).await;
         answer.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
@@ -92,70 +92,69 @@ impl Site {
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
-    /// A command to every node, which may refuse it: then nothing happens.
-    pub(super) async fn tell(&self, command: &str) {
-        let door = self.door();
-        let all = if door.nodes.is_empty() { vec![door.url] } else { door.nodes };
+    /// Sends a command to every node and ignores errors.
+    pub(super) async fn run_on_all_nodes(&self, command: &str) {
+        let target = self.target();
+        let all = if target.nodes.is_empty() { vec![target.url] } else { target.nodes };
         for url in all {
             let _: Option<redis::Value> = ask(&url, command).await;
         }
     }
 
-    /// A crash, and a start again with what is on the disk. Where a replica
-    /// succeeds, that is waited for, and until all is as it should be.
+    /// Kills Redis and restarts it with its data on disk. With a replica, waits for the
+    /// failover before and for the resynchronization after that.
     pub(super) async fn kill_redis(&mut self, away: Duration) {
         match self {
-            Self::Alone(redis, _) => {
+            Self::Standalone(redis, _) => {
                 redis.kill();
                 tokio::time::sleep(away).await;
-                redis.start_again();
+                redis.restart();
             }
-            Self::Watched(server) => {
+            Self::Sentinel(server) => {
                 let old = until("a master", async || agreed_master(server).await).await;
                 server.nodes[old].kill();
                 until("its replica is the master", async || (agreed_master(server).await? == 1 - old).then_some(()))
                     .await;
                 tokio::time::sleep(away).await;
-                server.nodes[old].start_again();
-                until_settled(server).await;
+                server.nodes[old].restart();
+                until_failover_complete(server).await;
             }
         }
     }
 
-    /// The master becomes the replica of its replica. The sentinels are asked
-    /// once and waited for: asked again in the midst of it they would promote
-    /// one that is not yet up to date.
-    pub(super) async fn hand_over(&self) {
-        let Self::Watched(server) = self else { panic!("there is nobody to hand over to") };
-        until("it hands over", async || {
+    /// Makes the replica the master. The failover is requested once and awaited: a
+    /// second request during it would promote a replica that is not yet up to date.
+    pub(super) async fn failover(&self) {
+        let Self::Sentinel(server) = self else { panic!("a failover needs a replica") };
+        until("the failover", async || {
             let old = agreed_master(server).await?;
-            // Refused while they have not heard of the replica for a moment.
+            // Rejected while the sentinels do not know the replica yet.
             ask::<redis::Value>(&server.sentinels[0].url(), "SENTINEL FAILOVER mymaster").await?;
             let asked = Instant::now();
-            while asked.elapsed() < HANDED_OVER {
+            while asked.elapsed() < FAILOVER_TIMEOUT {
                 if agreed_master(server).await == Some(1 - old) {
                     return Some(());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            until_settled(server).await;
+            until_failover_complete(server).await;
             None
         })
         .await;
-        until_settled(server).await;
+        until_failover_complete(server).await;
     }
 }
 
-/// The answer, if one comes.
+/// The reply, if there is one in time.
 async fn ask<T: FromRedisValue>(url: &str, command: &str) -> Option<T> {
     let answer = async {
         let mut connection = try_connection(url).await?;
-        words(command).query_async(&mut connection).await
+        parse_command(command).query_async(&mut connection).await
     };
-    tokio::time::timeout(ANSWER, answer).await.ok()?.ok()
+    tokio::time::timeout(REPLY_TIMEOUT, answer).await.ok()?.ok()
 }
 
-/// The node that every sentinel calls the master and that calls itself so.
+/// The node that every sentinel and the node itself call the master.
 async fn agreed_master(server: &Server) -> Option<usize> {
     let mut ports = Vec::new();
     for sentinel in &server.sentinels {
@@ -167,9 +166,9 @@ async fn agreed_master(server: &Server) -> Option<usize> {
     (role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))).then_some(at)
 }
 
-/// One master, a replica that has all it had just now, and sentinels that see
-/// both and are at rest: then the next one may die.
-async fn until_settled(server: &Server) {
+/// Waits for one master, a synchronized replica, and sentinels that know both and
+/// run no failover: only then may the next fault follow.
+async fn until_failover_complete(server: &Server) {
     until("the replica follows and the sentinels know", async || {
         let at = agreed_master(server).await?;
         let master: String = ask(&server.nodes[at].url(), "INFO replication").await?;
@@ -180,9 +179,10 @@ async fn until_settled(server: &Server) {
         replica.contains("master_link_status:up").then_some(())?;
         (number(&replica, "slave_repl_offset")? >= number(&master, "master_repl_offset")?).then_some(())?;
         for sentinel in &server.sentinels {
-            let told: BTreeMap<String, String> = ask(&sentinel.url(), "SENTINEL MASTER mymaster").await?;
+            let master_info: BTreeMap<String, String> = ask(&sentinel.url(), "SENTINEL MASTER mymaster").await?;
             let replicas: Vec<BTreeMap<String, String>> = ask(&sentinel.url(), "SENTINEL REPLICAS mymaster").await?;
-            (told["flags"] == "master" && replicas.len() == 1 && replicas[0]["flags"] == "slave").then_some(())?;
+            (master_info["flags"] == "master" && replicas.len() == 1 && replicas[0]["flags"] == "slave")
+                .then_some(())?;
         }
         Some(())
     })

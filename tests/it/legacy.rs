@@ -1,12 +1,13 @@
-//! Taking over from the original's workers, which acknowledge only what went
-//! well: what they copied is not run again, what they dropped is.
+//! Reclaiming messages from GinForge workers, which acknowledge only successful
+//! messages: a message that they copied for a retry is not run again, one that they
+//! dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use gateway_worker::queue::{Reader, Source};
 use serde_json::Value;
 use std::time::Duration;
 
-pub(crate) const GO: &str = "consumer-1795419923585502180";
+pub(crate) const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
 pub(crate) fn envelope(id: &str, retry: u32) -> String {
     format!(
@@ -14,8 +15,8 @@ pub(crate) fn envelope(id: &str, retry: u32) -> String {
     )
 }
 
-/// Adds a message and lets a worker of the original take it.
-async fn go_takes(redis: &Redis, message: &[u8], consumer: &str) {
+/// Adds a message and lets a legacy worker read it.
+async fn legacy_worker_reads(redis: &Redis, message: &[u8], consumer: &str) {
     redis.add("puppet", message).await;
     redis
         .run::<redis::Value>(&format!("XREADGROUP GROUP consumer-group-puppet {consumer} COUNT 1 STREAMS mq:puppet >"))
@@ -30,19 +31,19 @@ async fn seen(redis: &Redis) -> Vec<(String, u64)> {
     seen_in(&redis.envelopes("mq:seen").await)
 }
 
-/// What these tell that was seen: id and attempt.
+/// The ids and attempts in the follow-ups of the handler.
 pub(crate) fn seen_in(envelopes: &[Value]) -> Vec<(String, u64)> {
     let seen = |one: &Value| (one["data"]["id"].as_str().unwrap().to_owned(), one["data"]["attempt"].as_u64().unwrap());
     envelopes.iter().map(seen).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
+async fn a_live_legacy_worker_keeps_its_messages() {
     let redis = Redis::start();
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    go_takes(&redis, envelope("theirs", 0).as_bytes(), GO).await;
+    legacy_worker_reads(&redis, envelope("theirs", 0).as_bytes(), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("ours", 0).as_bytes()).await;
-    // A lease of ours is out long before; theirs is asked for after an hour.
+    // Native leases expire long before legacy messages are reclaimed.
     let options = ["--queue-adopt-after", "1h", "--queue-lease", "500ms"];
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
@@ -50,16 +51,16 @@ async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
     let other = Gateway::start_with(&redis.url(), &plugins, &options);
     other.until_ready().await;
     redis.publish("puppet", "later", r#"{"do":"sleep","ms":1500}"#).await;
-    redis.is("all but theirs", "XLEN mq:puppet", 1).await;
+    redis.is("all but the legacy worker's message", "XLEN mq:puppet", 1).await;
     assert_eq!(redis.in_flight("puppet").await, 1);
-    // Not "nothing at all": on a busy machine a renewal of ours may come late.
+    // On a busy machine a native lease may expire, so only the legacy owner is excluded.
     for worker in [&gateway, &other] {
-        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != GO));
+        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != LEGACY_CONSUMER));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_we_publish_a_consumer_of_the_original_can_read() {
+async fn a_legacy_consumer_can_read_our_messages() {
     let redis = Redis::start();
     redis.publish("puppet", "a", r#"{"k": 1}"#).await;
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
@@ -73,9 +74,9 @@ async fn what_we_publish_a_consumer_of_the_original_can_read() {
     entry["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
 }
 
-/// Adds a message and lets a worker of the original take it in the same moment,
-/// before any of ours can.
-async fn go_takes_first(redis: &Redis, message: &str, consumer: &str) {
+/// Adds a message and lets a legacy worker read it in the same script, before a
+/// native worker can.
+async fn legacy_worker_reads_first(redis: &Redis, message: &str, consumer: &str) {
     let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
                   return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
     let mut command = redis::cmd("EVAL");
@@ -84,15 +85,15 @@ async fn go_takes_first(redis: &Redis, message: &str, consumer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_again() {
+async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
     let redis = Redis::start();
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
-    go_takes_first(&redis, &envelope("failed", 0), GO).await;
-    // It fails, and then with the copy too, which it takes itself.
-    go_takes_first(&redis, &envelope("failed", 1), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("failed", 0), LEGACY_CONSUMER).await;
+    // The legacy worker fails with the message and with its first copy.
+    legacy_worker_reads_first(&redis, &envelope("failed", 1), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("failed", 2).as_bytes()).await;
     gateway.until_outcome("puppet", "failed", "done").await;
     redis.until_in_flight("puppet", 0).await;
@@ -101,42 +102,42 @@ async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_is() {
+async fn a_legacy_dead_letter_is_not_run_and_a_dropped_message_is() {
     let redis = Redis::start();
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
-    // Before history is swept it is looked at too; the next time is a minute off.
+    // The first sweep also probes the stream; the next one is a minute later.
     redis.is("swept", "HEXISTS {mq:puppet}:state floor", 1).await;
-    let bury = |id: &str| {
+    let add_legacy_dead_letter = |id: &str| {
         format!(
             r#"XADD mq:dead-letter:puppet * message {{"error":"boom","original_message":{{"id":"{id}","retry":3}}}}"#
         )
     };
-    // Once a message of this id was buried, and it is published anew.
-    redis.run::<String>(&bury("again")).await;
+    // A message of this id died before, and is then published again.
+    redis.run::<String>(&add_legacy_dead_letter("again")).await;
     until("a later moment", async || {
         let (now, _): (u64, u64) = redis.run("TIME").await;
         let last: Vec<(String, Vec<String>)> = redis.run("XREVRANGE mq:dead-letter:puppet + - COUNT 1").await;
-        let buried: u64 = last[0].0.split('-').next().unwrap().parse().unwrap();
-        (now * 1000 > buried).then_some(())
+        let died_at: u64 = last[0].0.split('-').next().unwrap().parse().unwrap();
+        (now * 1000 > died_at).then_some(())
     })
     .await;
-    go_takes_first(&redis, &envelope("buried", 2), GO).await;
-    redis.run::<String>(&bury("buried")).await;
-    go_takes_first(&redis, &envelope("again", 0), GO).await;
+    legacy_worker_reads_first(&redis, &envelope("buried", 2), LEGACY_CONSUMER).await;
+    redis.run::<String>(&add_legacy_dead_letter("buried")).await;
+    legacy_worker_reads_first(&redis, &envelope("again", 0), LEGACY_CONSUMER).await;
     redis.until_in_flight("puppet", 0).await;
     assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("again".to_owned(), 1)]);
 }
 
 #[tokio::test]
-async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
+async fn a_finished_copy_is_not_swept_before_its_source_is_settled() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    go_takes(&redis, envelope("failed", 0).as_bytes(), GO).await;
-    go_takes(&redis, envelope("failed", 1).as_bytes(), GO).await;
+    legacy_worker_reads(&redis, envelope("failed", 0).as_bytes(), LEGACY_CONSUMER).await;
+    legacy_worker_reads(&redis, envelope("failed", 1).as_bytes(), LEGACY_CONSUMER).await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:puppet - +").await;
     redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
     let mut from = None;
@@ -150,13 +151,18 @@ async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
 }
 
 #[tokio::test]
-async fn what_only_has_the_same_id_is_no_copy() {
+async fn an_entry_that_only_shares_the_id_is_no_copy() {
     let redis = Redis::start();
     let queue = redis.queue("puppet", "me");
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    // Published anew, published twice, and in the hands of a worker of ours.
-    for (id, retry, owner) in [("anew", 2, GO), ("anew", 0, GO), ("twice", 1, GO), ("ours", 0, "one-of-ours")] {
-        go_takes(&redis, envelope(id, retry).as_bytes(), owner).await;
+    // Published again, published twice, and in flight at a native worker.
+    for (id, retry, owner) in [
+        ("again", 2, LEGACY_CONSUMER),
+        ("again", 0, LEGACY_CONSUMER),
+        ("twice", 1, LEGACY_CONSUMER),
+        ("ours", 0, "one-of-ours"),
+    ] {
+        legacy_worker_reads(&redis, envelope(id, retry).as_bytes(), owner).await;
     }
     for id in ["twice", "ours"] {
         redis.add("puppet", envelope(id, 1).as_bytes()).await;

@@ -1,23 +1,23 @@
-//! The scenarios of what goes wrong again and again: workers that are lost with
-//! a message, memory that is full, topics that refuse.
+//! The scenarios of repeated failures: messages that crash their worker, a full Redis,
+//! topics that reject follow-ups.
 
-use super::{puppet, start, told};
+use super::{puppet, run_ok, start};
 use crate::servers::Server;
 use crate::support::{Plugins, built, text, until};
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
-pub(super) async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_bystander_is(server: &Server) {
-    // Who runs alone waits until those before it have ended, but not for long.
+pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_it_are_not(server: &Server) {
+    // Short runs, since an isolated message waits for running handlers to end.
     let brief = "[limits]\ntimeout = \"100ms\"\n[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"10ms\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &built("puppet"), brief);
     server.publish("puppet", "poison", r#"{"do":"sleep","ms":600000}"#).await;
-    // Lost beside others at first, then alone.
+    // The first crashes happen with other handlers running, the later ones in isolation.
     for loss in 1..=2 {
         let gateway = start(server, &plugins, &OPTIONS);
         server.publish("other", &format!("bystander-{loss}"), r#"{"do":"sleep","ms":600000}"#).await;
-        until("bystanders run", async || (server.in_flight("other").await > 0).then_some(())).await;
+        until("other handlers run", async || (server.in_flight("other").await > 0).then_some(())).await;
         server.until_in_flight("puppet", 1).await;
         if loss > 1 {
             gateway.until_logged("taken over", |line| line["topic"] == "puppet" && line["losses"] == 1).await;
@@ -29,24 +29,24 @@ pub(super) async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_
         gateway.until_logged("runs alone", |line| line["topic"] == "puppet" && line["lost"] == lost).await;
         gateway.kill();
     }
-    // The bystanders have an end now.
+    // The other messages can end now.
     plugins.write("other.toml", b"[limits]\ntimeout = \"100ms\"\n[retry]\nattempts = 1\n");
     let _gateway = start(server, &plugins, &OPTIONS);
     let dead = server.dead("puppet").await;
     assert_eq!(text(&dead, "gw-reason"), "crash-loop");
     assert!(text(&dead, "gw-error").starts_with("3 workers were lost while it ran alone"), "{dead:?}");
-    server.is("the bystanders ended too", "XLEN {mq:other}:dead", 2).await;
+    server.is("the other messages have ended", "XLEN {mq:other}:dead", 2).await;
     for letter in server.entries("{mq:other}:dead").await {
         assert_eq!(text(&letter, "gw-reason"), "timeout");
     }
     for topic in ["puppet", "other"] {
-        server.is("and nobody is suspected any more", &format!("EXISTS {{mq:{topic}}}:suspects"), 0).await;
+        server.is("no isolation is recorded", &format!("EXISTS {{mq:{topic}}}:suspects"), 0).await;
     }
 }
 
 const AT_ONCE: &str = r#"{"do":"sleep","ms":0}"#;
 
-pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &Server) {
+pub(super) async fn a_full_redis_blocks_only_settlements_that_need_memory(server: &Server) {
     let plugins = puppet("[retry]\nattempts = 2\nbase = \"1ms\"\n[grants]\npublish = [\"seen\"]\n");
     let first = start(server, &plugins, &[]);
     server.publish("puppet", "first", AT_ONCE).await;
@@ -79,19 +79,19 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
     {
         assert_eq!(server.run::<i64>(command).await, expected, "{command}");
     }
-    // What makes room is not refused to people either.
-    assert!(told(server, &["messages", "cancel", "aside", "x"]).starts_with("cancelled "));
-    let purged = told(server, &["topics", "purge", "aside", "--yes", "--delayed"]);
+    // Commands that free memory work too.
+    assert!(run_ok(server, &["messages", "cancel", "aside", "x"]).starts_with("cancelled "));
+    let purged = run_ok(server, &["topics", "purge", "aside", "--yes", "--delayed"]);
     assert_eq!(purged, "0 waiting and 1 delayed messages deleted\n");
 
     server.set_memory(0).await;
-    server.is("those that failed are dead", "XLEN {mq:puppet}:dead", 6).await;
+    server.is("the failed ones are dead", "XLEN {mq:puppet}:dead", 6).await;
     server.is("the follow-ups are sent", "XLEN mq:seen", 3).await;
     gateway.until_outcome("puppet", "due", "done").await;
     for command in ["XLEN mq:puppet", "ZCARD {mq:puppet}:later", "XLEN {mq:puppet}:out"] {
         server.is("nothing is left", command, 0).await;
     }
-    // Refused to be settled is not run again.
+    // A message whose settlement failed is not run again.
     let ran = gateway.outcomes("puppet");
     for (kind, runs) in [("done", 3), ("again", 6), ("dies", 3), ("sends", 3), ("due", 1)] {
         assert_eq!(ran.iter().filter(|(id, _)| id.starts_with(kind)).count(), runs, "{kind}: {ran:?}");
@@ -99,20 +99,20 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
     assert_eq!(server.run::<i64>("XLEN mq:seen").await, 3);
 }
 
-/// Where a script reaches both topics the run has failed, and is tried again;
-/// elsewhere the follow-up waits in the outbox. Either way it arrives once.
-pub(super) async fn follow_ups_that_are_refused_arrive_once_their_topic_is_mended(server: &Server) {
+/// On one server the run fails and is retried; in a cluster the follow-up waits in the
+/// outbox. Either way it arrives once.
+pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaired(server: &Server) {
     server.run::<()>("SET mq:broken text").await;
-    let patient = "[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"100ms\"\n";
-    let plugins = puppet(&format!("{patient}[grants]\npublish = [\"broken\", \"fine\", \"other\"]\n"));
+    let many_attempts = "[retry]\nattempts = 1000\nbase = \"10ms\"\ncap = \"100ms\"\n";
+    let plugins = puppet(&format!("{many_attempts}[grants]\npublish = [\"broken\", \"fine\", \"other\"]\n"));
     let gateway = start(server, &plugins, &OPTIONS);
     let send = |to: &str| format!(r#"{{"do":"publish","to":"{to}","times":1,"then":null}}"#);
     let all = ["fine", "broken", "fine"].map(send).join(",");
     server.publish("puppet", "m", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
-    let refused = if server.is_cluster() { "a follow-up does not arrive" } else { "follow-ups of a run can't be sent" };
-    gateway.until_logged(refused, |_| true).await;
+    let warning = if server.is_cluster() { "a follow-up does not arrive" } else { "follow-ups of a run can't be sent" };
+    gateway.until_logged(warning, |_| true).await;
     server.publish("puppet", "beside", &send("other")).await;
-    server.is("others are not held up", "XLEN mq:other", 1).await;
+    server.is("others are not blocked", "XLEN mq:other", 1).await;
     server.run::<i64>("DEL mq:broken").await;
     for (topic, count) in [("broken", 1), ("fine", 2)] {
         server.is("it has arrived", &format!("XLEN mq:{topic}"), count).await;

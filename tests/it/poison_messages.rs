@@ -1,4 +1,4 @@
-//! Messages that workers are lost with, again and again.
+//! Messages that repeatedly crash their worker, and their isolation.
 
 use crate::batch::crew;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
-/// A message that two workers were lost with, some time ago.
-async fn publish_suspect(redis: &Redis, topic: &str) {
-    publish_suspect_idle(redis, topic, Duration::from_secs(60)).await;
+/// Adds a message that has crashed two workers a minute ago.
+async fn publish_poison(redis: &Redis, topic: &str) {
+    publish_poison_idle(redis, topic, Duration::from_secs(60)).await;
 }
 
-async fn publish_suspect_idle(redis: &Redis, topic: &str, idle: Duration) {
-    publish_suspect_with(redis, topic, idle, "{}").await;
+async fn publish_poison_idle(redis: &Redis, topic: &str, idle: Duration) {
+    publish_poison_with(redis, topic, idle, "{}").await;
 }
 
-async fn publish_suspect_with(redis: &Redis, topic: &str, idle: Duration, data: &str) {
+async fn publish_poison_with(redis: &Redis, topic: &str, idle: Duration, data: &str) {
     redis.publish(topic, "suspect", data).await;
     redis.run::<()>(&format!("XGROUP CREATE mq:{topic} consumer-group-{topic} 0")).await;
     let take = format!("XREADGROUP GROUP consumer-group-{topic} lost COUNT 1 STREAMS mq:{topic} >");
@@ -28,27 +28,27 @@ async fn publish_suspect_with(redis: &Redis, topic: &str, idle: Duration, data: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_runs_where_memory_is_full() {
+async fn an_isolated_message_runs_with_a_full_redis() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
-    publish_suspect(&redis, "t").await;
-    // This can't be moved to where it would run, which must hold up nothing else.
+    publish_poison(&redis, "t").await;
+    // This message cannot be promoted, which must block nothing else.
     redis.publish_later("t", "due", "{}", Duration::from_millis(1)).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     gateway.until_outcome("t", "suspect", "done").await;
     assert_eq!(gateway.logged("runs alone").len(), 1);
     redis.is("settled", "XLEN mq:t", 0).await;
-    redis.is("and no longer suspected", "EXISTS {mq:t}:suspects", 0).await;
+    redis.is("the isolation is cleared", "EXISTS {mq:t}:suspects", 0).await;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     gateway.until_outcome("t", "due", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
+async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
-    publish_suspect(&redis, "t").await;
+    publish_poison(&redis, "t").await;
     redis.run::<()>("SET {mq:t}:suspects text").await;
     let options = [&OPTIONS[..], &["--drain", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
@@ -59,65 +59,65 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
         gateway.until_outcome("t", id, "done").await;
         gateway.until_outcome("other", id, "done").await;
     }
-    // Nobody had follow-ups, so there is no outbox, and none is missed.
+    // No message has follow-ups, so the missing outbox is no error.
     assert!(gateway.logged("not kept").is_empty());
     assert!(gateway.stop().await.success());
-    // It was given back: with such a lease nobody takes it over otherwise.
+    // With this lease only a requeued message is reclaimed at once.
     redis.run::<()>("DEL {mq:t}:suspects").await;
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("t", "suspect", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_is_in_no_batch() {
-    for come_first in [true, false] {
+async fn a_poison_message_is_in_no_batch() {
+    for others_first in [true, false] {
         let redis = Redis::start();
-        publish_suspect_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
+        publish_poison_with(&redis, "crew", Duration::from_hours(25), "\"count\"").await;
         let others = async || {
             for id in ["a", "b", "c"] {
                 redis.publish("crew", id, "\"count\"").await;
             }
         };
-        if come_first {
+        if others_first {
             others().await;
         }
         let plugins = crew(4, "3s");
         let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
         gateway.until_logged("taken over", |line| line["topic"] == "crew").await;
-        if !come_first {
+        if !others_first {
             others().await;
         }
         redis.is("all are done", "XLEN mq:crew", 0).await;
         let seen = redis.envelopes("mq:seen").await;
         let mut sizes: Vec<u64> = seen.iter().map(|one| one["data"].as_u64().unwrap()).collect();
         sizes.sort_unstable();
-        assert_eq!(sizes, [1, 3, 3, 3], "come first: {come_first}");
+        assert_eq!(sizes, [1, 3, 3, 3], "come first: {others_first}");
     }
 }
 
 const LONG: &str = "[limits]\ntimeout = \"1h\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_turn_while_its_topic_is_paused_does_not_begin() {
-    // It can't be alone in the end; or it could, since what ran has ended.
+async fn a_message_waiting_for_isolation_does_not_start_on_a_paused_topic() {
+    // The running handler outlasts the wait for isolation, or ends within it.
     for ms in [600_000, 9_500] {
         let mut tries = 0;
         while !was_paused_in_time(ms).await {
             tries += 1;
-            assert!(tries < 4, "this machine is too slow to tell");
+            assert!(tries < 4, "this machine is too slow for this test");
         }
     }
 }
 
-/// Whether the topics were paused while something ran that takes so long, and a
-/// suspect waited for its end.
+/// Whether the topics were paused in time: while a handler ran for `ms` milliseconds
+/// and the poison message waited for its end.
 async fn was_paused_in_time(ms: u32) -> bool {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &guest(OK), "").and("t", &guest(OK), "").and("long", &built("puppet"), LONG);
     redis.publish("long", "first", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
-    // As if given back, so that no lease is waited for: with a long one, who
-    // waits to be alone does so for ten seconds, time enough to pause.
-    publish_suspect_idle(&redis, "puppet", Duration::from_hours(25)).await;
+    // Requeued, so that no lease has to expire. With a long lease the wait for isolation
+    // takes ten seconds, long enough to pause.
+    publish_poison_idle(&redis, "puppet", Duration::from_hours(25)).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--drain", "10ms"]);
     let paused = async |topic: &str, count: usize| {
@@ -127,7 +127,7 @@ async fn was_paused_in_time(ms: u32) -> bool {
     redis.until_in_flight("long", 1).await;
     paused("puppet", 1).await;
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
-    // One waits for the long one to end, and one behind it.
+    // The poison message waits for the long handler, and another message waits for both.
     gateway.until_logged("waits for those that run", |line| line["topic"] == "puppet").await;
     redis.publish("t", "waits", "{}").await;
     let has_ended = || !gateway.outcomes("long").is_empty();
@@ -140,17 +140,17 @@ async fn was_paused_in_time(ms: u32) -> bool {
     if has_ended() || !gateway.logged("a suspect can't run alone").is_empty() {
         return false;
     }
-    redis.until_given_back("puppet", 1).await;
-    redis.until_given_back("t", 1).await;
+    redis.until_requeued("puppet", 1).await;
+    redis.until_requeued("t", 1).await;
     assert!(gateway.logged("runs alone").is_empty() && gateway.outcomes("t").is_empty());
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     gateway.until_outcome("t", "waits", "done").await;
     true
 }
 
-/// A worker that is given a suspect once a long handler runs.
-async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
-    publish_suspect(redis, "t").await;
+/// Starts a worker that receives the poison message while a long handler runs.
+async fn start_with_a_long_running_handler(redis: &Redis, plugins: &Plugins, ms: u32) -> Gateway {
+    publish_poison(redis, "t").await;
     redis.run::<i64>("HSET {mq:t}:state paused 1").await;
     redis.publish("puppet", "long", &format!(r#"{{"do":"sleep","ms":{ms}}}"#)).await;
     let gateway = Gateway::start_with(&redis.url(), plugins, &OPTIONS);
@@ -160,10 +160,10 @@ async fn start_beside_a_long_handler(redis: &Redis, plugins: &Plugins, ms: u32) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
+async fn isolation_gives_up_on_a_long_handler_and_another_worker_takes_the_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "").and("other", &guest(OK), "");
-    let first = start_beside_a_long_handler(&redis, &plugins, 600_000).await;
+    let first = start_with_a_long_running_handler(&redis, &plugins, 600_000).await;
     first.until_logged("a suspect can't run alone", |_| true).await;
     for id in ["a", "b"] {
         for topic in ["t", "other"] {
@@ -173,7 +173,7 @@ async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
     }
     assert_eq!(redis.in_flight("puppet").await, 1);
     assert!(!first.outcomes("t").iter().any(|(id, _)| id == "suspect"));
-    // It counts as no loss that it was given back.
+    // The requeue does not increase the crash count.
     let plugins = Plugins::with("t", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     second.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
@@ -182,31 +182,31 @@ async fn a_suspect_waits_for_no_long_handler_and_another_worker_may_have_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_that_was_given_back_comes_again_where_there_is_one_worker() {
+async fn a_requeued_poison_message_returns_to_the_only_worker() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "");
-    let gateway = start_beside_a_long_handler(&redis, &plugins, 10_000).await;
+    let gateway = start_with_a_long_running_handler(&redis, &plugins, 10_000).await;
     gateway.until_logged("given back: it can't run alone", |line| line["losses"] == 2).await;
     gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
     gateway.until_outcome("t", "suspect", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // Once for each wait in vain: in between it is not taken again.
-    let given_back = gateway.logged("given back: it can't run alone").len();
-    assert_eq!(given_back, gateway.logged("a suspect can't run alone").len());
+    // It is requeued once for each failed wait, and not taken in between.
+    let requeued = gateway.logged("given back: it can't run alone").len();
+    assert_eq!(requeued, gateway.logged("a suspect can't run alone").len());
     assert!(gateway.logged("Redis' answer was lost").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_no_loss_of_who_runs_alone() {
+async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("other", &guest(OK), "");
-    publish_suspect_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
+    publish_poison_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
     redis.publish("other", "a", "{}").await;
     let options = [&OPTIONS[..], &["--drain", "1s"]].concat();
     for _ in 0..2 {
         let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
         gateway.until_logged("runs alone", |line| line["lost"] == 0).await;
-        // The lane of the other topic ends first, and it is not that one's.
+        // The consumer of the other topic stops first and must not change this record.
         gateway.stop().await;
     }
     assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:suspects").await, 0);

@@ -1,10 +1,10 @@
-//! What the worker says over HTTP.
+//! The health and metrics endpoints.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_have_the_shapes_that_users_know() {
+async fn the_health_endpoints_have_stable_shapes() {
     let redis = Redis::start();
     let plugins = Plugins::empty();
     let gateway = Gateway::start(&redis, &plugins);
@@ -20,14 +20,14 @@ async fn the_pages_have_the_shapes_that_users_know() {
     }
     assert_eq!(gateway.get("/nothing").await.0, 404);
     for path in ["/healthz", "/ready"] {
-        // As `wget --spider` asks.
+        // `wget --spider` sends HEAD.
         assert_eq!(gateway.request("HEAD", path, "").await, (200, String::new()));
         assert_eq!(gateway.request("POST", path, "").await.0, 405);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_are_true_in_both_forms() {
+async fn metrics_are_correct_in_json_and_prometheus_format() {
     let redis = Redis::start();
     let plugins = Plugins::with("b", &guest(OK), "").and("a", &guest("(unreachable)"), "[retry]\nattempts = 1\n");
     let gateway = Gateway::start(&redis, &plugins);

@@ -1,5 +1,5 @@
-//! A plugin of `topics = ["*"]`: it takes what nobody names, and never what
-//! belongs to somebody who is away.
+//! The catch-all plugin, `topics = ["*"]`: it consumes topics that no other plugin names,
+//! and never those of a plugin that is missing or rejected.
 
 use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
@@ -7,14 +7,14 @@ use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const REST: &str = "topics = [\"*\"]\n";
+const CATCH_ALL: &str = "topics = [\"*\"]\n";
 const RETRY: &str = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 24) (i32.const 512)) (i32.store (i32.const 28) (i32.const 4)) (i32.const 16)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_takes_the_topics_that_nobody_names() {
+async fn the_catch_all_consumes_topics_that_no_other_plugin_names() {
     let redis = Redis::start();
-    // Its own handler is told from the other by its outcome.
-    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(RETRY), "");
+    // The outcomes distinguish the two handlers.
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(RETRY), "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("rest").await;
     redis.publish("own", "a", "{}").await;
@@ -34,46 +34,46 @@ async fn it_takes_the_topics_that_nobody_names() {
     assert_eq!(metrics["consumers"]["topics"], topics);
     assert_eq!(gateway.plugin("rest").await["topics"], serde_json::json!(["*"]));
 
-    // Who names a topic has it from then on.
+    // A plugin that names a topic consumes it from then on.
     plugins.write("new.one.wasm", &guest(RETRY));
     gateway.until_loaded("new.one").await;
     redis.publish("new.one", "b", "{}").await;
     gateway.until_outcome("new.one", "b", "retry").await;
 }
 
-/// Nobody knows yet what it names.
+/// The topics of a plugin are unknown until its manifest is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
+async fn a_topic_of_a_plugin_that_is_still_loading_is_not_given_to_the_catch_all() {
     let redis = Redis::start();
     redis.publish("other", "a", "{}").await;
-    let plugins = Plugins::with("a", &guest(OK), REST).and("z", &guest(RETRY), "topics = [\"other\"]\n");
-    // As many as are loaded beside each other: there is no room to read another.
+    let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("z", &guest(RETRY), "topics = [\"other\"]\n");
+    // As many plugins as are loaded concurrently, so that `z` has to wait.
     for name in ["b", "c", "d", "e"] {
         plugins.put(name, &waits_at_its_start(), "[limits]\ntimeout = \"1h\"\n");
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("z").await;
-    assert!(!gateway.logged("plugin refused").is_empty(), "one of them has made room");
+    assert!(!gateway.logged("plugin refused").is_empty(), "a load has ended before");
     gateway.until_outcome("other", "a", "retry").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
+async fn a_topic_that_lost_its_plugin_waits_until_an_operator_unblocks_it() {
     let redis = Redis::start();
-    let plugins = Plugins::with("rest", &guest(OK), REST).and("own", &guest(OK), "").and("bad", b"broken", "");
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL).and("own", &guest(OK), "").and("bad", b"broken", "");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("rest").await;
     gateway.until_loaded("own").await;
     plugins.remove("own.wasm");
     gateway.until_logged("plugin removed", |line| line["plugin"] == "own").await;
     redis.publish("own", "waits", "{}").await;
-    // Somebody is meant to handle it, though what is there is refused.
+    // A topic of a rejected plugin belongs to it.
     redis.publish("bad", "waits", "{}").await;
     let passed = async |gateway: &Gateway, name: &str| {
         redis.publish(name, "a", "{}").await;
         gateway.until_outcome(name, "a", "done").await;
     };
-    // A look later, at the earliest.
+    // At the earliest after the next discovery of topics.
     passed(&gateway, "other").await;
     assert!(gateway.outcomes("own").is_empty() && gateway.outcomes("bad").is_empty());
     gateway.stop().await;
@@ -86,9 +86,9 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_one_such_plugin_and_the_other_is_told_both_names() {
+async fn a_second_catch_all_is_rejected_with_both_names() {
     let redis = Redis::start();
-    let plugins = Plugins::with("a", &guest(OK), REST).and("b", &guest(RETRY), REST);
+    let plugins = Plugins::with("a", &guest(OK), CATCH_ALL).and("b", &guest(RETRY), CATCH_ALL);
     let gateway = Gateway::start(&redis, &plugins);
     let reason = gateway.until_refused("b").await;
     assert!(reason.contains("a.wasm") && reason.contains("b.toml") && reason.contains('*'), "{reason}");

@@ -1,5 +1,5 @@
-//! A handler sees the folders that its manifest grants, as they are granted,
-//! and nothing beside them.
+//! A handler can access the directories that its manifest grants, with the granted
+//! rights, and nothing else.
 
 use crate::http_rig::{Rig, manifest};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text};
@@ -17,7 +17,7 @@ fn write(path: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_granted_is_read_and_written_and_nothing_else() {
+async fn a_handler_reads_and_writes_only_what_is_granted() {
     let outer = tempfile::tempdir().unwrap();
     let (input, output) = (outer.path().join("in"), outer.path().join("out"));
     fs::create_dir(&input).unwrap();
@@ -32,12 +32,12 @@ async fn what_is_granted_is_read_and_written_and_nothing_else() {
     let rig =
         Rig::new(&format!("read = {{ \"/in\" = \"{shown_in}\" }}\nwrite = {{ \"/out\" = \"{shown_out}\" }}")).await;
 
-    let listed = rig.told(json!({ "do": "list", "path": "/in" })).await;
+    let listed = rig.run(json!({ "do": "list", "path": "/in" })).await;
     assert_eq!(listed["text"], "a.csv,absolute,inside,up");
-    assert_eq!(rig.told(read("/in/a.csv")).await["text"], "a,b");
-    assert_eq!(rig.told(read("/in/inside")).await["text"], "a,b");
-    assert_eq!(rig.told(write("/out/b")).await["text"], "");
-    assert_eq!(rig.told(read("/out/b")).await["text"], "new");
+    assert_eq!(rig.run(read("/in/a.csv")).await["text"], "a,b");
+    assert_eq!(rig.run(read("/in/inside")).await["text"], "a,b");
+    assert_eq!(rig.run(write("/out/b")).await["text"], "");
+    assert_eq!(rig.run(read("/out/b")).await["text"], "new");
     assert_eq!(fs::read_to_string(output.join("b")).unwrap(), "new");
 
     for act in [
@@ -53,8 +53,8 @@ async fn what_is_granted_is_read_and_written_and_nothing_else() {
         read(&format!("{}/secret", outer.path().display())),
         json!({ "do": "list", "path": "/" }),
     ] {
-        let told = rig.told(act.clone()).await;
-        assert!(told["error"].is_string(), "{act}: {told}");
+        let result = rig.run(act.clone()).await;
+        assert!(result["error"].is_string(), "{act}: {result}");
     }
     assert_eq!(fs::read_to_string(input.join("a.csv")).unwrap(), "a,b");
     assert_eq!(fs::read_to_string(outer.path().join("secret")).unwrap(), "secret");
@@ -62,12 +62,12 @@ async fn what_is_granted_is_read_and_written_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
+async fn an_invalid_directory_gets_the_plugin_rejected_and_is_named() {
     let outer = tempfile::tempdir().unwrap();
     let shown = outer.path().display();
     fs::write(outer.path().join("file"), "").unwrap();
     let redis = Redis::start();
-    for (grants, told) in [
+    for (grants, fragment) in [
         (format!("read = {{ \"/in\" = \"{shown}/none\" }}"), "grants.read: "),
         (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is no folder"),
         (
@@ -78,21 +78,21 @@ async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
         let plugins = Plugins::with("fetch", &built("fetch"), &manifest(&grants));
         let gateway = Gateway::start(&redis, &plugins);
         let reason = gateway.until_refused("fetch").await;
-        assert!(reason.contains(told) && reason.contains("fetch.toml"), "{reason}");
+        assert!(reason.contains(fragment) && reason.contains("fetch.toml"), "{reason}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_opens_too_many_files_gets_an_error_from_the_call() {
+async fn opening_too_many_files_fails_in_the_call() {
     let outer = tempfile::tempdir().unwrap();
     fs::write(outer.path().join("a"), "here").unwrap();
     let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
     let rig = Rig::new(&granted).await;
-    let told = rig.told(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
-    assert!(told["count"] == 100 && told["error"].is_string(), "{told}");
-    assert_eq!(rig.told(read("/in/a")).await["text"], "here");
+    let result = rig.run(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
+    assert!(result["count"] == 100 && result["error"].is_string(), "{result}");
+    assert_eq!(rig.run(read("/in/a")).await["text"], "here");
 
-    // A core module asks in its own way: for its first folder itself, again and again.
+    // A core module uses another interface: it opens its first directory repeatedly.
     let module = wat::parse_str(
         r#"(module
             (import "wasi_snapshot_preview1" "path_open"
@@ -133,7 +133,7 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handlers_hold_half_of_the_files_that_the_process_may_have() {
+async fn handlers_may_open_half_of_the_files_of_the_process() {
     let outer = tempfile::tempdir().unwrap();
     fs::write(outer.path().join("a"), "here").unwrap();
     let redis = Redis::start();
@@ -152,14 +152,17 @@ async fn handlers_hold_half_of_the_files_that_the_process_may_have() {
         redis.publish("fetch", id, &hold.to_string()).await;
         gateway.until_outcome("fetch", id, "done").await;
     }
-    for told in redis.envelopes("mq:told").await {
-        let told = &told["data"]["told"];
-        assert!(told["count"] == 89 && told["error"].is_string(), "one is the folder: {told}");
+    for envelope in redis.envelopes("mq:told").await {
+        let result = &envelope["data"]["told"];
+        assert!(
+            result["count"] == 89 && result["error"].is_string(),
+            "one handle is the preopened directory: {result}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_comes_later_is_noticed() {
+async fn a_directory_that_is_created_later_is_detected() {
     let outer = tempfile::tempdir().unwrap();
     let redis = Redis::start();
     let granted = format!("read = {{ \"/in\" = \"{}/later\" }}", outer.path().display());
@@ -170,10 +173,10 @@ async fn a_folder_that_comes_later_is_noticed() {
     gateway.until_loaded("fetch").await;
 }
 
-/// Who may write to the plugins or to what is compiled of them has left the
-/// sandbox, and who may read the secrets was granted all of them.
+/// Write access to plugins or compiled components breaks the sandbox, and read access
+/// to the secrets directory grants every secret.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_workers_own_folders_can_not_be_granted() {
+async fn protected_directories_cannot_be_granted() {
     let outer = tempfile::tempdir().unwrap();
     let redis = Redis::start();
     for name in ["secrets", "cache", "cache/compiled", "beside"] {
@@ -196,13 +199,13 @@ async fn the_workers_own_folders_can_not_be_granted() {
         let reason = started().until_refused("fetch").await;
         assert!(reason.contains(&format!("grants.{key}: {folder} reaches into ")), "{reason}");
     }
-    let beside = format!("write = {{ \"/in\" = \"{}\" }}", own("beside"));
-    plugins.write("fetch.toml", manifest(&beside).as_bytes());
+    let unprotected = format!("write = {{ \"/in\" = \"{}\" }}", own("beside"));
+    plugins.write("fetch.toml", manifest(&unprotected).as_bytes());
     started().until_loaded("fetch").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_goes_away_costs_no_attempt() {
+async fn a_missing_directory_costs_no_attempt() {
     let outer = tempfile::tempdir().unwrap();
     let input = outer.path().join("in");
     fs::create_dir(&input).unwrap();

@@ -1,19 +1,19 @@
-//! The predefined handlers, by table: what they take, what they send on, and
-//! how they say no.
+//! The predefined handlers, by table: accepted data with its follow-up, and rejected
+//! data with the reason.
 
-use crate::support::{Gateway, Plugins, Redis, business, text, until};
+use crate::support::{Gateway, Plugins, Redis, predefined, text, until};
 use serde_json::{Value, json};
 
 const TOPICS: [&str; 5] = ["order.reminder", "user.notification", "payment.retry", "inventory.alert", "system.cleanup"];
 
 fn all() -> Plugins {
     TOPICS.iter().fold(Plugins::empty(), |plugins, topic| {
-        let (wasm, manifest) = business(topic);
+        let (wasm, manifest) = predefined(topic);
         plugins.and(topic, &wasm, &manifest)
     })
 }
 
-/// What a message leads to: the follow-up's topic and data.
+/// Topic and data of messages, and topic and data of their follow-ups.
 fn accepted() -> Vec<(&'static str, Value, &'static str, Value)> {
     let order = json!({"order_id": "007", "user_id": "u-1", "type": "order_timeout", "amount": 1});
     let reminder = json!({"order_id": "o\"1", "user_id": "ü", "type": "payment_reminder", "message": "pay"});
@@ -80,8 +80,8 @@ fn accepted() -> Vec<(&'static str, Value, &'static str, Value)> {
     ]
 }
 
-#[expect(clippy::too_many_lines, reason = "it is a table")]
-/// What is rejected, and all that its reason has to tell.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+/// Topic and data of rejected messages, and the exact reason.
 fn rejected() -> Vec<(&'static str, Value, &'static str)> {
     let user = |key: &str, value: Value| {
         let mut data = json!({"user_id": "u", "type": "t", "content": "c"});
@@ -186,16 +186,16 @@ async fn each_accepted_message_leads_to_exactly_one_follow_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_data_is_rejected_with_the_key_what_came_and_what_is_allowed() {
+async fn bad_data_is_rejected_with_key_value_and_expectation() {
     let redis = Redis::start();
     let plugins = all();
     let _gateway = Gateway::start(&redis, &plugins);
-    for (number, (topic, data, told)) in rejected().into_iter().enumerate() {
+    for (number, (topic, data, expected)) in rejected().into_iter().enumerate() {
         redis.publish(topic, &format!("m-{number}"), &data.to_string()).await;
         let dead = redis.dead(topic).await;
         assert_eq!(
             (text(&dead, "gw-reason"), text(&dead, "gw-error")),
-            ("reject".to_owned(), told.to_owned()),
+            ("reject".to_owned(), expected.to_owned()),
             "{data}"
         );
         redis.run::<i64>(&format!("DEL {{mq:{topic}}}:dead")).await;
@@ -206,7 +206,7 @@ async fn bad_data_is_rejected_with_the_key_what_came_and_what_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn enough_stock_alerts_nobody() {
+async fn sufficient_stock_sends_no_alert() {
     let redis = Redis::start();
     let plugins = all();
     let gateway = Gateway::start(&redis, &plugins);
@@ -220,9 +220,9 @@ async fn enough_stock_alerts_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_that_says_nobody_is_to_be_told_is_waited_for() {
+async fn an_alert_without_a_configured_recipient_is_postponed() {
     let redis = Redis::start();
-    let (wasm, _) = business("inventory.alert");
+    let (wasm, _) = predefined("inventory.alert");
     let plugins = Plugins::with("inventory.alert", &wasm, "[grants]\npublish = [\"email.send\"]\n");
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("inventory.alert", "a", r#"{"product_id":"s","current_stock":1,"threshold":2}"#).await;

@@ -1,36 +1,36 @@
-//! The scenarios of who else uses a topic's keys: the original's workers and
-//! publishers, and groups that are none of ours.
+//! The scenarios with other users of a topic's keys: GinForge workers and publishers,
+//! and other consumer groups.
 
 use super::{options, run, start};
-use crate::adoption::{GO, envelope, plugins, seen_in};
+use crate::legacy::{LEGACY_CONSUMER, envelope, plugins, seen_in};
 use crate::servers::Server;
-use crate::support::{Gateway, OK, Plugins, WrongClock, guest, text, until};
+use crate::support::{Gateway, OK, Plugins, SkewedClock, guest, text, until};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Adds a message and lets a worker of the original take it.
-async fn go_takes(server: &Server, message: &str) {
+/// Adds a message and lets a legacy worker read it.
+async fn legacy_worker_reads(server: &Server, message: &str) {
     server.run::<String>(&format!("XADD mq:puppet * message {message}")).await;
-    let take = format!("XREADGROUP GROUP consumer-group-puppet {GO} COUNT 1 STREAMS mq:puppet >");
+    let take = format!("XREADGROUP GROUP consumer-group-puppet {LEGACY_CONSUMER} COUNT 1 STREAMS mq:puppet >");
     server.run::<redis::Value>(&take).await;
 }
 
-pub(super) async fn what_the_original_left_stuck_is_handled_and_what_it_had_copied_is_not(server: &Server) {
+pub(super) async fn stuck_legacy_messages_are_handled_and_their_copied_sources_are_not(server: &Server) {
     server.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0 MKSTREAM").await;
-    // Handled and acknowledged: history, which it never deletes.
-    go_takes(server, &envelope("history", 0)).await;
+    // Handled and acknowledged: history, which a legacy worker never deletes.
+    legacy_worker_reads(server, &envelope("history", 0)).await;
     let ids: Vec<(String, Vec<(String, String)>)> = server.run("XRANGE mq:puppet - +").await;
     server.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", ids[0].0)).await;
-    // Failed, copied with its retry one higher, and the copy still waits.
-    go_takes(server, &envelope("failed", 0)).await;
-    // Failed for the last time, and a dead letter.
-    go_takes(server, &envelope("buried", 2)).await;
-    let buried = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
-    server.run::<String>(&format!("XADD mq:dead-letter:puppet * message {buried}")).await;
-    // It could not be read.
-    go_takes(server, "{broken").await;
-    // Its worker died with it in hand.
-    go_takes(server, &envelope("abandoned", 1)).await;
+    // Failed, and copied with an increased retry count; the copy still waits.
+    legacy_worker_reads(server, &envelope("failed", 0)).await;
+    // Failed for the last time and copied to the dead letters.
+    legacy_worker_reads(server, &envelope("buried", 2)).await;
+    let dead_letter = r#"{"error":"boom","failed_at":"2026-11-23T07:46:17Z","original_message":{"id":"buried","topic":"puppet","data":{},"timestamp":"2026-11-23T07:46:17Z","retry":3,"max_retry":3}}"#;
+    server.run::<String>(&format!("XADD mq:dead-letter:puppet * message {dead_letter}")).await;
+    // Undecodable.
+    legacy_worker_reads(server, "{broken").await;
+    // In flight when the legacy worker died.
+    legacy_worker_reads(server, &envelope("abandoned", 1)).await;
     server.run::<String>(&format!("XADD mq:puppet * message {}", envelope("failed", 1))).await;
     server.run::<String>(&format!("XADD mq:puppet * message {}", envelope("waiting", 0))).await;
 
@@ -39,7 +39,7 @@ pub(super) async fn what_the_original_left_stuck_is_handled_and_what_it_had_copi
     server.is("all is settled", "XLEN mq:puppet", 0).await;
     let expected: BTreeSet<(String, u64)> =
         [("failed", 2), ("abandoned", 2), ("waiting", 1)].map(|(id, attempt)| (id.to_owned(), attempt)).into();
-    server.is("all that ran was seen", "XLEN mq:seen", 3).await;
+    server.is("each run has published", "XLEN mq:seen", 3).await;
     let seen = seen_in(&server.envelopes("mq:seen").await);
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
     assert_eq!(text(&server.dead("puppet").await, "gw-reason"), "decode");
@@ -47,14 +47,14 @@ pub(super) async fn what_the_original_left_stuck_is_handled_and_what_it_had_copi
     assert_eq!(gateway.logged("taken over").len(), 2);
 }
 
-/// How many entries another group has still to read.
+/// How many entries the group `audit` has not read.
 async fn left_for_audit(server: &Server) -> usize {
     let read = "XREADGROUP GROUP audit me COUNT 1000 STREAMS mq:quiet >";
     let streams: Option<Vec<(String, Vec<redis::Value>)>> = server.run(read).await;
     streams.map_or(0, |streams| streams[0].1.len())
 }
 
-pub(super) async fn what_another_group_has_still_to_read_is_left_to_it(server: &Server) {
+pub(super) async fn messages_unread_by_another_group_are_left_to_it(server: &Server) {
     for id in ["a", "b"] {
         server.publish("quiet", id, "{}").await;
     }
@@ -66,8 +66,8 @@ pub(super) async fn what_another_group_has_still_to_read_is_left_to_it(server: &
     assert_eq!((server.in_flight("quiet").await, server.run::<i64>("XLEN mq:quiet").await), (0, 3));
     assert_eq!(run(server, &["topics", "purge", "quiet", "--yes"]).1, "0 waiting messages deleted\n");
     gateway.kill();
-    // What is acknowledged and stands is history: a group that is lost does not
-    // begin before it.
+    // Acknowledged entries that remain are history: a recreated group begins after
+    // them.
     let gateway = start(server, &plugins, &[]);
     let last: Vec<(String, Vec<String>)> = server.run("XREVRANGE mq:quiet + - COUNT 1").await;
     until("the floor is known", async || {
@@ -81,7 +81,7 @@ pub(super) async fn what_another_group_has_still_to_read_is_left_to_it(server: &
     assert_eq!(gateway.outcomes("quiet").len(), 1);
     assert_eq!(left_for_audit(server).await, 4);
     gateway.kill();
-    // Without the other group there is nobody to keep it for.
+    // Without the other group the history can be deleted.
     server.run::<i64>("XGROUP DESTROY mq:quiet audit").await;
     let gateway = start(server, &plugins, &[]);
     server.is("history is swept", "XLEN mq:quiet", 0).await;
@@ -95,17 +95,18 @@ async fn delay(server: &Server, id: &str, due: i64) {
     server.run::<i64>(&format!("ZADD mq:delay:quiet {due} {envelope}")).await;
 }
 
-/// Whatever a worker's own clock shows.
-pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server: &Server) {
+/// Regardless of the worker's clock.
+pub(super) async fn legacy_delayed_messages_are_due_by_the_clock_of_redis(server: &Server) {
     let slot = async |key: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {key}")).await;
-    // No script can reach both.
+    // In a cluster the keys are in different slots, so no script can access both.
     assert!(!server.is_cluster() || slot("mq:quiet").await != slot("mq:delay:quiet").await);
     let (now, _): (i64, i64) = server.run("TIME").await;
     let plugins = Plugins::with("quiet", &guest(OK), "");
-    let clock = WrongClock::wind_up();
-    for (way, id) in [(WrongClock::set_ahead as fn(&WrongClock, Duration), "ahead"), (WrongClock::set_behind, "behind")]
+    let clock = SkewedClock::create();
+    for (set_clock, id) in
+        [(SkewedClock::set_ahead as fn(&SkewedClock, Duration), "ahead"), (SkewedClock::set_behind, "behind")]
     {
-        way(&clock, HOUR);
+        set_clock(&clock, HOUR);
         delay(server, id, now - 1).await;
         delay(server, "not-yet", now + 1800).await;
         server.publish_later("quiet", &format!("{id}-ours"), "{}", Duration::from_millis(100)).await;
@@ -119,7 +120,7 @@ pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server
     assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:later").await, 2);
 }
 
-pub(super) async fn the_originals_delayed_messages_come_once_over_two_workers(server: &Server) {
+pub(super) async fn legacy_delayed_messages_run_once_over_two_workers(server: &Server) {
     const COUNT: i64 = 200;
     let plugins = Plugins::with("quiet", &guest(OK), "");
     let workers = [start(server, &plugins, &[]), start(server, &plugins, &[])];
@@ -127,7 +128,7 @@ pub(super) async fn the_originals_delayed_messages_come_once_over_two_workers(se
         worker.until_loaded("quiet").await;
     }
     let (now, _): (i64, i64) = server.run("TIME").await;
-    // All at once, so that both workers find them.
+    // In one command, so that both workers find them.
     let mut add = "ZADD mq:delay:quiet".to_owned();
     for number in 0..COUNT {
         add += &format!(r#" {} {{"id":"{number}","topic":"quiet","data":1}}"#, now - 1);

@@ -1,8 +1,9 @@
-//! Workers that stop for a while and wake again, on either side of their
-//! connection: others have their messages by then, and nothing is harmed.
+//! Workers that are suspended or disconnected for longer than a lease and resume: other
+//! workers have reclaimed their messages by then, and no message is lost or settled
+//! twice.
 
 use crate::batch::replies;
-use crate::proxy::{Lost, Proxy, Way};
+use crate::proxy::{Direction, DropReply, Proxy};
 use crate::support::{Gateway, Plugins, Redis, built, topic, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
@@ -18,8 +19,7 @@ fn puppet(version: &str) -> Plugins {
     Plugins::with("puppet", &built("puppet"), &manifest)
 }
 
-/// What the first worker does with it, and then how long the other takes
-/// before it is done.
+/// What the first worker does with the message, and a longer run on the other worker.
 fn act(first: &str) -> String {
     let echo = r#"{"do":"echo","to":"seen"}"#;
     let first = format!(r#"{{"do":"all","of":[{{"do":"sleep","ms":4000}},{first}]}}"#);
@@ -33,10 +33,9 @@ const MESSAGES: [(&str, &str); 3] = [
     ("reject", r#"{"do":"reject","code":"c","reason":"r"}"#),
 ];
 
-/// Puts a first worker out of action with messages in hand until another has
-/// them. The first then says how they ended; the other has the last word,
-/// except where the first was done.
-async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway, &Proxy)) {
+/// Stops a worker with messages in flight until another one has reclaimed them, and
+/// resumes it. Its late settlements are ignored, except for successful ones.
+async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Gateway, &Proxy)) {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let (plugins, others_plugins) = (puppet("first"), puppet("other"));
@@ -48,14 +47,14 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
     first.until_asleep("puppet", 3).await;
     stop(&first, &proxy);
     let other = Gateway::start_with(&redis.url(), &others_plugins, &LEASE);
-    until("the other has them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
-    go_on(&first, &proxy);
+    until("the other worker has reclaimed them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
+    resume(&first, &proxy);
 
     for (id, outcome) in MESSAGES.map(|(id, _)| (id, id)) {
         first.until_outcome("puppet", id, outcome).await;
     }
-    // Its late word counts for nothing, except that something is done.
-    until("the late retry and the late rejection count for nothing", async || {
+    // A late retry or rejection is ignored, a late success is accepted.
+    until("the late retry and the late rejection are ignored", async || {
         (first.logged("settled by another, or twice").len() >= 2).then_some(())
     })
     .await;
@@ -69,73 +68,74 @@ async fn out_of_action(stop: impl Fn(&Gateway, &Proxy), go_on: impl Fn(&Gateway,
         redis.envelopes("mq:seen").await.iter().map(|one| one["data"]["id"].as_str().unwrap().to_owned()).collect();
     seen.sort_unstable();
     assert_eq!(seen, ["done", "reject", "retry"]);
-    // And it goes on as before.
+    // The first worker continues.
     drop(other);
     redis.publish("puppet", "after", r#"{"do":"sleep","ms":0}"#).await;
     first.until_outcome("puppet", "after", "done").await;
-    // What others have settled takes up no room of its own any more.
-    let held = "messages_in_flight{topic=\"puppet\"} 0";
-    until("it holds nothing", async || first.get("/metrics/prometheus").await.1.contains(held).then_some(())).await;
+    // Messages that another worker has settled no longer use its concurrency.
+    let in_flight = "messages_in_flight{topic=\"puppet\"} 0";
+    until("nothing is in flight", async || first.get("/metrics/prometheus").await.1.contains(in_flight).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_worker_that_wakes_does_no_harm() {
-    out_of_action(|first, _| first.signal(Signal::STOP), |first, _| first.signal(Signal::CONT)).await;
+async fn a_suspended_worker_that_resumes_does_no_harm() {
+    stall_first_worker(|first, _| first.signal(Signal::STOP), |first, _| first.signal(Signal::CONT)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_stalls_for_longer_than_a_lease_does_no_harm() {
     let stall = |proxy: &Proxy, is_stalled| {
-        proxy.stall(Way::ToRedis, is_stalled);
-        proxy.stall(Way::ToWorker, is_stalled);
+        proxy.stall(Direction::ToRedis, is_stalled);
+        proxy.stall(Direction::ToWorker, is_stalled);
     };
-    out_of_action(|_, proxy| stall(proxy, true), |_, proxy| stall(proxy, false)).await;
+    stall_first_worker(|_, proxy| stall(proxy, true), |_, proxy| stall(proxy, false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_whose_answer_is_lost_on_the_way_is_taken_again_and_is_no_loss() {
+async fn a_read_with_a_lost_reply_is_recovered_and_not_counted() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let plugins = puppet("first");
-    // With a lease of an hour nothing else could bring it back.
+    // With a lease of an hour it cannot be reclaimed.
     let gateway = Gateway::start_with(&proxy.url(), &plugins, &["--queue-lease", "1h"]);
-    // With the first message it finds the topic; the second is the one.
+    // The first message makes the worker discover the topic.
     redis.publish("puppet", "first", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "first", "done").await;
-    proxy.lose(Lost::With(b"swallowed".to_vec()));
+    proxy.drop_next_reply(DropReply::With(b"swallowed".to_vec()));
     redis.publish("puppet", "swallowed", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    assert_eq!(proxy.lost(), 1);
+    assert_eq!(proxy.dropped_replies(), 1);
     assert_eq!(gateway.logged("taken again").len(), 1);
     assert!(gateway.logged("taken over").is_empty());
     assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_take_over_whose_answer_is_lost_on_the_way_is_found_on_an_idle_topic() {
+async fn a_reclaim_with_a_lost_reply_is_recovered_on_an_idle_topic() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
-    // Somebody had it and is gone; nothing else will ever be published.
+    // A lost consumer has it pending, and nothing else is published.
     redis.publish("puppet", "swallowed", r#"{"do":"echo","to":"seen"}"#).await;
     redis.run::<()>("XGROUP CREATE mq:puppet consumer-group-puppet 0").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-puppet gone STREAMS mq:puppet >").await;
-    proxy.lose(Lost::With(b"swallowed".to_vec()));
+    proxy.drop_next_reply(DropReply::With(b"swallowed".to_vec()));
     let plugins = puppet("first");
     let gateway = Gateway::start_with(&proxy.url(), &plugins, &LEASE);
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    assert_eq!(proxy.lost(), 1);
+    assert_eq!(proxy.dropped_replies(), 1);
     assert_eq!(gateway.logged("taken again").len(), 1);
 }
 
-/// Settling a batch takes two steps where some of it is done and some is dead. A
-/// renewal in between finds that what is done is no longer ours.
+/// A batch with done and dead messages is settled in two steps. A renewal between them
+/// no longer finds the done ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_being_settled_is_no_lost_lease() {
+async fn a_settlement_in_progress_is_not_reported_as_a_lost_lease() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
-    proxy.slow_down(200);
+    proxy.set_latency(200);
     let each_second_fails = replies("(i32.store8 (i32.const 49176) (i32.const 1))");
     let manifest = "concurrency = 2\n[batch]\nsize = 2\nwait = \"1m\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("pairs", &each_second_fails, manifest);
@@ -149,7 +149,7 @@ async fn what_is_being_settled_is_no_lost_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_fall_silent_are_given_up() {
+async fn silent_connections_are_abandoned() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let plugins = puppet("first");
@@ -157,7 +157,7 @@ async fn connections_that_fall_silent_are_given_up() {
     redis.publish("puppet", "before", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "before", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    proxy.silence();
+    proxy.blackhole();
     redis.publish("puppet", "after", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "after", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
@@ -165,7 +165,7 @@ async fn connections_that_fall_silent_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_have_been_done_is_not_sent_again() {
+async fn a_command_that_may_have_run_is_not_sent_again() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis).await;
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
@@ -173,7 +173,7 @@ async fn what_may_have_been_done_is_not_sent_again() {
     let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
     let publication = Draft::new("id".to_owned(), &topic, "1").seal(Timestamp::now()).unwrap();
     queue.publish(&publication).await.unwrap();
-    proxy.lose(Lost::After(0));
+    proxy.drop_next_reply(DropReply::After(0));
     assert!(queue.publish(&publication).await.is_err());
-    assert_eq!((proxy.lost(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
+    assert_eq!((proxy.dropped_replies(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
 }

@@ -1,8 +1,8 @@
-//! What happens to workers, Redis and the way between them.
+//! Faults of workers, Redis and the connections between them.
 
-use super::published::{ATTEMPTS, CHILD, TOPICS};
-use super::site::{Kind, Site};
-use crate::proxy::{Lost, Way};
+use super::publishers::{ATTEMPTS, CHILD, TOPICS};
+use super::redis_setup::{Kind, RedisSetup};
+use crate::proxy::{Direction, DropReply};
 use crate::support::{Gateway, Plugins, built, until};
 use fastrand::Rng;
 use jiff::Timestamp;
@@ -10,19 +10,19 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// Silences go well beyond it.
+/// Suspensions last well beyond it.
 const LEASE: &str = "1s";
 
-/// Spans are in milliseconds.
+/// Durations are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Disturbance {
+pub(super) enum Fault {
     KillWorker(usize),
     StopWorker(usize),
     FreezeWorker(usize, u64),
     KillRedis(u64),
-    HandOver,
+    Failover,
     Cut,
-    Stall(Way, u64),
+    Stall(Direction, u64),
     LoseReply(usize),
     Refuse(u64),
     ForgetScripts,
@@ -32,22 +32,22 @@ pub(super) enum Disturbance {
     Pause(&'static str, u64),
 }
 
-impl Disturbance {
+impl Fault {
     pub(super) fn draw(rng: &mut Rng, workers: usize, kind: Kind) -> Self {
         match kind {
-            Kind::Alone => Self::draw_alone(rng, workers),
-            Kind::Watched => Self::draw_watched(rng, workers),
+            Kind::Standalone => Self::draw_standalone(rng, workers),
+            Kind::Sentinel => Self::draw_sentinel(rng, workers),
         }
     }
 
     /// Without a proxy, since sentinels name the servers themselves.
-    fn draw_watched(rng: &mut Rng, workers: usize) -> Self {
+    fn draw_sentinel(rng: &mut Rng, workers: usize) -> Self {
         match rng.u32(..13) {
             0 | 1 => Self::KillWorker(rng.usize(..workers)),
             2 => Self::StopWorker(rng.usize(..workers)),
             3 => Self::FreezeWorker(rng.usize(..workers), rng.u64(1200..4000)),
             4..=6 => Self::KillRedis(rng.u64(..2500)),
-            7..=8 => Self::HandOver,
+            7..=8 => Self::Failover,
             9 => Self::ForgetScripts,
             10 => Self::DestroyGroup(group(rng)),
             11 => Self::KillClients,
@@ -55,16 +55,16 @@ impl Disturbance {
         }
     }
 
-    fn draw_alone(rng: &mut Rng, workers: usize) -> Self {
+    fn draw_standalone(rng: &mut Rng, workers: usize) -> Self {
         let span = |rng: &mut Rng| rng.u64(200..3000);
-        let way = |rng: &mut Rng| if rng.bool() { Way::ToRedis } else { Way::ToWorker };
+        let direction = |rng: &mut Rng| if rng.bool() { Direction::ToRedis } else { Direction::ToWorker };
         match rng.u32(..16) {
             0 | 1 => Self::KillWorker(rng.usize(..workers)),
             2 => Self::StopWorker(rng.usize(..workers)),
             3 => Self::FreezeWorker(rng.usize(..workers), rng.u64(1200..4000)),
             4 => Self::KillRedis(rng.u64(..2500)),
             5 => Self::Cut,
-            6 => Self::Stall(way(rng), span(rng)),
+            6 => Self::Stall(direction(rng), span(rng)),
             7..=9 => Self::LoseReply(rng.usize(..40)),
             10 => Self::Refuse(span(rng)),
             11 => Self::ForgetScripts,
@@ -75,8 +75,8 @@ impl Disturbance {
         }
     }
 
-    /// Whether a message may run again because of it.
-    pub(super) fn is_excuse(&self) -> bool {
+    /// Whether a message may run again because of this fault.
+    pub(super) fn can_cause_reruns(&self) -> bool {
         !matches!(self, Self::ForgetScripts | Self::FillUp(_) | Self::Pause(..))
     }
 
@@ -93,7 +93,7 @@ impl Disturbance {
     }
 }
 
-/// A stream and its group, as a command has them.
+/// A stream and its group, as arguments of a command.
 fn group(rng: &mut Rng) -> String {
     let topic = if rng.u32(..9) == 0 { CHILD } else { TOPICS[rng.usize(..TOPICS.len())] };
     let stream = match (topic, rng.u32(..3)) {
@@ -105,11 +105,11 @@ fn group(rng: &mut Rng) -> String {
     format!("{stream} consumer-group-{topic}")
 }
 
-/// Something that happened, and until when it lasted.
+/// An injected fault with its start and end.
 pub(super) struct Event {
     pub(super) began: Timestamp,
     pub(super) ended: Timestamp,
-    pub(super) what: Disturbance,
+    pub(super) what: Fault,
 }
 
 struct Worker {
@@ -118,23 +118,23 @@ struct Worker {
     is_frozen: bool,
 }
 
-pub(super) struct Scene {
-    pub(super) site: Site,
+pub(super) struct Testbed {
+    pub(super) redis: RedisSetup,
     plugins: Plugins,
     workers: Vec<Worker>,
-    /// Asked to stop, and perhaps still at it.
+    /// Workers that were asked to stop and may still run.
     leaving: Vec<Gateway>,
     started: usize,
-    /// What is to be made good again, and when.
-    to_undo: Vec<(Instant, Disturbance, usize)>,
-    /// What workers that have ended had logged.
+    /// Faults to revert, and when.
+    active: Vec<(Instant, Fault, usize)>,
+    /// The logs of workers that have exited.
     logs: Vec<Vec<Value>>,
     pub(super) events: Vec<Event>,
 }
 
-impl Scene {
+impl Testbed {
     pub(super) async fn set(count: usize, kind: Kind) -> Self {
-        let site = Site::start(kind).await;
+        let redis = RedisSetup::start(kind).await;
         let plugins = Plugins::empty();
         let retry = format!("[retry]\nattempts = {ATTEMPTS}\nbase = \"20ms\"\ncap = \"200ms\"\n");
         let grants = format!("[grants]\npublish = [\"seen\", \"{CHILD}\"]\n");
@@ -142,75 +142,77 @@ impl Scene {
         let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
         plugins.put("puppet", &built("puppet"), &format!("topics = [{}]\n{retry}{grants}", names.join(", ")));
         plugins.put("dedup", &built("puppet"), &format!("{retry}{grants}[dedup]\nwindow = \"1h\"\n"));
-        let (workers, leaving, to_undo, logs, events) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut scene = Self { site, plugins, workers, leaving, started: 0, to_undo, logs, events };
-        (0..count).for_each(|at| scene.start_worker(at));
-        scene
+        let (workers, leaving, active, logs, events) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut testbed = Self { redis, plugins, workers, leaving, started: 0, active, logs, events };
+        (0..count).for_each(|at| testbed.start_worker(at));
+        testbed
     }
 
     fn start_worker(&mut self, at: usize) {
         let options = ["--queue-lease", LEASE, "--drain", "3s"];
-        let gateway = Gateway::start_with(&self.site.url(), &self.plugins, &options);
+        let gateway = Gateway::start_with(&self.redis.url(), &self.plugins, &options);
         self.workers.insert(at, Worker { number: self.started, gateway, is_frozen: false });
         self.started += 1;
     }
 
-    pub(super) async fn disturb(&mut self, what: Disturbance) {
+    pub(super) async fn inject(&mut self, what: Fault) {
         let began = Timestamp::now();
         let mut number = 0;
         match &what {
-            Disturbance::KillWorker(at) => {
+            Fault::KillWorker(at) => {
                 let worker = self.workers.remove(*at);
-                self.logs.push(worker.gateway.last_words());
+                self.logs.push(worker.gateway.kill_and_read_log());
                 self.start_worker(*at);
             }
-            Disturbance::StopWorker(at) => {
+            Fault::StopWorker(at) => {
                 let worker = self.workers.remove(*at);
                 worker.gateway.signal(Signal::CONT);
                 worker.gateway.signal(Signal::TERM);
                 self.leaving.push(worker.gateway);
                 self.start_worker(*at);
             }
-            Disturbance::FreezeWorker(at, _) => {
+            Fault::FreezeWorker(at, _) => {
                 let worker = &mut self.workers[*at];
                 worker.is_frozen = true;
                 worker.gateway.signal(Signal::STOP);
                 number = worker.number;
             }
-            Disturbance::KillRedis(ms) => {
-                self.site.kill_redis(Duration::from_millis(*ms)).await;
+            Fault::KillRedis(ms) => {
+                self.redis.kill_redis(Duration::from_millis(*ms)).await;
             }
-            Disturbance::HandOver => self.site.hand_over().await,
-            Disturbance::Cut => self.site.proxy().cut(),
-            Disturbance::Stall(way, _) => self.site.proxy().stall(*way, true),
-            Disturbance::LoseReply(after) => self.site.proxy().lose(Lost::After(*after)),
-            Disturbance::Refuse(_) => {
-                self.site.proxy().refuse(true);
-                self.site.proxy().cut();
+            Fault::Failover => self.redis.failover().await,
+            Fault::Cut => self.redis.proxy().cut(),
+            Fault::Stall(direction, _) => self.redis.proxy().stall(*direction, true),
+            Fault::LoseReply(after) => self.redis.proxy().drop_next_reply(DropReply::After(*after)),
+            Fault::Refuse(_) => {
+                self.redis.proxy().refuse(true);
+                self.redis.proxy().cut();
             }
-            Disturbance::ForgetScripts => self.site.tell("SCRIPT FLUSH").await,
-            Disturbance::DestroyGroup(group) => self.site.tell(&format!("XGROUP DESTROY {group}")).await,
-            Disturbance::FillUp(_) => self.site.tell("CONFIG SET maxmemory 1").await,
-            Disturbance::KillClients => self.site.tell("CLIENT KILL TYPE normal").await,
-            Disturbance::Pause(topic, _) => self.site.tell(&format!("HSET {{mq:{topic}}}:state paused 1")).await,
+            Fault::ForgetScripts => self.redis.run_on_all_nodes("SCRIPT FLUSH").await,
+            Fault::DestroyGroup(group) => self.redis.run_on_all_nodes(&format!("XGROUP DESTROY {group}")).await,
+            Fault::FillUp(_) => self.redis.run_on_all_nodes("CONFIG SET maxmemory 1").await,
+            Fault::KillClients => self.redis.run_on_all_nodes("CLIENT KILL TYPE normal").await,
+            Fault::Pause(topic, _) => self.redis.run_on_all_nodes(&format!("HSET {{mq:{topic}}}:state paused 1")).await,
         }
-        self.to_undo.push((Instant::now() + what.span(), what.clone(), number));
+        self.active.push((Instant::now() + what.span(), what.clone(), number));
         let span = jiff::SignedDuration::try_from(what.span()).unwrap();
         self.events.push(Event { began, ended: Timestamp::now().max(began + span), what });
     }
 
-    /// Makes good again what has lasted long enough.
-    pub(super) async fn undo(&mut self, all: bool) {
+    /// Reverts the faults whose time is over.
+    pub(super) async fn revert(&mut self, all: bool) {
         let now = Instant::now();
-        let (over, to_undo): (Vec<_>, Vec<_>) = self.to_undo.drain(..).partition(|(at, ..)| all || *at <= now);
-        self.to_undo = to_undo;
+        let (over, active): (Vec<_>, Vec<_>) = self.active.drain(..).partition(|(at, ..)| all || *at <= now);
+        self.active = active;
         for (_, what, number) in over {
             match what {
-                Disturbance::FreezeWorker(..) => self.wake(number),
-                Disturbance::Stall(way, _) => self.site.proxy().stall(way, false),
-                Disturbance::Refuse(_) => self.site.proxy().refuse(false),
-                Disturbance::FillUp(_) => self.site.tell("CONFIG SET maxmemory 0").await,
-                Disturbance::Pause(topic, _) => self.site.tell(&format!("HDEL {{mq:{topic}}}:state paused")).await,
+                Fault::FreezeWorker(..) => self.wake(number),
+                Fault::Stall(direction, _) => self.redis.proxy().stall(direction, false),
+                Fault::Refuse(_) => self.redis.proxy().refuse(false),
+                Fault::FillUp(_) => self.redis.run_on_all_nodes("CONFIG SET maxmemory 0").await,
+                Fault::Pause(topic, _) => {
+                    self.redis.run_on_all_nodes(&format!("HDEL {{mq:{topic}}}:state paused")).await
+                }
                 _ => {}
             }
         }
@@ -223,14 +225,14 @@ impl Scene {
         }
     }
 
-    /// Ends every worker as an operator does, and returns what all have logged.
+    /// Stops every worker with SIGTERM and returns the logs of all.
     pub(super) async fn end(&mut self) -> Vec<Vec<Value>> {
         let mut ending: Vec<Gateway> = self.workers.drain(..).map(|worker| worker.gateway).collect();
         ending.iter().for_each(|gateway| gateway.signal(Signal::TERM));
         ending.append(&mut self.leaving);
         for mut gateway in ending {
-            until("a worker ends", async || (!gateway.is_running()).then_some(())).await;
-            self.logs.push(gateway.last_words());
+            until("a worker exits", async || (!gateway.is_running()).then_some(())).await;
+            self.logs.push(gateway.kill_and_read_log());
         }
         std::mem::take(&mut self.logs)
     }

@@ -1,4 +1,4 @@
-//! Who goes first, how many at once, how fast, not now, and not twice.
+//! Priorities, concurrency, rates, pauses and deduplication.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use gateway_worker::message::Fields;
@@ -16,7 +16,7 @@ fn publication(id: &str, priority: Priority) -> Publication {
     draft.seal(Timestamp::now()).unwrap()
 }
 
-/// `count` messages of each priority, whose topic is open.
+/// An opened topic with `count` messages of each priority.
 async fn all_priorities(redis: &Redis, count: usize) -> TopicQueue {
     let queue = redis.queue("t", "me");
     for number in 0..count {
@@ -42,25 +42,25 @@ fn of(taken: &[Taken], source: Source) -> usize {
 }
 
 #[tokio::test]
-async fn where_all_wait_each_priority_gets_its_share() {
+async fn each_priority_gets_its_share() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 40).await;
     let taken = entries(take(&queue, FlowControl::default(), 20).await);
     assert_eq!(SOURCES.map(|source| of(&taken, source)), [12, 6, 2]);
-    // One at a time too: the round goes on where it was.
+    // With single reads too: each continues the rotation.
     let mut taken = Vec::new();
     for turn in 0..10 {
         taken.extend(entries(take(&queue, FlowControl { turn, ..FlowControl::default() }, 1).await));
     }
     assert_eq!(SOURCES.map(|source| of(&taken, source)), [6, 3, 1]);
-    // What one does not need, the others get.
+    // Shares that one priority does not use go to the others.
     let taken = entries(take(&queue, FlowControl::default(), 1000).await);
     assert_eq!(taken.len(), 90);
     assert!(matches!(take(&queue, FlowControl::default(), 10).await, Take::Empty(behind) if behind.len() == 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() {
+async fn single_reads_starve_no_priority() {
     let redis = Redis::start();
     let queue = redis.queue("t", "publisher");
     for number in 0..20 {
@@ -75,7 +75,7 @@ async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none() {
+async fn a_running_worker_discovers_the_first_message_of_a_priority() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -92,7 +92,7 @@ async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none()
     gateway.until_outcome("t", "after", "done").await;
 }
 
-/// A worker on a topic that nothing but a priority was published to.
+/// A worker on a topic that only has messages of high priority.
 async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
     let gateway = Gateway::start(redis, plugins);
     redis.queue("t", "publisher").publish(&publication("high", Priority::High)).await.unwrap();
@@ -101,28 +101,28 @@ async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_priority_came_first_all_the_rest_is_seen_too() {
+async fn a_topic_that_began_with_a_priority_discovers_every_other_key() {
     let body = |id: &str| format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#);
     let plugins = Plugins::with("t", &guest(OK), "");
-    for way in ["stream", "list", "delayed", "legacy"] {
+    for kind in ["stream", "list", "delayed", "legacy"] {
         let redis = Redis::start();
         let gateway = only_high(&redis, &plugins).await;
-        match way {
+        match kind {
             "stream" => drop(redis.add("t", body("next").as_bytes()).await),
             "list" => redis.run::<()>(&format!("LPUSH mq:t {}", body("next"))).await,
             "delayed" => redis.publish_later("t", "next", "{}", Duration::from_millis(100)).await,
             _ => redis.run::<()>(&format!("ZADD mq:delay:t 1 {}", body("next"))).await,
         }
         gateway.until_outcome("t", "next", "done").await;
-        // And it is still seen what has a priority.
+        // Messages with a priority are still consumed.
         redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
         gateway.until_outcome("t", "again", "done").await;
-        assert_eq!(gateway.logged("not consuming").len(), 0, "{way}");
+        assert_eq!(gateway.logged("not consuming").len(), 0, "{kind}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_deleted_beside_a_priority_is_seen_when_it_comes_back() {
+async fn a_deleted_and_recreated_key_is_discovered_on_a_topic_with_priorities() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = only_high(&redis, &plugins).await;
@@ -135,17 +135,19 @@ async fn a_key_that_is_deleted_beside_a_priority_is_seen_when_it_comes_back() {
         }
         gateway.until_outcome("t", id, "done").await;
     }
-    // Long after it was noticed, too.
+    // Also long after the worker has detected that the key is missing.
     redis.run::<i64>("DEL mq:t").await;
     let is_gone = |line: &serde_json::Value| line["kind"] == "Absent";
-    until("it is known to be gone", async || gateway.logged("opened").last().filter(|line| is_gone(line)).map(drop))
-        .await;
+    until("the missing key is detected", async || {
+        gateway.logged("opened").last().filter(|line| is_gone(line)).map(drop)
+    })
+    .await;
     redis.publish("t", "d", "{}").await;
     gateway.until_outcome("t", "d", "done").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() {
+async fn a_deleted_priority_stream_causes_no_key_discovery_on_each_read() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = only_high(&redis, &plugins).await;
@@ -163,11 +165,11 @@ async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() 
         redis.publish("t", &id, "{}").await;
         gateway.until_outcome("t", &id, "done").await;
     }
-    // Only whoever looks at all keys asks what the work stream is.
+    // Only a discovery of all keys asks for the type of the work stream.
     let stats: String = redis.run("INFO commandstats").await;
     let types =
         stats.lines().find_map(|line| line.strip_prefix("cmdstat_type:calls=")?.split(',').next()?.parse().ok());
-    // Publishing asks once.
+    // Each publication asks once.
     assert!(types.unwrap_or(0) < 200, "{stats}");
     redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
     gateway.until_outcome("t", "again", "done").await;
@@ -196,7 +198,7 @@ async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_tells_its_priority() {
+async fn a_dead_letter_names_its_priority() {
     let redis = Redis::start();
     redis
         .queue("puppet", "me")
@@ -215,7 +217,7 @@ async fn a_dead_letter_tells_its_priority() {
 }
 
 #[tokio::test]
-async fn no_span_ever_sees_more_than_the_rate() {
+async fn no_window_exceeds_the_rate() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 20).await;
     let span = Duration::from_millis(500);
@@ -225,23 +227,23 @@ async fn no_span_ever_sees_more_than_the_rate() {
     while taken < 60 {
         match reader.take(&queue, &SOURCES, control, 5).await.unwrap() {
             Take::Taken(more) => taken += more.len(),
-            // Sooner than it was told: others may ask at any time.
+            // Asks again sooner than it should, as other workers may.
             Take::TooSoon(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             other => panic!("{other:?}"),
         }
     }
-    let mut began = Vec::new();
+    let mut delivered = Vec::new();
     for key in ["mq:t", "{mq:t}:high", "{mq:t}:low"] {
-        began.extend(delivered_at(&redis, key).await);
+        delivered.extend(delivered_at(&redis, key).await);
     }
-    began.sort_unstable();
-    assert_eq!(began.len(), 60);
-    for eight in began.windows(8) {
+    delivered.sort_unstable();
+    assert_eq!(delivered.len(), 60);
+    for eight in delivered.windows(8) {
         assert!(eight[7] - eight[0] >= 500, "{eight:?}");
     }
 }
 
-/// When each pending entry was delivered, by Redis' own clock, in ms.
+/// The delivery times of pending entries by the clock of Redis, in ms.
 async fn delivered_at(redis: &Redis, key: &str) -> Vec<i64> {
     fn find(value: &redis::Value, name: &str) -> redis::Value {
         let redis::Value::Array(list) = value else { panic!("{value:?}") };
@@ -262,7 +264,7 @@ async fn delivered_at(redis: &Redis, key: &str) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
+async fn the_rate_is_shared_and_survives_a_clock_that_was_ahead() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 10).await;
     let control = FlowControl { rate: Some((7, HOUR)), ..FlowControl::default() };
@@ -271,7 +273,7 @@ async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
     assert!(
         matches!(take(&queue, control, 5).await, Take::TooSoon(wait) if wait <= HOUR + HOUR / 20 && wait > HOUR / 2)
     );
-    // Written by a clock an hour ahead: it counts from now, not from then.
+    // A time written by a clock an hour ahead counts as now.
     let ahead = Timestamp::now().as_millisecond() + 3_600_000;
     let mut pack = redis::cmd("EVAL");
     pack.arg("return redis.call('HSET', KEYS[1], 'rate', cmsgpack.pack({ { tonumber(ARGV[1]), 7 } }))");
@@ -281,7 +283,7 @@ async fn a_rate_is_shared_by_all_and_survives_a_clock_that_was_ahead() {
 }
 
 #[tokio::test]
-async fn the_total_holds_over_all_workers() {
+async fn the_global_concurrency_holds_over_all_workers() {
     let redis = Redis::start();
     let queue = all_priorities(&redis, 10).await;
     let other = redis.queue("t", "other");
@@ -289,13 +291,13 @@ async fn the_total_holds_over_all_workers() {
     let mine = entries(take(&queue, control, 5).await);
     assert_eq!((mine.len(), entries(take(&other, control, 5).await).len()), (5, 3));
     assert_eq!(take(&other, control, 5).await, Take::Full);
-    // No counter can leak: what is settled makes room.
+    // A settled message frees its slot, so no counter can leak.
     assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), None)], HOUR).await.unwrap(), [Settled::Ok]);
     assert_eq!(entries(take(&other, control, 5).await).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_workers_together_keep_to_the_total() {
+async fn two_workers_together_respect_the_global_concurrency() {
     let redis = Redis::start();
     for number in 0..12 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":500}"#).await;
@@ -312,7 +314,7 @@ async fn two_workers_together_keep_to_the_total() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_topic_stands_still_until_it_is_resumed() {
+async fn a_paused_topic_starts_nothing_until_it_is_resumed() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "").and("other", &guest(OK), "");
     let gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
@@ -320,50 +322,50 @@ async fn a_paused_topic_stands_still_until_it_is_resumed() {
     let asleep = || gateways.iter().map(|gateway| gateway.asleep("puppet")).sum::<usize>();
     until("one runs", async || (asleep() == 1).then_some(())).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
-    // Readers that wait know nothing of it, and yet what comes now is not run.
+    // Blocked readers do not know of the pause, yet new messages must not run.
     for number in 0..20 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":0}"#).await;
     }
     for gateway in &gateways {
         gateway.until_logged("paused", |line| line["topic"] == "puppet").await;
     }
-    redis.is("what ran has ended", "XLEN mq:puppet", 20).await;
+    redis.is("the running one has ended", "XLEN mq:puppet", 20).await;
     redis.publish("other", "o", "{}").await;
-    redis.is("others go on", "XLEN mq:other", 0).await;
+    redis.is("other topics continue", "XLEN mq:other", 0).await;
     let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
     assert_eq!(ran, 1);
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     redis.is("all are done", "XLEN mq:puppet", 0).await;
     let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
     assert_eq!(ran, 21);
-    let lost: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
-    assert_eq!(lost, 0, "what was held back counts as lost");
+    let reclaimed: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
+    assert_eq!(reclaimed, 0, "a message requeued by the pause is counted as lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_read_brings_into_a_pause_was_not_lost_on_the_way() {
+async fn messages_read_during_a_pause_are_requeued_and_not_counted_as_lost() {
     let redis = Redis::start();
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t 0 MKSTREAM").await;
     let plugins = Plugins::with("t", &guest(OK), "");
-    // With a lease of an hour nothing but the end of the pause brings it back.
+    // With a lease of an hour only the end of the pause makes it available again.
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--queue-max-message", "1MiB"]);
-    until("the read waits", async || {
+    until("the reader is blocked", async || {
         redis.run::<String>("INFO clients").await.contains("blocked_clients:1\r").then_some(())
     })
     .await;
-    // As large as can't be found again in one piece.
+    // Too large to be recovered in one batch.
     let script = "redis.call('HSET', KEYS[1], 'paused', 1) \
                   for _ = 1, 3 do redis.call('XADD', KEYS[2], '*', 'message', string.rep(' ', 5242880)) end";
     let mut pause = redis::cmd("EVAL");
     pause.arg(script).arg(2).arg("{mq:t}:state").arg("mq:t");
     pause.query_async::<()>(&mut redis.connection().await).await.unwrap();
-    redis.until_given_back("t", 3).await;
+    redis.until_requeued("t", 3).await;
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     redis.is("all are dead", "XLEN {mq:t}:dead", 3).await;
-    let told: Vec<_> =
+    let recovered: Vec<_> =
         gateway.logged("taken again").iter().map(|line| (line["message"].clone(), line["count"].clone())).collect();
-    let given_back = "taken again: it had been given back";
-    assert_eq!(told, [(given_back.into(), 2.into()), (given_back.into(), 1.into())]);
+    let requeued = "taken again: it had been given back";
+    assert_eq!(recovered, [(requeued.into(), 2.into()), (requeued.into(), 1.into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +383,7 @@ async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_dedup_copies_are_run_and_nothing_is_remembered() {
+async fn without_deduplication_copies_run_and_no_key_is_stored() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
@@ -394,7 +396,7 @@ async fn without_dedup_copies_are_run_and_nothing_is_remembered() {
 }
 
 #[tokio::test]
-async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
+async fn the_deduplication_key_is_written_with_the_settlement() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for number in 0..2 {
@@ -403,22 +405,22 @@ async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
     let sources = queue.open().await.unwrap().sources;
     let mut reader = Reader::connect(&queue).await.unwrap();
     let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
-    let marks = ["a".to_owned(), "b".to_owned()];
+    let keys = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
     let batch =
-        [taken[0].done(Some(marks[0].clone()), Vec::new(), None), taken[1].done(Some(marks[1].clone()), child, None)];
-    assert_eq!(queue.finished(&marks).await.unwrap(), [false, false]);
-    // At a full memory the one that needs none is settled all the same.
+        [taken[0].done(Some(keys[0].clone()), Vec::new(), None), taken[1].done(Some(keys[1].clone()), child, None)];
+    assert_eq!(queue.finished(&keys).await.unwrap(), [false, false]);
+    // With a full Redis the message without follow-ups is still settled.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     assert_eq!(queue.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert_eq!(queue.finished(&marks).await.unwrap(), [true, false]);
+    assert_eq!(queue.finished(&keys).await.unwrap(), [true, false]);
     assert_eq!(queue.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
-    assert_eq!(queue.finished(&marks).await.unwrap(), [true, true]);
+    assert_eq!(queue.finished(&keys).await.unwrap(), [true, true]);
 }
 
 #[tokio::test]
-async fn a_message_is_published_once_however_often_it_is_tried() {
+async fn publish_once_publishes_once_however_often_it_is_called() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let one = publication("a", Priority::Normal);
@@ -427,7 +429,7 @@ async fn a_message_is_published_once_however_often_it_is_tried() {
         published += i64::from(queue.publish_once(&one, HOUR).await.unwrap());
     }
     assert_eq!((published, redis.run::<i64>("XLEN mq:t").await), (1, 1));
-    // A refusal marks nothing, so that it may be tried again.
+    // A failed publication stores no key, so it can be retried.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let other = publication("b", Priority::High);
     queue.publish_once(&other, HOUR).await.unwrap_err();
@@ -443,7 +445,7 @@ async fn an_idle_topic_costs_less_than_five_commands_a_second() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_outcome("t", "a", "done").await;
     let commands = async || {
-        // What the worker as a whole asks once a second is not the topic's.
+        // Commands of the worker as a whole are excluded.
         let stats: String = redis.run("INFO commandstats").await;
         let calls = |line: &str| -> Option<u64> {
             let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -454,7 +456,7 @@ async fn an_idle_topic_costs_less_than_five_commands_a_second() {
         };
         stats.lines().filter_map(calls).sum::<u64>()
     };
-    // Past the grace in which a new worker looks around more often.
+    // A new worker runs its maintenance more often for the first seconds.
     tokio::time::sleep(Duration::from_secs(13)).await;
     let (began, before) = (Instant::now(), commands().await);
     tokio::time::sleep(Duration::from_secs(20)).await;

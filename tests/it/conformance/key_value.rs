@@ -1,11 +1,11 @@
-//! The scenario of what plugins keep.
+//! The scenario of the key-value store.
 
 use super::start;
 use crate::key_value::manifest;
 use crate::servers::Server;
 use crate::support::{Plugins, built};
 
-pub(super) async fn plugins_keep_values_over_two_workers(server: &Server) {
+pub(super) async fn plugins_store_values_over_two_workers(server: &Server) {
     let limits = "[limits]\nkeyvalue_keys = 3\n";
     let plugins = Plugins::with("store", &built("store"), &manifest("keyvalue = true", limits));
     let workers = [start(server, &plugins, &[]), start(server, &plugins, &[])];

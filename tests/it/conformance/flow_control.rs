@@ -1,13 +1,13 @@
-//! The scenarios of who goes first, how many at once, not now, and not twice.
+//! The scenarios of priorities, concurrency, rates, pauses and deduplication.
 
-use super::{json, puppet, run, start, told};
+use super::{json, puppet, run, run_ok, start};
 use crate::messages::envelope;
 use crate::servers::Server;
 use crate::support::{OK, Plugins, guest, until};
 use serde_json::json;
 
 fn publish(server: &Server, args: &[&str]) {
-    told(server, &[&["publish"], args].concat());
+    run_ok(server, &[&["publish"], args].concat());
 }
 
 async fn push(server: &Server, how: &str, id: &str) {
@@ -16,24 +16,24 @@ async fn push(server: &Server, how: &str, id: &str) {
 
 async fn is_drained(server: &Server) {
     server.is("the list is drained", "EXISTS mq:t", 0).await;
-    server.is("nothing is put aside", "EXISTS {mq:t}:in", 0).await;
-    server.is("and all is settled", "XLEN {mq:t}:work", 0).await;
+    server.is("the intake list is empty", "EXISTS {mq:t}:in", 0).await;
+    server.is("all are settled", "XLEN {mq:t}:work", 0).await;
 }
 
-pub(super) async fn a_list_is_consumed_whoever_comes_first_and_again_after_it_was_drained(server: &Server) {
+pub(super) async fn a_list_is_consumed_and_consumed_again_after_it_was_drained(server: &Server) {
     let plugins = Plugins::with("t", &guest(OK), "");
-    // The publisher comes first.
+    // The message is published before the worker starts.
     push(server, "LPUSH", "first").await;
     let gateway = start(server, &plugins, &[]);
     gateway.until_outcome("t", "first", "done").await;
     is_drained(server).await;
-    // Again, from either end.
+    // Pushes on either end.
     for (how, id) in [("LPUSH", "left"), ("RPUSH", "right")] {
         push(server, how, id).await;
         gateway.until_outcome("t", id, "done").await;
         is_drained(server).await;
     }
-    // Through us it becomes no stream, so that plain clients can go on.
+    // Publishing through the queue keeps the key a list for plain clients.
     server.publish("t", "ours", "{}").await;
     gateway.until_outcome("t", "ours", "done").await;
     push(server, "LPUSH", "after").await;
@@ -57,18 +57,18 @@ pub(super) async fn every_priority_is_served(server: &Server) {
     }
 }
 
-pub(super) async fn what_is_published_again_within_its_time_is_there_once(server: &Server) {
+pub(super) async fn a_message_published_twice_within_its_window_exists_once(server: &Server) {
     for _ in 0..3 {
         publish(server, &["quiet", "--id", "once", "--once", "1h"]);
     }
     assert_eq!(server.run::<i64>("XLEN mq:quiet").await, 1);
 }
 
-pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
+pub(super) async fn a_copy_of_a_finished_message_is_not_run(server: &Server) {
     let manifest = "[dedup]\nwindow = \"1h\"\n[grants]\npublish = [\"seen\"]\n";
     let plugins = puppet(manifest);
     let gateway = start(server, &plugins, &[]);
-    // With a follow-up and without; and one that fails first.
+    // Messages without and with a follow-up, and one that fails.
     for (id, data) in [
         ("plain", r#"{"do":"sleep","ms":0}"#),
         ("parent", r#"{"do":"echo","to":"seen"}"#),
@@ -86,7 +86,7 @@ pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
     assert_eq!(server.run::<i64>("HGET {mq:puppet}:state duplicate").await, 2);
     let (_, metrics) = gateway.json("/metrics").await;
     assert!(metrics.to_string().contains(r#""duplicate":2"#), "{metrics}");
-    // A dedup key says what a copy is, whatever the id.
+    // With a deduplication key the id does not matter.
     for id in ["one", "two"] {
         let body = json!({"id": id, "topic": "puppet", "data": {"do": "sleep", "ms": 0}, "dedup_key": "k"});
         server.run::<String>(&format!("XADD mq:puppet * message {body}")).await;
@@ -100,7 +100,7 @@ pub(super) async fn a_copy_of_what_has_finished_is_not_run(server: &Server) {
     }
 }
 
-pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server) {
+pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = start(server, &plugins, &[]);
     server.publish("t", "before", "{}").await;
@@ -109,7 +109,7 @@ pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server)
     assert!(code == 0 && out.contains("t is paused"), "{out}");
     assert!(run(server, &["topics", "pause", "t"]).1.contains("already"));
     server.publish("t", "aside", "{}").await;
-    until("the worker obeys", async || gateway.logged("paused").into_iter().next()).await;
+    until("the worker has paused", async || gateway.logged("paused").into_iter().next()).await;
     let (_, table, _) = run(server, &["topics", "ls"]);
     assert!(table.contains("paused"), "{table}");
     assert_eq!(json(server, &["topics", "show", "t"])["is_paused"], true);
@@ -117,14 +117,14 @@ pub(super) async fn a_topic_is_set_aside_and_goes_on_by_command(server: &Server)
     let (code, out, _) = run(server, &["topics", "resume", "t"]);
     assert!(code == 0 && out.contains("goes on"), "{out}");
     gateway.until_outcome("t", "aside", "done").await;
-    // A purge of a topic that workers take from says so.
-    until("the worker is known", async || {
+    // A purge of a topic with active workers warns about them.
+    until("the worker is registered", async || {
         run(server, &["topics", "purge", "t", "--yes"]).2.contains("workers take").then_some(())
     })
     .await;
 }
 
-pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
+pub(super) async fn rate_and_global_concurrency_hold_over_two_workers(server: &Server) {
     let plugins = puppet("concurrency_total = 2\n[rate]\nlimit = 50\nper = \"1s\"\n");
     plugins.put("slow", &guest(OK), "[rate]\nlimit = 4\nper = \"1h\"\n");
     for number in 0..8 {
@@ -140,6 +140,6 @@ pub(super) async fn rate_and_total_hold_over_two_workers(server: &Server) {
     .await;
     assert!(most <= 2, "{most}");
     assert!(server.run::<i64>("HEXISTS {mq:puppet}:state rate").await == 1);
-    server.is("as many have run as may", "HGET {mq:slow}:state done", 4).await;
+    server.is("the rate limit is used up", "HGET {mq:slow}:state done", 4).await;
     assert_eq!((server.in_flight("slow").await, server.run::<i64>("XLEN mq:slow").await), (0, 4));
 }
