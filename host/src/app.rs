@@ -102,11 +102,11 @@ impl App {
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
         let means = Means { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
         let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
-        tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
+        tracing::info!(%address, redis = settings.redis.redacted_url(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
         let archive = Archive::open(settings.cache.as_deref(), &settings.plugins);
-        let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.check_files), archive);
+        let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.file_permissions), archive);
         let routes = registry.routes();
         let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), runtime));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
@@ -201,6 +201,6 @@ fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilit
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
-        own_folders: settings.own_folders(),
+        protected_dirs: settings.protected_dirs(),
     })
 }

@@ -9,11 +9,11 @@ mod dev;
 mod healthcheck;
 mod http;
 mod json_log;
-mod known;
+mod topic_check;
 mod messages;
 mod plugin;
 mod plugins;
-mod print;
+mod output;
 mod publish;
 mod run;
 mod show;
@@ -23,9 +23,9 @@ mod topics;
 use crate::app::StartError;
 use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
-use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
+use crate::settings::{InvalidSettings, QueueSettings, RawQueue, RawRedis, RawSettings};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use print::plain_lines;
+use output::plain_lines;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -145,7 +145,7 @@ struct RunArgs {
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    typed: Typed,
+    settings: RawSettings,
 }
 
 /// What a command that looks at Redis and ends again takes.
@@ -154,9 +154,9 @@ struct RedisArgs {
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", hide = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
-    redis: TypedRedis,
+    redis: RawRedis,
     #[command(flatten)]
-    queue: TypedQueue,
+    queue: RawQueue,
 }
 
 /// Why a command ends without success.
@@ -175,8 +175,8 @@ enum Failure {
     Ended(ExitCode, String),
 }
 
-impl From<BadSettings> for Failure {
-    fn from(error: BadSettings) -> Self {
+impl From<InvalidSettings> for Failure {
+    fn from(error: InvalidSettings) -> Self {
         Self::BadConfiguration(error.to_string())
     }
 }
@@ -290,11 +290,11 @@ fn variables() -> BTreeSet<String> {
 }
 
 /// The settings with the file's. A file that was named must be there.
-fn with_file(typed: Typed, named: Option<&Path>) -> Result<Typed, Failure> {
+fn with_file(settings: RawSettings, named: Option<&Path>) -> Result<RawSettings, Failure> {
     let path = named.unwrap_or(Path::new(FILE));
     match fs::read_to_string(path) {
-        Ok(text) => Ok(typed.or_file(&text, &path.display().to_string())?),
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(typed),
+        Ok(text) => Ok(settings.or_file(&text, &path.display().to_string())?),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(settings),
         Err(error) => Err(Failure::BadConfiguration(format!("{}: {error}", path.display()))),
     }
 }
@@ -302,17 +302,17 @@ fn with_file(typed: Typed, named: Option<&Path>) -> Result<Typed, Failure> {
 impl RedisArgs {
     /// The Redis that is named, or else that of the `dev` started here.
     fn connect(self) -> Result<(Connection, QueueSettings), Failure> {
-        let typed = Typed { redis: self.redis, queue: self.queue, ..Typed::default() };
-        let mut typed = with_file(typed, self.config.as_deref())?;
-        if typed.redis.is_unset()
+        let settings = RawSettings { redis: self.redis, queue: self.queue, ..RawSettings::default() };
+        let mut settings = with_file(settings, self.config.as_deref())?;
+        if settings.redis.is_unset()
             && let Ok(url) = fs::read_to_string(Path::new(STATE).join(dev::URL_FILE))
         {
-            typed.redis = TypedRedis { redis_url: Some(url.trim().to_owned()), ..TypedRedis::default() };
+            settings.redis = RawRedis { redis_url: Some(url.trim().to_owned()), ..RawRedis::default() };
         }
-        let mut faults = Vec::new();
-        let (target, queue) = (typed.redis.check(&mut faults), typed.queue.check(&mut faults));
-        if !faults.is_empty() {
-            return Err(BadSettings(faults).into());
+        let mut errors = Vec::new();
+        let (target, queue) = (settings.redis.check(&mut errors), settings.queue.check(&mut errors));
+        if !errors.is_empty() {
+            return Err(InvalidSettings(errors).into());
         }
         let connection = Connection::to(&target).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))

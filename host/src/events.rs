@@ -6,3 +6,4 @@
 // plugins
 
 // settings, commands, HTTP
+pub const UNKNOWN_SETTING: &str = "unknown setting";

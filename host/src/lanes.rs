@@ -113,7 +113,7 @@ impl Lanes {
             alone: self.alone.clone(),
             abreast_max: self.settings.handler_threads,
         });
-        let (running, stop, drain) = (lane.clone(), stop.clone(), self.settings.drain);
+        let (running, stop, drain) = (lane.clone(), stop.clone(), self.settings.shutdown_timeout);
         tasks.spawn(async move {
             let grace = async {
                 stop.cancelled().await;

@@ -74,7 +74,7 @@ pub struct Undecodable(String);
 impl Message {
     /// What tells copies of this message from others: its dedup key, else its
     /// id; an entry that has neither has no copies.
-    pub fn mark(&self) -> Option<&String> {
+    pub fn deduplication_key(&self) -> Option<&String> {
         self.dedup_key.as_ref().or(self.has_own_id.then_some(&self.id))
     }
 }

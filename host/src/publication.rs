@@ -66,7 +66,7 @@ pub enum Priority {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum BadDraft {
+pub enum InvalidDraft {
     #[error("data is not JSON: {0}")]
     Data(String),
     #[error("an id has 1 to 256 bytes")]
@@ -101,30 +101,30 @@ struct Envelope<'a> {
 }
 
 impl Draft<'_> {
-    pub fn seal(self, now: Timestamp) -> Result<Publication, BadDraft> {
-        let data: &RawValue = serde_json::from_str(self.data).map_err(|error| BadDraft::Data(error.to_string()))?;
+    pub fn encode(self, now: Timestamp) -> Result<Publication, InvalidDraft> {
+        let data: &RawValue = serde_json::from_str(self.data).map_err(|error| InvalidDraft::Data(error.to_string()))?;
         if !(1..=256).contains(&self.id.len()) {
-            return Err(BadDraft::Id);
+            return Err(InvalidDraft::Id);
         }
         if self.delay > DELAY_MAX {
-            return Err(BadDraft::Delay);
+            return Err(InvalidDraft::Delay);
         }
         if self.dedup_key.is_some_and(|key| !(1..=256).contains(&key.len())) {
-            return Err(BadDraft::DedupKey);
+            return Err(InvalidDraft::DedupKey);
         }
         let mut headers = BTreeMap::new();
         for (name, value) in self.headers {
             let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
             let is_legal = !name.is_empty() && name.bytes().all(legal) && !name.starts_with("worker-");
             if !is_legal || headers.insert(name.as_str(), value.as_str()).is_some() {
-                return Err(BadDraft::Header(name.clone()));
+                return Err(InvalidDraft::Header(name.clone()));
             }
         }
         let hops = self.hops.to_string();
         if self.hops > 0 {
             headers.insert(HOPS_HEADER, hops.as_str());
         }
-        let due = now.checked_add(self.delay).map_err(|_| BadDraft::Delay)?;
+        let due = now.checked_add(self.delay).map_err(|_| InvalidDraft::Delay)?;
         let envelope = Envelope {
             id: &self.id,
             topic: self.topic.as_str(),
@@ -138,7 +138,7 @@ impl Draft<'_> {
             dedup_key: self.dedup_key,
             expires_at: self.expires_at.map(rfc3339),
         };
-        let body = serde_json::to_vec(&envelope).map_err(|error| BadDraft::Data(error.to_string()))?;
+        let body = serde_json::to_vec(&envelope).map_err(|error| InvalidDraft::Data(error.to_string()))?;
         Ok(Publication { topic: self.topic.clone(), delay: self.delay, priority: self.priority, body, id: self.id })
     }
 }
@@ -180,18 +180,18 @@ impl Publication {
 mod tests {
     use super::*;
 
-    fn seal(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, BadDraft> {
+    fn encode(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, InvalidDraft> {
         let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let topic = Topic::parse("email.send").unwrap();
         let draft = Draft { headers: &headers, delay, ..Draft::new("m-1".to_owned(), &topic, data) };
         let now = "2026-11-23T07:45:23.585Z".parse().unwrap();
-        draft.seal(now).map(|publication| String::from_utf8(publication.body).unwrap())
+        draft.encode(now).map(|publication| String::from_utf8(publication.body).unwrap())
     }
 
     #[test]
     fn the_envelope_is_the_originals() {
         assert_eq!(
-            seal(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
+            encode(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
             r#"{"id":"m-1","topic":"email.send","data":{"n": 9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#
         );
     }
@@ -219,47 +219,47 @@ mod tests {
     #[test]
     fn an_id_and_a_dedup_key_have_their_sizes() {
         let topic = Topic::parse("t").unwrap();
-        let sealed = |id: usize, key: usize| {
+        let encoded = |id: usize, key: usize| {
             let (id, key) = ("x".repeat(id), "x".repeat(key));
             let draft = Draft { dedup_key: Some(&key), ..Draft::new(id, &topic, "1") };
-            draft.seal(Timestamp::UNIX_EPOCH).map(drop)
+            draft.encode(Timestamp::UNIX_EPOCH).map(drop)
         };
         for (id, key, expected) in [
             (1, 1, Ok(())),
             (256, 256, Ok(())),
-            (0, 1, Err(BadDraft::Id)),
-            (257, 1, Err(BadDraft::Id)),
-            (1, 0, Err(BadDraft::DedupKey)),
-            (1, 257, Err(BadDraft::DedupKey)),
+            (0, 1, Err(InvalidDraft::Id)),
+            (257, 1, Err(InvalidDraft::Id)),
+            (1, 0, Err(InvalidDraft::DedupKey)),
+            (1, 257, Err(InvalidDraft::DedupKey)),
         ] {
-            assert_eq!(sealed(id, key), expected, "{id} {key}");
+            assert_eq!(encoded(id, key), expected, "{id} {key}");
         }
     }
 
     #[test]
     fn a_delayed_message_states_when_it_is_due() {
-        assert!(seal("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
-        assert!(seal("1", &[], DELAY_MAX).is_ok());
-        assert_eq!(seal("1", &[], DELAY_MAX + Duration::from_millis(1)), Err(BadDraft::Delay));
+        assert!(encode("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
+        assert!(encode("1", &[], DELAY_MAX).is_ok());
+        assert_eq!(encode("1", &[], DELAY_MAX + Duration::from_millis(1)), Err(InvalidDraft::Delay));
     }
 
     #[test]
     fn headers_are_written_only_where_there_are_some_and_never_forged() {
         assert!(
-            seal("1", &[("traceparent", "00")], Duration::ZERO)
+            encode("1", &[("traceparent", "00")], Duration::ZERO)
                 .unwrap()
                 .ends_with(r#""headers":{"traceparent":"00"}}"#)
         );
         for bad in ["worker-attempt", "", "Upper", "a b"] {
-            assert_eq!(seal("1", &[(bad, "x")], Duration::ZERO), Err(BadDraft::Header(bad.to_owned())));
+            assert_eq!(encode("1", &[(bad, "x")], Duration::ZERO), Err(InvalidDraft::Header(bad.to_owned())));
         }
-        assert!(seal("1", &[("a", "1"), ("a", "2")], Duration::ZERO).is_err());
+        assert!(encode("1", &[("a", "1"), ("a", "2")], Duration::ZERO).is_err());
     }
 
     #[test]
     fn data_that_is_not_json_is_refused() {
         for bad in ["", "{", "{} {}", "nil"] {
-            assert!(matches!(seal(bad, &[], Duration::ZERO), Err(BadDraft::Data(_))), "{bad}");
+            assert!(matches!(encode(bad, &[], Duration::ZERO), Err(InvalidDraft::Data(_))), "{bad}");
         }
     }
 }

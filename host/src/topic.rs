@@ -13,15 +13,15 @@ pub struct Topic(Arc<str>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("illegal topic name \"{}\": allowed are 1 to {TOPIC_BYTES_MAX} of A-Z a-z 0-9 . _ -", .0.escape_debug())]
-pub struct IllegalTopic(String);
+pub struct InvalidTopic(String);
 
 impl Topic {
-    pub fn parse(text: &str) -> Result<Self, IllegalTopic> {
+    pub fn parse(text: &str) -> Result<Self, InvalidTopic> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if (1..=TOPIC_BYTES_MAX).contains(&text.len()) && text.bytes().all(legal) {
             Ok(Self(text.into()))
         } else {
-            Err(IllegalTopic(text.to_owned()))
+            Err(InvalidTopic(text.to_owned()))
         }
     }
 
@@ -31,9 +31,9 @@ impl Topic {
 }
 
 impl std::str::FromStr for Topic {
-    type Err = IllegalTopic;
+    type Err = InvalidTopic;
 
-    fn from_str(text: &str) -> Result<Self, IllegalTopic> {
+    fn from_str(text: &str) -> Result<Self, InvalidTopic> {
         Self::parse(text)
     }
 }

@@ -35,7 +35,7 @@ pub enum Outcome {
     CpuLimit(Duration),
     MemoryLimit(u64),
     TableLimit(u32),
-    HandleLimit(u32),
+    ResourceLimit(u32),
     /// Too many bytes in one call to the host, or in the reply.
     HostCallLimit(u64),
     BadReply(String),
@@ -56,7 +56,7 @@ impl Outcome {
             Self::CpuLimit(_) => "cpu-limit",
             Self::MemoryLimit(_) => "memory-limit",
             Self::TableLimit(_) => "table-limit",
-            Self::HandleLimit(_) => "handle-limit",
+            Self::ResourceLimit(_) => "handle-limit",
             Self::HostCallLimit(_) => "host-call-limit",
             Self::BadReply(_) => "bad-reply",
             Self::PluginUnavailable(_) => "plugin-unavailable",
@@ -77,7 +77,7 @@ impl Outcome {
             Self::CpuLimit(limit) => format!("used more than limits.cpu = {limit:?}"),
             Self::MemoryLimit(limit) => format!("asked for more than limits.memory = {limit} bytes"),
             Self::TableLimit(limit) => format!("asked for more than limits.table_elements = {limit}"),
-            Self::HandleLimit(limit) => format!("held more than limits.handles = {limit}"),
+            Self::ResourceLimit(limit) => format!("held more than limits.handles = {limit}"),
             Self::HostCallLimit(limit) => {
                 format!("passed more than limits.host_call = {limit} bytes to the host in one call")
             }
@@ -93,7 +93,7 @@ impl Outcome {
             | Self::CpuLimit(_)
             | Self::MemoryLimit(_)
             | Self::TableLimit(_)
-            | Self::HandleLimit(_)
+            | Self::ResourceLimit(_)
             | Self::HostCallLimit(_) => true,
             Self::Done(_)
             | Self::Retry { .. }
@@ -111,9 +111,9 @@ pub enum Verdict {
     /// Finished; its follow-ups leave in the same step.
     Done(Vec<Publication>),
     /// Run again after a while.
-    Later { after: Duration, attempt: u32, postponed: u32 },
+    RunAgain { after: Duration, attempt: u32, postponed: u32 },
     /// Dead letter. `reason` is one of the names in the design, part 4.
-    Dead { reason: &'static str, error: String },
+    DeadLetter { reason: &'static str, error: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -170,7 +170,7 @@ impl RetryPolicy {
 
 /// Where a message stands when its run has ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct RetryState {
     pub attempt: u32,
     pub max_attempts: u32,
     /// How often it was postponed before.
@@ -179,44 +179,44 @@ pub struct Standing {
     pub now: Timestamp,
 }
 
-pub fn judge(outcome: Outcome, standing: Standing, policy: &RetryPolicy, chance: f64) -> Verdict {
+pub fn judge(outcome: Outcome, state: RetryState, policy: &RetryPolicy, chance: f64) -> Verdict {
     let (reason, error) = (outcome.name(), outcome.error());
-    let Standing { attempt, max_attempts, postponed, .. } = standing;
+    let RetryState { attempt, max_attempts, postponed, .. } = state;
     let after = match outcome {
         Outcome::Done(publications) => return Verdict::Done(publications),
-        Outcome::Reject { .. } => return Verdict::Dead { reason, error },
-        Outcome::PluginUnavailable(_) => return Verdict::Later { after: policy.base, attempt, postponed },
-        Outcome::Postpone { after, .. } => return postpone(after, error, standing, policy, chance),
+        Outcome::Reject { .. } => return Verdict::DeadLetter { reason, error },
+        Outcome::PluginUnavailable(_) => return Verdict::RunAgain { after: policy.base, attempt, postponed },
+        Outcome::Postpone { after, .. } => return postpone(after, error, state, policy, chance),
         Outcome::Retry { after, .. } => after,
         Outcome::Trap(_)
         | Outcome::Timeout(_)
         | Outcome::CpuLimit(_)
         | Outcome::MemoryLimit(_)
         | Outcome::TableLimit(_)
-        | Outcome::HandleLimit(_)
+        | Outcome::ResourceLimit(_)
         | Outcome::HostCallLimit(_)
         | Outcome::BadReply(_) => None,
     };
     if attempt >= max_attempts {
-        return Verdict::Dead { reason, error };
+        return Verdict::DeadLetter { reason, error };
     }
     let after = after.unwrap_or_else(|| policy.pause(attempt, chance));
-    Verdict::Later { after, attempt: attempt + 1, postponed }
+    Verdict::RunAgain { after, attempt: attempt + 1, postponed }
 }
 
-fn postpone(after: Option<Duration>, error: String, standing: Standing, policy: &RetryPolicy, chance: f64) -> Verdict {
-    let waited = standing.postponed_since.map_or(Duration::ZERO, |since| {
-        Duration::try_from(standing.now.duration_since(since)).unwrap_or(Duration::ZERO)
-    });
+fn postpone(after: Option<Duration>, error: String, state: RetryState, policy: &RetryPolicy, chance: f64) -> Verdict {
+    let waited = state
+        .postponed_since
+        .map_or(Duration::ZERO, |since| Duration::try_from(state.now.duration_since(since)).unwrap_or(Duration::ZERO));
     if waited >= POSTPONED_MAX {
-        return Verdict::Dead { reason: "postponed-too-long", error };
+        return Verdict::DeadLetter { reason: "postponed-too-long", error };
     }
-    let postponed = standing.postponed.saturating_add(1);
+    let postponed = state.postponed.saturating_add(1);
     let least = POSTPONED_LEAST.min(policy.base);
     let after = after.map_or_else(|| policy.pause(postponed, chance), |after| after.max(least));
     // So that it is told in time that it was too long.
     let after = after.min(POSTPONED_MAX - waited);
-    Verdict::Later { after, attempt: standing.attempt, postponed }
+    Verdict::RunAgain { after, attempt: state.attempt, postponed }
 }
 
 #[cfg(test)]
@@ -225,9 +225,9 @@ mod tests {
 
     const NOW: i64 = 1_795_419_923_585;
 
-    fn standing(attempt: u32) -> Standing {
+    fn state(attempt: u32) -> RetryState {
         let now = Timestamp::from_millisecond(NOW).unwrap();
-        Standing { attempt, max_attempts: 3, postponed: 0, postponed_since: None, now }
+        RetryState { attempt, max_attempts: 3, postponed: 0, postponed_since: None, now }
     }
 
     fn again(after: Option<Duration>) -> Outcome {
@@ -248,18 +248,21 @@ mod tests {
             Outcome::CpuLimit(Duration::from_secs(1)),
             Outcome::MemoryLimit(1),
             Outcome::TableLimit(1),
-            Outcome::HandleLimit(1),
+            Outcome::ResourceLimit(1),
             Outcome::HostCallLimit(1),
             Outcome::BadReply("b".to_owned()),
         ];
         for outcome in costly {
             for attempt in 1..=2 {
-                let verdict = judge(outcome.clone(), standing(attempt), &RetryPolicy::default(), 0.5);
-                assert!(matches!(verdict, Verdict::Later { attempt: next, .. } if next == attempt + 1), "{verdict:?}");
+                let verdict = judge(outcome.clone(), state(attempt), &RetryPolicy::default(), 0.5);
+                assert!(
+                    matches!(verdict, Verdict::RunAgain { attempt: next, .. } if next == attempt + 1),
+                    "{verdict:?}"
+                );
             }
             for attempt in [3, 4, u32::MAX] {
-                let dead = Verdict::Dead { reason: outcome.name(), error: outcome.error() };
-                assert_eq!(judge(outcome.clone(), standing(attempt), &RetryPolicy::default(), 0.5), dead);
+                let dead = Verdict::DeadLetter { reason: outcome.name(), error: outcome.error() };
+                assert_eq!(judge(outcome.clone(), state(attempt), &RetryPolicy::default(), 0.5), dead);
             }
         }
     }
@@ -267,21 +270,21 @@ mod tests {
     #[test]
     fn a_rejected_message_is_dead_at_once() {
         let outcome = Outcome::Reject { code: "bad-data".to_owned(), reason: "no id".to_owned() };
-        let dead = Verdict::Dead { reason: "reject", error: "bad-data: no id".to_owned() };
-        assert_eq!(judge(outcome, standing(1), &RetryPolicy::default(), 0.5), dead);
+        let dead = Verdict::DeadLetter { reason: "reject", error: "bad-data: no id".to_owned() };
+        assert_eq!(judge(outcome, state(1), &RetryPolicy::default(), 0.5), dead);
     }
 
     #[test]
     fn not_ready_and_no_plugin_never_burn_attempts() {
         let policy = RetryPolicy::default();
         let postpone = Outcome::Postpone { reason: "wait".to_owned(), after: None };
-        let later = |after, postponed| Verdict::Later { after: Duration::from_millis(after), attempt: 3, postponed };
-        assert_eq!(judge(postpone, standing(3), &policy, 0.5), later(500, 1));
+        let later = |after, postponed| Verdict::RunAgain { after: Duration::from_millis(after), attempt: 3, postponed };
+        assert_eq!(judge(postpone, state(3), &policy, 0.5), later(500, 1));
         let gone = Outcome::PluginUnavailable("not loaded".to_owned());
-        assert_eq!(judge(gone, standing(3), &policy, 0.5), later(1000, 0));
+        assert_eq!(judge(gone, state(3), &policy, 0.5), later(1000, 0));
         // The more often, the longer, whatever attempt it is.
         let postpone = Outcome::Postpone { reason: "wait".to_owned(), after: None };
-        let often = Standing { postponed: 4, ..standing(3) };
+        let often = RetryState { postponed: 4, ..state(3) };
         assert_eq!(judge(postpone, often, &policy, 0.5), later(8000, 5));
     }
 
@@ -291,9 +294,9 @@ mod tests {
         let week_ms = 7 * 24 * 60 * 60 * 1000;
         for (waited, is_dead) in [(week_ms - 1, false), (week_ms, true), (-5, false)] {
             let since = Timestamp::from_millisecond(NOW - waited).unwrap();
-            let standing = Standing { postponed: 7, postponed_since: Some(since), ..standing(1) };
-            let verdict = judge(outcome.clone(), standing, &RetryPolicy::default(), 0.5);
-            let dead = Verdict::Dead { reason: "postponed-too-long", error: "wait".to_owned() };
+            let state = RetryState { postponed: 7, postponed_since: Some(since), ..state(1) };
+            let verdict = judge(outcome.clone(), state, &RetryPolicy::default(), 0.5);
+            let dead = Verdict::DeadLetter { reason: "postponed-too-long", error: "wait".to_owned() };
             assert_eq!(verdict == dead, is_dead, "{waited}: {verdict:?}");
         }
     }
@@ -304,10 +307,10 @@ mod tests {
         let week = POSTPONED_MAX.as_millis() as u64;
         let after = |asked: u64, waited: u64, base: Duration| {
             let since = Timestamp::from_millisecond(NOW - waited as i64).unwrap();
-            let standing = Standing { postponed_since: Some(since), ..standing(1) };
+            let state = RetryState { postponed_since: Some(since), ..state(1) };
             let outcome = Outcome::Postpone { reason: "wait".to_owned(), after: Some(ms(asked)) };
-            match judge(outcome, standing, &RetryPolicy { base, ..RetryPolicy::default() }, 0.0) {
-                Verdict::Later { after, .. } => after,
+            match judge(outcome, state, &RetryPolicy { base, ..RetryPolicy::default() }, 0.0) {
+                Verdict::RunAgain { after, .. } => after,
                 verdict => panic!("{verdict:?}"),
             }
         };
@@ -337,8 +340,8 @@ mod tests {
     #[test]
     fn a_handlers_own_pause_wins() {
         let after = Duration::from_secs(77);
-        let verdict = judge(again(Some(after)), standing(1), &RetryPolicy::default(), 0.5);
-        assert_eq!(verdict, Verdict::Later { after, attempt: 2, postponed: 0 });
+        let verdict = judge(again(Some(after)), state(1), &RetryPolicy::default(), 0.5);
+        assert_eq!(verdict, Verdict::RunAgain { after, attempt: 2, postponed: 0 });
     }
 
     #[test]

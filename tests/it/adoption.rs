@@ -43,7 +43,7 @@ async fn a_living_worker_of_the_original_keeps_what_it_works_on() {
     go_takes(&redis, envelope("theirs", 0).as_bytes(), GO).await;
     redis.add("puppet", envelope("ours", 0).as_bytes()).await;
     // A lease of ours is out long before; theirs is asked for after an hour.
-    let options = ["--queue-adopt-after", "1h", "--queue-lease", "500ms"];
+    let options = ["--legacy-reclaim-after", "1h", "--queue-lease", "500ms"];
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_outcome("puppet", "ours", "done").await;
@@ -87,7 +87,7 @@ async fn go_takes_first(redis: &Redis, message: &str, consumer: &str) {
 async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_again() {
     let redis = Redis::start();
     let plugins = plugins();
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--legacy-reclaim-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
     go_takes_first(&redis, &envelope("failed", 0), GO).await;
@@ -104,7 +104,7 @@ async fn what_a_living_worker_of_the_original_fails_at_beside_us_is_run_once_aga
 async fn what_the_original_buries_beside_us_is_not_run_again_and_what_it_drops_is() {
     let redis = Redis::start();
     let plugins = plugins();
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--legacy-reclaim-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
     // Before history is swept it is looked at too; the next time is a minute off.

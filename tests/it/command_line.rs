@@ -1,6 +1,7 @@
 //! The commands, as they are typed: what they print, and how they end.
 
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, command, command_in, guest, until};
+use gateway_worker::events;
 use serde_json::Value;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -186,8 +187,8 @@ async fn a_flag_wins_and_variables_that_contradict_each_other_are_told() {
         assert_eq!(with(variables, args), (0, String::new()), "{variables:?} {args:?}");
     }
     for (variables, args, told) in [
-        (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "and redis.host says something"),
-        (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "and redis.port says something"),
+        (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "but redis.host differs"),
+        (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "but redis.port differs"),
         (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "and APP_PORT is 2"),
     ] {
         let (code, error) = with(variables, args);
@@ -205,10 +206,13 @@ async fn a_variable_that_is_no_setting_is_warned_about_with_the_likest() {
     command.env("GATEWAY_URL", "http://x").env("GATEWAY_PORT_8084_TCP", "tcp://10.0.0.1:8084");
     let gateway = Gateway::spawn(&mut command);
     gateway.until_ready().await;
-    let told: Vec<_> = gateway.logged("is no setting").iter().map(|line| line["message"].to_string()).collect();
+    let told: Vec<_> = gateway.logged(events::UNKNOWN_SETTING).iter().map(|line| line["message"].to_string()).collect();
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("GATEWAY_CONFIGG") && told[0].contains("likest is GATEWAY_CONFIG"), "{told:?}");
-    assert!(told[1].contains("GATEWAY_QUEUE_LEESE") && told[1].contains("likest is GATEWAY_QUEUE_LEASE"), "{told:?}");
+    assert!(told[0].contains("GATEWAY_CONFIGG") && told[0].contains("did you mean GATEWAY_CONFIG?"), "{told:?}");
+    assert!(
+        told[1].contains("GATEWAY_QUEUE_LEESE") && told[1].contains("did you mean GATEWAY_QUEUE_LEASE?"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

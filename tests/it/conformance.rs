@@ -220,7 +220,7 @@ async fn a_killed_workers_messages_run_again_where_another_lives(server: &Server
 
 async fn a_stopped_worker_gives_back_what_has_not_begun(server: &Server) {
     let plugins = puppet("");
-    let gateway = start(server, &plugins, &["--drain", "100ms"]);
+    let gateway = start(server, &plugins, &["--shutdown-timeout", "100ms"]);
     for number in 0..4 {
         server.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }

@@ -372,7 +372,7 @@ async fn stopping_finishes_what_runs_and_gives_back_what_has_not_begun() {
 async fn what_does_not_end_in_time_is_given_back_and_taken_over_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
-    let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
+    let first = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "100ms"]);
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
     first.until_asleep("puppet", 1).await;
     first.stop().await;

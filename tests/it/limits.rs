@@ -92,7 +92,7 @@ fn spins(milliseconds: u64) -> String {
 async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
     let to = topic(topic_name);
     let drafts: Vec<_> =
-        (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").seal(Timestamp::now()).unwrap()).collect();
+        (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").encode(Timestamp::now()).unwrap()).collect();
     redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
 }
 
@@ -368,7 +368,7 @@ async fn a_plugin_has_all_of_its_room() {
     let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
     let told = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
     let plugins = Plugins::with("crowd", &limited(&told), manifest);
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 500).await;
     crate::support::until("all of them run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
@@ -385,7 +385,7 @@ async fn no_plugin_takes_the_room_of_others() {
     let redis = Redis::start();
     let manifest = "concurrency = 1100\n[limits]\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("crowd", &limited(&waits(3_600_000)), manifest).and("good", &guest(OK), "");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 1100).await;
     // Those wait for room, which is seen, and is no part of their `limits.timeout`.
@@ -434,7 +434,8 @@ async fn no_plugin_takes_the_memory_of_others() {
     };
     let hostile = "concurrency = 10\n[limits]\ntimeout = \"1h\"\n";
     let plugins = Plugins::with("hostile", &grows(&waits(3_600_000)), hostile).and("good", &grows(OK), "");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--drain", "10ms"]);
+    let gateway =
+        Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "hostile", 10).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
@@ -488,7 +489,7 @@ async fn passes_spinners(short: &[u8]) {
     let queue = redis.queue("short", "publisher");
     let mut connection = redis.connection().await;
     for number in 0..100 {
-        queue.publish(&Draft::new(number.to_string(), &short, "{}").seal(Timestamp::now()).unwrap()).await.unwrap();
+        queue.publish(&Draft::new(number.to_string(), &short, "{}").encode(Timestamp::now()).unwrap()).await.unwrap();
         crate::support::until("it is handled", async || {
             let left: i64 = redis::cmd("XLEN").arg("mq:short").query_async(&mut connection).await.unwrap();
             (left == 0).then_some(())

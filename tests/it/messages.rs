@@ -39,7 +39,7 @@ pub(crate) fn places_in(found: &Value, id: &str) -> Vec<String> {
 async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
     let topic = topic("t");
     let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "{}") };
-    redis.queue("t", "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+    redis.queue("t", "publisher").publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
 }
 
 pub(crate) fn envelope(id: &str) -> String {

@@ -325,7 +325,7 @@ fn what_is_wrong_with_the_way_to_redis_is_told_at_once() {
         "/dev/null",
     ]);
     for word in
-        ["redis.url", "master's name", "redis.tls_ca: /missing", "redis.tls_cert: /dev/null", "one needs the other"]
+        ["redis.url", "master's name", "redis.tls_ca: /missing", "redis.tls_cert: /dev/null", "set both or neither"]
     {
         assert!(all.contains(word), "{word}: {all}");
     }

@@ -378,7 +378,7 @@ async fn who_is_back_renews_its_leases_before_all_else() {
 async fn a_stop_waits_until_all_that_has_run_is_settled() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
-    let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "1h"]);
+    let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "1h"]);
     redis.run::<()>("SET {mq:puppet}:dead text").await;
     redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
     gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;

@@ -241,7 +241,7 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     let (to, queue) = (topic("topic"), redis.queue("topic", "publisher"));
     let publish = async |from: usize, count: usize| {
         let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
-        let drafts: Vec<_> = drafts.map(|draft| draft.seal(Timestamp::now()).unwrap()).collect();
+        let drafts: Vec<_> = drafts.map(|draft| draft.encode(Timestamp::now()).unwrap()).collect();
         for piece in drafts.chunks(1000) {
             queue.publish_all(piece).await.unwrap();
         }

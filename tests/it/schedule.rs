@@ -62,7 +62,7 @@ fn seconds(count: i64) -> SignedDuration {
 
 fn message(at: Timestamp) -> (Timestamp, Publication) {
     let topic = topic("t");
-    (at, Draft::new(format!("cron:t:{at}"), &topic, "{}").seal(at).unwrap())
+    (at, Draft::new(format!("cron:t:{at}"), &topic, "{}").encode(at).unwrap())
 }
 
 /// A topic that is not consumed: its messages stay to be counted.

@@ -114,5 +114,5 @@ async fn a_secret_of_a_header_is_counted_and_struck_out_too() {
 fn a_folder_that_is_none_is_a_fault_of_the_settings() {
     let output = command(&["run", "--secrets-dir", "/nowhere", "--redis-url", "redis://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("secrets.dir: /nowhere is no folder"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("secrets.dir: /nowhere is not a directory"));
 }

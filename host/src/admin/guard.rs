@@ -27,8 +27,8 @@ impl FromRequestParts<Arc<Status>> for Operator {
 
 fn check(settings: &AdminSettings, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), Problem> {
     let Some(token) = &settings.token else {
-        let is_ours = settings.trusts_this_machine && peer.is_some_and(is_loopback) && is_no_other_page(headers);
-        let told = if settings.trusts_this_machine {
+        let is_ours = settings.trusts_loopback && peer.is_some_and(is_loopback) && is_no_other_page(headers);
+        let told = if settings.trusts_loopback {
             "without GATEWAY_ADMIN_TOKEN only programs on this machine may change something"
         } else {
             "nobody may change something here: the worker was started without GATEWAY_ADMIN_TOKEN"
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_token_opens() {
-        let settings = AdminSettings { token: Some(Secret::new(TOKEN.to_owned())), trusts_this_machine: true };
+        let settings = AdminSettings { token: Some(Secret::new(TOKEN.to_owned())), trusts_loopback: true };
         for (sent, status) in [
             (format!("Bearer {TOKEN}"), 200),
             (format!("bearer {TOKEN}"), 200),
@@ -113,7 +113,7 @@ mod tests {
     fn without_a_token_nobody_may_and_in_dev_this_machine() {
         let host: (&str, &str) = ("host", "localhost:8084");
         assert_eq!(answer(&AdminSettings::default(), &[host, ("authorization", "Bearer ")], "127.0.0.1"), 403);
-        let dev = AdminSettings { token: None, trusts_this_machine: true };
+        let dev = AdminSettings { token: None, trusts_loopback: true };
         for (sent, peer, status) in [
             (vec![host], "127.0.0.1", 200),
             (vec![host], "::ffff:127.0.0.1", 200),

@@ -10,8 +10,8 @@ pub(super) use purge::{PurgeArgs, purge, purge_pieces};
 pub(super) use replay::{ReplayArgs, replay};
 pub(super) use show::{ShowArgs, show};
 
-use super::known::known;
-use super::print::print_json;
+use super::output::print_json;
+use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs, table};
 use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
 use crate::queue::{Connection, TopicQueue, inspect};
@@ -69,7 +69,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
         Some(topic) => {
-            known(&connection, &settings, &topic).await?;
+            ensure_topic_exists(&connection, &settings, &topic).await?;
             vec![topic]
         }
         None => {

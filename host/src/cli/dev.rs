@@ -33,16 +33,16 @@ pub(super) struct DevArgs {
 }
 
 pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
-    let mut typed = with_file(args.run.typed, args.run.config.as_deref())?;
+    let mut settings = with_file(args.run.settings, args.run.config.as_deref())?;
     // What is meant for a real Redis is not for `dev`, which has its own.
-    typed.redis = crate::settings::TypedRedis::default();
-    typed.plugins.get_or_insert_with(|| "target/plugins".to_owned());
-    typed.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
-    typed.log_format.get_or_insert_with(|| "pretty".to_owned());
-    typed.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
+    settings.redis = crate::settings::RawRedis::default();
+    settings.plugins.get_or_insert_with(|| "target/plugins".to_owned());
+    settings.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
+    settings.log_format.get_or_insert_with(|| "pretty".to_owned());
+    settings.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
     // Nothing is sent from here unless somebody asks for it.
-    typed.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
-    let mut settings = typed.check()?;
+    settings.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
+    let mut settings = settings.check()?;
     start_log(&settings.log)?;
     warn_of_unknown_variables();
     let mut signals = Signals::new()?;
@@ -50,7 +50,7 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     let state = Path::new(STATE);
     let redis = DevRedis::start(state).await?;
     settings.redis = redis.target()?;
-    settings.admin.trusts_this_machine = true;
+    settings.admin.trusts_loopback = true;
     let app = App::start(settings.clone()).await?;
     banner(&app, &redis, &settings);
 
@@ -93,7 +93,7 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
         let id = Uuid::now_v7().to_string();
         let draft = Draft::new(id, topic, data);
         let publication =
-            draft.seal(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
+            draft.encode(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
         let queue = &settings.queue;
         TopicQueue::new(&connection, &queue.prefix, &queue.group, "", topic).publish(&publication).await?;
         println!("published  {topic}  {}", publication.id);

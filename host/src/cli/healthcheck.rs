@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
-    let mut address = with_file(args.typed, args.config.as_deref())?.check()?.listen;
+    let mut address = with_file(args.settings, args.config.as_deref())?.check()?.listen;
     if address.ip().is_unspecified() {
         let loopback =
             if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };

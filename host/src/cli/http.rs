@@ -60,7 +60,7 @@ impl WorkerArgs {
         }
     }
 
-    /// The page below the URL, with every part of the path as it was typed.
+    /// The page below the URL, with every part of the path as it was settings.
     fn target(&self, path: &[&str]) -> Result<Url, Failure> {
         let usage = |told: &str| Failure::Usage(format!("--url: \"{}\" {told}", self.url));
         let mut url = Url::parse(&self.url).map_err(|error| usage(&format!("is no URL: {error}")))?;

@@ -1,7 +1,7 @@
 //! `messages`: what waits, where one is, and taking one back.
 
-use super::known::known;
-use super::print::print_json;
+use super::output::print_json;
+use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Found, Place, TopicQueue, Topics};
 use crate::topic::Topic;
@@ -73,7 +73,7 @@ impl Progress {
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let found = queue.peek(args.limit as usize).await?;
     if args.json {
@@ -94,7 +94,7 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
         Some(topic) => {
-            known(&connection, &settings, &topic).await?;
+            ensure_topic_exists(&connection, &settings, &topic).await?;
             vec![topic]
         }
         None => Topics::all(&connection, &settings.prefix).await?,
@@ -125,7 +125,7 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
 
 pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let mut progress = Progress::new("looked at");
     let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;

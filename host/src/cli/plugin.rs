@@ -1,13 +1,13 @@
 //! `plugin inspect` and `plugin check`: what a plugin is and whether the worker
 //! would load it, for its author. No Redis is needed.
 
-use super::print::print_json;
+use super::output::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::metrics::Metrics;
 use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
 use crate::secrets::GivenSecrets;
-use crate::settings::{FileCheck, Typed, TypedPlugins, TypedSecrets};
+use crate::settings::{FilePermissionPolicy, RawPlugins, RawSecrets, RawSettings};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,35 +50,36 @@ struct WorkerSettings {
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     plugins: Option<String>,
     #[command(flatten)]
-    files: TypedPlugins,
+    files: RawPlugins,
     #[command(flatten)]
-    secrets: TypedSecrets,
+    secrets: RawSecrets,
 }
 
 /// Loads plugins as the worker does.
 struct Inspector {
     engine: Engine,
-    check: FileCheck,
+    check: FilePermissionPolicy,
 }
 
 impl Inspector {
     /// For these files, or directories of such.
     fn new(worker: WorkerSettings, paths: &[PathBuf]) -> Result<Self, Failure> {
         let WorkerSettings { config, plugins, files, secrets } = worker;
-        let typed = Typed { plugins, plugin_files: files, secrets, ..Typed::default() };
-        let settings = with_file(typed, config.as_deref())?.check_plugins()?;
+        let settings = RawSettings { plugins, plugin_files: files, secrets, ..RawSettings::default() };
+        let settings = with_file(settings, config.as_deref())?.check_plugins()?;
         // What is checked lies where the worker's plugins do, or will.
-        let own_folders = settings.own_folders().into_iter().chain(paths.iter().map(|path| folder(path).to_owned()));
+        let protected_dirs =
+            settings.protected_dirs().into_iter().chain(paths.iter().map(|path| folder(path).to_owned()));
         let secrets = GivenSecrets::new(&settings.secrets, &Arc::new(Metrics::default()));
         let capabilities = Capabilities {
             secrets: Some(Arc::new(secrets)),
-            own_folders: own_folders.collect(),
+            protected_dirs: protected_dirs.collect(),
             ..Capabilities::default()
         };
         // Where it can't be used it is slower, and that is all.
         let cache = settings.cache.and_then(|path| Cache::open(&path).ok());
         let engine = Engine::new(capabilities, Compiler::new(cache), 1).map_err(told)?;
-        Ok(Self { engine, check: settings.check_files })
+        Ok(Self { engine, check: settings.file_permissions })
     }
 
     async fn inspect(&self, (folder, name): (PathBuf, String)) -> Inspection {

@@ -1,7 +1,7 @@
 //! `plugins`: what a running worker has loaded, and changing it.
 
 use super::http::WorkerArgs;
-use super::print::print_json;
+use super::output::print_json;
 use super::{Failure, table};
 use crate::plugin::plain;
 use crate::worker::short;

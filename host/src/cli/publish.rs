@@ -63,15 +63,15 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
         Some(span) => Some(now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too far".to_owned()))?),
         None => None,
     };
-    let seal = |id: Option<String>| {
+    let encode = |id: Option<String>| {
         let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
         let (priority, dedup_key) = (args.priority, args.dedup_key.as_deref());
         let draft = Draft::new(id, &args.topic, &data);
         let draft = Draft { headers: &args.headers, priority, delay, dedup_key, expires_at, ..draft };
-        draft.seal(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
+        draft.encode(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
     };
-    // Faults in what was typed come before those of the connection.
-    let first = seal(args.id.clone())?;
+    // Faults in what was settings come before those of the connection.
+    let first = encode(args.id.clone())?;
     let (connection, settings) = args.redis.connect()?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
 
@@ -87,7 +87,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     }
     published += 1;
     while published < args.count {
-        let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| seal(None)).collect::<Result<_, _>>()?;
+        let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| encode(None)).collect::<Result<_, _>>()?;
         queue.publish_all(&batch).await?;
         published += batch.len() as u64;
         id = batch.last().map_or(id, |last| last.id.clone());

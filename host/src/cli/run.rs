@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=warn,regalloc2=warn";
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
-    let settings = with_file(args.typed, args.config.as_deref())?.check()?;
+    let settings = with_file(args.settings, args.config.as_deref())?.check()?;
     start_log(&settings.log)?;
     warn_of_unknown_variables();
     let mut signals = Signals::new()?;

@@ -1,6 +1,6 @@
 //! `topics show`: one topic in numbers.
 
-use super::print::print_json;
+use super::output::print_json;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
 use crate::queue::{Details, TopicQueue, inspect};

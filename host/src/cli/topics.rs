@@ -2,9 +2,9 @@
 //! aside or emptying it.
 
 use super::dead::purge_pieces;
-use super::known::known;
 use super::messages::Progress;
-use super::print::print_json;
+use super::output::print_json;
+use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs, table};
 use crate::queue::{Connection, TopicQueue, inspect};
 use crate::settings::QueueSettings;
@@ -93,7 +93,7 @@ pub(super) async fn resume(args: TopicArgs) -> Result<(), Failure> {
 async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     if !force {
-        known(&connection, &settings, &args.topic).await?;
+        ensure_topic_exists(&connection, &settings, &args.topic).await?;
     }
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_new = queue.set_paused(is_paused).await?;
@@ -107,14 +107,14 @@ async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(),
 }
 
 pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
-    // What was typed comes before the connection.
+    // What was settings comes before the connection.
     let can_ask = stdin().is_terminal() && stderr().is_terminal();
     if !args.yes && !can_ask {
         return Err(Failure::Usage(format!("this deletes the messages of {}: say so with --yes", args.topic)));
     }
     let question = question(&args);
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
     if is_handled && !queue.flags().await?.is_paused {

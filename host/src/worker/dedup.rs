@@ -16,7 +16,8 @@ impl Lane {
         if self.dedup_window().is_none() {
             return Ok(Vec::new());
         }
-        let mark = |one: &Taken| message::read(self.topic(), &one.entry.id, &one.fields).ok()?.mark().cloned();
+        let mark =
+            |one: &Taken| message::read(self.topic(), &one.entry.id, &one.fields).ok()?.deduplication_key().cloned();
         // What has no mark has no copies.
         let (marked, marks): (Vec<usize>, Vec<String>) =
             taken.iter().enumerate().filter_map(|(at, one)| Some((at, mark(one)?))).unzip();

@@ -3,7 +3,7 @@
 
 use super::{Lane, PAUSE_MAX};
 use crate::queue::{End, QueueError, Reader};
-use crate::settings::ListHead;
+use crate::settings::PopSide;
 use std::time::Duration;
 
 /// How long one wait for the list lasts, and so how long a piece that a lost
@@ -35,9 +35,9 @@ impl Lane {
     /// their turn, and the whole list is moved each time.
     async fn ingest(&self) -> Result<(), QueueError> {
         let mut reader = Reader::connect(&self.queue).await?;
-        let mut end = match self.settings.list_head {
-            ListHead::Left => End::Left,
-            ListHead::Right | ListHead::Both => End::Right,
+        let mut end = match self.settings.list_pop_side {
+            PopSide::Left => End::Left,
+            PopSide::Right | PopSide::Both => End::Right,
         };
         while !self.stop.is_cancelled() && *self.is_list.borrow() {
             if self.queue.ingest(end).await? == 0 {
@@ -47,7 +47,7 @@ impl Lane {
                     () = self.stop.cancelled() => {}
                 }
             }
-            if self.settings.list_head == ListHead::Both {
+            if self.settings.list_pop_side == PopSide::Both {
                 end = end.other();
             }
         }

@@ -139,7 +139,8 @@ impl Lane {
         if self.is_paused() || (is_early && !kept.others_have_some && connected_at.elapsed() > lease) {
             return Ok(());
         }
-        let patience = Patience { lease, legacy: self.settings.adopt_after, connected: connected_at.elapsed() };
+        let patience =
+            Patience { lease, legacy: self.settings.legacy_reclaim_after, connected: connected_at.elapsed() };
         let mut others = 0;
         for source in self.opened.load().sources.iter() {
             let free = self.free();

@@ -5,7 +5,7 @@ use super::alone::Turn;
 use crate::message::{self, Fields, Message};
 use crate::plugin::{Call, Plugin};
 use crate::queue::{Counted, ERROR_FIELD, Settlement, Taken};
-use crate::verdict::{Outcome, Standing, Verdict, judge};
+use crate::verdict::{Outcome, RetryState, Verdict, judge};
 use jiff::Timestamp;
 use std::slice;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ impl Lane {
     fn prepared<'a>(&self, taken: &'a Taken, message: &Message, max_attempts: u32, now: Timestamp) -> Run<'a> {
         let waited = now.duration_since(message::entry_time(&taken.entry.id)).as_secs_f64();
         self.metrics.queue_time.observe(waited.max(0.0));
-        let standing = Standing {
+        let retry_state = RetryState {
             attempt: message.attempt,
             max_attempts,
             postponed: message.postponed.times,
@@ -116,8 +116,8 @@ impl Lane {
             id: message.id.clone(),
             published_at: message.published_at,
             has_own_id: message.has_own_id,
-            mark: self.dedup_window().and_then(|_| message.mark().cloned()),
-            standing,
+            mark: self.dedup_window().and_then(|_| message.deduplication_key().cloned()),
+            retry_state,
         }
     }
 
@@ -125,20 +125,20 @@ impl Lane {
         let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
         self.metrics.processing.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
-        let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.standing.attempt);
+        let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.retry_state.attempt);
         if matches!(outcome, Outcome::Done(_)) {
             tracing::debug!(topic, id, attempt, outcome = name, ?took, digest, "settled");
         }
-        match judge(outcome, run.standing, &plugin.manifest().retry, fastrand::f64()) {
+        match judge(outcome, run.retry_state, &plugin.manifest().retry, fastrand::f64()) {
             Verdict::Done(publications) => {
                 let unsent = if publications.is_empty() { None } else { self.unsent(&run, plugin) };
                 run.taken.done(run.mark, publications, unsent)
             }
-            Verdict::Later { after, attempt: next, postponed } => {
+            Verdict::RunAgain { after, attempt: next, postponed } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, again_in = ?after, error, "settled");
                 run.taken.later(after, run.later_fields(next, postponed))
             }
-            Verdict::Dead { reason, error } => {
+            Verdict::DeadLetter { reason, error } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, dead = reason, error, "settled");
                 self.dead(run.taken, reason, &error, Some((&run, plugin.digest())))
             }
@@ -149,11 +149,11 @@ impl Lane {
     /// retry. Why, the settler is told.
     fn unsent(&self, run: &Run<'_>, plugin: &Plugin) -> Option<Settlement> {
         let failed = Outcome::Retry { reason: String::new(), after: None };
-        match judge(failed, run.standing, &plugin.manifest().retry, fastrand::f64()) {
-            Verdict::Later { after, attempt, postponed } => {
+        match judge(failed, run.retry_state, &plugin.manifest().retry, fastrand::f64()) {
+            Verdict::RunAgain { after, attempt, postponed } => {
                 Some(run.taken.later(after, run.later_fields(attempt, postponed)))
             }
-            Verdict::Dead { reason, error } => {
+            Verdict::DeadLetter { reason, error } => {
                 Some(run.taken.dead(self.letter(run.taken, reason, &error, Some((run, plugin.digest())))))
             }
             Verdict::Done(_) => None,
@@ -204,7 +204,7 @@ impl Lane {
     /// The fields that a dead letter gains.
     fn letter(&self, taken: &Taken, reason: &str, error: &str, ran: Option<(&Run<'_>, &str)>) -> Fields {
         let published_at = ran.map_or_else(|| message::entry_time(&taken.entry.id), |(run, _)| run.published_at);
-        let attempts = ran.map_or(0, |(run, _)| run.standing.attempt);
+        let attempts = ran.map_or(0, |(run, _)| run.retry_state.attempt);
         let source = format!("{}/{}", taken.entry.source.of(self.topic()), taken.entry.id);
         let died_at = message::rfc3339(Timestamp::now());
         fields([
@@ -227,14 +227,14 @@ pub(super) struct Run<'a> {
     has_own_id: bool,
     /// What copies of it are known by, where they are not to run.
     mark: Option<String>,
-    standing: Standing,
+    retry_state: RetryState,
 }
 
 impl Run<'_> {
     /// The fields of an entry that will run again. It gets a new entry id, so
     /// what is only known from the old one is written down.
     fn later_fields(&self, attempt: u32, postponed: u32) -> Fields {
-        let standing = self.standing;
+        let retry_state = self.retry_state;
         let mut set = fields([(message::ATTEMPT_FIELD, &*attempt.to_string())]);
         if !self.has_own_id {
             set.extend(fields([
@@ -242,8 +242,8 @@ impl Run<'_> {
                 (message::PUBLISHED_FIELD, &*message::rfc3339(self.published_at)),
             ]));
         }
-        if postponed > standing.postponed {
-            let since = standing.postponed_since.unwrap_or(standing.now).as_millisecond();
+        if postponed > retry_state.postponed {
+            let since = retry_state.postponed_since.unwrap_or(retry_state.now).as_millisecond();
             set.extend(fields([
                 (message::POSTPONED_FIELD, &*postponed.to_string()),
                 (message::POSTPONED_SINCE_FIELD, &*since.to_string()),

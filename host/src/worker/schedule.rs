@@ -5,7 +5,7 @@
 //! them lets one worker through.
 
 use super::{Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::publication::BadDraft;
+use crate::publication::InvalidDraft;
 use crate::queue::QueueError;
 use crate::schedule::{Due, Schedule};
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Lane {
             tracing::warn!(%topic, schedule, %last, "too many fire times were missed: the oldest are left out");
         }
         let sealed = fires.into_iter().map(|at| Ok((at, schedule.publication(self.topic(), at)?)));
-        let sealed: Vec<_> = sealed.collect::<Result<_, BadDraft>>().map_err(|error| {
+        let sealed: Vec<_> = sealed.collect::<Result<_, InvalidDraft>>().map_err(|error| {
             // The manifest was checked, so this is a fault of ours.
             QueueError::Failed(error.to_string())
         })?;

@@ -4,7 +4,7 @@
 
 use super::Lane;
 use crate::queue::{QueueError, Restamp, Source, SweptTo};
-use crate::settings::DeadCaps;
+use crate::settings::DeadLetterCaps;
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -80,8 +80,8 @@ impl Lane {
     /// Drops dead letters that are over the caps, and never in silence. Returns
     /// whether that is all: what else there is to do must not wait for it.
     async fn cap_dead(&self) -> Result<bool, QueueError> {
-        let caps = self.settings.dead_caps;
-        if caps == DeadCaps::default() {
+        let caps = self.settings.dead_letter_caps;
+        if caps == DeadLetterCaps::default() {
             return Ok(true);
         }
         let (mut dropped, mut result) = (0, Ok(false));

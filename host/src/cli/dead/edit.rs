@@ -1,7 +1,7 @@
 //! `dead edit`: puts other data into a dead letter, to be replayed then.
 
 use super::queue;
-use crate::cli::known::known;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs, publish};
 use crate::message;
 use crate::queue::dead::{LetterId, Origin};
@@ -25,7 +25,7 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&data);
     is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     let missing = || super::unknown(&args.topic, &args.entry.to_string());
     let letter = queue.dead_letter(&args.entry).await?.ok_or_else(missing)?;

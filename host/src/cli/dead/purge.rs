@@ -1,7 +1,7 @@
 //! `dead purge`: deletes dead letters for good.
 
 use super::queue;
-use crate::cli::known::known;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::queue::TopicQueue;
 use crate::queue::dead::{LetterId, Origin};
@@ -35,7 +35,7 @@ pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
         return Err(Failure::Usage("what is purged is gone for good: say --yes".to_owned()));
     }
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     if !args.yes && !agreed(&queue, &args.entries, args.older_than).await? {
         return Err(Failure::Failed("nothing is purged".to_owned()));

@@ -1,7 +1,7 @@
 //! `dead replay`: lets dead letters live again.
 
 use super::{Filter, queue};
-use crate::cli::known::known;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::queue::dead::{Letter, LetterId, Order, Origin, Replayed};
 use crate::queue::{TopicQueue, inspect};
@@ -39,7 +39,7 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
         return Err(Failure::Usage("which ones? Name entries, or --all, --reason or --search".to_owned()));
     }
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     let mut progress = Progress { replayed: 0, left: 0, why: String::new(), told: Instant::now() };
     let result = if args.entries.is_empty() {

@@ -1,8 +1,8 @@
 //! `dead show`: all of one dead letter.
 
 use super::queue;
-use crate::cli::known::known;
-use crate::cli::print::print_json;
+use crate::cli::output::print_json;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs, table};
 use crate::message;
 use crate::plugin::is_dangerous;
@@ -39,7 +39,7 @@ struct Shown {
 
 pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
     let letter = find(&queue, &args.id).await?.ok_or_else(|| super::unknown(&args.topic, &args.id))?;
     let shown = Shown {

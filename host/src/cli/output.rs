@@ -10,7 +10,7 @@ pub(super) fn print_json(value: &(impl Serialize + ?Sized)) -> Result<(), Failur
     Ok(())
 }
 
-/// Line by line, as faults are told.
+/// Line by line, as errors are told.
 pub(super) fn plain_lines(text: &str) -> String {
     text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }
