@@ -57,7 +57,11 @@ impl Discovery {
     fn taken(&self, topics: BTreeSet<Topic>, is_full: &mut bool) -> BTreeSet<Topic> {
         let routes = self.routes.borrow().clone();
         let before = self.found.borrow().clone();
-        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.kept.contains_key(topic);
+        // A name with a colon may be a key of another deployment with a longer
+        // prefix.
+        let is_free = |topic: &Topic| {
+            !topic.as_str().contains(':') && !routes.by_topic.contains_key(topic) && !routes.kept.contains_key(topic)
+        };
         for topic in topics.iter().filter(|topic| !before.contains(topic) && !routes.by_topic.contains_key(topic)) {
             if let Some(plugin) = routes.kept.get(topic) {
                 tracing::debug!(%topic, plugin, "the topic belongs to a plugin that is not live: it is not taken with the rest");

@@ -184,7 +184,7 @@ impl Source {
         match &self.manifest {
             Some(text) => Manifest::parse(text, name)
                 .map_err(|error| error.0.iter().map(|fault| format!("{name}.toml: {fault}")).collect()),
-            None => Topic::parse(name)
+            None => Topic::from_file_name(name)
                 .map(Manifest::default_for)
                 .map_err(|error| vec![format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml")]),
         }

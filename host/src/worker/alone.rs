@@ -113,10 +113,10 @@ impl Lane {
         };
         if lost >= CONVICTED {
             let error = format!("{lost} workers were lost while it ran alone");
-            self.metrics.outcome("crash-loop").inc();
-            tracing::error!(topic, %entry, outcome = "crash-loop", error, "settled");
+            self.metrics.outcome("poison-message").inc();
+            tracing::error!(topic, %entry, outcome = "poison-message", error, "settled");
             let _ = self.queue.acquit(entry).await;
-            return Err(Some(self.dead(taken, "crash-loop", &error, None)));
+            return Err(Some(self.dead(taken, "poison-message", &error, None)));
         }
         tracing::warn!(topic, %entry, losses, lost, "runs alone: workers were lost with it");
         *self.alone.now() = Some((self.topic().clone(), entry.clone()));

@@ -174,13 +174,13 @@ impl Lane {
     }
 
     async fn taken_over(self: &Arc<Self>, taken: Vec<(Taken, String)>) -> Result<(), QueueError> {
-        self.metrics.taken_over.inc_by(taken.len() as u64);
+        self.metrics.reclaimed.inc_by(taken.len() as u64);
         for (one, owner) in &taken {
             // What was given back is delivered for the first time as far as counts go.
             if one.losses > 0 {
-                self.metrics.outcome("worker-lost").inc();
+                self.metrics.outcome("lease-expired").inc();
                 let (topic, entry, losses) = (self.topic().as_str(), &one.entry, one.losses);
-                tracing::warn!(topic, %entry, owner, losses, outcome = "worker-lost", "taken over");
+                tracing::warn!(topic, %entry, owner, losses, outcome = "lease-expired", "taken over");
             }
         }
         self.receive(taken.into_iter().map(|(one, _)| one).collect()).await

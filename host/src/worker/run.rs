@@ -103,7 +103,7 @@ impl Lane {
 
     fn prepared<'a>(&self, taken: &'a Taken, message: &Message, max_attempts: u32, now: Timestamp) -> Run<'a> {
         let waited = now.duration_since(message::entry_time(&taken.entry.id)).as_secs_f64();
-        self.metrics.queue_time.observe(waited.max(0.0));
+        self.metrics.wait_seconds.observe(waited.max(0.0));
         let retry_state = RetryState {
             attempt: message.attempt,
             max_attempts,
@@ -123,7 +123,7 @@ impl Lane {
 
     fn judged(&self, run: Run<'_>, outcome: Outcome, plugin: &Plugin, took: Duration) -> Settlement {
         let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
-        self.metrics.processing.observe(took.as_secs_f64());
+        self.metrics.handler_seconds.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
         let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.retry_state.attempt);
         if matches!(outcome, Outcome::Done(_)) {

@@ -3,6 +3,7 @@
 //! who are gone are forgotten.
 
 use super::Lane;
+use crate::events;
 use crate::queue::{QueueError, Restamp, Source, SweptTo};
 use crate::settings::DeadLetterCaps;
 use std::time::{Duration, Instant};
@@ -84,22 +85,31 @@ impl Lane {
         if caps == DeadLetterCaps::default() {
             return Ok(true);
         }
-        let (mut dropped, mut result) = (0, Ok(false));
+        let limits = [("age", DeadLetterCaps { bytes: None, ..caps }), ("bytes", DeadLetterCaps { age: None, ..caps })];
+        let mut is_done = true;
+        for (reason, caps) in limits.into_iter().filter(|(_, caps)| *caps != DeadLetterCaps::default()) {
+            is_done &= self.evict(reason, caps).await?;
+        }
+        Ok(is_done)
+    }
+
+    async fn evict(&self, reason: &'static str, caps: DeadLetterCaps) -> Result<bool, QueueError> {
+        let (mut evicted, mut result) = (0, Ok(false));
         for _ in 0..CAP_PIECES {
             match self.queue.cap_dead(caps).await {
                 Ok(0) => result = Ok(true),
-                Ok(piece) => {
-                    dropped += piece;
+                Ok(batch) => {
+                    evicted += batch;
                     continue;
                 }
                 Err(error) => result = Err(error),
             }
             break;
         }
-        if dropped > 0 {
-            self.metrics.dead_dropped.inc_by(dropped);
+        if evicted > 0 {
+            self.metrics.dead_letters_evicted(reason, evicted);
             let (topic, max_age, max_bytes) = (self.topic(), caps.age, caps.bytes);
-            tracing::warn!(%topic, dropped, ?max_age, ?max_bytes, "dead letters dropped: too old or too many");
+            tracing::warn!(%topic, evicted, reason, ?max_age, ?max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
         }
         result
     }
