@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 const CHANGES: [&str; 3] =
-    ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/release"];
+    ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/unblock"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_is_open_and_changing_needs_the_token() {
@@ -26,7 +26,7 @@ async fn looking_is_open_and_changing_needs_the_token() {
         for sent in ["", "Authorization: Bearer wrong\r\n", &format!("Authorization: Bearer {TOKEN}x\r\n")] {
             let (status, body) = gateway.request("POST", path, sent).await;
             let body: Value = serde_json::from_str(&body).unwrap();
-            assert!(status == 401 && body["error"].is_string(), "{path} {sent}: {body}");
+            assert!(status == 401 && body["detail"].is_string(), "{path} {sent}: {body}");
             assert!(!body.to_string().contains(TOKEN));
         }
         assert_eq!(gateway.get(path).await.0, 405);
@@ -34,8 +34,18 @@ async fn looking_is_open_and_changing_needs_the_token() {
     assert_eq!(gateway.post(CHANGES[0]).await, (200, json!({ "changes": [] })));
     assert_eq!(gateway.post(CHANGES[1]).await.0, 409);
     assert_eq!(gateway.post("/api/v1/plugins/none/rollback").await.0, 404);
-    let (status, body) = gateway.json("/api/v1/nothing").await;
-    assert!(status == 404 && body["error"].is_string(), "{body}");
+    for (path, title) in [("/api/v1/nothing", "Not Found"), ("/nothing", "Not Found")] {
+        let (status, body) = gateway.json(path).await;
+        assert!(status == 404 && body["detail"].is_string(), "{body}");
+        assert_eq!(
+            (&body["type"], &body["status"], &body["title"]),
+            (&json!("about:blank"), &json!(404), &json!(title))
+        );
+    }
+    let (status, body) = gateway.post("/metrics").await;
+    assert!(status == 405 && body["detail"].is_string(), "{body}");
+    let (status, body) = gateway.post("/api/v1/plugins/%ff/rollback").await;
+    assert!(status == 400 && body["detail"].is_string(), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +57,7 @@ async fn without_a_token_nobody_may_change_anything() {
     gateway.until_loaded("topic").await;
     for path in CHANGES {
         let (status, body) = gateway.post(path).await;
-        assert!(status == 403 && body["error"].as_str().unwrap().contains("GATEWAY_ADMIN_TOKEN"), "{body}");
+        assert!(status == 403 && body["detail"].as_str().unwrap().contains("GATEWAY_ADMIN_TOKEN"), "{body}");
     }
 }
 

@@ -125,7 +125,7 @@ async fn a_check_loads_all_of_a_directory_and_tells_every_fault() {
         "a-faulty.toml: line 3, column 1: unknown key `cpuu`",
         "not valid WebAssembly (is it complete?)",
         "ok       b-good.wasm: handler of b-good\n",
-        "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove it there, or from c-claims",
+        "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove the topic there, or from c-claims",
     ] {
         assert!(out.contains(told), "{told}: {out}");
     }
@@ -168,14 +168,14 @@ async fn a_check_tells_what_is_beyond_all_that_is_taken() {
     }
     let (code, out, error) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 1 && error.contains("1001 of 1001 would be refused"), "{error}");
-    assert!(out.contains("refused  topic-1000.wasm\n         too many plugins in its directory"), "{out}");
+    assert!(out.contains("refused  topic-1000.wasm\n         too many plugins in the directory"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_without_its_plugin_is_told_by_the_check_and_once_by_the_worker() {
     let plugins = Plugins::with("order", &guest(OK), "");
     plugins.write("ordr.toml", b"concurrency = 1");
-    let told = "ordr.toml is for nothing: there is no ordr.wasm beside it";
+    let told = "orphaned manifest: ordr.toml has no ordr.wasm";
     let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 0 && out.contains(&format!("warning  {told}\n")), "{out}");
     let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
@@ -323,8 +323,8 @@ async fn what_is_no_plugin_is_told() {
     plugins.write("other.txt", b"");
     for (file, code, told) in [
         ("native.wasm", 1, "precompiled components are not taken"),
-        ("other.txt", 2, "a plugin's file is called <name>.wasm"),
-        ("none.wasm", 1, "there is no such file"),
+        ("other.txt", 2, "the file of a plugin must be named <name>.wasm"),
+        ("none.wasm", 1, "no such file"),
     ] {
         for command in ["check", "inspect"] {
             let (ended, out, error) = plugin(&[command, &path(&plugins, file)]);
@@ -357,7 +357,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
             "claims-too",
             handler.clone(),
             "topics = [\"z\"]\n",
-            "topic z is handled by claims.wasm: remove it there, or from",
+            "topic z is handled by claims.wasm: remove the topic there, or from",
         ),
         ("cut", handler[..handler.len() / 2].to_vec(), "", "is it complete?"),
         ("faults", handler.clone(), "concurrency = 0\n[limits]\ncpuu = \"1s\"\n", "unknown key `cpuu`"),

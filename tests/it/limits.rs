@@ -123,8 +123,8 @@ fn held(name: &'static str, manifest: &'static str, count: u32, body: &str) -> C
         manifest,
         within: limited(&times(count, body)),
         beyond: limited(&times(count + 1, body)),
-        outcome: "handle-limit",
-        told: "held more than limits.handles = 64",
+        outcome: "resource-limit",
+        told: "used more than limits.resources = 64",
     }
 }
 
@@ -145,7 +145,7 @@ fn of_instances() -> Vec<Case> {
             within: guest(&grow_memory(127)),
             beyond: guest(&grow_memory(128)),
             outcome: "memory-limit",
-            told: "asked for more than limits.memory = 8388608 bytes",
+            told: "used more than limits.memory = 8388608 bytes",
         },
         Case {
             name: "tables",
@@ -153,7 +153,7 @@ fn of_instances() -> Vec<Case> {
             within: grow_tables(20),
             beyond: grow_tables(21),
             outcome: "table-limit",
-            told: "asked for more than limits.table_elements = 100",
+            told: "used more than limits.table_elements = 100",
         },
         Case {
             name: "cpu",
@@ -182,8 +182,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
-            outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            outcome: "resource-limit",
+            told: "used more than limits.resources = 50",
         },
         // What is one thing of the host's, and not two as above.
         Case {
@@ -191,8 +191,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
-            outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            outcome: "resource-limit",
+            told: "used more than limits.resources = 50",
         },
         // Each counts as many handles as it may take room in the host's memory.
         Case {
@@ -200,8 +200,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 6400",
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
-            outcome: "handle-limit",
-            told: "held more than limits.handles = 6400",
+            outcome: "resource-limit",
+            told: "used more than limits.resources = 6400",
         },
         held("fields.listed", "handles = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
         // Of these two each time: there is room for the first, and not for the other.
@@ -239,7 +239,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes to the host in one call",
+            told: "passed more than limits.host_call_bytes = 4096 to the host in one call",
         },
         Case {
             name: "reply",
@@ -247,7 +247,7 @@ fn of_calls() -> Vec<Case> {
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes",
+            told: "passed more than limits.host_call_bytes = 4096",
         },
         Case {
             name: "random",

@@ -52,7 +52,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     gateway.until_refused("topic").await;
     gateway.until_logged("the last good version", |line| line["level"] == "ERROR").await;
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
+    assert_eq!((&plugin["degraded"], &plugin["digest"]), (&json!(true), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     // So it goes on after the next one, and ends when the file is mended.
@@ -123,8 +123,8 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
         gateway.until_outcome("topic", id, "done").await;
     }
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["digest"], &plugin["state"]), (&good, &json!("last-good")), "{plugin}");
-    assert_eq!(plugin["held"], json!([{ "digest": bad["digest"], "because": "quarantined" }]));
+    assert_eq!((&plugin["digest"], &plugin["degraded"]), (&good, &json!(true)), "{plugin}");
+    assert_eq!(plugin["blocked"], json!([{ "digest": bad["digest"], "reason": "quarantined" }]));
     assert!(plugin["refusal"]["reason"].as_str().unwrap().contains("plugins release topic"), "{plugin}");
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
     let info = format!("gateway_plugin_info{{plugin=\"topic\",digest=\"{}\"}} 1", &good.as_str().unwrap()[..12]);
@@ -140,9 +140,9 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == good).await;
-    assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "held");
+    assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "blocked");
     // An operator does.
-    assert_eq!(gateway.post("/api/v1/plugins/topic/release").await.0, 200);
+    assert_eq!(gateway.post("/api/v1/plugins/topic/unblock").await.0, 200);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == bad["digest"]).await;
 }
 
@@ -157,7 +157,7 @@ async fn without_a_version_before_it_crashes_are_outcomes_of_messages() {
     }
     redis.is("all are dead", "XLEN {mq:topic}:dead", 10).await;
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["state"], &plugin["held"]), (&json!("live"), &json!([])), "{plugin}");
+    assert_eq!((&plugin["state"], &plugin["blocked"]), (&json!("live"), &json!([])), "{plugin}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +257,7 @@ async fn an_operator_goes_back_and_forth_by_command() {
     };
     let (code, _, told) = ask(&["rollback", "topic"]).await;
     assert!(code == 1 && told.contains("no version of topic before this one is known"), "{told}");
-    let (code, _, told) = ask(&["release", "topic"]).await;
+    let (code, _, told) = ask(&["unblock", "topic"]).await;
     assert!(code == 1 && told.contains("nothing is held against topic"), "{told}");
     let (code, _, told) = ask(&["rollback", "no/such name"]).await;
     assert!(code == 1 && told.contains("there is no plugin no/such name"), "{told}");
@@ -265,23 +265,23 @@ async fn an_operator_goes_back_and_forth_by_command() {
     plugins.write("topic.wasm", &other_ok());
     // The poll may be quicker with it; either way it is live afterwards.
     let (code, told, _) = ask(&["reload"]).await;
-    assert!(code == 0 && (told.contains("is live, in place of") || told == "nothing has changed\n"), "{told}");
+    assert!(code == 0 && (told.contains("is live, replaces") || told == "no changes\n"), "{told}");
     let second = gateway.plugin("topic").await["digest"].clone();
     assert_ne!(first, second);
     let (code, told, _) = ask(&["rollback", "topic"]).await;
     assert!(code == 0 && told.contains(&first.as_str().unwrap()[..12]) && told.contains("is live again"), "{told}");
     assert_eq!(gateway.plugin("topic").await["digest"], first);
     let (code, told, _) = ask(&["ls"]).await;
-    assert!(code == 0 && told.contains("last-good") && told.contains("rolled back by an operator"), "{told}");
+    assert!(code == 0 && told.contains("live (degraded)") && told.contains("rolled back by an operator"), "{told}");
     let (code, told, _) = ask(&["ls", "--json"]).await;
     let listed: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));
-    assert_eq!(ask(&["release", "topic"]).await.0, 0);
+    assert_eq!(ask(&["unblock", "topic"]).await.0, 0);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == second).await;
 
     plugins.write("topic.wasm", b"broken");
     let (code, _, told) = ask(&["reload"]).await;
-    let is_known = gateway.plugin("topic").await["state"] == "last-good";
+    let is_known = gateway.plugin("topic").await["degraded"] == true;
     assert!(is_known && (code == 0 || (code == 1 && told.contains("1 refused"))), "{code}: {told}");
 }
 
@@ -319,9 +319,9 @@ async fn a_dead_letter_names_the_version_that_it_died_of() {
 #[test]
 fn commands_say_what_is_wrong_with_the_worker_that_they_ask() {
     for (url, code, told) in [
-        ("http://127.0.0.1:1", 1, "no worker answers at http://127.0.0.1:1"),
-        ("https://127.0.0.1:1", 2, "the worker speaks plain HTTP"),
-        ("worker", 2, "is no URL"),
+        ("http://127.0.0.1:1", 1, "cannot connect to a worker at http://127.0.0.1:1"),
+        ("https://127.0.0.1:1", 2, "the worker does not support TLS"),
+        ("worker", 2, "is not a URL"),
     ] {
         let output = command(&["plugins", "ls", "--url", url]);
         let stderr = String::from_utf8(output.stderr).unwrap();

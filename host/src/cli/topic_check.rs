@@ -1,40 +1,38 @@
-//! Whether a topic that was settings is one. A name that nobody has used yet is
-//! rather a slip than a topic, so commands say so instead of doing nothing.
+//! Rejects topics that don't exist. An unused name is most likely a misspelling,
+//! so commands report it instead of doing nothing.
 
 use super::Failure;
 use crate::queue::{Connection, Topics};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 
-/// At most so many names are proposed.
-const PROPOSED: usize = 3;
+const SUGGESTIONS_MAX: usize = 3;
 
-/// Fails where Redis has no key of the topic and no worker seen lately handles
-/// it, and names those that are most like it.
+/// Fails with suggestions if Redis has no key of the topic and no active worker
+/// handles it.
 pub(super) async fn ensure_topic_exists(
     connection: &Connection,
     settings: &QueueSettings,
     topic: &Topic,
 ) -> Result<(), Failure> {
     let Some(others) = Topics::unless_known(connection, &settings.prefix, topic).await? else { return Ok(()) };
-    let like = suggestions(topic, &others);
-    let which = match like.as_slice() {
-        [] => "`topics ls` lists those that there are".to_owned(),
-        some => format!("did you mean {}? `topics ls` lists all", some.join(" or ")),
+    let hint = match suggestions(topic, &others).as_slice() {
+        [] => "`topics ls` lists all topics".to_owned(),
+        names => format!("did you mean {}? `topics ls` lists all topics", names.join(" or ")),
     };
-    Err(Failure::Failed(format!("no topic {topic}: Redis has no key of it and no worker handles it; {which}")))
+    Err(Failure::Failed(format!("unknown topic {topic}: Redis has no key of it and no worker handles it; {hint}")))
 }
 
 fn suggestions<'a>(topic: &Topic, others: &'a [Topic]) -> Vec<&'a str> {
-    let settings = topic.as_str().to_lowercase();
-    let far = (settings.len() / 3).max(2);
-    let mut near: Vec<_> = others
+    let name = topic.as_str().to_lowercase();
+    let distance_max = (name.len() / 3).max(2);
+    let mut similar: Vec<_> = others
         .iter()
-        .map(|other| (strsim::levenshtein(&settings, &other.as_str().to_lowercase()), other.as_str()))
-        .filter(|(distance, other)| *distance <= far || other.starts_with(topic.as_str()))
+        .map(|other| (strsim::levenshtein(&name, &other.as_str().to_lowercase()), other.as_str()))
+        .filter(|(distance, other)| *distance <= distance_max || other.starts_with(topic.as_str()))
         .collect();
-    near.sort_unstable();
-    near.into_iter().take(PROPOSED).map(|(_, other)| other).collect()
+    similar.sort_unstable();
+    similar.into_iter().take(SUGGESTIONS_MAX).map(|(_, other)| other).collect()
 }
 
 #[cfg(test)]
@@ -42,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_are_proposed_nearest_first() {
+    fn the_most_similar_topics_are_suggested_first() {
         let topic = |name: &str| Topic::parse(name).unwrap();
         let others = ["email.send", "order.remind", "order.reminder", "order", "push"].map(topic);
         assert_eq!(suggestions(&topic("order.remimder"), &others), ["order.reminder", "order.remind"]);

@@ -82,7 +82,7 @@ impl Account {
                     if let Some(attempt) = line["attempt"].as_u64() {
                         runs.entry((word("topic"), word("id"), attempt)).or_default().push(at);
                     }
-                    if !OUTCOMES.contains(&word("outcome")) && word("outcome") != "crash-loop" {
+                    if !OUTCOMES.contains(&word("outcome")) && word("outcome") != "poison-message" {
                         self.faults.push(format!("no run ends so: {line}"));
                     }
                 }
@@ -151,5 +151,5 @@ fn fault(published: &Published, at: &Places) -> Option<&'static str> {
 /// Only workers that were lost with it, again and again, can condemn a message
 /// that would end well.
 fn is_wrongly_dead(at: &Places) -> bool {
-    at.dead.iter().any(|reason| reason != "crash-loop")
+    at.dead.iter().any(|reason| reason != "poison-message")
 }

@@ -37,7 +37,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(listed(&["--reason", "reject"]), ["mine", "stays"].map(|id| Some(id.to_owned())));
     let shown = json(server, &["dead", "show", "puppet", "mine"]);
     assert_eq!((&shown["reason"], &shown["data"]), (&Value::from("reject"), &serde_json::from_str(act).unwrap()));
-    assert!(told(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
+    assert!(told(server, &["dead", "show", "puppet", "theirs"]).contains("(legacy)"));
 
     // The handler has more luck with what it is edited to.
     let entry = shown["entry"].as_str().unwrap();
@@ -45,7 +45,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(told(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
     gateway.until_outcome("puppet", "mine", "done").await;
     let (code, _, error) = run(server, &["dead", "edit", "puppet", &old, "--data", "1"]);
-    assert!(code == 1 && error.contains("was written by the original"), "{error}");
+    assert!(code == 1 && error.contains("is a legacy dead letter"), "{error}");
     assert_eq!(told(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
     gateway.until_outcome("puppet", "theirs", "done").await;
 
