@@ -190,10 +190,9 @@ impl TopicMetrics {
     /// If `outcome` is in neither [`OUTCOMES`] nor [`UNRUNNABLE`].
     pub fn outcome(&self, outcome: &'static str) -> &Counter {
         let series = self.series();
-        match index(&OUTCOMES, outcome) {
-            Some(index) => &series.outcomes[index],
-            None => &series.unrunnable[index(&UNRUNNABLE, outcome).unwrap_or(UNRUNNABLE.len())],
-        }
+        let ran = index(&OUTCOMES, outcome).map(|index| &series.outcomes[index]);
+        ran.or_else(|| index(&UNRUNNABLE, outcome).map(|index| &series.unrunnable[index]))
+            .unwrap_or_else(|| panic!("unknown outcome {outcome}"))
     }
 
     /// Counts a new dead letter. `reason` is one of [`DEAD_REASONS`].

@@ -60,6 +60,25 @@ async fn data_comes_from_a_file_or_from_stdin_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_may_have_spaces_slashes_and_non_ascii_letters() {
+    let redis = Redis::start();
+    let (url, topic) = (redis.url(), "a b/\u{fc}:c");
+    let plugins = Plugins::with("spaced", &guest(OK), &format!("topics = [\"{topic}\"]\n"));
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("spaced").await;
+    let (code, id, error) = run(&["publish", topic, "--redis-url", &url]);
+    assert_eq!(code, 0, "{error}");
+    gateway.until_outcome(topic, id.trim(), "done").await;
+    let (code, table, error) = run(&["topics", "ls", "--redis-url", &url]);
+    assert!(code == 0 && table.contains(topic), "{table}{error}");
+    assert_eq!(
+        run(&["topics", "pause", topic, "--redis-url", &url]).1,
+        format!("{topic} paused: workers start no messages of it until it is resumed\n")
+    );
+    assert_eq!(run(&["topics", "resume", topic, "--redis-url", &url]).1, format!("{topic} resumed\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_words_are_usage_errors_that_say_what_is_allowed() {
     for (args, told) in [
         (&["publish", "delay:x"][..], "invalid topic name"),

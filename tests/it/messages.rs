@@ -135,7 +135,10 @@ async fn what_other_groups_have_still_to_read_is_not_cancelled() {
     redis.run::<redis::Value>(read).await;
     let stays = async |id: &str| {
         let (code, out, error) = run(&redis, &["messages", "cancel", "t", id]);
-        assert!(code == 1 && out.is_empty() && error.contains("other consumer groups have not read it yet"), "{id}: {out}{error}");
+        assert!(
+            code == 1 && out.is_empty() && error.contains("other consumer groups have not read it yet"),
+            "{id}: {out}{error}"
+        );
         assert_eq!(places(&redis, id), ["waiting normal"]);
     };
     // Delivered to the other group and not acknowledged; not even delivered.

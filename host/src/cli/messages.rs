@@ -81,10 +81,10 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         return print_json(&found);
     }
     let row = |one: &Found| {
-        let (place, at, detail) = format_location(&one.place);
+        let (kind, at, detail) = format_location(&one.place);
         let id = one.id.clone().unwrap_or_default();
         let text = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
-        [place.to_owned(), id, at, detail, text]
+        [kind.to_owned(), id, at, detail, text]
     };
     let rows: Vec<_> = found.iter().map(row).collect();
     table::print(["LOCATION", "ID", "AT", "", "MESSAGE"], &rows);
@@ -109,8 +109,8 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
         print_json(&found)?;
     } else if !found.is_empty() {
         let row = |one: &Found| {
-            let (place, at, detail) = format_location(&one.place);
-            [one.topic.clone(), place.to_owned(), at, detail]
+            let (kind, at, detail) = format_location(&one.place);
+            [one.topic.clone(), kind.to_owned(), at, detail]
         };
         let rows: Vec<_> = found.iter().map(row).collect();
         table::print(["TOPIC", "LOCATION", "AT", ""], &rows);
@@ -130,18 +130,16 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let mut progress = Progress::new("searched");
     let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;
-    for (place, count) in &cancelled.removed {
-        let (place, at, detail) = format_location(place);
+    for (location, count) in &cancelled.removed {
+        let (kind, at, detail) = format_location(location);
         let copies = if *count > 1 { format!("{count} copies ") } else { String::new() };
-        println!(
-            "{}",
-            format!("cancelled {copies}{place} {at} {detail}").split_whitespace().collect::<Vec<_>>().join(" ")
-        );
+        let line = format_cell(&format!("cancelled {copies}{kind} {at} {detail}"));
+        println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
     }
     let (id, topic) = (format_cell(&args.id), format_cell(args.topic.as_str()));
     for one in &cancelled.in_flight {
         let (_, at, detail) = format_location(&one.place);
-        eprintln!("{id} is in flight as {at} ({detail}) and can't be cancelled");
+        eprintln!("{id} is in flight as {at} ({}) and can't be cancelled", format_cell(&detail));
     }
     if let Some(one) = cancelled.wanted.first() {
         let (_, at, _) = format_location(&one.place);
@@ -160,9 +158,9 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
 }
 
 /// The kind of a location, the position in it, and details.
-fn format_location(place: &Place) -> (&'static str, String, String) {
+fn format_location(location: &Place) -> (&'static str, String, String) {
     let idle = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
-    match place {
+    match location {
         Place::Waiting { source, entry } => ("waiting", source.at(entry), String::new()),
         Place::List { position } => ("waiting", format!("list:{position}"), String::new()),
         Place::ListOut { position } => ("waiting", format!("in:{position}"), String::new()),

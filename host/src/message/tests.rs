@@ -115,7 +115,7 @@ fn the_larger_of_envelope_and_entry_attempt_counts() {
 }
 
 #[test]
-fn a_cloud_event_keeps_its_attributes_as_headers() {
+fn the_attributes_of_a_cloud_event_become_headers() {
     let message = read_message(
         r#"{"specversion":"1.0","id":"e-1","type":"order.made","source":"/shop","time":"2026-11-23T07:45:23Z","datacontenttype":"application/json","data":{"n": 1}}"#,
     )

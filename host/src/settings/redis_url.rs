@@ -32,9 +32,9 @@ pub enum RedisMode {
 impl RedisEndpoint {
     /// Errors never contain secrets.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let Some((scheme, rest)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
-        let (rest, is_sentinel, is_cluster) =
-            (rest.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
+        let Some((scheme, remainder)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
+        let (remainder, is_sentinel, is_cluster) =
+            (remainder.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
         let is_tls = match scheme.split('+').next() {
             Some("redis") => false,
             Some("rediss") => true,
@@ -43,11 +43,12 @@ impl RedisEndpoint {
         if scheme.contains('+') && !is_sentinel && !is_cluster || scheme.matches('+').count() > 1 {
             return Err(SCHEMES.to_owned());
         }
-        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
-        if rest.contains(['?', '#']) {
+        let (login, remainder) =
+            remainder.rsplit_once('@').map_or((None, remainder), |(login, remainder)| (Some(login), remainder));
+        if remainder.contains(['?', '#']) {
             return Err("a query or fragment (? or #) is not supported: remove it".to_owned());
         }
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (hosts, path) = remainder.split_once('/').unwrap_or((remainder, ""));
         let hosts = hosts.split(',').map(|host| host_and_port(host, if is_sentinel { SENTINEL_PORT } else { PORT }));
         let hosts: Vec<_> = hosts.collect::<Result<_, _>>()?;
         let (mode, db) = if is_sentinel {
@@ -88,8 +89,8 @@ fn parse_login(text: &str) -> Result<Login, String> {
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':')),
+    let (host, port) = match text.strip_prefix('[').and_then(|remainder| remainder.split_once(']')) {
+        Some((host, remainder)) => (host, remainder.strip_prefix(':')),
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() {
