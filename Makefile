@@ -1,19 +1,19 @@
-# What needs setting up (a Redis server, the Wasm target) is set up first, and
-# told; everything may be run again.
+# Targets install missing tools first (a Redis server, the Wasm target) and print
+# what they install. Every target can be repeated.
 STATE := $(CURDIR)/.gateway-worker
-# Redis persists to disk in the benchmark as it would in production.
+# The Redis of the benchmarks persists to disk, as in production.
 BENCH_MESSAGES ?= 100000
 PART ?=
-# A seed of its own each time, unless one is given.
+# An empty SEED chooses a new seed for each run.
 SECONDS ?= 600
 SEED ?=
 
 .PHONY: help setup tools plugins demo test chaos lint build bench bench-queue bench-plugins bench-reload clean
 
-help: ## what there is
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-setup: tools ## what is missing: a Redis server, Valkey for the tests, a compiler for handlers
+setup: tools ## install missing tools: a Redis server, Valkey for the tests, a compiler for handlers
 	@deploy/setup/valkey.sh $(STATE)
 	@deploy/setup/c-guests.sh
 
@@ -22,40 +22,40 @@ tools:
 	@deploy/setup/redis.sh $(STATE)
 	@deploy/setup/wasm-target.sh $(STATE) >/dev/null
 
-plugins: tools ## the handlers, into target/plugins
+plugins: tools ## build the handlers into target/plugins
 	@deploy/setup/plugins.sh $(STATE)
 
-demo: plugins ## a worker with a Redis of its own, sample messages, and their handling
+demo: plugins ## run a worker with a private Redis and sample messages
 	cargo build --locked -p gateway-worker
 	target/debug/gateway-worker dev --plugins target/plugins
 
-test: setup plugins ## every test
+test: setup plugins ## run all tests
 	cargo test --locked -p gateway-worker
 	cargo test --locked -p gateway-plugin-sdk --all-features
 
-chaos: plugins ## nothing is lost whatever happens, for SECONDS=600, SEED=any, SENTINEL=1
+chaos: plugins ## run the fault-injection test; SECONDS=600, SEED=random, SENTINEL=1 for failovers
 	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) cargo test --locked -p gateway-worker --test it -- \
 		--exact chaos::$(if $(SENTINEL),nothing_is_lost_where_masters_die_and_hand_over,nothing_is_lost_whatever_happens_with_another_seed_each_time) --nocapture
 
-lint: ## format, clippy, docs
+lint: ## check format, clippy and docs
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
-build: plugins ## the release binary, and the handlers
+build: plugins ## build the release binary and the handlers
 	cargo build --locked --release -p gateway-worker
 
-bench: plugins ## messages a second, CPU and latency, beside bare primitives
+bench: plugins ## measure throughput, CPU and latency, compared with bare primitives
 	cargo bench --locked -p gateway-worker --bench drain -- $(BENCH_MESSAGES)
 
-bench-queue: plugins ## what the queue's options and promises cost
+bench-queue: plugins ## measure the cost of the queue's options and guarantees
 	cargo bench --locked -p gateway-worker --bench queue -- $(BENCH_MESSAGES)
 
-bench-plugins: plugins ## what a sandbox costs; PART=instances, threads, limits or live of it
+bench-plugins: plugins ## measure the cost of the sandbox; PART=instances, threads, limits or live
 	cargo bench --locked -p gateway-worker --bench plugins -- $(PART)
 
-bench-reload: ## what a thousand reloads cost and leave behind
+bench-reload: ## measure time and memory of a thousand reloads
 	cargo bench --locked -p gateway-worker --bench reload
 
-clean: ## what was built; the state folder stays
+clean: ## delete build results, but not .gateway-worker
 	cargo clean

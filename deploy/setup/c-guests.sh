@@ -1,7 +1,6 @@
 #!/bin/sh
-# Builds the tests' guests in C for WASI preview 1 into target/test-guests; a
-# compiler that can do it is installed where there is none.
-# usage: c-guests.sh
+# Builds the C guests of the tests for WASI preview 1 into target/test-guests, and
+# installs a compiler if none supports the target. usage: c-guests.sh
 set -eu
 here=$(dirname "$0")
 mkdir -p target/test-guests
@@ -18,7 +17,7 @@ can_build() { command -v clang >/dev/null && echo 'int main(void) { return 0; }'
 if ! can_build; then
     packages="clang lld wasi-libc libclang-rt-dev-wasm32"
     "$here/apt.sh" $packages && can_build || {
-        echo "set-up: no clang that builds for wasm32-wasi; install one, with wasm-ld and wasi-libc, for example: apt-get install $packages" >&2
+        echo "setup: no clang supports wasm32-wasi; install one with wasm-ld and wasi-libc, for example: apt-get install $packages" >&2
         exit 1
     }
 fi

@@ -1,33 +1,33 @@
 #!/bin/sh
-# Builds the handlers and puts them, with their manifests and samples, into
-# target/plugins; the guests of tests and benchmarks go to target/test-guests.
+# Builds the handlers, with their manifests and samples, into target/plugins, and
+# the guests of tests and benchmarks into target/test-guests.
 # usage: plugins.sh STATE
 set -eu
 state=$1
 here=$(dirname "$0")
 rustc=$("$here/wasm-target.sh" "$state")
 
-# Another compiler than the host's, so another folder for what it builds. Not
-# --locked: a new handler is new to the lock file.
-packages=$(for folder in plugins/*/ tests/guests/*/; do printf -- '-p %s ' "$(basename "$folder")"; done)
-# The same source makes the same handler, wherever it lies.
+# The compiler may differ from the host's, so it has its own target directory.
+# Without --locked, because the lock file does not contain a new handler yet.
+packages=$(for dir in plugins/*/ tests/guests/*/; do printf -- '-p %s ' "$(basename "$dir")"; done)
+# Builds are reproducible in any directory.
 RUSTFLAGS="--remap-path-prefix=$(pwd)=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo ${RUSTFLAGS:-}" \
     RUSTC=$rustc CARGO_TARGET_DIR=target/guests cargo build --profile plugin --target wasm32-wasip2 $packages
 
 built=target/guests/wasm32-wasip2/plugin
-# A rename, so that a running worker never sees half a file.
+# Renames the file, so that a running worker never reads a partial one.
 put() { [ -f "$2" ] && cmp -s "$1" "$2" || { cp "$1" "$(dirname "$2")/.new" && mv "$(dirname "$2")/.new" "$2"; }; }
 wasm() { echo "$built/$(basename "$1" | tr - _).wasm"; }
 mkdir -p target/plugins target/test-guests
-for folder in plugins/*/; do
-    for manifest in "$folder"*.*.toml; do
+for dir in plugins/*/; do
+    for manifest in "$dir"*.*.toml; do
         topic=$(basename "$manifest" .toml)
         put "$manifest" "target/plugins/$topic.toml"
         sample=$topic.sample.json
-        [ ! -f "$folder$sample" ] || put "$folder$sample" "target/plugins/$sample"
-        put "$(wasm "$folder")" "target/plugins/$topic.wasm"
+        [ ! -f "$dir$sample" ] || put "$dir$sample" "target/plugins/$sample"
+        put "$(wasm "$dir")" "target/plugins/$topic.wasm"
     done
 done
-for folder in tests/guests/*/; do
-    put "$(wasm "$folder")" "target/test-guests/$(basename "$folder").wasm"
+for dir in tests/guests/*/; do
+    put "$(wasm "$dir")" "target/test-guests/$(basename "$dir").wasm"
 done

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure of a Redis or Valkey server: on PATH, installed by apt-get, or
-# unpacked into the state folder. usage: redis.sh STATE
+# Provides a Redis or Valkey server: from PATH, installed by apt-get, or unpacked
+# into the state directory. usage: redis.sh STATE
 set -eu
 state=$1
 
@@ -8,17 +8,17 @@ if command -v redis-server >/dev/null || command -v valkey-server >/dev/null || 
     exit 0
 fi
 cannot() {
-    echo "set-up: no redis-server or valkey-server on PATH; install one, for example: $1" >&2
+    echo "setup: no redis-server or valkey-server on PATH; install one, for example: $1" >&2
     exit 1
 }
 command -v apt-get >/dev/null || cannot "dnf install redis / apk add redis / brew install redis"
 
-# Whether its service starts is no matter: dev and tests start their own.
+# Its service does not have to start, because dev and tests start their own server.
 if "$(dirname "$0")/apt.sh" redis-server; then
     exit 0
 fi
 
-echo "set-up: unpacking redis-server into $state/redis" >&2
+echo "setup: unpacking redis-server into $state/redis" >&2
 work=$state/redis.tmp
 rm -rf "$work"
 mkdir -p "$work/files"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure of a Rust compiler for wasm32-wasip2 and prints its path.
+# Provides a Rust compiler for wasm32-wasip2 and prints its path.
 # usage: wasm-target.sh STATE
 set -eu
 state=$1
@@ -11,9 +11,9 @@ if has_target; then
     command -v rustc
     exit 0
 fi
-# rustup downloads, unless it was told not to.
+# rustup downloads the target, unless automatic installation is disabled.
 if command -v rustup >/dev/null && [ "${RUSTUP_AUTO_INSTALL:-1}" != 0 ]; then
-    echo "set-up: rustup target add $target" >&2
+    echo "setup: rustup target add $target" >&2
     if rustup target add $target >&2 && has_target; then
         command -v rustc
         exit 0
@@ -23,13 +23,13 @@ toolchain=$state/wasm-toolchain
 if [ ! -e "$toolchain/.complete" ]; then
     . /etc/os-release 2>/dev/null || ID=unknown
     if [ "$ID-${VERSION_ID:-}" != debian-12 ]; then
-        echo "set-up: no $target here; install it, for example: rustup target add $target" >&2
+        echo "setup: the Rust target $target is missing; install it, for example: rustup target add $target" >&2
         exit 1
     fi
-    echo "set-up: making a Rust toolchain for $target from Debian packages in $toolchain (about a minute, 600 MB)" >&2
+    echo "setup: creating a Rust toolchain for $target from Debian packages in $toolchain (about a minute, 600 MB)" >&2
     if ! apt-cache show rustc-web >/dev/null 2>&1; then
         if [ "$(id -u)" = 0 ]; then apt-get update -qq >&2; else sudo -n apt-get update -qq >&2; fi || {
-            echo "set-up: apt's package lists are missing: apt-get update" >&2
+            echo "setup: the package lists of apt are missing; run: apt-get update" >&2
             exit 1
         }
     fi

@@ -1,5 +1,5 @@
-//! What the worker says about itself over HTTP. Everything here may be read by
-//! strangers: counts and states, never a payload.
+//! The HTTP endpoints: health, metrics and the admin API. Anyone may read them,
+//! so they contain counts and states but no payloads.
 
 mod guard;
 mod plugins;
@@ -33,10 +33,10 @@ use tokio::sync::{mpsc, watch};
 const SERVICE: &str = "gateway-worker";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What may be sent to the API.
+/// Limit for the body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// What the pages are made from.
+/// The state that the endpoints report.
 pub struct Status {
     pub started: Instant,
     pub health: watch::Receiver<Option<Health>>,
@@ -46,16 +46,16 @@ pub struct Status {
     pub lanes: Arc<Lanes>,
     pub metrics: Arc<Metrics>,
     pub admin: AdminSettings,
-    /// What is wanted of the plugins.
+    /// Changes of plugins, for the reloader.
     pub requests: mpsc::Sender<Request>,
 }
 
 pub fn router(status: Arc<Status>) -> Router {
     let api = plugins::router()
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
-        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this can't be done here"))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(map_response(with_care));
+        .layer(map_response(with_security_headers));
     Router::new()
         .nest("/api/v1", api)
         .route("/healthz", get(live))
@@ -64,18 +64,30 @@ pub fn router(status: Arc<Status>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/metrics/prometheus", get(prometheus))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(map_response(problem::as_problem))
         .with_state(status)
 }
 
-/// What is told here is for whoever asked, and is what it says it is.
-async fn with_care(mut response: Response) -> Response {
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no such resource")
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the resource does not support this method")
+}
+
+/// Responses of the API must be neither cached nor content-sniffed.
+async fn with_security_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// Never depends on Redis: its absence is no reason to restart anybody.
+/// Liveness does not depend on Redis, because a restart of the worker does not
+/// bring Redis back.
 async fn live() -> Json<Value> {
     let timestamp = crate::message::rfc3339(Timestamp::now());
     Json(json!({ "status": "ok", "service": SERVICE, "timestamp": timestamp }))
@@ -101,14 +113,14 @@ async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Respo
 async fn prometheus(State(status): State<Arc<Status>>) -> Response {
     match status.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
 impl Status {
     fn readiness(&self) -> (&'static str, Vec<String>) {
         if *self.is_draining.borrow() {
-            return ("draining", vec!["stopping: messages in flight are being finished".to_owned()]);
+            return ("draining", vec!["shutting down: messages in flight are being finished".to_owned()]);
         }
         let mut reasons = Vec::new();
         if !*self.has_scanned.borrow() {
@@ -163,25 +175,25 @@ impl Status {
     }
 }
 
-fn refused((name, refusal, again): (&str, &Refusal, Option<Timestamp>)) -> Value {
-    json!({ "plugin": name, "reason": refusal.reason, "again_at": again.map(crate::message::rfc3339) })
+fn refused((name, refusal, retry_at): (&str, &Refusal, Option<Timestamp>)) -> Value {
+    json!({ "plugin": name, "reason": refusal.reason, "retry_at": retry_at.map(crate::message::rfc3339) })
 }
 
-/// `1h2m5s`, as the original's users know it.
+/// The uptime in the format of legacy workers: `1h2m5s`.
 fn uptime(seconds: u64) -> String {
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {
-        (0, 0) => format!("{rest}s"),
-        (0, _) => format!("{minutes}m{rest}s"),
-        _ => format!("{hours}h{minutes}m{rest}s"),
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn uptime_is_short() {
-        let shown = [0, 59, 60, 3599, 3725, 90_061].map(super::uptime);
-        assert_eq!(shown, ["0s", "59s", "1m0s", "59m59s", "1h2m5s", "25h1m1s"]);
+    fn uptime_omits_leading_zeros() {
+        let formatted = [0, 59, 60, 3599, 3725, 90_061].map(super::uptime);
+        assert_eq!(formatted, ["0s", "59s", "1m0s", "59m59s", "1h2m5s", "25h1m1s"]);
     }
 }

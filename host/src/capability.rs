@@ -123,5 +123,5 @@ pub struct Capabilities {
     pub secrets: Option<Arc<dyn Secrets>>,
     /// The host's own folders, of plugins, of what is compiled of them, of
     /// secrets: no grant reaches into them.
-    pub own_folders: Vec<PathBuf>,
+    pub protected_dirs: Vec<PathBuf>,
 }

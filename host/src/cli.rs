@@ -1,5 +1,4 @@
-//! The command `gateway-worker`. What it prints is its output, so printing is
-//! allowed in these files and nowhere else.
+//! The command `gateway-worker`. Only these files may print.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output goes to the terminal")]
 
@@ -9,11 +8,11 @@ mod dev;
 mod healthcheck;
 mod http;
 mod json_log;
-mod known;
+mod topic_check;
 mod messages;
 mod plugin;
 mod plugins;
-mod print;
+mod output;
 mod publish;
 mod run;
 mod show;
@@ -23,16 +22,16 @@ mod topics;
 use crate::app::StartError;
 use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
-use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
+use crate::settings::{InvalidSettings, QueueSettings, RawQueue, RawRedis, RawSettings};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use print::plain_lines;
+use output::sanitize_lines;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Where `dev` keeps its state, below the directory that it is started in.
+/// The directory for the state of `dev`, in the working directory.
 const STATE: &str = ".gateway-worker";
 const FILE: &str = "gateway-worker.toml";
 
@@ -46,7 +45,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  gateway-worker dev                                 a private Redis and a worker, to try things out
+  gateway-worker dev                                 a worker with a private Redis, for development
   gateway-worker publish order.reminder --data '{\"order_id\":\"1\"}'
   gateway-worker run --plugins /plugins --redis-url redis://redis:6379
 
@@ -56,52 +55,52 @@ Exit codes: 0 ok, 1 failed, 2 usage, 69 Redis unavailable, 78 bad configuration"
 enum Command {
     /// Run the worker
     Run(RunArgs),
-    /// Run a worker with a Redis of its own, and publish the sample messages
+    /// Run a worker with a private Redis and publish the sample messages
     Dev(dev::DevArgs),
     /// Publish messages
     Publish(publish::PublishArgs),
-    /// Look at topics, set them aside, empty them
+    /// List, pause, resume and purge topics
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Look at messages, find one by its id, cancel one
+    /// List, find and cancel messages
     #[command(subcommand)]
     Messages(MessagesCommand),
-    /// Look at dead letters, and replay, edit or purge them
+    /// List, show, replay, edit and purge dead letters
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Look at a worker's plugins, reload them, go back to an earlier version
+    /// List, reload, roll back and unblock the plugins of a running worker
     #[command(subcommand)]
     Plugins(PluginsCommand),
-    /// Look at a plugin, and see whether the worker would load it; no Redis needed
+    /// Inspect and check plugin files, without Redis or a worker
     #[command(subcommand)]
     Plugin(PluginCommand),
     #[command(hide = true)]
     CompileComponent(CompileLimits),
-    /// Ask the worker on this machine whether it is alive
+    /// Check whether the worker on this machine is alive
     Healthcheck(RunArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum TopicsCommand {
-    /// List the topics that Redis knows of
+    /// List the topics in Redis
     Ls(topics::LsArgs),
-    /// Show one topic in numbers
+    /// Show the state and counts of one topic
     Show(show::ShowArgs),
-    /// Set a topic aside: its messages wait, and what runs ends
+    /// Pause a topic: no new messages are started; running ones finish
     Pause(topics::PauseArgs),
-    /// Go on with a topic that was set aside
+    /// Resume a paused topic
     Resume(topics::TopicArgs),
-    /// Delete the messages that wait, never those in flight
+    /// Delete the waiting messages of a topic, but never those in flight
     Purge(topics::PurgeArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum MessagesCommand {
-    /// Show what waits and is delayed, without taking it
+    /// List waiting and delayed messages without consuming them
     Ls(messages::LsArgs),
-    /// Find a message by its id, wherever it is
+    /// Find a message by its id in every location
     Find(messages::FindArgs),
-    /// Remove a message that waits or is delayed
+    /// Remove a waiting or delayed message
     Cancel(messages::CancelArgs),
 }
 
@@ -109,57 +108,57 @@ enum MessagesCommand {
 enum DeadCommand {
     /// List dead letters, newest first
     Ls(dead::LsArgs),
-    /// Show all of one dead letter
+    /// Show one dead letter with all its fields
     Show(dead::ShowArgs),
-    /// Let dead letters live again, with their attempts counted anew
+    /// Replay dead letters (attempts reset to zero)
     Replay(dead::ReplayArgs),
-    /// Put other data into a dead letter; prints its new entry
+    /// Replace the data of a dead letter; prints its new entry
     Edit(dead::EditArgs),
-    /// Delete dead letters for good
+    /// Delete dead letters permanently
     Purge(dead::PurgeArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
-    /// Show what a plugin exports, imports and may, and whether it would load
+    /// Show the exports, imports, grants and limits of a plugin, and whether the worker would load it
     Inspect(plugin::InspectArgs),
-    /// Load plugins as the worker does, self-test and all; 1 where one is refused
+    /// Load plugins like the worker, with self-tests; exits with 1 if one would be refused
     Check(plugin::CheckArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum PluginsCommand {
-    /// List the plugins, with what runs and why another version does not
+    /// List the plugins with their live versions, and why newer versions were refused
     Ls(plugins::LsArgs),
-    /// Look at the plugins directory now, and tell what became of it
+    /// Rescan the plugins directory and report the result
     Reload(plugins::ReloadArgs),
-    /// Go back to the version before, and keep this one out
+    /// Roll back to the previous version and block the current one
     Rollback(plugins::NameArgs),
-    /// Let versions that are kept out load again, and a topic that its plugin left fall to "*"
-    Release(plugins::NameArgs),
+    /// Unblock versions; release the topics of a removed plugin to the catch-all
+    Unblock(plugins::NameArgs),
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// The settings file [default: gateway-worker.toml, if there is one]
+    /// Settings file [default: gateway-worker.toml, if it exists]
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    typed: Typed,
+    settings: RawSettings,
 }
 
-/// What a command that looks at Redis and ends again takes.
+/// The arguments of commands that connect to Redis.
 #[derive(Debug, Args)]
 struct RedisArgs {
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", hide = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
-    redis: TypedRedis,
+    redis: RawRedis,
     #[command(flatten)]
-    queue: TypedQueue,
+    queue: RawQueue,
 }
 
-/// Why a command ends without success.
+/// The reason why a command failed, which defines the exit code.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -170,13 +169,13 @@ enum Failure {
     RedisUnavailable(String),
     #[error("{0}")]
     BadConfiguration(String),
-    /// With a meaning that only its caller knows.
+    /// An exit code with a meaning for one caller only.
     #[error("{1}")]
-    Ended(ExitCode, String),
+    WithCode(ExitCode, String),
 }
 
-impl From<BadSettings> for Failure {
-    fn from(error: BadSettings) -> Self {
+impl From<InvalidSettings> for Failure {
+    fn from(error: InvalidSettings) -> Self {
         Self::BadConfiguration(error.to_string())
     }
 }
@@ -202,7 +201,7 @@ impl From<StartError> for Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Ended(code, _) => return *code,
+            Self::WithCode(code, _) => return *code,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::RedisUnavailable(_) => 69,
@@ -232,12 +231,12 @@ impl Cli {
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Ended(code, told)) => {
-                eprintln!("{}", plain_lines(&told));
+            Err(Failure::WithCode(code, message)) => {
+                eprintln!("{}", sanitize_lines(&message));
                 code
             }
             Err(failure) => {
-                eprintln!("gateway-worker: {}", plain_lines(&failure.to_string()));
+                eprintln!("gateway-worker: {}", sanitize_lines(&failure.to_string()));
                 failure.exit_code()
             }
         }
@@ -262,7 +261,7 @@ impl PluginsCommand {
             Self::Ls(args) => plugins::ls(args).await,
             Self::Reload(args) => plugins::reload(args).await,
             Self::Rollback(args) => plugins::roll_back(args).await,
-            Self::Release(args) => plugins::release(args).await,
+            Self::Unblock(args) => plugins::unblock(args).await,
         }
     }
 }
@@ -277,7 +276,7 @@ impl MessagesCommand {
     }
 }
 
-/// Every variable that some command knows.
+/// The environment variables of every command.
 fn variables() -> BTreeSet<String> {
     fn collect(command: &clap::Command, found: &mut BTreeSet<String>) {
         let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
@@ -289,30 +288,31 @@ fn variables() -> BTreeSet<String> {
     found
 }
 
-/// The settings with the file's. A file that was named must be there.
-fn with_file(typed: Typed, named: Option<&Path>) -> Result<Typed, Failure> {
+/// Adds the settings of the file. Only the default file may be missing.
+fn with_file(settings: RawSettings, named: Option<&Path>) -> Result<RawSettings, Failure> {
     let path = named.unwrap_or(Path::new(FILE));
     match fs::read_to_string(path) {
-        Ok(text) => Ok(typed.or_file(&text, &path.display().to_string())?),
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(typed),
+        Ok(text) => Ok(settings.or_file(&text, &path.display().to_string())?),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(settings),
         Err(error) => Err(Failure::BadConfiguration(format!("{}: {error}", path.display()))),
     }
 }
 
 impl RedisArgs {
-    /// The Redis that is named, or else that of the `dev` started here.
+    /// Connects to the given Redis, or else to the one of a `dev` in the working
+    /// directory.
     fn connect(self) -> Result<(Connection, QueueSettings), Failure> {
-        let typed = Typed { redis: self.redis, queue: self.queue, ..Typed::default() };
-        let mut typed = with_file(typed, self.config.as_deref())?;
-        if typed.redis.is_unset()
+        let settings = RawSettings { redis: self.redis, queue: self.queue, ..RawSettings::default() };
+        let mut settings = with_file(settings, self.config.as_deref())?;
+        if settings.redis.is_unset()
             && let Ok(url) = fs::read_to_string(Path::new(STATE).join(dev::URL_FILE))
         {
-            typed.redis = TypedRedis { redis_url: Some(url.trim().to_owned()), ..TypedRedis::default() };
+            settings.redis = RawRedis { redis_url: Some(url.trim().to_owned()), ..RawRedis::default() };
         }
-        let mut faults = Vec::new();
-        let (target, queue) = (typed.redis.check(&mut faults), typed.queue.check(&mut faults));
-        if !faults.is_empty() {
-            return Err(BadSettings(faults).into());
+        let mut errors = Vec::new();
+        let (target, queue) = (settings.redis.check(&mut errors), settings.queue.check(&mut errors));
+        if !errors.is_empty() {
+            return Err(InvalidSettings(errors).into());
         }
         let connection = Connection::to(&target).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))

@@ -39,7 +39,10 @@ pub const STOPPED: &str = "gateway-worker stopped";
 pub const TASK_FAILED: &str = "background task failed";
 
 // queue
+pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted";
 
 // plugins
 
 // settings, commands, HTTP
+pub const FORCED_SHUTDOWN: &str = "forced shutdown: messages in flight run again when their leases expire";
+pub const UNKNOWN_SETTING: &str = "unknown setting";

@@ -7,7 +7,7 @@ mod folder;
 mod relay;
 
 use crate::capability::{Fault, Letter, Mailer};
-use crate::settings::{MailSettings, Outlet};
+use crate::settings::{MailSettings, MailTransport};
 use async_trait::async_trait;
 use compose::{Senders, compose};
 use folder::Folder;
@@ -29,12 +29,12 @@ enum Way {
 impl Post {
     /// Nothing where there is no outlet. An error says which setting is none.
     pub fn new(settings: &MailSettings) -> Result<Option<Self>, String> {
-        let Some(outlet) = &settings.outlet else { return Ok(None) };
+        let Some(outlet) = &settings.transport else { return Ok(None) };
         let from = settings.from.as_deref().unwrap_or(NOBODY);
         let senders = Senders::new(from, &settings.allow_from)?;
         let way = match outlet {
-            Outlet::Relay(relay) => Way::Relay(Box::new(Relay::new(relay, settings)?)),
-            Outlet::Folder(path) => Way::Folder(Folder::new(path)),
+            MailTransport::Smtp(relay) => Way::Relay(Box::new(Relay::new(relay, settings)?)),
+            MailTransport::Directory(path) => Way::Folder(Folder::new(path)),
         };
         Ok(Some(Self { way, senders }))
     }

@@ -1,4 +1,4 @@
-//! The command `gateway-worker`; all of it is in the library.
+//! The command `gateway-worker`, which is implemented in the library.
 
 use clap::Parser;
 use gateway_worker::cli::Cli;

@@ -1,6 +1,6 @@
-//! What a stream entry says. The wire form is that of the original's
-//! publishers; beside it a CloudEvent, a bare JSON value and an entry of plain
-//! fields are understood. No I/O, no clock.
+//! Parses stream entries. An entry has an envelope in the format of the legacy
+//! publishers, a CloudEvent, a bare JSON value, or plain fields. No I/O, no
+//! clock.
 
 mod edit;
 
@@ -20,24 +20,25 @@ pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The field that holds the envelope.
 pub const MESSAGE_FIELD: &str = "message";
-/// Fields with this prefix are the host's own and never part of the data.
+/// Fields with this prefix belong to the host and are never part of the data.
 pub const HOST_FIELD_PREFIX: &str = "gw-";
-/// The attempt that this entry is for, where it is not the first.
+/// The attempt of this entry, where it is not the first.
 pub const ATTEMPT_FIELD: &str = "gw-attempt";
-/// Set where a dead letter was replayed: what the envelope counts as retries
-/// belongs to an earlier life.
+/// Set where a dead letter was replayed: the retries that the envelope counts
+/// were made before the replay.
 pub const FRESH_FIELD: &str = "gw-fresh";
-/// The message's id, kept over retries where no envelope has it.
+/// The message's id over all its retries, where no envelope contains it.
 pub const ID_FIELD: &str = "gw-id";
-/// When the message was published, kept likewise; RFC 3339.
+/// The time of publication over all retries, where no envelope contains it;
+/// RFC 3339.
 pub const PUBLISHED_FIELD: &str = "gw-published-at";
 /// How often the message has been postponed.
 pub const POSTPONED_FIELD: &str = "gw-postponed";
 /// When it was first postponed, in Unix milliseconds.
 pub const POSTPONED_SINCE_FIELD: &str = "gw-postponed-since";
 
-/// How long the chain is that a message is the end of, where each was published
-/// at once by the handler of the one before. The host's own.
+/// Chain depth: the number of messages, each published without delay by the
+/// previous one's handler, that led to this one. Only the host sets it.
 pub const HOPS_HEADER: &str = "worker-hops";
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,15 +49,15 @@ pub struct Message {
     pub headers: Vec<(String, String)>,
     pub published_at: Timestamp,
     pub attempt: u32,
-    /// What the envelope's `max_retry` allows, where it has one.
+    /// The envelope's `max_retry`.
     pub max_attempts: Option<u32>,
     pub expires_at: Option<Timestamp>,
-    /// What copies of it are known by, if not by its id.
+    /// The deduplication key, where it is not the id.
     pub dedup_key: Option<String>,
     pub postponed: Postponed,
-    /// What its [`HOPS_HEADER`] says.
+    /// The value of [`HOPS_HEADER`].
     pub hops: u32,
-    /// False where the entry itself has no id of its own to be found again by.
+    /// Whether the entry contains an id. Otherwise `id` is the entry's id.
     pub has_own_id: bool,
 }
 
@@ -66,25 +67,25 @@ pub struct Postponed {
     pub since: Option<Timestamp>,
 }
 
-/// Why an entry can't be read, in words for the operator.
+/// The reason why an entry can't be parsed.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{0}")]
 pub struct Undecodable(String);
 
 impl Message {
-    /// What tells copies of this message from others: its dedup key, else its
-    /// id; an entry that has neither has no copies.
-    pub fn mark(&self) -> Option<&String> {
+    /// The key that copies of this message share: its `dedup_key`, or else its
+    /// id. None where the entry has neither, because such entries have no copies.
+    pub fn deduplication_key(&self) -> Option<&String> {
         self.dedup_key.as_ref().or(self.has_own_id.then_some(&self.id))
     }
 }
 
-/// Reads the entry `entry_id` (`<ms>-<sequence>`) of the topic's stream. The
-/// topic is the key's, never the one that the JSON names.
+/// Parses the entry `entry_id` (`<ms>-<sequence>`) of the topic's stream. The
+/// topic comes from the key, never from the JSON.
 pub fn read(topic: &Topic, entry_id: &str, fields: &Fields) -> Result<Message, Undecodable> {
     let mut message = match field(fields, MESSAGE_FIELD) {
         Some(body) => read_body(topic, entry_id, body)?,
-        None => plain(topic, entry_id, fields_as_object(fields)?),
+        None => bare(topic, entry_id, fields_as_object(fields)?),
     };
     if field(fields, FRESH_FIELD) == Some(b"1") {
         message.attempt = 1;
@@ -111,18 +112,18 @@ pub fn read(topic: &Topic, entry_id: &str, fields: &Fields) -> Result<Message, U
     Ok(message)
 }
 
-/// The first field of this name.
+/// The first field with this name.
 pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
     fields.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice())
 }
 
-/// The time that a stream entry's id states.
+/// The time in the id of a stream entry.
 pub fn entry_time(entry_id: &str) -> Timestamp {
     let ms = entry_id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0);
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// The one form in which handlers and logs see a time.
+/// The format of times for handlers, logs and APIs.
 pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
@@ -131,7 +132,7 @@ fn read_body(topic: &Topic, entry_id: &str, body: &[u8]) -> Result<Message, Unde
     let text = std::str::from_utf8(body).map_err(|error| Undecodable(format!("not UTF-8: {error}")))?;
     if !text.trim_start().starts_with('{') {
         let value: &RawValue = parse(text)?;
-        return Ok(plain(topic, entry_id, value.get().as_bytes().to_vec()));
+        return Ok(bare(topic, entry_id, value.get().as_bytes().to_vec()));
     }
     let keys: Keys<'_> = parse(text)?;
     if keys.spec_version.is_some() {
@@ -139,7 +140,7 @@ fn read_body(topic: &Topic, entry_id: &str, body: &[u8]) -> Result<Message, Unde
     } else if keys.is_envelope() {
         envelope(topic, entry_id, &keys)
     } else {
-        Ok(plain(topic, entry_id, text.trim().as_bytes().to_vec()))
+        Ok(bare(topic, entry_id, text.trim().as_bytes().to_vec()))
     }
 }
 
@@ -147,7 +148,8 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Undecodable> {
     serde_json::from_str(text).map_err(|error| Undecodable(format!("bad JSON: {error}")))
 }
 
-fn plain(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
+/// A message that consists only of data.
+fn bare(topic: &Topic, entry_id: &str, data: Vec<u8>) -> Message {
     Message {
         id: entry_id.to_owned(),
         topic: topic.clone(),
@@ -175,10 +177,10 @@ fn fields_as_object(fields: &Fields) -> Result<Vec<u8>, Undecodable> {
 }
 
 fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, Undecodable> {
-    text("topic", keys.topic)?; // the original refuses another type, so nobody means one
+    text("topic", keys.topic)?; // legacy workers reject other types, so publishers use none
     let id = text("id", keys.id)?.filter(|id| !id.is_empty());
-    // The original's publishers always write one. What is no time says nothing
-    // about the data, so the entry's own time stands in for it.
+    // An invalid time does not make the data invalid, so the time of the entry
+    // replaces it.
     let published_at = keys.timestamp.and_then(Text::read).and_then(|text| text.parse().ok());
     let expires_at = match keys.expires_at {
         Some(raw) => Some(expiry(raw).ok_or_else(|| wrong("expires_at", raw, "an RFC 3339 time"))?),
@@ -198,7 +200,7 @@ fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, U
         expires_at,
         dedup_key: text("dedup_key", keys.dedup_key)?.filter(|key| !key.is_empty()).map(Cow::into_owned),
         has_own_id: id.is_some(),
-        ..plain(topic, &id.unwrap_or(Cow::Borrowed(entry_id)), Vec::new())
+        ..bare(topic, &id.unwrap_or(Cow::Borrowed(entry_id)), Vec::new())
     })
 }
 
@@ -218,7 +220,8 @@ fn expiry(raw: &RawValue) -> Option<Timestamp> {
     Text::read(raw)?.parse().ok()
 }
 
-/// Header names are lower-case and unique; the host's own are not to be forged.
+/// The headers with lower-case, unique names. Headers that only the host sets are
+/// removed, so that no publisher can forge them.
 fn headers(raw: Option<&RawValue>) -> Result<(Vec<(String, String)>, u32), Undecodable> {
     let Some(raw) = raw else { return Ok((Vec::new(), 0)) };
     let headers: BTreeMap<String, String> =
@@ -229,11 +232,11 @@ fn headers(raw: Option<&RawValue>) -> Result<(Vec<(String, String)>, u32), Undec
     Ok((lower.into_iter().filter(|(name, _)| !name.starts_with("worker-")).collect(), hops))
 }
 
-/// A structured CloudEvent: `id`, `time` and `data` have their places, every
-/// other attribute becomes a `ce-` header.
+/// A structured CloudEvent: `id`, `time` and `data` become fields of the message,
+/// and every other attribute becomes a `ce-` header.
 fn cloud_event(topic: &Topic, entry_id: &str, text: &str) -> Result<Message, Undecodable> {
     let attributes: BTreeMap<Cow<'_, str>, &RawValue> = parse(text)?;
-    let mut message = plain(topic, entry_id, b"null".to_vec());
+    let mut message = bare(topic, entry_id, b"null".to_vec());
     for (name, raw) in attributes {
         match name.as_ref() {
             "data" => message.data = raw.get().as_bytes().to_vec(),
@@ -269,7 +272,7 @@ fn wrong(key: &str, raw: &RawValue, allowed: &str) -> Undecodable {
     Undecodable(format!("{key}: got {}, allowed: {allowed}", raw.get().chars().take(80).collect::<String>()))
 }
 
-/// A JSON string, borrowed from the text where it has no escapes.
+/// A JSON string, borrowed where it contains no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -280,14 +283,14 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The top level of a JSON object, values unread. Like the original's reader
-/// it takes key names whatever their case; `null` counts as absent.
+/// The top level of a JSON object with unparsed values. Names of keys are
+/// case-insensitive, as for legacy workers; `null` counts as absent.
 #[derive(Default)]
 struct Keys<'a> {
     id: Option<&'a RawValue>,
     topic: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
-    /// Where the data stands, be it null.
+    /// The raw value of `data`, also where it is null.
     data_at: Option<&'a RawValue>,
     timestamp: Option<&'a RawValue>,
     data_base64: Option<&'a RawValue>,
@@ -300,10 +303,11 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// An envelope says what it is by two of the keys that make one.
+    /// Whether the object is an envelope: it has at least two of `id`, `topic`
+    /// and `data`.
     fn is_envelope(&self) -> bool {
-        let named = [self.id.is_some(), self.topic.is_some(), self.data_at.is_some()];
-        named.into_iter().filter(|present| *present).count() >= 2
+        let keys = [self.id.is_some(), self.topic.is_some(), self.data_at.is_some()];
+        keys.into_iter().filter(|present| *present).count() >= 2
     }
 }
 
@@ -329,7 +333,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
                 name = Cow::Owned(name.to_ascii_lowercase());
             }
             let is_data = name == "data";
-            let slot = match name.as_ref() {
+            let target = match name.as_ref() {
                 "id" => &mut keys.id,
                 "topic" => &mut keys.topic,
                 "data" => &mut keys.data,
@@ -347,7 +351,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
                 }
             };
             let raw: &'de RawValue = map.next_value()?;
-            *slot = Some(raw).filter(|raw| raw.get() != "null");
+            *target = Some(raw).filter(|raw| raw.get() != "null");
             if is_data {
                 keys.data_at = Some(raw);
             }

@@ -1,6 +1,6 @@
-//! A Redis server of one's own, as a child process on a free port: for `dev`
-//! and for the tests. It is a real server, so what works here works in
-//! production; it is never the one that happens to listen on 6379.
+//! A private Redis server as a child process on a free port, for `dev` and for the
+//! tests. It is a real server, so that the results apply to production, and never
+//! one that already runs.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{self, ErrorKind};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A server starts in 20 ms; a large append-only file takes its time.
+/// A server starts in 20 ms, but loading a large append-only file takes longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -24,18 +24,18 @@ pub enum PrivateRedisError {
     NotFound(PathBuf),
     #[error("{}: {source}", program.display())]
     Start { program: PathBuf, source: io::Error },
-    #[error("the Redis server ended at its start; its log is {}", .0.display())]
+    #[error("the Redis server ended during its start; see its log {}", .0.display())]
     Ended(PathBuf),
-    #[error("the Redis server did not listen within {START_TIMEOUT:?}; its log is {}", .0.display())]
+    #[error("the Redis server was not ready within {START_TIMEOUT:?}; see its log {}", .0.display())]
     Silent(PathBuf),
 }
 
 impl PrivateRedis {
-    /// Starts a server that keeps its data in `data`. `state` is searched for
-    /// a server that the set-up has unpacked there; `options` are the server's.
+    /// Starts a server with its data in `data` and additional options. A server in
+    /// `state`, where the setup may have unpacked one, has precedence over PATH.
     pub fn start(state: &Path, data: &Path, options: &[&str]) -> Result<Self, PrivateRedisError> {
         let program = find(state).ok_or_else(|| PrivateRedisError::NotFound(state.to_owned()))?;
-        // Somebody else may take the port between our look and the server's.
+        // Another process may take the port before the server does.
         let mut last = Self::start_at(free_port(), &program, data, options);
         for _ in 0..3 {
             if !matches!(last, Err(PrivateRedisError::Ended(_))) {
@@ -46,7 +46,7 @@ impl PrivateRedis {
         last
     }
 
-    /// Starts a server on a given port, as after a crash.
+    /// Starts a server on a fixed port, for example after a crash.
     pub fn start_at(port: u16, program: &Path, data: &Path, options: &[&str]) -> Result<Self, PrivateRedisError> {
         let error = |source| PrivateRedisError::Start { program: program.to_owned(), source };
         std::fs::create_dir_all(data).map_err(error)?;
@@ -61,7 +61,7 @@ impl PrivateRedis {
             if server.child.try_wait().map_err(error)?.is_some() {
                 return Err(PrivateRedisError::Ended(log));
             }
-            if answers(port) {
+            if is_ready(port) {
                 return Ok(server);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -81,7 +81,7 @@ impl PrivateRedis {
         self.child.id()
     }
 
-    /// Ends the server at once, as a crash would.
+    /// Kills the server, to simulate a crash.
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
@@ -107,11 +107,11 @@ impl Drop for PrivateRedis {
     }
 }
 
-/// The server that the set-up unpacked, else the first on PATH.
+/// The server that the setup unpacked, or else the first one on PATH.
 pub fn find(state: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path =
-        std::env::split_paths(&path).flat_map(|folder| ["redis-server", "valkey-server"].map(|name| folder.join(name)));
+        std::env::split_paths(&path).flat_map(|dir| ["redis-server", "valkey-server"].map(|name| dir.join(name)));
     std::iter::once(state.join("redis/redis-server")).chain(on_path).find(|program| program.is_file())
 }
 
@@ -119,18 +119,18 @@ fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).map_or(0, |address| address.port())
 }
 
-/// Whether a server is ready for commands: one that is loading its data
-/// answers, but with an error.
-fn answers(port: u16) -> bool {
+/// Whether a server is ready for commands. It answers with an error while it loads
+/// its data.
+fn is_ready(port: u16) -> bool {
     use std::io::{Read, Write};
-    let ask = || -> io::Result<bool> {
+    let ping = || -> io::Result<bool> {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(b"PING\r\n")?;
         let mut reply = [0; 64];
         let length = stream.read(&mut reply)?;
-        // With a password set it answers too, in its way.
+        // A server with a password is ready too.
         Ok(reply[..length].starts_with(b"+PONG") || reply[..length].starts_with(b"-NOAUTH"))
     };
-    ask().map_err(|error| error.kind()).unwrap_or_else(|kind| kind == ErrorKind::Other)
+    ping().map_err(|error| error.kind()).unwrap_or_else(|kind| kind == ErrorKind::Other)
 }

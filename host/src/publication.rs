@@ -1,6 +1,6 @@
-//! A message on its way to a topic: what a publisher or a handler hands in,
-//! and the envelope that goes over the wire. The original's consumers read it
-//! too, so it always has their six keys.
+//! Messages to be published: the draft of a publisher or handler, and the
+//! envelope that is written to Redis. Legacy workers read it too, so it always
+//! has their six keys.
 
 use crate::message::{HOPS_HEADER, Message, rfc3339};
 use crate::topic::Topic;
@@ -12,44 +12,43 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The original's consumers give up at once where this is missing.
+/// Legacy workers don't retry a message without this.
 const MAX_RETRY: u32 = 3;
 
-/// A delay beyond this is a mistake.
+/// A longer delay is most likely a mistake.
 pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication {
     pub id: String,
     pub topic: Topic,
-    /// Zero: at once.
+    /// Zero publishes without a delay.
     pub delay: Duration,
     pub priority: Priority,
     /// The envelope, ready for the field `message`.
     pub body: Vec<u8>,
 }
 
-/// What the caller decides about a message.
+/// A message before it is encoded.
 pub struct Draft<'a> {
     pub id: String,
     pub topic: &'a Topic,
-    /// JSON text, which stands verbatim in the envelope.
+    /// JSON text, which the envelope contains verbatim.
     pub data: &'a str,
     pub headers: &'a [(String, String)],
     pub priority: Priority,
     pub delay: Duration,
-    /// What copies of it are known by where its topic drops them, if not by
-    /// its id.
+    /// The deduplication key, where it is not the id.
     pub dedup_key: Option<&'a str>,
-    /// How many came before it in a chain of which each was published at once,
-    /// by the handler of the one before.
+    /// Chain depth: the number of messages, each published without delay by the
+    /// previous one's handler, that led to this one.
     pub hops: u32,
-    /// Not to be run from then on.
+    /// The time from which the message is not run any more.
     pub expires_at: Option<Timestamp>,
 }
 
 impl<'a> Draft<'a> {
-    /// A message with nothing but its data.
+    /// A message with data only and defaults otherwise.
     pub fn new(id: String, topic: &'a Topic, data: &'a str) -> Self {
         let (priority, delay) = (Priority::Normal, Duration::ZERO);
         Self { id, topic, data, headers: &[], priority, delay, dedup_key: None, hops: 0, expires_at: None }
@@ -66,16 +65,16 @@ pub enum Priority {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
-pub enum BadDraft {
+pub enum InvalidDraft {
     #[error("data is not JSON: {0}")]
     Data(String),
-    #[error("an id has 1 to 256 bytes")]
+    #[error("the id must have 1 to 256 bytes")]
     Id,
-    #[error("header \"{0}\": names are unique and of a-z 0-9 . _ -, and only the host sets worker-*")]
+    #[error("header \"{0}\": names must be unique and consist of a-z 0-9 . _ -, and only the host sets worker-*")]
     Header(String),
-    #[error("a delay is at most 366 days")]
+    #[error("the delay must be at most 366 days")]
     Delay,
-    #[error("a dedup key has 1 to 256 bytes")]
+    #[error("the deduplication key must have 1 to 256 bytes")]
     DedupKey,
 }
 
@@ -84,7 +83,7 @@ struct Envelope<'a> {
     id: &'a str,
     topic: &'a str,
     data: &'a RawValue,
-    /// Instead of `data`, which is null then.
+    /// Set for data that is not JSON; `data` is null then.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<String>,
     timestamp: String,
@@ -101,30 +100,31 @@ struct Envelope<'a> {
 }
 
 impl Draft<'_> {
-    pub fn seal(self, now: Timestamp) -> Result<Publication, BadDraft> {
-        let data: &RawValue = serde_json::from_str(self.data).map_err(|error| BadDraft::Data(error.to_string()))?;
+    /// Validates the draft and encodes its envelope.
+    pub fn encode(self, now: Timestamp) -> Result<Publication, InvalidDraft> {
+        let data: &RawValue = serde_json::from_str(self.data).map_err(|error| InvalidDraft::Data(error.to_string()))?;
         if !(1..=256).contains(&self.id.len()) {
-            return Err(BadDraft::Id);
+            return Err(InvalidDraft::Id);
         }
         if self.delay > DELAY_MAX {
-            return Err(BadDraft::Delay);
+            return Err(InvalidDraft::Delay);
         }
         if self.dedup_key.is_some_and(|key| !(1..=256).contains(&key.len())) {
-            return Err(BadDraft::DedupKey);
+            return Err(InvalidDraft::DedupKey);
         }
         let mut headers = BTreeMap::new();
         for (name, value) in self.headers {
             let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
             let is_legal = !name.is_empty() && name.bytes().all(legal) && !name.starts_with("worker-");
             if !is_legal || headers.insert(name.as_str(), value.as_str()).is_some() {
-                return Err(BadDraft::Header(name.clone()));
+                return Err(InvalidDraft::Header(name.clone()));
             }
         }
         let hops = self.hops.to_string();
         if self.hops > 0 {
             headers.insert(HOPS_HEADER, hops.as_str());
         }
-        let due = now.checked_add(self.delay).map_err(|_| BadDraft::Delay)?;
+        let due = now.checked_add(self.delay).map_err(|_| InvalidDraft::Delay)?;
         let envelope = Envelope {
             id: &self.id,
             topic: self.topic.as_str(),
@@ -138,14 +138,13 @@ impl Draft<'_> {
             dedup_key: self.dedup_key,
             expires_at: self.expires_at.map(rfc3339),
         };
-        let body = serde_json::to_vec(&envelope).map_err(|error| BadDraft::Data(error.to_string()))?;
+        let body = serde_json::to_vec(&envelope).map_err(|error| InvalidDraft::Data(error.to_string()))?;
         Ok(Publication { topic: self.topic.clone(), delay: self.delay, priority: self.priority, body, id: self.id })
     }
 }
 
-/// A message in the one form of its envelope, whatever it came in, for those
-/// who read it as text: as what runs now, its data verbatim, and in base64
-/// where that is not JSON.
+/// The envelope of a received message of any format, for commands that read it
+/// as text. The data is verbatim, or in base64 where it is not JSON.
 pub fn envelope(message: &Message, max_attempts: u32) -> Vec<u8> {
     let json = serde_json::from_slice::<&RawValue>(&message.data).ok();
     let envelope = Envelope {
@@ -161,12 +160,12 @@ pub fn envelope(message: &Message, max_attempts: u32) -> Vec<u8> {
         dedup_key: message.dedup_key.as_deref(),
         expires_at: message.expires_at.map(rfc3339),
     };
-    // Maps of texts, numbers and what has been JSON already.
+    // Strings, numbers and valid JSON can always be serialised.
     serde_json::to_vec(&envelope).unwrap_or_default()
 }
 
 impl Publication {
-    /// The priority in the words of keys and scripts; empty for the normal one.
+    /// The priority as keys and scripts name it; empty for the normal one.
     pub fn class(&self) -> &'static str {
         match self.priority {
             Priority::High => "high",
@@ -180,24 +179,24 @@ impl Publication {
 mod tests {
     use super::*;
 
-    fn seal(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, BadDraft> {
+    fn encode(data: &str, headers: &[(&str, &str)], delay: Duration) -> Result<String, InvalidDraft> {
         let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let topic = Topic::parse("email.send").unwrap();
         let draft = Draft { headers: &headers, delay, ..Draft::new("m-1".to_owned(), &topic, data) };
         let now = "2026-11-23T07:45:23.585Z".parse().unwrap();
-        draft.seal(now).map(|publication| String::from_utf8(publication.body).unwrap())
+        draft.encode(now).map(|publication| String::from_utf8(publication.body).unwrap())
     }
 
     #[test]
-    fn the_envelope_is_the_originals() {
+    fn the_envelope_has_the_legacy_format() {
         assert_eq!(
-            seal(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
+            encode(r#"{"n": 9007199254740993}"#, &[], Duration::ZERO).unwrap(),
             r#"{"id":"m-1","topic":"email.send","data":{"n": 9007199254740993},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#
         );
     }
 
     #[test]
-    fn a_message_in_whatever_form_becomes_an_envelope() {
+    fn a_message_of_any_format_becomes_an_envelope() {
         let topic = Topic::parse("email.send").unwrap();
         let read = |body: &str, max_attempts| {
             let fields = vec![(b"message".to_vec(), body.as_bytes().to_vec()), (b"gw-attempt".to_vec(), b"2".to_vec())];
@@ -217,49 +216,49 @@ mod tests {
     }
 
     #[test]
-    fn an_id_and_a_dedup_key_have_their_sizes() {
+    fn ids_and_deduplication_keys_have_size_limits() {
         let topic = Topic::parse("t").unwrap();
-        let sealed = |id: usize, key: usize| {
+        let encoded = |id: usize, key: usize| {
             let (id, key) = ("x".repeat(id), "x".repeat(key));
             let draft = Draft { dedup_key: Some(&key), ..Draft::new(id, &topic, "1") };
-            draft.seal(Timestamp::UNIX_EPOCH).map(drop)
+            draft.encode(Timestamp::UNIX_EPOCH).map(drop)
         };
         for (id, key, expected) in [
             (1, 1, Ok(())),
             (256, 256, Ok(())),
-            (0, 1, Err(BadDraft::Id)),
-            (257, 1, Err(BadDraft::Id)),
-            (1, 0, Err(BadDraft::DedupKey)),
-            (1, 257, Err(BadDraft::DedupKey)),
+            (0, 1, Err(InvalidDraft::Id)),
+            (257, 1, Err(InvalidDraft::Id)),
+            (1, 0, Err(InvalidDraft::DedupKey)),
+            (1, 257, Err(InvalidDraft::DedupKey)),
         ] {
-            assert_eq!(sealed(id, key), expected, "{id} {key}");
+            assert_eq!(encoded(id, key), expected, "{id} {key}");
         }
     }
 
     #[test]
-    fn a_delayed_message_states_when_it_is_due() {
-        assert!(seal("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
-        assert!(seal("1", &[], DELAY_MAX).is_ok());
-        assert_eq!(seal("1", &[], DELAY_MAX + Duration::from_millis(1)), Err(BadDraft::Delay));
+    fn a_delayed_message_contains_its_due_time() {
+        assert!(encode("1", &[], Duration::from_secs(60)).unwrap().contains("2026-11-23T07:46:23.585Z"));
+        assert!(encode("1", &[], DELAY_MAX).is_ok());
+        assert_eq!(encode("1", &[], DELAY_MAX + Duration::from_millis(1)), Err(InvalidDraft::Delay));
     }
 
     #[test]
-    fn headers_are_written_only_where_there_are_some_and_never_forged() {
+    fn headers_are_optional_and_names_of_the_host_are_rejected() {
         assert!(
-            seal("1", &[("traceparent", "00")], Duration::ZERO)
+            encode("1", &[("traceparent", "00")], Duration::ZERO)
                 .unwrap()
                 .ends_with(r#""headers":{"traceparent":"00"}}"#)
         );
         for bad in ["worker-attempt", "", "Upper", "a b"] {
-            assert_eq!(seal("1", &[(bad, "x")], Duration::ZERO), Err(BadDraft::Header(bad.to_owned())));
+            assert_eq!(encode("1", &[(bad, "x")], Duration::ZERO), Err(InvalidDraft::Header(bad.to_owned())));
         }
-        assert!(seal("1", &[("a", "1"), ("a", "2")], Duration::ZERO).is_err());
+        assert!(encode("1", &[("a", "1"), ("a", "2")], Duration::ZERO).is_err());
     }
 
     #[test]
-    fn data_that_is_not_json_is_refused() {
+    fn data_that_is_not_json_is_rejected() {
         for bad in ["", "{", "{} {}", "nil"] {
-            assert!(matches!(seal(bad, &[], Duration::ZERO), Err(BadDraft::Data(_))), "{bad}");
+            assert!(matches!(encode(bad, &[], Duration::ZERO), Err(InvalidDraft::Data(_))), "{bad}");
         }
     }
 }

@@ -19,7 +19,7 @@
 //! time is the first of both, unless the schedule fires in every hour of the
 //! day: then it goes on through both, since an hour is not to pass in silence.
 
-use crate::publication::{BadDraft, Draft, Publication};
+use crate::publication::{Draft, InvalidDraft, Publication};
 use crate::topic::Topic;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -107,8 +107,8 @@ impl Schedule {
     }
 
     /// The message of a fire time. Its id says which, so that a copy is known.
-    pub fn publication(&self, topic: &Topic, fire: Timestamp) -> Result<Publication, BadDraft> {
-        Draft::new(format!("cron:{topic}:{fire}"), topic, &self.data).seal(fire)
+    pub fn publication(&self, topic: &Topic, fire: Timestamp) -> Result<Publication, InvalidDraft> {
+        Draft::new(format!("cron:{topic}:{fire}"), topic, &self.data).encode(fire)
     }
 
     /// The last fire time that is not after this one.

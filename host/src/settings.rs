@@ -1,11 +1,11 @@
-//! The settings of a worker: as they were typed ([`Typed`]), and checked
-//! ([`Settings`]), with every fault at once: an operator should need one
-//! restart, not five. Flags win over the environment, that over the file
-//! `gateway-worker.toml`, that over the defaults.
+//! The settings of a worker: unparsed ([`RawSettings`]) and checked
+//! ([`Settings`]). The check reports every error at once, so that an operator
+//! needs one restart, not five. Flags override the environment, which overrides
+//! the file `gateway-worker.toml`, which overrides the defaults.
 
 mod admin;
 mod file;
-mod level;
+mod command_line;
 mod mail;
 mod plugins;
 mod redis_target;
@@ -13,13 +13,13 @@ mod redis_url;
 mod secrets;
 mod variables;
 
-pub use admin::{AdminSettings, TypedAdmin};
-pub use level::OnLine;
-pub use mail::{MailSettings, Outlet, Relay, Security, TypedMail};
-pub use plugins::{FileCheck, PluginSettings, TypedPlugins};
-pub use redis_target::{ClientPem, Login, RedisTarget, TypedRedis};
-pub use redis_url::{RedisMode, RedisPlace};
-pub use secrets::{SecretsSettings, TypedSecrets};
+pub use admin::{AdminSettings, RawAdmin};
+pub use command_line::FromCommandLine;
+pub use mail::{MailSettings, MailTransport, RawMail, Security, SmtpRelay};
+pub use plugins::{FilePermissionPolicy, PluginSettings, RawPlugins};
+pub use redis_target::{ClientPem, Login, RawRedis, RedisTarget};
+pub use redis_url::{RedisEndpoint, RedisMode};
+pub use secrets::{RawSecrets, SecretsSettings};
 pub use variables::unknown_variables;
 
 use serde::Deserialize;
@@ -34,28 +34,28 @@ const DEFAULT_PORT: u16 = 8084;
 pub struct Settings {
     pub listen: SocketAddr,
     pub plugins: PathBuf,
-    /// Where compiled plugins are kept.
+    /// The directory of the compilation cache. None disables the cache.
     pub cache: Option<PathBuf>,
-    pub check_files: FileCheck,
+    pub file_permissions: FilePermissionPolicy,
     pub admin: AdminSettings,
     pub redis: RedisTarget,
     pub queue: QueueSettings,
     pub secrets: SecretsSettings,
     pub mail: MailSettings,
     pub log: LogSettings,
-    /// How long a stop waits for messages in flight.
-    pub drain: Duration,
-    /// Threads that handlers run on.
+    /// How long a shutdown waits for messages in flight.
+    pub shutdown_timeout: Duration,
+    /// The number of threads that run handlers.
     pub handler_threads: usize,
-    /// Bytes for the memories of all handlers together. None: what the machine
-    /// allows.
+    /// The memory limit of all handlers together, in bytes. None: derived from
+    /// the memory of the machine.
     pub handler_memory: Option<u64>,
 }
 
 impl Settings {
-    /// The worker's own folders: no grant reaches into them.
-    pub fn own_folders(&self) -> Vec<PathBuf> {
-        plugins::own_folders(&self.plugins, self.cache.as_deref(), self.secrets.dir.as_deref())
+    /// The worker's own directories, which no grant may include.
+    pub fn protected_dirs(&self) -> Vec<PathBuf> {
+        plugins::protected_dirs(&self.plugins, self.cache.as_deref(), self.secrets.dir.as_deref())
     }
 }
 
@@ -65,32 +65,31 @@ pub struct QueueSettings {
     /// May contain `{topic}`.
     pub group: String,
     pub lease: Duration,
-    /// A larger entry is dead-lettered as `too-large`, in bytes.
+    /// A larger entry becomes a dead letter with the reason `too-large`.
     pub message_bytes_max: usize,
-    /// Which end of a list has its oldest message.
-    pub list_head: ListHead,
-    /// A pending message of one of the original's consumers, which renew
-    /// nothing, is taken over after this long.
-    pub adopt_after: Duration,
-    pub dead_caps: DeadCaps,
+    pub list_pop_side: PopSide,
+    /// The idle time after which a pending message of a legacy consumer is
+    /// reclaimed. Legacy consumers don't renew leases.
+    pub legacy_reclaim_after: Duration,
+    pub dead_letter_caps: DeadLetterCaps,
 }
 
-/// What a topic's dead letters may come to; what is over it is dropped, oldest
-/// first. Without caps none is ever dropped.
+/// Limits for the dead letters of one topic. Dead letters over a limit are
+/// evicted, oldest first. Without limits none is ever evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeadCaps {
+pub struct DeadLetterCaps {
     pub age: Option<Duration>,
-    /// As Redis counts its memory.
+    /// Memory of the stream as Redis reports it.
     pub bytes: Option<u64>,
 }
 
-/// Where the next message of a list is: publishers that `LPUSH` have it on the
-/// right, those that `RPUSH` on the left.
+/// The end of a list to pop messages from: right where publishers `LPUSH`, left
+/// where they `RPUSH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListHead {
+pub enum PopSide {
     Left,
     Right,
-    /// Not known: both ends have their turn, so that neither starves.
+    /// Alternates between the ends, so that neither starves.
     Both,
 }
 
@@ -106,91 +105,93 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// What a flag, the environment or the file says, unread. Empty is unset:
-/// that is how compose files leave a variable out.
+/// The settings as text from flags, environment and file, before they are
+/// parsed. An empty value counts as unset, because compose files pass unset
+/// variables as empty ones.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Typed {
+pub struct RawSettings {
     #[command(flatten)]
-    pub on_line: OnLine,
-    /// Where the plugins are [default: plugins]
+    pub from_command_line: FromCommandLine,
+    /// Directory of the plugins [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     pub plugins: Option<String>,
     #[command(flatten)]
-    pub plugin_files: TypedPlugins,
-    /// Where health and metrics are served [default: 0.0.0.0:8084]
+    pub plugin_files: RawPlugins,
+    /// Address of the HTTP server for health, metrics and the admin API [default: 0.0.0.0:8084]
     #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// The port alone, as the original's deployments name it
+    /// Only the port of the HTTP server, under its legacy name
     #[arg(long, env = "APP_PORT", value_name = "PORT", hide = true)]
     pub app_port: Option<String>,
     #[command(flatten)]
-    pub admin: TypedAdmin,
+    pub admin: RawAdmin,
     #[command(flatten)]
-    pub redis: TypedRedis,
+    pub redis: RawRedis,
     #[command(flatten)]
-    pub queue: TypedQueue,
+    pub queue: RawQueue,
     #[command(flatten)]
-    pub secrets: TypedSecrets,
+    pub secrets: RawSecrets,
     #[command(flatten)]
-    pub mail: TypedMail,
-    /// error, warn, info, debug, trace, or a filter like info,handler=debug [default: info]
+    pub mail: RawMail,
+    /// Log level: error, warn, info, debug, trace, or a filter like info,handler=debug [default: info]
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// json or pretty [default: json]
+    /// Log format: json or pretty [default: json]
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// How long a stop waits for messages in flight [default: 30s]
-    #[arg(long, env = "GATEWAY_DRAIN", value_name = "TIME")]
-    pub drain: Option<String>,
-    /// Threads that handlers run on [default: one per core]
+    /// How long a shutdown waits for messages in flight [default: 25s]
+    #[arg(long, env = "GATEWAY_SHUTDOWN_TIMEOUT", value_name = "TIME")]
+    pub shutdown_timeout: Option<String>,
+    /// Number of threads that run handlers [default: one per core]
     #[arg(long, env = "GATEWAY_HANDLER_THREADS", value_name = "N")]
     pub handler_threads: Option<String>,
-    /// Memory of all handlers together [default: half of what the worker may have]
+    /// Memory limit of all handlers together [default: half of the worker's available memory]
     #[arg(long, env = "GATEWAY_HANDLER_MEMORY", value_name = "SIZE")]
     pub handler_memory: Option<String>,
 }
 
-/// How the queues are named and kept.
+/// Names and limits of the queues.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedQueue {
-    /// What every key begins with [default: mq:]
+pub struct RawQueue {
+    /// Prefix of every Redis key [default: mq:]
     #[arg(long, env = "GATEWAY_QUEUE_PREFIX", value_name = "PREFIX")]
     pub queue_prefix: Option<String>,
-    /// The consumer group [default: consumer-group-{topic}]
+    /// Name of the consumer group [default: consumer-group-{topic}]
     #[arg(long, env = "GATEWAY_QUEUE_GROUP", value_name = "NAME")]
     pub queue_group: Option<String>,
-    /// A worker silent for this long has lost its messages [default: 10s]
+    /// Lease (visibility timeout): messages of a worker that was silent for this long run elsewhere [default: 10s]
     #[arg(long, env = "GATEWAY_QUEUE_LEASE", value_name = "TIME")]
     pub queue_lease: Option<String>,
-    /// A larger message is dead-lettered [default: 16MiB]
+    /// Maximum message size; a larger message becomes a dead letter [default: 16MiB]
     #[arg(long, env = "GATEWAY_QUEUE_MAX_MESSAGE", value_name = "SIZE")]
     pub queue_max_message: Option<String>,
-    /// What the original's workers left pending is taken over after [default: 60s]
-    #[arg(long, env = "GATEWAY_QUEUE_ADOPT_AFTER", value_name = "TIME")]
-    pub queue_adopt_after: Option<String>,
-    /// Where lists of plain clients have their oldest message: left, right or both [default: both]
-    #[arg(long, env = "GATEWAY_QUEUE_LIST_HEAD", value_name = "END")]
-    pub queue_list_head: Option<String>,
-    /// Dead letters older than this are dropped [default: none are]
+    /// Idle time after which messages that legacy workers left pending are reclaimed [default: 60s]
+    #[arg(long, env = "GATEWAY_LEGACY_RECLAIM_AFTER", value_name = "TIME")]
+    pub legacy_reclaim_after: Option<String>,
+    /// End of a Redis list to pop messages from: left, right or both [default: both]
+    #[arg(long, env = "GATEWAY_QUEUE_LIST_POP_SIDE", value_name = "SIDE")]
+    pub queue_list_pop_side: Option<String>,
+    /// Maximum age of dead letters; older ones are evicted [default: unlimited]
     #[arg(long, env = "GATEWAY_QUEUE_DEAD_MAX_AGE", value_name = "TIME")]
     pub queue_dead_max_age: Option<String>,
-    /// The oldest dead letters of a topic that has more than this are dropped [default: none are]
+    /// Maximum size of a topic's dead letters; the oldest over it are evicted [default: unlimited]
     #[arg(long, env = "GATEWAY_QUEUE_DEAD_MAX_BYTES", value_name = "SIZE")]
     pub queue_dead_max_bytes: Option<String>,
 }
 
-/// The file. Its tables are the prefixes of the flags.
+/// The settings file. Its tables are named like the prefixes of the flags.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     plugins: plugins::FilePlugins,
     listen: Option<String>,
-    drain: Option<String>,
+    shutdown_timeout: Option<String>,
     handler_threads: Option<usize>,
     handler_memory: Option<String>,
     admin: admin::FileAdmin,
     redis: redis_target::FileRedis,
     queue: FileQueue,
+    legacy: FileLegacy,
     secrets: secrets::FileSecrets,
     mail: mail::FileMail,
     log: FileLog,
@@ -203,10 +204,15 @@ struct FileQueue {
     group: Option<String>,
     lease: Option<String>,
     max_message: Option<String>,
-    adopt_after: Option<String>,
-    list_head: Option<String>,
+    list_pop_side: Option<String>,
     dead_max_age: Option<String>,
     dead_max_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLegacy {
+    reclaim_after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -216,33 +222,33 @@ struct FileLog {
     format: Option<String>,
 }
 
-/// Every fault, one a line.
+/// Every error in the settings, one per line.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{}", .0.join("\n"))]
-pub struct BadSettings(pub Vec<String>);
+pub struct InvalidSettings(pub Vec<String>);
 
-impl Typed {
-    /// Fills what is unset from the text of the file, whose name is for errors.
-    pub fn or_file(self, text: &str, name: &str) -> Result<Self, BadSettings> {
+impl RawSettings {
+    /// Fills unset values from the text of the file. Errors show `name`.
+    pub fn or_file(self, text: &str, name: &str) -> Result<Self, InvalidSettings> {
         let file: File = file::read(text, name)?;
         let admin = self.admin.or_file(file.admin);
         let redis = self.redis.or_file(file.redis);
         let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
         Ok(Self {
-            on_line: self.on_line,
+            from_command_line: self.from_command_line,
             plugins: set(&self.plugins).or_else(|| file.plugins.dir.clone()),
             plugin_files: self.plugin_files.or_file(file.plugins),
             listen,
             app_port: self.app_port,
             admin,
             redis,
-            queue: TypedQueue {
+            queue: RawQueue {
                 queue_prefix: set(&self.queue.queue_prefix).or(file.queue.prefix),
                 queue_group: set(&self.queue.queue_group).or(file.queue.group),
                 queue_lease: set(&self.queue.queue_lease).or(file.queue.lease),
                 queue_max_message: set(&self.queue.queue_max_message).or(file.queue.max_message),
-                queue_adopt_after: set(&self.queue.queue_adopt_after).or(file.queue.adopt_after),
-                queue_list_head: set(&self.queue.queue_list_head).or(file.queue.list_head),
+                legacy_reclaim_after: set(&self.queue.legacy_reclaim_after).or(file.legacy.reclaim_after),
+                queue_list_pop_side: set(&self.queue.queue_list_pop_side).or(file.queue.list_pop_side),
                 queue_dead_max_age: set(&self.queue.queue_dead_max_age).or(file.queue.dead_max_age),
                 queue_dead_max_bytes: set(&self.queue.queue_dead_max_bytes).or(file.queue.dead_max_bytes),
             },
@@ -250,129 +256,148 @@ impl Typed {
             mail: self.mail.or_file(file.mail),
             log_level: set(&self.log_level).or(file.log.level),
             log_format: set(&self.log_format).or(file.log.format),
-            drain: set(&self.drain).or(file.drain),
+            shutdown_timeout: set(&self.shutdown_timeout).or(file.shutdown_timeout),
             handler_threads: set(&self.handler_threads).or(file.handler_threads.map(|threads| threads.to_string())),
             handler_memory: set(&self.handler_memory).or(file.handler_memory),
         })
     }
 
-    pub fn check(&self) -> Result<Settings, BadSettings> {
-        let mut faults = Vec::new();
-        let listen = self.listen(&mut faults);
+    pub fn check(&self) -> Result<Settings, InvalidSettings> {
+        let mut errors = Vec::new();
+        let listen = self.listen(&mut errors);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let handler_threads = parse("handler_threads", &self.handler_threads, cores, "a number", &mut faults);
+        let handler_threads = parse("handler_threads", &self.handler_threads, cores, "a number", &mut errors);
         if !(1..=1024).contains(&handler_threads) {
-            faults.push(format!("handler_threads: {handler_threads} is out of range: 1 to 1024"));
+            errors.push(format!("handler_threads: {handler_threads} is out of range: 1 to 1024"));
         }
         let settings = Settings {
             listen,
             plugins: self.plugins(),
             cache: self.plugin_files.cache(),
-            check_files: self.plugin_files.check_files(&mut faults),
-            admin: self.admin.check(&mut faults),
-            redis: self.redis.check(&mut faults),
-            queue: self.queue.check(&mut faults),
-            secrets: self.secrets.check(&mut faults),
-            mail: self.mail.check(&mut faults),
+            file_permissions: self.plugin_files.file_permissions(&mut errors),
+            admin: self.admin.check(&mut errors),
+            redis: self.redis.check(&mut errors),
+            queue: self.queue.check(&mut errors),
+            secrets: self.secrets.check(&mut errors),
+            mail: self.mail.check(&mut errors),
             log: LogSettings {
                 level: set(&self.log_level).unwrap_or_else(|| "info".to_owned()),
-                format: parse("log.format", &self.log_format, LogFormat::Json, "json or pretty", &mut faults),
+                format: parse("log.format", &self.log_format, LogFormat::Json, "json or pretty", &mut errors),
             },
-            drain: span("drain", &self.drain, 30_000, (0, 3_600_000), &mut faults),
+            shutdown_timeout: parse_duration(
+                "shutdown_timeout",
+                &self.shutdown_timeout,
+                25_000,
+                (0, 3_600_000),
+                &mut errors,
+            ),
             handler_threads,
-            handler_memory: self.handler_memory(&mut faults),
+            handler_memory: self.handler_memory(&mut errors),
         };
-        if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings(errors)) }
     }
 
-    /// What concerns plugins alone, for who only looks at them: a folder of
-    /// secrets need not be there.
-    pub fn check_plugins(&self) -> Result<PluginSettings, BadSettings> {
-        let mut faults = Vec::new();
+    /// Checks the plugin settings only, for `plugin inspect` and `plugin check`,
+    /// which also work where the directory of secrets does not exist.
+    pub fn check_plugins(&self) -> Result<PluginSettings, InvalidSettings> {
+        let mut errors = Vec::new();
         let settings = PluginSettings {
             dir: self.plugins(),
             cache: self.plugin_files.cache(),
-            check_files: self.plugin_files.check_files(&mut faults),
+            file_permissions: self.plugin_files.file_permissions(&mut errors),
             secrets: self.secrets.check(&mut Vec::new()),
         };
-        if faults.is_empty() { Ok(settings) } else { Err(BadSettings(faults)) }
+        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings(errors)) }
     }
 
     fn plugins(&self) -> PathBuf {
         set(&self.plugins).unwrap_or_else(|| "plugins".to_owned()).into()
     }
 
-    fn handler_memory(&self, faults: &mut Vec<String>) -> Option<u64> {
-        let least = bytesize::ByteSize::mib(64);
+    fn handler_memory(&self, errors: &mut Vec<String>) -> Option<u64> {
+        let min = bytesize::ByteSize::mib(64);
         set(&self.handler_memory)?;
-        let bytes = parse("handler_memory", &self.handler_memory, least, "a size like 2GiB", faults);
-        if bytes < least {
-            faults.push(format!("handler_memory: {bytes} is out of range: 64MiB or more"));
+        let bytes = parse("handler_memory", &self.handler_memory, min, "a size like 2GiB", errors);
+        if bytes < min {
+            errors.push(format!("handler_memory: {bytes} is out of range: 64MiB or more"));
         }
         Some(bytes.as_u64())
     }
 }
 
-impl Typed {
-    /// The address, or the port alone, whichever is named higher up.
-    fn listen(&self, faults: &mut Vec<String>) -> SocketAddr {
-        let known = faults.len();
-        let named = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", faults);
-        let everywhere = SocketAddr::from(([0, 0, 0, 0], named));
-        let listen = parse("listen", &self.listen, everywhere, "an address like 0.0.0.0:8084", faults);
-        if set(&self.listen).is_none() || set(&self.app_port).is_none() || faults.len() > known {
+impl RawSettings {
+    /// `listen`, or the port of `APP_PORT` on all interfaces, whichever comes
+    /// from the source with precedence.
+    fn listen(&self, errors: &mut Vec<String>) -> SocketAddr {
+        let errors_before = errors.len();
+        let port = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", errors);
+        let all_interfaces = SocketAddr::from(([0, 0, 0, 0], port));
+        let listen = parse("listen", &self.listen, all_interfaces, "an address like 0.0.0.0:8084", errors);
+        if set(&self.listen).is_none() || set(&self.app_port).is_none() || errors.len() > errors_before {
             return listen;
         }
-        match (self.on_line.has("listen"), self.on_line.has("app_port")) {
+        match (self.from_command_line.contains("listen"), self.from_command_line.contains("app_port")) {
             (true, false) => {}
-            (false, true) => return everywhere,
-            _ if listen.port() == named => {}
-            _ => faults.push(format!("listen is {listen}, and APP_PORT is {named}: name one of them")),
+            (false, true) => return all_interfaces,
+            _ if listen.port() == port => {}
+            _ => errors.push(format!("listen is {listen}, but APP_PORT is {port}: set only one of them")),
         }
         listen
     }
 }
 
-impl TypedQueue {
-    pub fn check(&self, faults: &mut Vec<String>) -> QueueSettings {
+impl RawQueue {
+    pub fn check(&self, errors: &mut Vec<String>) -> QueueSettings {
         let prefix = set(&self.queue_prefix).unwrap_or_else(|| "mq:".to_owned());
         if prefix.contains(['{', '}', '*', '?', '[', '\\']) {
-            faults.push(format!("queue.prefix: \"{prefix}\" must not contain braces or any of * ? [ \\"));
+            errors.push(format!("queue.prefix: \"{prefix}\" must not contain braces or any of * ? [ \\"));
         }
         let bytes = parse(
             "queue.max_message",
             &self.queue_max_message,
             bytesize::ByteSize::mib(16),
             "a size like 16MiB",
-            faults,
+            errors,
         );
         if !(1 << 10..=256 << 20).contains(&bytes.as_u64()) {
-            faults.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
+            errors.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
         }
         QueueSettings {
             prefix,
             group: set(&self.queue_group).unwrap_or_else(|| "consumer-group-{topic}".to_owned()),
-            lease: span("queue.lease", &self.queue_lease, 10_000, (500, 3_600_000), faults),
+            lease: parse_duration("queue.lease", &self.queue_lease, 10_000, (500, 3_600_000), errors),
             message_bytes_max: usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX),
-            list_head: parse("queue.list_head", &self.queue_list_head, ListHead::Both, "left, right or both", faults),
-            adopt_after: span("queue.adopt_after", &self.queue_adopt_after, 60_000, (500, 86_400_000), faults),
-            dead_caps: self.dead_caps(faults),
+            list_pop_side: parse(
+                "queue.list_pop_side",
+                &self.queue_list_pop_side,
+                PopSide::Both,
+                "left, right or both",
+                errors,
+            ),
+            legacy_reclaim_after: parse_duration(
+                "legacy.reclaim_after",
+                &self.legacy_reclaim_after,
+                60_000,
+                (500, 86_400_000),
+                errors,
+            ),
+            dead_letter_caps: self.dead_letter_caps(errors),
         }
     }
 
-    fn dead_caps(&self, faults: &mut Vec<String>) -> DeadCaps {
-        let (name, typed) = ("queue.dead_max_age", &self.queue_dead_max_age);
-        let age = set(typed).map(|_| span(name, typed, 1000, (1000, 100 * 365 * 86_400_000), faults));
-        let (name, typed, least) = ("queue.dead_max_bytes", &self.queue_dead_max_bytes, bytesize::ByteSize::kib(64));
-        let bytes = set(typed).map(|_| parse(name, typed, least, "a size like 512MiB", faults));
-        if let Some(bytes) = bytes.filter(|bytes| *bytes < least) {
-            faults.push(format!("{name}: {bytes} is too little: at least {least}"));
+    fn dead_letter_caps(&self, errors: &mut Vec<String>) -> DeadLetterCaps {
+        let (name, raw) = ("queue.dead_max_age", &self.queue_dead_max_age);
+        let age = set(raw).map(|_| parse_duration(name, raw, 1000, (1000, 100 * 365 * 86_400_000), errors));
+        let (name, raw, min) = ("queue.dead_max_bytes", &self.queue_dead_max_bytes, bytesize::ByteSize::kib(64));
+        let bytes = set(raw).map(|_| parse(name, raw, min, "a size like 512MiB", errors));
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < min) {
+            errors.push(format!("{name}: {bytes} is out of range: {min} or more"));
         }
-        DeadCaps { age, bytes: bytes.map(|bytes| bytes.as_u64()) }
+        DeadLetterCaps { age, bytes: bytes.map(|bytes| bytes.as_u64()) }
     }
 }
 
-impl FromStr for ListHead {
+impl FromStr for PopSide {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -397,37 +422,39 @@ impl FromStr for LogFormat {
     }
 }
 
-fn set(typed: &Option<String>) -> Option<String> {
-    typed.clone().filter(|text| !text.trim().is_empty())
+/// The text, unless it is blank.
+fn set(raw: &Option<String>) -> Option<String> {
+    raw.clone().filter(|text| !text.trim().is_empty())
 }
 
-fn parse<T: FromStr>(name: &str, typed: &Option<String>, default: T, allowed: &str, faults: &mut Vec<String>) -> T {
-    match set(typed).map(|text| text.trim().parse().map_err(|_| text)) {
+fn parse<T: FromStr>(name: &str, raw: &Option<String>, default: T, allowed: &str, errors: &mut Vec<String>) -> T {
+    match set(raw).map(|text| text.trim().parse().map_err(|_| text)) {
         None => default,
         Some(Ok(value)) => value,
         Some(Err(text)) => {
-            faults.push(format!("{name}: got \"{text}\", allowed: {allowed}"));
+            errors.push(format!("{name}: got \"{text}\", allowed: {allowed}"));
             default
         }
     }
 }
 
-/// A time within bounds, all in milliseconds.
-fn span(
+/// Parses a duration that must be within bounds. Default and bounds are in
+/// milliseconds.
+fn parse_duration(
     name: &str,
-    typed: &Option<String>,
+    raw: &Option<String>,
     default_ms: u64,
     bounds_ms: (u64, u64),
-    faults: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) -> Duration {
     let default = humantime::Duration::from(Duration::from_millis(default_ms));
-    let span = Duration::from(parse(name, typed, default, "a time like 500ms, 30s or 5m", faults));
+    let duration = Duration::from(parse(name, raw, default, "a time like 500ms, 30s or 5m", errors));
     let (min, max) = (Duration::from_millis(bounds_ms.0), Duration::from_millis(bounds_ms.1));
-    if !(min..=max).contains(&span) {
-        let shown = |span| humantime::format_duration(span).to_string();
-        faults.push(format!("{name}: {} is out of range: {} to {}", shown(span), shown(min), shown(max)));
+    if !(min..=max).contains(&duration) {
+        let [got, min, max] = [duration, min, max].map(humantime::format_duration);
+        errors.push(format!("{name}: {got} is out of range: {min} to {max}"));
     }
-    span
+    duration
 }
 
 #[cfg(test)]
@@ -435,10 +462,10 @@ mod tests {
     use super::*;
     use crate::capability::Secret;
 
-    fn typed(change: impl FnOnce(&mut Typed)) -> Typed {
-        let mut typed = Typed::default();
-        change(&mut typed);
-        typed
+    fn raw(change: impl FnOnce(&mut RawSettings)) -> RawSettings {
+        let mut raw = RawSettings::default();
+        change(&mut raw);
+        raw
     }
 
     fn some(text: &str) -> Option<String> {
@@ -446,90 +473,96 @@ mod tests {
     }
 
     #[test]
-    fn everything_has_a_default() {
-        let settings = Typed::default().check().unwrap();
+    fn every_setting_has_a_default() {
+        let settings = RawSettings::default().check().unwrap();
         assert_eq!(settings.listen.to_string(), "0.0.0.0:8084");
-        assert_eq!(settings.redis.shown(), "redis://localhost:6379/0");
+        assert_eq!(settings.redis.redacted_url(), "redis://localhost:6379/0");
         assert_eq!((settings.queue.prefix.as_str(), settings.queue.lease), ("mq:", Duration::from_secs(10)));
         assert_eq!(settings.queue.group, "consumer-group-{topic}");
         assert_eq!(settings.queue.message_bytes_max, 16 << 20);
-        assert_eq!(settings.queue.dead_caps, DeadCaps { age: None, bytes: None });
+        assert_eq!(settings.queue.dead_letter_caps, DeadLetterCaps { age: None, bytes: None });
+        assert_eq!(settings.queue.legacy_reclaim_after, Duration::from_secs(60));
+        assert_eq!(settings.shutdown_timeout, Duration::from_secs(25));
         assert_eq!(settings.handler_memory, None);
     }
 
     #[test]
-    fn the_originals_variables_are_honoured_and_empty_ones_are_unset() {
-        let settings = typed(|typed| {
-            typed.app_port = some("9000");
-            typed.redis.redis_host = some("redis.internal");
-            typed.redis.redis_port = some("");
-            typed.redis.redis_password = some("p@ss:/word");
-            typed.redis.redis_db = some("2");
+    fn legacy_variables_are_read_and_empty_ones_are_unset() {
+        let settings = raw(|raw| {
+            raw.app_port = some("9000");
+            raw.redis.redis_host = some("redis.internal");
+            raw.redis.redis_port = some("");
+            raw.redis.redis_password = some("p@ss:/word");
+            raw.redis.redis_db = some("2");
         });
         let settings = settings.check().unwrap();
         assert_eq!(settings.listen.port(), 9000);
-        assert_eq!(settings.redis.shown(), "redis://redis.internal:6379/2");
-        assert_eq!(settings.redis.place.login.password.as_ref().map(Secret::reveal), Some("p@ss:/word"));
+        assert_eq!(settings.redis.redacted_url(), "redis://redis.internal:6379/2");
+        assert_eq!(settings.redis.endpoint.login.password.as_ref().map(Secret::reveal), Some("p@ss:/word"));
     }
 
     #[test]
-    fn the_file_fills_what_is_unset() {
-        let text = "listen = \"127.0.0.1:1\"\nhandler_memory = \"1GiB\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\ndead_max_age = \"30d\"\ndead_max_bytes = \"1GiB\"\n[log]\nformat = \"pretty\"";
-        let settings = Typed::default().or_file(text, "f").unwrap().check().unwrap();
+    fn the_file_fills_unset_values() {
+        let text = "listen = \"127.0.0.1:1\"\nhandler_memory = \"1GiB\"\nplugins = \"p\"\n[redis]\nhost = \"h\"\nport = 5\n[queue]\nlease = \"2s\"\ndead_max_age = \"30d\"\ndead_max_bytes = \"1GiB\"\n[legacy]\nreclaim_after = \"5s\"\n[log]\nformat = \"pretty\"";
+        let settings = RawSettings::default().or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:1");
-        assert_eq!((settings.redis.shown().as_str(), settings.queue.lease), ("redis://h:5/0", Duration::from_secs(2)));
+        assert_eq!(
+            (settings.redis.redacted_url().as_str(), settings.queue.lease),
+            ("redis://h:5/0", Duration::from_secs(2))
+        );
         assert_eq!((settings.log.format, settings.handler_memory), (LogFormat::Pretty, Some(1 << 30)));
-        let caps = DeadCaps { age: Some(Duration::from_secs(30 * 86_400)), bytes: Some(1 << 30) };
-        assert_eq!(settings.queue.dead_caps, caps);
+        assert_eq!(settings.queue.legacy_reclaim_after, Duration::from_secs(5));
+        let caps = DeadLetterCaps { age: Some(Duration::from_secs(30 * 86_400)), bytes: Some(1 << 30) };
+        assert_eq!(settings.queue.dead_letter_caps, caps);
 
-        let flags = typed(|typed| {
-            typed.app_port = some("2");
-            typed.redis.redis_host = some("mine");
-            typed.queue.queue_lease = some("3s");
+        let flags = raw(|raw| {
+            raw.app_port = some("2");
+            raw.redis.redis_host = some("mine");
+            raw.queue.queue_lease = some("3s");
         });
         let settings = flags.or_file(text, "f").unwrap().check().unwrap();
         assert_eq!(settings.listen.port(), 2);
         assert_eq!(
-            (settings.redis.shown().as_str(), settings.queue.lease),
+            (settings.redis.redacted_url().as_str(), settings.queue.lease),
             ("redis://mine:6379/0", Duration::from_secs(3))
         );
     }
 
     #[test]
     fn the_files_plugins_are_a_directory_or_a_table() {
-        let settings = |text| Typed::default().or_file(text, "f").map(|typed| typed.check().unwrap());
+        let settings = |text| RawSettings::default().or_file(text, "f").map(|raw| raw.check().unwrap());
         assert_eq!(settings("plugins = \"p\"").unwrap().plugins, PathBuf::from("p"));
-        let table = settings("[plugins]\ndir = \"p\"\ncache = \"/c\"\ncheck_files = \"refuse\"").unwrap();
+        let table = settings("[plugins]\ndir = \"p\"\ncache = \"/c\"\nfile_permissions = \"enforce\"").unwrap();
         assert_eq!((table.plugins, table.cache), (PathBuf::from("p"), Some(PathBuf::from("/c"))));
-        assert_eq!(table.check_files, FileCheck::Refuse);
+        assert_eq!(table.file_permissions, FilePermissionPolicy::Enforce);
         let error = settings("[plugins]\ncash = \"/c\"").unwrap_err().to_string();
         assert!(error.contains("cash") && error.contains("line 2"), "{error}");
     }
 
     #[test]
-    fn an_address_and_a_port_of_one_level_have_to_agree() {
-        let listen = |on_line: &[&str], listen, port| {
-            let typed = typed(|typed| {
-                typed.on_line = OnLine::of(on_line);
-                (typed.listen, typed.app_port) = (some(listen), some(port));
+    fn an_address_and_a_port_from_one_source_must_agree() {
+        let listen = |from_command_line: &[&str], listen, port| {
+            let raw = raw(|raw| {
+                raw.from_command_line = FromCommandLine::of(from_command_line);
+                (raw.listen, raw.app_port) = (some(listen), some(port));
             });
-            typed.check().map(|settings| settings.listen.to_string()).map_err(|bad| bad.to_string())
+            raw.check().map(|settings| settings.listen.to_string()).map_err(|bad| bad.to_string())
         };
         assert_eq!(listen(&[], "127.0.0.1:1", "1"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["listen"], "127.0.0.1:1", "2"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["app_port"], "127.0.0.1:1", "2"), Ok("0.0.0.0:2".to_owned()));
-        for level in [&[][..], &["listen", "app_port"]] {
-            let told = "listen is 127.0.0.1:1, and APP_PORT is 2: name one of them".to_owned();
-            assert_eq!(listen(level, "127.0.0.1:1", "2"), Err(told));
+        for source in [&[][..], &["listen", "app_port"]] {
+            let error = "listen is 127.0.0.1:1, but APP_PORT is 2: set only one of them".to_owned();
+            assert_eq!(listen(source, "127.0.0.1:1", "2"), Err(error));
         }
     }
 
     #[test]
-    fn every_fault_of_the_file_is_told_with_its_place() {
+    fn every_error_in_the_file_is_reported_with_its_position() {
         let text = "listen = 5\nnope = 1\n[queue]\nlease = 2\nleese = \"1s\"\n[redis]\nport = 99999\n[plugins]\ndirr = \"p\"\n[log]\nlevel = \"info\nformat = 1";
-        let BadSettings(faults) = Typed::default().or_file(text, "f").unwrap_err();
-        let places: Vec<_> = faults.iter().map(|fault| fault.split(": ").nth(1).unwrap()).collect();
-        for (place, told) in [
+        let InvalidSettings(errors) = RawSettings::default().or_file(text, "f").unwrap_err();
+        let positions: Vec<_> = errors.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
+        for (position, expected) in [
             ("line 1, column 10", "a string"),
             ("line 2, column 1", "`nope`"),
             ("line 4, column 9", "a string"),
@@ -539,37 +572,38 @@ mod tests {
             ("line 11", ""),
             ("line 12, column 10", "a string"),
         ] {
-            let at = places.iter().position(|one| one.starts_with(place));
-            assert!(at.is_some_and(|at| faults[at].contains(told)), "{place}: {faults:#?}");
+            let index = positions.iter().position(|found| found.starts_with(position));
+            assert!(index.is_some_and(|index| errors[index].contains(expected)), "{position}: {errors:#?}");
         }
     }
 
     #[test]
-    fn every_fault_is_told_at_once_with_what_is_allowed() {
-        let faults = typed(|typed| {
-            typed.listen = some("here");
-            typed.redis.redis_url = some("http://u:secret@x");
-            typed.queue.queue_prefix = some("{mq}:");
-            typed.queue.queue_lease = some("499ms");
-            typed.queue.queue_max_message = some("1GiB");
-            typed.queue.queue_list_head = some("top");
-            typed.queue.queue_dead_max_age = some("never");
-            typed.queue.queue_dead_max_bytes = some("1KiB");
-            typed.plugin_files.plugins_check_files = some("maybe");
-            typed.log_format = some("xml");
-            typed.drain = some("soon");
-            typed.handler_threads = some("0");
-            typed.handler_memory = some("63MiB");
+    fn every_error_is_reported_at_once_with_the_allowed_values() {
+        let settings = raw(|raw| {
+            raw.listen = some("here");
+            raw.redis.redis_url = some("http://u:secret@x");
+            raw.queue.queue_prefix = some("{mq}:");
+            raw.queue.queue_lease = some("499ms");
+            raw.queue.queue_max_message = some("1GiB");
+            raw.queue.queue_list_pop_side = some("top");
+            raw.queue.queue_dead_max_age = some("never");
+            raw.queue.queue_dead_max_bytes = some("1KiB");
+            raw.plugin_files.plugins_file_permissions = some("maybe");
+            raw.log_format = some("xml");
+            raw.shutdown_timeout = some("soon");
+            raw.handler_threads = some("0");
+            raw.handler_memory = some("63MiB");
         });
-        let BadSettings(faults) = faults.check().unwrap_err();
-        assert_eq!(faults.len(), 13, "{faults:#?}");
+        let InvalidSettings(errors) = settings.check().unwrap_err();
+        assert_eq!(errors.len(), 13, "{errors:#?}");
         assert!(
-            faults.iter().any(|fault| fault.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
-            "{faults:#?}"
+            errors.iter().any(|error| error.contains("queue.lease: 499ms is out of range: 500ms to 1h")),
+            "{errors:#?}"
         );
-        assert!(!faults.iter().any(|fault| fault.contains("secret")), "{faults:#?}");
+        assert!(!errors.iter().any(|error| error.contains("secret")), "{errors:#?}");
 
-        let error = Typed::default().or_file("[queue]\nleese = \"1s\"", "gateway-worker.toml").unwrap_err().to_string();
+        let error =
+            RawSettings::default().or_file("[queue]\nleese = \"1s\"", "gateway-worker.toml").unwrap_err().to_string();
         assert!(
             error.contains("gateway-worker.toml") && error.contains("leese") && error.contains("line 2"),
             "{error}"

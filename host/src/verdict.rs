@@ -1,16 +1,17 @@
-//! What becomes of a message after a run. The whole policy is the one function
-//! [`judge`]: no clock, no I/O, no state; chance comes in as an argument.
+//! Decides what happens to a message after a run. The function [`judge`] is the
+//! whole policy. It uses no clock, no I/O and no state; randomness is an
+//! argument.
 
 use crate::publication::Publication;
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// A message that has been postponed for this long is dead.
+/// A message that has been postponed for this long becomes a dead letter.
 pub const POSTPONED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// A handler's own pause is at least as long, unless the policy begins with less:
-/// who is never ready must not be asked all the time.
-const POSTPONED_LEAST: Duration = Duration::from_secs(1);
+/// The minimum delay that a handler may postpone a message by, unless the base
+/// of the retry policy is shorter. It prevents a busy loop.
+const POSTPONE_MIN: Duration = Duration::from_secs(1);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +21,7 @@ pub enum Outcome {
         reason: String,
         after: Option<Duration>,
     },
-    /// Not ready: costs no attempt.
+    /// The handler is not ready for the message. Does not count as an attempt.
     Postpone {
         reason: String,
         after: Option<Duration>,
@@ -30,16 +31,17 @@ pub enum Outcome {
         reason: String,
     },
     Trap(String),
-    /// The wall clock ran out.
+    /// The limit of wall-clock time was exceeded.
     Timeout(Duration),
     CpuLimit(Duration),
     MemoryLimit(u64),
     TableLimit(u32),
-    HandleLimit(u32),
-    /// Too many bytes in one call to the host, or in the reply.
+    ResourceLimit(u32),
+    /// One call to the host, or the reply, had too many bytes.
     HostCallLimit(u64),
     BadReply(String),
-    /// Nothing is wrong with the message: costs no attempt.
+    /// The plugin can't run now. Does not count as an attempt, because the
+    /// message did not cause it.
     PluginUnavailable(String),
 }
 
@@ -56,14 +58,14 @@ impl Outcome {
             Self::CpuLimit(_) => "cpu-limit",
             Self::MemoryLimit(_) => "memory-limit",
             Self::TableLimit(_) => "table-limit",
-            Self::HandleLimit(_) => "handle-limit",
+            Self::ResourceLimit(_) => "resource-limit",
             Self::HostCallLimit(_) => "host-call-limit",
             Self::BadReply(_) => "bad-reply",
             Self::PluginUnavailable(_) => "plugin-unavailable",
         }
     }
 
-    /// What is told about it, in words.
+    /// The error message for logs and dead letters. Empty for success.
     pub fn error(&self) -> String {
         match self {
             Self::Done(_) => String::new(),
@@ -75,17 +77,17 @@ impl Outcome {
             | Self::PluginUnavailable(reason) => reason.clone(),
             Self::Timeout(limit) => format!("ran longer than limits.timeout = {limit:?}"),
             Self::CpuLimit(limit) => format!("used more than limits.cpu = {limit:?}"),
-            Self::MemoryLimit(limit) => format!("asked for more than limits.memory = {limit} bytes"),
-            Self::TableLimit(limit) => format!("asked for more than limits.table_elements = {limit}"),
-            Self::HandleLimit(limit) => format!("held more than limits.handles = {limit}"),
+            Self::MemoryLimit(limit) => format!("used more than limits.memory = {limit} bytes"),
+            Self::TableLimit(limit) => format!("used more than limits.table_elements = {limit}"),
+            Self::ResourceLimit(limit) => format!("used more than limits.resources = {limit}"),
             Self::HostCallLimit(limit) => {
-                format!("passed more than limits.host_call = {limit} bytes to the host in one call")
+                format!("passed more than limits.host_call_bytes = {limit} to the host in one call")
             }
         }
     }
 
-    /// Whether the instance did not come back with a reply: what it was given
-    /// shares that ending.
+    /// Whether the instance ended without a reply. The outcome then applies to
+    /// every message of its batch.
     pub fn ended_instance(&self) -> bool {
         match self {
             Self::Trap(_)
@@ -93,7 +95,7 @@ impl Outcome {
             | Self::CpuLimit(_)
             | Self::MemoryLimit(_)
             | Self::TableLimit(_)
-            | Self::HandleLimit(_)
+            | Self::ResourceLimit(_)
             | Self::HostCallLimit(_) => true,
             Self::Done(_)
             | Self::Retry { .. }
@@ -105,15 +107,16 @@ impl Outcome {
     }
 }
 
-/// What is done with the message.
+/// The action for the message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// Finished; its follow-ups leave in the same step.
+    /// Acknowledge the message and publish its follow-ups in the same step.
     Done(Vec<Publication>),
-    /// Run again after a while.
-    Later { after: Duration, attempt: u32, postponed: u32 },
-    /// Dead letter. `reason` is one of the names in the design, part 4.
-    Dead { reason: &'static str, error: String },
+    /// Run the message again after a delay.
+    RunAgain { after: Duration, attempt: u32, postponed: u32 },
+    /// Make the message a dead letter. `reason` is one of the `DEAD_REASONS` of the
+    /// metrics.
+    DeadLetter { reason: &'static str, error: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -126,14 +129,15 @@ pub enum Backoff {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
-    /// Wins over the envelope's `max_retry` where the manifest names it.
+    /// The manifest's number of attempts, which overrides the envelope's
+    /// `max_retry`.
     pub attempts: Option<u32>,
     pub backoff: Backoff,
     pub base: Duration,
     pub cap: Duration,
 }
 
-/// Where neither manifest nor envelope say how often.
+/// The number of attempts where neither manifest nor envelope set one.
 pub const ATTEMPTS: u32 = 3;
 
 impl Default for RetryPolicy {
@@ -148,75 +152,75 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How often a message is run in all.
+    /// The total number of attempts for a message.
     pub fn max_attempts(&self, envelope: Option<u32>) -> u32 {
         self.attempts.or(envelope).unwrap_or(ATTEMPTS).max(1)
     }
 
-    /// The pause after the `nth` failure (from 1). The exponential one has full
-    /// jitter, so that what failed together does not come back together;
-    /// `chance` is in 0..1.
-    fn pause(&self, nth: u32, chance: f64) -> Duration {
+    /// The delay after the `nth` failure (from 1). The exponential backoff has
+    /// full jitter, so that messages that failed together are not retried
+    /// together; `chance` is in 0..1.
+    fn delay(&self, nth: u32, chance: f64) -> Duration {
         let nth = nth.max(1);
         let factor = match self.backoff {
             Backoff::Exponential => 2_u32.saturating_pow((nth - 1).min(31)),
             Backoff::Linear => nth,
             Backoff::Fixed => 1,
         };
-        let whole = self.base.saturating_mul(factor).min(self.cap);
-        if self.backoff == Backoff::Exponential { whole.mul_f64(chance) } else { whole }
+        let delay = self.base.saturating_mul(factor).min(self.cap);
+        if self.backoff == Backoff::Exponential { delay.mul_f64(chance) } else { delay }
     }
 }
 
-/// Where a message stands when its run has ended.
+/// The attempts and postponements of a message when its run has ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct RetryState {
     pub attempt: u32,
     pub max_attempts: u32,
-    /// How often it was postponed before.
+    /// How often the message was postponed before this run.
     pub postponed: u32,
     pub postponed_since: Option<Timestamp>,
     pub now: Timestamp,
 }
 
-pub fn judge(outcome: Outcome, standing: Standing, policy: &RetryPolicy, chance: f64) -> Verdict {
+pub fn judge(outcome: Outcome, state: RetryState, policy: &RetryPolicy, chance: f64) -> Verdict {
     let (reason, error) = (outcome.name(), outcome.error());
-    let Standing { attempt, max_attempts, postponed, .. } = standing;
+    let RetryState { attempt, max_attempts, postponed, .. } = state;
     let after = match outcome {
         Outcome::Done(publications) => return Verdict::Done(publications),
-        Outcome::Reject { .. } => return Verdict::Dead { reason, error },
-        Outcome::PluginUnavailable(_) => return Verdict::Later { after: policy.base, attempt, postponed },
-        Outcome::Postpone { after, .. } => return postpone(after, error, standing, policy, chance),
+        Outcome::Reject { .. } => return Verdict::DeadLetter { reason, error },
+        Outcome::PluginUnavailable(_) => return Verdict::RunAgain { after: policy.base, attempt, postponed },
+        Outcome::Postpone { after, .. } => return postpone(after, error, state, policy, chance),
         Outcome::Retry { after, .. } => after,
         Outcome::Trap(_)
         | Outcome::Timeout(_)
         | Outcome::CpuLimit(_)
         | Outcome::MemoryLimit(_)
         | Outcome::TableLimit(_)
-        | Outcome::HandleLimit(_)
+        | Outcome::ResourceLimit(_)
         | Outcome::HostCallLimit(_)
         | Outcome::BadReply(_) => None,
     };
     if attempt >= max_attempts {
-        return Verdict::Dead { reason, error };
+        return Verdict::DeadLetter { reason, error };
     }
-    let after = after.unwrap_or_else(|| policy.pause(attempt, chance));
-    Verdict::Later { after, attempt: attempt + 1, postponed }
+    let after = after.unwrap_or_else(|| policy.delay(attempt, chance));
+    Verdict::RunAgain { after, attempt: attempt + 1, postponed }
 }
 
-fn postpone(after: Option<Duration>, error: String, standing: Standing, policy: &RetryPolicy, chance: f64) -> Verdict {
-    let waited = standing.postponed_since.map_or(Duration::ZERO, |since| {
-        Duration::try_from(standing.now.duration_since(since)).unwrap_or(Duration::ZERO)
-    });
+fn postpone(after: Option<Duration>, error: String, state: RetryState, policy: &RetryPolicy, chance: f64) -> Verdict {
+    let waited = state
+        .postponed_since
+        .map_or(Duration::ZERO, |since| Duration::try_from(state.now.duration_since(since)).unwrap_or(Duration::ZERO));
     if waited >= POSTPONED_MAX {
-        return Verdict::Dead { reason: "postponed-too-long", error };
+        return Verdict::DeadLetter { reason: "postponed-too-long", error };
     }
-    let postponed = standing.postponed.saturating_add(1);
-    let least = POSTPONED_LEAST.min(policy.base);
-    let after = after.map_or_else(|| policy.pause(postponed, chance), |after| after.max(least));
-    // So that it is told in time that it was too long.
+    let postponed = state.postponed.saturating_add(1);
+    let min = POSTPONE_MIN.min(policy.base);
+    let after = after.map_or_else(|| policy.delay(postponed, chance), |after| after.max(min));
+    // The last run is due when the time limit ends, not after it.
     let after = after.min(POSTPONED_MAX - waited);
-    Verdict::Later { after, attempt: standing.attempt, postponed }
+    Verdict::RunAgain { after, attempt: state.attempt, postponed }
 }
 
 #[cfg(test)]
@@ -225,41 +229,44 @@ mod tests {
 
     const NOW: i64 = 1_795_419_923_585;
 
-    fn standing(attempt: u32) -> Standing {
+    fn state(attempt: u32) -> RetryState {
         let now = Timestamp::from_millisecond(NOW).unwrap();
-        Standing { attempt, max_attempts: 3, postponed: 0, postponed_since: None, now }
+        RetryState { attempt, max_attempts: 3, postponed: 0, postponed_since: None, now }
     }
 
-    fn again(after: Option<Duration>) -> Outcome {
+    fn retry(after: Option<Duration>) -> Outcome {
         Outcome::Retry { reason: "busy".to_owned(), after }
     }
 
-    fn pauses(backoff: Backoff, chance: f64) -> Vec<f64> {
+    fn delays(backoff: Backoff, chance: f64) -> Vec<f64> {
         let policy = RetryPolicy { attempts: Some(99), backoff, ..RetryPolicy::default() };
-        [1, 2, 3, 10, 11, 90].iter().map(|nth| policy.pause(*nth, chance).as_secs_f64()).collect()
+        [1, 2, 3, 10, 11, 90].iter().map(|nth| policy.delay(*nth, chance).as_secs_f64()).collect()
     }
 
     #[test]
-    fn whatever_costs_an_attempt_is_dead_after_the_last() {
-        let costly = [
-            again(None),
+    fn an_outcome_that_counts_as_an_attempt_is_dead_after_the_last_one() {
+        let counting = [
+            retry(None),
             Outcome::Trap("t".to_owned()),
             Outcome::Timeout(Duration::from_secs(1)),
             Outcome::CpuLimit(Duration::from_secs(1)),
             Outcome::MemoryLimit(1),
             Outcome::TableLimit(1),
-            Outcome::HandleLimit(1),
+            Outcome::ResourceLimit(1),
             Outcome::HostCallLimit(1),
             Outcome::BadReply("b".to_owned()),
         ];
-        for outcome in costly {
+        for outcome in counting {
             for attempt in 1..=2 {
-                let verdict = judge(outcome.clone(), standing(attempt), &RetryPolicy::default(), 0.5);
-                assert!(matches!(verdict, Verdict::Later { attempt: next, .. } if next == attempt + 1), "{verdict:?}");
+                let verdict = judge(outcome.clone(), state(attempt), &RetryPolicy::default(), 0.5);
+                assert!(
+                    matches!(verdict, Verdict::RunAgain { attempt: next, .. } if next == attempt + 1),
+                    "{verdict:?}"
+                );
             }
             for attempt in [3, 4, u32::MAX] {
-                let dead = Verdict::Dead { reason: outcome.name(), error: outcome.error() };
-                assert_eq!(judge(outcome.clone(), standing(attempt), &RetryPolicy::default(), 0.5), dead);
+                let dead = Verdict::DeadLetter { reason: outcome.name(), error: outcome.error() };
+                assert_eq!(judge(outcome.clone(), state(attempt), &RetryPolicy::default(), 0.5), dead);
             }
         }
     }
@@ -267,21 +274,21 @@ mod tests {
     #[test]
     fn a_rejected_message_is_dead_at_once() {
         let outcome = Outcome::Reject { code: "bad-data".to_owned(), reason: "no id".to_owned() };
-        let dead = Verdict::Dead { reason: "reject", error: "bad-data: no id".to_owned() };
-        assert_eq!(judge(outcome, standing(1), &RetryPolicy::default(), 0.5), dead);
+        let dead = Verdict::DeadLetter { reason: "reject", error: "bad-data: no id".to_owned() };
+        assert_eq!(judge(outcome, state(1), &RetryPolicy::default(), 0.5), dead);
     }
 
     #[test]
-    fn not_ready_and_no_plugin_never_burn_attempts() {
+    fn postponing_and_an_unavailable_plugin_do_not_count_as_attempts() {
         let policy = RetryPolicy::default();
         let postpone = Outcome::Postpone { reason: "wait".to_owned(), after: None };
-        let later = |after, postponed| Verdict::Later { after: Duration::from_millis(after), attempt: 3, postponed };
-        assert_eq!(judge(postpone, standing(3), &policy, 0.5), later(500, 1));
+        let later = |after, postponed| Verdict::RunAgain { after: Duration::from_millis(after), attempt: 3, postponed };
+        assert_eq!(judge(postpone, state(3), &policy, 0.5), later(500, 1));
         let gone = Outcome::PluginUnavailable("not loaded".to_owned());
-        assert_eq!(judge(gone, standing(3), &policy, 0.5), later(1000, 0));
-        // The more often, the longer, whatever attempt it is.
+        assert_eq!(judge(gone, state(3), &policy, 0.5), later(1000, 0));
+        // The delay grows with the postponements, not with the attempts.
         let postpone = Outcome::Postpone { reason: "wait".to_owned(), after: None };
-        let often = Standing { postponed: 4, ..standing(3) };
+        let often = RetryState { postponed: 4, ..state(3) };
         assert_eq!(judge(postpone, often, &policy, 0.5), later(8000, 5));
     }
 
@@ -291,23 +298,23 @@ mod tests {
         let week_ms = 7 * 24 * 60 * 60 * 1000;
         for (waited, is_dead) in [(week_ms - 1, false), (week_ms, true), (-5, false)] {
             let since = Timestamp::from_millisecond(NOW - waited).unwrap();
-            let standing = Standing { postponed: 7, postponed_since: Some(since), ..standing(1) };
-            let verdict = judge(outcome.clone(), standing, &RetryPolicy::default(), 0.5);
-            let dead = Verdict::Dead { reason: "postponed-too-long", error: "wait".to_owned() };
+            let state = RetryState { postponed: 7, postponed_since: Some(since), ..state(1) };
+            let verdict = judge(outcome.clone(), state, &RetryPolicy::default(), 0.5);
+            let dead = Verdict::DeadLetter { reason: "postponed-too-long", error: "wait".to_owned() };
             assert_eq!(verdict == dead, is_dead, "{waited}: {verdict:?}");
         }
     }
 
     #[test]
-    fn a_handlers_own_postponement_neither_spins_nor_outlasts_the_seven_days() {
+    fn a_handlers_own_delay_for_postponing_has_a_minimum_and_ends_within_seven_days() {
         let ms = Duration::from_millis;
         let week = POSTPONED_MAX.as_millis() as u64;
         let after = |asked: u64, waited: u64, base: Duration| {
             let since = Timestamp::from_millisecond(NOW - waited as i64).unwrap();
-            let standing = Standing { postponed_since: Some(since), ..standing(1) };
+            let state = RetryState { postponed_since: Some(since), ..state(1) };
             let outcome = Outcome::Postpone { reason: "wait".to_owned(), after: Some(ms(asked)) };
-            match judge(outcome, standing, &RetryPolicy { base, ..RetryPolicy::default() }, 0.0) {
-                Verdict::Later { after, .. } => after,
+            match judge(outcome, state, &RetryPolicy { base, ..RetryPolicy::default() }, 0.0) {
+                Verdict::RunAgain { after, .. } => after,
                 verdict => panic!("{verdict:?}"),
             }
         };
@@ -326,23 +333,23 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_the_cap_and_only_exponential_ones_have_jitter() {
-        assert_eq!(pauses(Backoff::Exponential, 1.0), [1.0, 2.0, 4.0, 512.0, 600.0, 600.0]);
-        assert_eq!(pauses(Backoff::Exponential, 0.25), [0.25, 0.5, 1.0, 128.0, 150.0, 150.0]);
-        assert_eq!(pauses(Backoff::Exponential, 0.0), [0.0; 6]);
-        assert_eq!(pauses(Backoff::Linear, 0.25), [1.0, 2.0, 3.0, 10.0, 11.0, 90.0]);
-        assert_eq!(pauses(Backoff::Fixed, 0.25), [1.0; 6]);
+    fn delays_grow_to_the_cap_and_only_exponential_ones_have_jitter() {
+        assert_eq!(delays(Backoff::Exponential, 1.0), [1.0, 2.0, 4.0, 512.0, 600.0, 600.0]);
+        assert_eq!(delays(Backoff::Exponential, 0.25), [0.25, 0.5, 1.0, 128.0, 150.0, 150.0]);
+        assert_eq!(delays(Backoff::Exponential, 0.0), [0.0; 6]);
+        assert_eq!(delays(Backoff::Linear, 0.25), [1.0, 2.0, 3.0, 10.0, 11.0, 90.0]);
+        assert_eq!(delays(Backoff::Fixed, 0.25), [1.0; 6]);
     }
 
     #[test]
-    fn a_handlers_own_pause_wins() {
+    fn a_handlers_own_delay_overrides_the_policy() {
         let after = Duration::from_secs(77);
-        let verdict = judge(again(Some(after)), standing(1), &RetryPolicy::default(), 0.5);
-        assert_eq!(verdict, Verdict::Later { after, attempt: 2, postponed: 0 });
+        let verdict = judge(retry(Some(after)), state(1), &RetryPolicy::default(), 0.5);
+        assert_eq!(verdict, Verdict::RunAgain { after, attempt: 2, postponed: 0 });
     }
 
     #[test]
-    fn the_manifest_wins_over_the_envelope_and_both_over_the_default() {
+    fn the_manifest_overrides_the_envelope_and_both_override_the_default() {
         let attempts =
             |manifest, envelope| RetryPolicy { attempts: manifest, ..RetryPolicy::default() }.max_attempts(envelope);
         assert_eq!([attempts(Some(7), Some(2)), attempts(None, Some(2)), attempts(None, None)], [7, 2, 3]);

@@ -19,7 +19,7 @@ use gateway_worker::plugin::{
     Archive, Cache, Call, CompileLimits, Compiler, Engine, Folder, Plugin, Registry, SHORT_QUIET,
 };
 use gateway_worker::reloader::{Reloader, Request};
-use gateway_worker::settings::FileCheck;
+use gateway_worker::settings::FilePermissionPolicy;
 use gateway_worker::topic::Topic;
 use gateway_worker::verdict::Outcome;
 use guest::{OK, guest, guest_in, guest_with};
@@ -356,7 +356,7 @@ async fn latency_with_cpu_bound_handlers() {
         }
         let forever = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
         let plugins: [(&str, &[u8], &str); 2] = [("clock", &sdk_guest("clock"), ""), ("spins", &spins, forever)];
-        let _worker = Worker::start(&server, &plugins, &["--handler-threads", "2", "--drain", "10ms"]);
+        let _worker = Worker::start(&server, &plugins, &["--handler-threads", "2", "--shutdown-timeout", "10ms"]);
         let dead = Length::of(&server, "{mq:clock}:dead").await;
         for number in 0..MESSAGES {
             queue.publish(&stamped(&clock, number)).await.unwrap();
@@ -422,7 +422,7 @@ struct Live {
 impl Live {
     async fn start(folder: &Path, cache: &Path) -> Self {
         let engine = engine(Capabilities::default(), Cache::open(cache).ok());
-        let registry = Registry::new(engine, Folder::new(folder, FileCheck::Off), Archive::nowhere());
+        let registry = Registry::new(engine, Folder::new(folder, FilePermissionPolicy::Ignore), Archive::nowhere());
         let (requests, received) = mpsc::channel(1);
         let (scanned, has_scanned) = watch::channel(false);
         let stop = CancellationToken::new();

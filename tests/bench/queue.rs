@@ -10,7 +10,7 @@ mod rig;
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::Priority;
 use gateway_worker::queue::{Patience, Reader, Source, TopicQueue};
-use gateway_worker::settings::DeadCaps;
+use gateway_worker::settings::DeadLetterCaps;
 use gateway_worker::topic::Topic;
 use redis::aio::MultiplexedConnection;
 use rig::{
@@ -251,12 +251,12 @@ async fn operator_commands() {
     let bytes: u64 = usage.query_async(&mut connection).await.unwrap();
     reset_slowlog(&mut connection).await;
     let started = Instant::now();
-    let within = DeadCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
+    let within = DeadLetterCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
     assert_eq!(queue.cap_dead(within).await.unwrap(), 0);
     report("dead letters within their caps", started, &mut connection).await;
     reset_slowlog(&mut connection).await;
     let (started, mut evicted) = (Instant::now(), 0);
-    let half = DeadCaps { age: None, bytes: Some(bytes / 2) };
+    let half = DeadLetterCaps { age: None, bytes: Some(bytes / 2) };
     loop {
         match queue.cap_dead(half).await.unwrap() {
             0 => break,

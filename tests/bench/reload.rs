@@ -11,7 +11,7 @@ use gateway_worker::capability::Capabilities;
 use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{Archive, Cache, CompileLimits, Compiler, Engine, Folder, Registry};
 use gateway_worker::reloader::{Reloader, Request};
-use gateway_worker::settings::FileCheck;
+use gateway_worker::settings::FilePermissionPolicy;
 use guest::{OK, guest, guest_with};
 use resident::resident_bytes;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn main() {
     let compiler = env!("CARGO_BIN_EXE_gateway-worker").into();
     let compiler = Compiler::of(compiler, CompileLimits::default(), Cache::open(&cache).ok());
     let engine = Engine::new(Capabilities::default(), compiler, 2).unwrap();
-    let registry = Registry::new(engine, Folder::new(plugins.path(), FileCheck::Off), archive);
+    let registry = Registry::new(engine, Folder::new(plugins.path(), FilePermissionPolicy::Ignore), archive);
     let routes = registry.routes();
     let (requests, received) = mpsc::channel(1);
     let (has_scanned, _) = watch::channel(false);

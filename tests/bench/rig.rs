@@ -37,7 +37,7 @@ pub(crate) fn publication(topic: &Topic, number: usize, priority: Priority) -> P
     let seal = |data: &str| {
         let id = format!("{number:036}");
         let draft = Draft { priority, ..Draft::new(id, topic, data) };
-        draft.seal(Timestamp::now()).unwrap()
+        draft.encode(Timestamp::now()).unwrap()
     };
     let bare = seal("\"\"").body.len();
     let publication = seal(&format!("\"{}\"", "x".repeat(MESSAGE_BYTES - bare)));
@@ -115,7 +115,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
 /// the publication.
 pub(crate) fn stamped(topic: &Topic, number: usize) -> Publication {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
-    Draft::new(number.to_string(), topic, &now).seal(Timestamp::now()).unwrap()
+    Draft::new(number.to_string(), topic, &now).encode(Timestamp::now()).unwrap()
 }
 
 /// Sorted milliseconds from publication to handler start, from the dead letters of

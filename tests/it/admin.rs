@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 const CHANGES: [&str; 3] =
-    ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/release"];
+    ["/api/v1/plugins/reload", "/api/v1/plugins/topic/rollback", "/api/v1/plugins/topic/unblock"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_need_no_token_and_changes_need_the_admin_token() {
@@ -27,7 +27,7 @@ async fn reads_need_no_token_and_changes_need_the_admin_token() {
         for sent in ["", "Authorization: Bearer wrong\r\n", &format!("Authorization: Bearer {TOKEN}x\r\n")] {
             let (status, body) = gateway.request("POST", path, sent).await;
             let body: Value = serde_json::from_str(&body).unwrap();
-            assert!(status == 401 && body["error"].is_string(), "{path} {sent}: {body}");
+            assert!(status == 401 && body["detail"].is_string(), "{path} {sent}: {body}");
             assert!(!body.to_string().contains(TOKEN));
         }
         assert_eq!(gateway.get(path).await.0, 405);
@@ -35,8 +35,18 @@ async fn reads_need_no_token_and_changes_need_the_admin_token() {
     assert_eq!(gateway.post(CHANGES[0]).await, (200, json!({ "changes": [] })));
     assert_eq!(gateway.post(CHANGES[1]).await.0, 409);
     assert_eq!(gateway.post("/api/v1/plugins/none/rollback").await.0, 404);
-    let (status, body) = gateway.json("/api/v1/nothing").await;
-    assert!(status == 404 && body["error"].is_string(), "{body}");
+    for (path, title) in [("/api/v1/nothing", "Not Found"), ("/nothing", "Not Found")] {
+        let (status, body) = gateway.json(path).await;
+        assert!(status == 404 && body["detail"].is_string(), "{body}");
+        assert_eq!(
+            (&body["type"], &body["status"], &body["title"]),
+            (&json!("about:blank"), &json!(404), &json!(title))
+        );
+    }
+    let (status, body) = gateway.post("/metrics").await;
+    assert!(status == 405 && body["detail"].is_string(), "{body}");
+    let (status, body) = gateway.post("/api/v1/plugins/%ff/rollback").await;
+    assert!(status == 400 && body["detail"].is_string(), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +58,7 @@ async fn without_an_admin_token_every_change_is_forbidden() {
     gateway.until_loaded("topic").await;
     for path in CHANGES {
         let (status, body) = gateway.post(path).await;
-        assert!(status == 403 && body["error"].as_str().unwrap().contains("GATEWAY_ADMIN_TOKEN"), "{body}");
+        assert!(status == 403 && body["detail"].as_str().unwrap().contains("GATEWAY_ADMIN_TOKEN"), "{body}");
     }
 }
 

@@ -80,9 +80,9 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_unblocks_it() {
     let gateway = Gateway::start(&redis, &plugins);
     passed(&gateway, "another").await;
     assert!(gateway.outcomes("own").is_empty() && gateway.outcomes("bad").is_empty());
-    assert_eq!(gateway.post("/api/v1/plugins/own/release").await.0, 200);
+    assert_eq!(gateway.post("/api/v1/plugins/own/unblock").await.0, 200);
     gateway.until_outcome("own", "waits", "done").await;
-    assert_eq!(gateway.post("/api/v1/plugins/nobody/release").await.0, 404);
+    assert_eq!(gateway.post("/api/v1/plugins/nobody/unblock").await.0, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

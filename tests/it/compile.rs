@@ -92,17 +92,17 @@ async fn a_load_whose_compiler_was_killed_is_retried() {
     let line = gateway.until_logged("plugin refused", |line| line["plugin"] == "slow").await;
     assert!(line["again_in"].as_str().is_some_and(|wait| wait.ends_with('s')), "{line}");
     let refused = gateway.plugin("slow").await;
-    assert_eq!((refused["refusal"]["kind"].as_str(), refused["again_at"].is_string()), (Some("passing"), true));
+    assert_eq!((refused["refusal"]["kind"].as_str(), refused["retry_at"].is_string()), (Some("transient"), true));
     let url = format!("http://{}", gateway.address().await);
     let listed = Command::new(BINARY).args(["plugins", "ls", "--url", &url]).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout);
-    assert!(listed.lines().any(|line| line.starts_with("slow: ") && line.contains("; tried again at 2")), "{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("slow: ") && line.contains("; retry at 2")), "{listed}");
     gateway.until_loaded("slow").await;
     let loaded = gateway.plugin("slow").await;
-    assert!(loaded["refusal"].is_null() && loaded["again_at"].is_null(), "{loaded}");
+    assert!(loaded["refusal"].is_null() && loaded["retry_at"].is_null(), "{loaded}");
     // A permanent rejection is not retried.
     let bad = gateway.plugin("bad").await;
-    assert_eq!((bad["refusal"]["kind"].as_str(), bad["again_at"].is_null()), (Some("faulty"), true));
+    assert_eq!((bad["refusal"]["kind"].as_str(), bad["retry_at"].is_null()), (Some("invalid"), true));
     assert_eq!(gateway.logged("plugin refused").len(), 2);
 }
 

@@ -221,7 +221,7 @@ async fn the_messages_of_a_killed_worker_run_on_another(server: &Server) {
 
 async fn a_stopped_worker_requeues_unfinished_messages(server: &Server) {
     let plugins = puppet("");
-    let gateway = start(server, &plugins, &["--drain", "100ms"]);
+    let gateway = start(server, &plugins, &["--shutdown-timeout", "100ms"]);
     for number in 0..4 {
         server.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":600000}"#).await;
     }

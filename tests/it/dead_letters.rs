@@ -2,6 +2,7 @@
 
 use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
+use gateway_worker::events;
 use gateway_worker::queue::TopicQueue;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
 use serde_json::{Value, json};
@@ -245,7 +246,7 @@ async fn legacy_dead_letters_are_replayed_byte_for_byte() {
     let message = r#"{"id":"old", "topic":"t","data":{"n":9007199254740993, "a":1.0},"retry":3,"max_retry":3}"#;
     let entry = add_legacy_dead_letter(&redis, message).await;
     let (_, shown, _) = dead(&redis, &["show", "t", "old"]);
-    assert!(shown.contains(&entry) && shown.contains("of the original"), "{shown}");
+    assert!(shown.contains(&entry) && shown.contains("(legacy)"), "{shown}");
     add_legacy_dead_letter(&redis, r#"{"id":"other"}"#).await;
     let mut broken = redis::cmd("XADD");
     broken.arg("mq:dead-letter:t").arg("*").arg("message").arg("no JSON");
@@ -404,8 +405,8 @@ async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     without.until_ready().await;
     let minute = ["--queue-dead-max-age", "30d"];
     let gateway = Gateway::start_with(&redis.url(), &plugins, &minute);
-    let line = gateway.until_logged("dead letters dropped", |line| line["topic"] == "t").await;
-    assert_eq!((line["dropped"].as_i64(), line["level"].as_str()), (Some(2), Some("WARN")));
+    let line = gateway.until_logged(events::DEAD_LETTERS_EVICTED, |line| line["topic"] == "t").await;
+    assert_eq!((line["evicted"].as_i64(), line["level"].as_str()), (Some(2), Some("WARN")));
     redis.is("only the old ones are evicted", "XLEN {mq:t}:dead", 150).await;
     gateway.kill();
 
@@ -415,16 +416,16 @@ async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     let left = redis.run::<i64>("XLEN {mq:t}:dead").await;
     assert!((10..=20).contains(&left), "no more are evicted than necessary: {left}");
     until("every eviction is logged", async || {
-        let lines = gateway.logged("dead letters dropped");
-        (lines.iter().map(|line| line["dropped"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
+        let lines = gateway.logged(events::DEAD_LETTERS_EVICTED);
+        (lines.iter().map(|line| line["evicted"].as_i64().unwrap()).sum::<i64>() == 150 - left).then_some(())
     })
     .await;
     let newest = redis.entries("{mq:t}:dead").await.pop().unwrap();
     assert_eq!(text(&newest, "number"), "149");
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state dead-dropped").await, 152 - left);
-    let metric = format!("gateway_dead_letters_dropped_total{{topic=\"t\"}} {}", 150 - left);
+    let metric = format!("gateway_dead_letters_evicted_total{{topic=\"t\",reason=\"bytes\"}} {}", 150 - left);
     until("it is counted", async || gateway.get("/metrics/prometheus").await.1.contains(&metric).then_some(())).await;
-    assert!(without.logged("dead letters dropped").is_empty());
+    assert!(without.logged(events::DEAD_LETTERS_EVICTED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

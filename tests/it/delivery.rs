@@ -372,7 +372,7 @@ async fn a_shutdown_finishes_running_messages_and_requeues_the_others() {
 async fn a_message_cut_off_by_the_shutdown_is_requeued_and_reclaimed_at_once() {
     let redis = Redis::start();
     let plugins = puppet("");
-    let first = Gateway::start_with(&redis.url(), &plugins, &["--drain", "100ms"]);
+    let first = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "100ms"]);
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":2000}"#).await;
     first.until_asleep("puppet", 1).await;
     first.stop().await;

@@ -23,7 +23,7 @@ async fn a_batch_that_a_demoted_master_rejects_is_unchanged_and_succeeds_later()
     let take = reader.take(&queue, &[Source::Normal], FlowControl::default(), 3).await.unwrap();
     let Take::Taken(taken) = take else { panic!("{take:?}") };
     let topic = topic("child");
-    let child = Draft::new("c".to_owned(), &topic, "{}").seal(Timestamp::now()).unwrap();
+    let child = Draft::new("c".to_owned(), &topic, "{}").encode(Timestamp::now()).unwrap();
     let batch =
         [taken[0].dead(Fields::new()), taken[1].later(HOUR, Fields::new()), taken[2].done(None, vec![child], None)];
     let letters = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap();

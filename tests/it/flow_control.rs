@@ -13,7 +13,7 @@ const SOURCES: [Source; 3] = [Source::High, Source::Normal, Source::Low];
 fn publication(id: &str, priority: Priority) -> Publication {
     let topic = topic("t");
     let draft = Draft { priority, ..Draft::new(id.to_owned(), &topic, "{}") };
-    draft.seal(Timestamp::now()).unwrap()
+    draft.encode(Timestamp::now()).unwrap()
 }
 
 /// An opened topic with `count` messages of each priority.
@@ -206,7 +206,7 @@ async fn a_dead_letter_names_its_priority() {
             let topic = topic("puppet");
             let data = r#"{"do":"reject","code":"c","reason":"r"}"#;
             let draft = Draft { priority: Priority::High, ..Draft::new("a".to_owned(), &topic, data) };
-            draft.seal(Timestamp::now()).unwrap()
+            draft.encode(Timestamp::now()).unwrap()
         })
         .await
         .unwrap();

@@ -127,7 +127,7 @@ async fn a_check_loads_a_whole_directory_and_reports_every_error() {
         "a-faulty.toml: line 3, column 1: unknown key `cpuu`",
         "not valid WebAssembly (is it complete?)",
         "ok       b-good.wasm: handler of b-good\n",
-        "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove it there, or from c-claims",
+        "refused  c-claims.wasm\n         topic b-good is handled by b-good.wasm: remove the topic there, or from c-claims",
     ] {
         assert!(out.contains(fragment), "{fragment}: {out}");
     }
@@ -170,14 +170,14 @@ async fn a_check_reports_plugins_beyond_the_maximum() {
     }
     let (code, out, error) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 1 && error.contains("1001 of 1001 would be refused"), "{error}");
-    assert!(out.contains("refused  topic-1000.wasm\n         too many plugins in its directory"), "{out}");
+    assert!(out.contains("refused  topic-1000.wasm\n         too many plugins in the directory"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orphaned_manifest_is_reported_by_the_check_and_once_by_the_worker() {
     let plugins = Plugins::with("order", &guest(OK), "");
     plugins.write("ordr.toml", b"concurrency = 1");
-    let warning = "ordr.toml is for nothing: there is no ordr.wasm beside it";
+    let warning = "orphaned manifest: ordr.toml has no ordr.wasm";
     let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 0 && out.contains(&format!("warning  {warning}\n")), "{out}");
     let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
@@ -325,8 +325,8 @@ async fn a_file_that_is_no_plugin_is_reported() {
     plugins.write("other.txt", b"");
     for (file, code, fragment) in [
         ("native.wasm", 1, "precompiled components are not taken"),
-        ("other.txt", 2, "a plugin's file is called <name>.wasm"),
-        ("none.wasm", 1, "there is no such file"),
+        ("other.txt", 2, "the file of a plugin must be named <name>.wasm"),
+        ("none.wasm", 1, "no such file"),
     ] {
         for command in ["check", "inspect"] {
             let (ended, out, error) = plugin(&[command, &path(&plugins, file)]);
@@ -359,7 +359,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
             "claims-too",
             handler.clone(),
             "topics = [\"z\"]\n",
-            "topic z is handled by claims.wasm: remove it there, or from",
+            "topic z is handled by claims.wasm: remove the topic there, or from",
         ),
         ("cut", handler[..handler.len() / 2].to_vec(), "", "is it complete?"),
         ("faults", handler.clone(), "concurrency = 0\n[limits]\ncpuu = \"1s\"\n", "unknown key `cpuu`"),

@@ -44,7 +44,7 @@ async fn a_live_legacy_worker_keeps_its_messages() {
     legacy_worker_reads(&redis, envelope("theirs", 0).as_bytes(), LEGACY_CONSUMER).await;
     redis.add("puppet", envelope("ours", 0).as_bytes()).await;
     // Native leases expire long before legacy messages are reclaimed.
-    let options = ["--queue-adopt-after", "1h", "--queue-lease", "500ms"];
+    let options = ["--legacy-reclaim-after", "1h", "--queue-lease", "500ms"];
     let plugins = plugins();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_outcome("puppet", "ours", "done").await;
@@ -88,7 +88,7 @@ async fn legacy_worker_reads_first(redis: &Redis, message: &str, consumer: &str)
 async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
     let redis = Redis::start();
     let plugins = plugins();
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--legacy-reclaim-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
     legacy_worker_reads_first(&redis, &envelope("failed", 0), LEGACY_CONSUMER).await;
@@ -105,7 +105,7 @@ async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
 async fn a_legacy_dead_letter_is_not_run_and_a_dropped_message_is() {
     let redis = Redis::start();
     let plugins = plugins();
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-adopt-after", "500ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--legacy-reclaim-after", "500ms"]);
     redis.publish("puppet", "ours", r#"{"do":"echo","to":"seen"}"#).await;
     gateway.until_outcome("puppet", "ours", "done").await;
     // The first sweep also probes the stream; the next one is a minute later.

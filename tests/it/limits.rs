@@ -91,7 +91,7 @@ fn spins(milliseconds: u64) -> String {
 async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
     let to = topic(topic_name);
     let drafts: Vec<_> =
-        (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").seal(Timestamp::now()).unwrap()).collect();
+        (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").encode(Timestamp::now()).unwrap()).collect();
     redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
 }
 
@@ -122,8 +122,8 @@ fn http_resources(name: &'static str, manifest: &'static str, count: u32, body: 
         manifest,
         within: limited(&times(count, body)),
         beyond: limited(&times(count + 1, body)),
-        outcome: "handle-limit",
-        error: "held more than limits.handles = 64",
+        outcome: "resource-limit",
+        error: "used more than limits.resources = 64",
     }
 }
 
@@ -144,7 +144,7 @@ fn of_instances() -> Vec<Case> {
             within: guest(&grow_memory(127)),
             beyond: guest(&grow_memory(128)),
             outcome: "memory-limit",
-            error: "asked for more than limits.memory = 8388608 bytes",
+            error: "used more than limits.memory = 8388608 bytes",
         },
         Case {
             name: "tables",
@@ -152,7 +152,7 @@ fn of_instances() -> Vec<Case> {
             within: grow_tables(20),
             beyond: grow_tables(21),
             outcome: "table-limit",
-            error: "asked for more than limits.table_elements = 100",
+            error: "used more than limits.table_elements = 100",
         },
         Case {
             name: "cpu",
@@ -181,8 +181,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
-            outcome: "handle-limit",
-            error: "held more than limits.handles = 50",
+            outcome: "resource-limit",
+            error: "used more than limits.resources = 50",
         },
         // A resource of one host object, not of two as above.
         Case {
@@ -190,8 +190,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 50",
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
-            outcome: "handle-limit",
-            error: "held more than limits.handles = 50",
+            outcome: "resource-limit",
+            error: "used more than limits.resources = 50",
         },
         // Counts as several handles, according to its size in the memory of the host.
         Case {
@@ -199,8 +199,8 @@ fn of_handles() -> Vec<Case> {
             manifest: "handles = 6400",
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
-            outcome: "handle-limit",
-            error: "held more than limits.handles = 6400",
+            outcome: "resource-limit",
+            error: "used more than limits.resources = 6400",
         },
         http_resources(
             "fields.listed",
@@ -243,7 +243,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            error: "passed more than limits.host_call = 4096 bytes to the host in one call",
+            error: "passed more than limits.host_call_bytes = 4096 to the host in one call",
         },
         Case {
             name: "reply",
@@ -251,7 +251,7 @@ fn of_calls() -> Vec<Case> {
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            error: "passed more than limits.host_call = 4096 bytes",
+            error: "passed more than limits.host_call_bytes = 4096",
         },
         Case {
             name: "random",
@@ -371,7 +371,7 @@ async fn a_plugin_can_use_its_whole_quota_of_calls() {
     let manifest = "concurrency = 1000\n[limits]\ntimeout = \"1h\"\nlog = \"1GiB/s\"\n[retry]\nattempts = 1\n";
     let logs = format!("(call $log (i32.const 1) (i32.const 512) (i32.const 4)) {}", waits(3_600_000));
     let plugins = Plugins::with("crowd", &limited(&logs), manifest);
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 500).await;
     crate::support::until("all run", async || (gateway.logged("busy").len() == 500).then_some(())).await;
@@ -388,7 +388,7 @@ async fn no_plugin_uses_up_the_call_permits_of_others() {
     let redis = Redis::start();
     let manifest = "concurrency = 1100\n[limits]\ntimeout = \"1h\"\n[retry]\nattempts = 1\n";
     let plugins = Plugins::with("crowd", &limited(&waits(3_600_000)), manifest).and("good", &guest(OK), "");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "10ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "crowd", 1100).await;
     // The waiting time is reported and does not count against `limits.timeout`.
@@ -437,7 +437,8 @@ async fn no_plugin_uses_up_the_memory_of_others() {
     };
     let hostile = "concurrency = 10\n[limits]\ntimeout = \"1h\"\n";
     let plugins = Plugins::with("hostile", &grows(&waits(3_600_000)), hostile).and("good", &grows(OK), "");
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--drain", "10ms"]);
+    let gateway =
+        Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "hostile", 10).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
@@ -491,7 +492,7 @@ async fn short_messages_pass_cpu_bound_ones(short: &[u8]) {
     let queue = redis.queue("short", "publisher");
     let mut connection = redis.connection().await;
     for number in 0..100 {
-        queue.publish(&Draft::new(number.to_string(), &short, "{}").seal(Timestamp::now()).unwrap()).await.unwrap();
+        queue.publish(&Draft::new(number.to_string(), &short, "{}").encode(Timestamp::now()).unwrap()).await.unwrap();
         crate::support::until("it is handled", async || {
             let left: i64 = redis::cmd("XLEN").arg("mq:short").query_async(&mut connection).await.unwrap();
             (left == 0).then_some(())

@@ -84,7 +84,7 @@ async fn with_the_pop_side_configured_the_oldest_goes_first() {
             push(&redis, how, &format!("{number:03}")).await;
         }
         let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
-        let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-list-head", head]);
+        let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-list-pop-side", head]);
         until("all are done", async || (gateway.outcomes("t").len() == 600).then_some(())).await;
         let ran: Vec<String> = gateway.outcomes("t").into_iter().map(|(id, _)| id).collect();
         assert_eq!(ran, (0..600).map(|number| format!("{number:03}")).collect::<Vec<_>>(), "{how}");

@@ -379,7 +379,7 @@ async fn a_reconnected_worker_renews_its_leases_first() {
 async fn a_shutdown_waits_until_finished_messages_are_settled() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), "[retry]\nattempts = 1\n");
-    let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--drain", "1h"]);
+    let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "1h"]);
     redis.run::<()>("SET {mq:puppet}:dead text").await;
     redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
     gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;

@@ -15,9 +15,9 @@ async fn a_file_writable_by_others_is_warned_about_or_rejected() {
     let redis = Redis::start();
     let plugins = Plugins::with("topic", &guest(OK), "");
     chmod(&plugins, "topic.toml", 0o666);
-    let start = |how| Gateway::start_with(&redis.url(), &plugins, &["--plugins-check-files", how]);
+    let start = |how| Gateway::start_with(&redis.url(), &plugins, &["--plugins-file-permissions", how]);
 
-    let gateway = start("refuse");
+    let gateway = start("enforce");
     let reason = gateway.until_refused("topic").await;
     assert!(reason.contains("topic.toml is not to be trusted") && reason.contains("chmod go-w"), "{reason}");
     // Correcting the mode is enough.
@@ -27,14 +27,14 @@ async fn a_file_writable_by_others_is_warned_about_or_rejected() {
     drop(gateway);
 
     chmod(&plugins, "", 0o777);
-    let gateway = start("refuse");
+    let gateway = start("enforce");
     assert!(gateway.until_refused("topic").await.contains("its mode is 777"));
     drop(gateway);
     let gateway = start("warn");
     gateway.until_loaded("topic").await;
     assert_eq!(gateway.logged("its mode is 777").len(), 1);
     drop(gateway);
-    let gateway = start("off");
+    let gateway = start("ignore");
     gateway.until_loaded("topic").await;
     assert!(gateway.logged("its mode is 777").is_empty());
 }
@@ -74,9 +74,9 @@ async fn a_catch_all_file_owned_by_another_user_is_rejected() {
     let redis = Redis::start();
     redis.publish("whose", "a", "{}").await;
     let plugins = Plugins::with("rest", &guest(OK), "topics = [\"*\"]\n");
-    let start = |how| Gateway::start_with(&redis.url(), &plugins, &["--plugins-check-files", how]);
+    let start = |how| Gateway::start_with(&redis.url(), &plugins, &["--plugins-file-permissions", how]);
     chmod(&plugins, "rest.wasm", 0o664);
-    let gateway = start("refuse");
+    let gateway = start("enforce");
     let reason = gateway.until_refused("rest").await;
     assert!(reason.contains("rest.wasm is not to be trusted") && reason.contains("its mode is 664"), "{reason}");
     chmod(&plugins, "rest.wasm", 0o644);
@@ -95,7 +95,7 @@ async fn a_catch_all_file_owned_by_another_user_is_rejected() {
         std::os::unix::fs::chown(&wasm, Some(rustix::process::geteuid().as_raw()), None).unwrap();
         redis.publish("whose", "b", "{}").await;
     }
-    let gateway = start("refuse");
+    let gateway = start("enforce");
     gateway.until_loaded("rest").await;
     redis.is("the waiting message is handled", "XLEN mq:whose", 0).await;
 }

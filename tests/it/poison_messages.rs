@@ -50,7 +50,7 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
     publish_poison(&redis, "t").await;
     redis.run::<()>("SET {mq:t}:suspects text").await;
-    let options = [&OPTIONS[..], &["--drain", "1h"]].concat();
+    let options = [&OPTIONS[..], &["--shutdown-timeout", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_logged("waits to run alone", |line| line["topic"] == "t").await;
     for id in ["a", "b", "c"] {
@@ -119,7 +119,7 @@ async fn was_paused_in_time(ms: u32) -> bool {
     // takes ten seconds, long enough to pause.
     publish_poison_idle(&redis, "puppet", Duration::from_hours(25)).await;
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
-    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--drain", "10ms"]);
+    let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--shutdown-timeout", "10ms"]);
     let paused = async |topic: &str, count: usize| {
         let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
         until("paused", async || (lines() == count).then_some(())).await;
@@ -202,7 +202,7 @@ async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("other", &guest(OK), "");
     publish_poison_with(&redis, "puppet", Duration::from_secs(60), r#"{"do":"sleep","ms":600000}"#).await;
     redis.publish("other", "a", "{}").await;
-    let options = [&OPTIONS[..], &["--drain", "1s"]].concat();
+    let options = [&OPTIONS[..], &["--shutdown-timeout", "1s"]].concat();
     for _ in 0..2 {
         let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
         gateway.until_logged("runs alone", |line| line["lost"] == 0).await;

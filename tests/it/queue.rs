@@ -52,7 +52,7 @@ async fn settle(queue: &TopicQueue, batch: &[Settlement]) -> Vec<Settled> {
 fn publication(to: &str, id: &str) -> Publication {
     let topic = topic(to);
     let draft = Draft::new(id.to_owned(), &topic, "1");
-    draft.seal(Timestamp::now()).unwrap()
+    draft.encode(Timestamp::now()).unwrap()
 }
 
 fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {

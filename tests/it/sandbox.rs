@@ -39,7 +39,7 @@ async fn endless_loops_on_every_thread_block_no_other_handler() {
     let gateway = Gateway::start_with(
         &redis.url(),
         &plugins,
-        &["--handler-threads", "2", "--drain", "10ms", "--queue-lease", "1s"],
+        &["--handler-threads", "2", "--shutdown-timeout", "10ms", "--queue-lease", "1s"],
     );
     for number in 0..8 {
         redis.publish("hostile", &number.to_string(), "{}").await;

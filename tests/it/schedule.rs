@@ -62,7 +62,7 @@ fn seconds(count: i64) -> SignedDuration {
 
 fn message(at: Timestamp) -> (Timestamp, Publication) {
     let topic = topic("t");
-    (at, Draft::new(format!("cron:t:{at}"), &topic, "{}").seal(at).unwrap())
+    (at, Draft::new(format!("cron:t:{at}"), &topic, "{}").encode(at).unwrap())
 }
 
 /// A paused topic keeps its messages, so that they can be counted.

@@ -23,7 +23,7 @@ fn envelope(id: usize, bytes: usize) -> String {
 async fn publish_later(queue: &TopicQueue, number: usize, bytes: usize) {
     let (topic, data) = (topic("t"), format!("\"{}\"", "x".repeat(bytes)));
     let draft = Draft { delay: HOUR, ..Draft::new(format!("m{number}"), &topic, &data) };
-    queue.publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+    queue.publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
 }
 
 async fn send(connection: &mut MultiplexedConnection, words: &[&str]) {
@@ -310,7 +310,7 @@ async fn a_purge_spares_messages_that_arrive_meanwhile() {
 
 fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
     let (topic, data) = (topic("child"), format!("\"{}\"", "x".repeat(bytes)));
-    let sealed: Publication = Draft::new(taken.entry.to_string(), &topic, &data).seal(Timestamp::now()).unwrap();
+    let sealed: Publication = Draft::new(taken.entry.to_string(), &topic, &data).encode(Timestamp::now()).unwrap();
     taken.done(None, vec![sealed], None)
 }
 

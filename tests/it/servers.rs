@@ -6,7 +6,7 @@ use crate::process::{Process, free_port, redis as redis_server, valkey};
 use crate::support::{Entry, connect_without_timeout, field, topic, try_connection, until};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, TopicQueue};
-use gateway_worker::settings::TypedRedis;
+use gateway_worker::settings::RawRedis;
 use jiff::Timestamp;
 use redis::FromRedisValue;
 use serde_json::Value;
@@ -103,12 +103,12 @@ impl Server {
     ) -> Self {
         let options = certificates.as_ref().map(Certificates::flags).unwrap_or_default();
         let option = |name: &str| options.iter().position(|option| option == name).map(|at| options[at + 1].clone());
-        let typed = TypedRedis {
+        let typed = RawRedis {
             redis_url: Some(url.clone()),
             redis_tls_ca: option("--redis-tls-ca"),
             redis_tls_cert: option("--redis-tls-cert"),
             redis_tls_key: option("--redis-tls-key"),
-            ..TypedRedis::default()
+            ..RawRedis::default()
         };
         let mut faults = Vec::new();
         let target = typed.check(&mut faults);
@@ -231,7 +231,7 @@ impl Server {
     /// Publishes with retries: the message has an id, so that a duplicate is harmless.
     pub(crate) async fn publish_draft(&self, draft: Draft<'_>) {
         let queue = self.queue(draft.topic.as_str(), "publisher");
-        let publication = draft.seal(Timestamp::now()).unwrap();
+        let publication = draft.encode(Timestamp::now()).unwrap();
         until("published", async || {
             queue.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
         })

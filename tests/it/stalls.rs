@@ -171,7 +171,7 @@ async fn a_command_that_may_have_run_is_not_sent_again() {
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
     let (topic, group) = (topic("t"), "consumer-group-{topic}");
     let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
-    let publication = Draft::new("id".to_owned(), &topic, "1").seal(Timestamp::now()).unwrap();
+    let publication = Draft::new("id".to_owned(), &topic, "1").encode(Timestamp::now()).unwrap();
     queue.publish(&publication).await.unwrap();
     proxy.drop_next_reply(DropReply::After(0));
     assert!(queue.publish(&publication).await.is_err());

@@ -141,7 +141,7 @@ impl Redis {
     pub(crate) async fn publish_later(&self, topic_name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(topic_name);
         let draft = Draft { delay, ..Draft::new(id.to_owned(), &topic, data) };
-        self.queue(topic_name, "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+        self.queue(topic_name, "publisher").publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
     }
 
     /// Adds a message as GinForge publishers do.

@@ -122,7 +122,7 @@ async fn stored_data_of_an_earlier_release_is_readable() {
     assert!(shown.contains("rejected") && shown.contains("no: not so"), "{shown}");
     run(&["dead", "replay", "t", "--all"]);
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 0);
-    let once = Draft::new("once".to_owned(), &crate::support::topic("t"), "{}").seal(Timestamp::now()).unwrap();
+    let once = Draft::new("once".to_owned(), &crate::support::topic("t"), "{}").encode(Timestamp::now()).unwrap();
     assert!(!redis.queue("t", "p").publish_once(&once, Duration::from_secs(60)).await.unwrap());
     // The next token is not used yet.
     redis.publish_later("t", "another", "{}", Duration::from_secs(3600)).await;

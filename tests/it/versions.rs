@@ -52,7 +52,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     gateway.until_refused("topic").await;
     gateway.until_logged("the last good version", |line| line["level"] == "ERROR").await;
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
+    assert_eq!((&plugin["degraded"], &plugin["digest"]), (&json!(true), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     // The fallback survives the next restart, and ends when the file is replaced.
@@ -123,8 +123,8 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
         gateway.until_outcome("topic", id, "done").await;
     }
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["digest"], &plugin["state"]), (&good, &json!("last-good")), "{plugin}");
-    assert_eq!(plugin["held"], json!([{ "digest": bad["digest"], "because": "quarantined" }]));
+    assert_eq!((&plugin["digest"], &plugin["degraded"]), (&good, &json!(true)), "{plugin}");
+    assert_eq!(plugin["blocked"], json!([{ "digest": bad["digest"], "reason": "quarantined" }]));
     assert!(plugin["refusal"]["reason"].as_str().unwrap().contains("plugins release topic"), "{plugin}");
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
     let info = format!("gateway_plugin_info{{plugin=\"topic\",digest=\"{}\"}} 1", &good.as_str().unwrap()[..12]);
@@ -140,9 +140,9 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     gateway.stop().await;
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_plugin("topic", "runs", |plugin| plugin["digest"] == good).await;
-    assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "held");
+    assert_eq!(gateway.plugin("topic").await["refusal"]["kind"], "blocked");
     // An operator can unblock it.
-    assert_eq!(gateway.post("/api/v1/plugins/topic/release").await.0, 200);
+    assert_eq!(gateway.post("/api/v1/plugins/topic/unblock").await.0, 200);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == bad["digest"]).await;
 }
 
@@ -157,7 +157,7 @@ async fn without_a_previous_version_crashes_cause_no_rollback() {
     }
     redis.is("all are dead", "XLEN {mq:topic}:dead", 10).await;
     let plugin = gateway.plugin("topic").await;
-    assert_eq!((&plugin["state"], &plugin["held"]), (&json!("live"), &json!([])), "{plugin}");
+    assert_eq!((&plugin["state"], &plugin["blocked"]), (&json!("live"), &json!([])), "{plugin}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +257,7 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
     };
     let (code, _, output) = ask(&["rollback", "topic"]).await;
     assert!(code == 1 && output.contains("no version of topic before this one is known"), "{output}");
-    let (code, _, output) = ask(&["release", "topic"]).await;
+    let (code, _, output) = ask(&["unblock", "topic"]).await;
     assert!(code == 1 && output.contains("nothing is held against topic"), "{output}");
     let (code, _, output) = ask(&["rollback", "no/such name"]).await;
     assert!(code == 1 && output.contains("there is no plugin no/such name"), "{output}");
@@ -265,7 +265,7 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
     plugins.write("topic.wasm", &other_ok());
     // The regular poll may load it first; either way it is live afterwards.
     let (code, output, _) = ask(&["reload"]).await;
-    assert!(code == 0 && (output.contains("is live, in place of") || output == "nothing has changed\n"), "{output}");
+    assert!(code == 0 && (output.contains("is live, replaces") || output == "no changes\n"), "{output}");
     let second = gateway.plugin("topic").await["digest"].clone();
     assert_ne!(first, second);
     let (code, output, _) = ask(&["rollback", "topic"]).await;
@@ -275,16 +275,16 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
     );
     assert_eq!(gateway.plugin("topic").await["digest"], first);
     let (code, output, _) = ask(&["ls"]).await;
-    assert!(code == 0 && output.contains("last-good") && output.contains("rolled back by an operator"), "{output}");
+    assert!(code == 0 && output.contains("live (degraded)") && output.contains("rolled back by an operator"), "{output}");
     let (code, output, _) = ask(&["ls", "--json"]).await;
     let listed: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));
-    assert_eq!(ask(&["release", "topic"]).await.0, 0);
+    assert_eq!(ask(&["unblock", "topic"]).await.0, 0);
     gateway.until_plugin("topic", "is back", |plugin| plugin["digest"] == second).await;
 
     plugins.write("topic.wasm", b"broken");
     let (code, _, output) = ask(&["reload"]).await;
-    let is_known = gateway.plugin("topic").await["state"] == "last-good";
+    let is_known = gateway.plugin("topic").await["degraded"] == true;
     assert!(is_known && (code == 0 || (code == 1 && output.contains("1 refused"))), "{code}: {output}");
 }
 
@@ -322,9 +322,9 @@ async fn a_dead_letter_names_the_version_that_failed() {
 #[test]
 fn plugin_commands_report_an_unreachable_worker() {
     for (url, code, fragment) in [
-        ("http://127.0.0.1:1", 1, "no worker answers at http://127.0.0.1:1"),
-        ("https://127.0.0.1:1", 2, "the worker speaks plain HTTP"),
-        ("worker", 2, "is no URL"),
+        ("http://127.0.0.1:1", 1, "cannot connect to a worker at http://127.0.0.1:1"),
+        ("https://127.0.0.1:1", 2, "the worker does not support TLS"),
+        ("worker", 2, "is not a URL"),
     ] {
         let output = command(&["plugins", "ls", "--url", url]);
         let stderr = String::from_utf8(output.stderr).unwrap();

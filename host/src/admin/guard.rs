@@ -1,6 +1,6 @@
-//! Who may change something. There are no cookies, so no page of somebody
-//! else's can make a browser send the token; and where none is needed, only
-//! this machine is believed, and no browser that another page sends.
+//! Authorisation of changes. Without cookies no foreign page can make a browser
+//! send the token. Where no token is needed, only loopback clients are trusted,
+//! and cross-site requests of browsers are rejected.
 
 use super::Status;
 use super::problem::Problem;
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A request that may change things.
+/// An extractor that accepts only requests with the permission to make changes.
 pub(super) struct Operator;
 
 impl FromRequestParts<Arc<Status>> for Operator {
@@ -27,13 +27,13 @@ impl FromRequestParts<Arc<Status>> for Operator {
 
 fn check(settings: &AdminSettings, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), Problem> {
     let Some(token) = &settings.token else {
-        let is_ours = settings.trusts_this_machine && peer.is_some_and(is_loopback) && is_no_other_page(headers);
-        let told = if settings.trusts_this_machine {
-            "without GATEWAY_ADMIN_TOKEN only programs on this machine may change something"
+        let is_trusted = settings.trusts_loopback && peer.is_some_and(is_loopback) && is_same_site(headers);
+        let detail = if settings.trusts_loopback {
+            "without GATEWAY_ADMIN_TOKEN only programs on the worker's machine may make changes"
         } else {
-            "nobody may change something here: the worker was started without GATEWAY_ADMIN_TOKEN"
+            "changes are disabled: the worker was started without GATEWAY_ADMIN_TOKEN"
         };
-        return if is_ours { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, told)) };
+        return if is_trusted { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, detail)) };
     };
     let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
     let given = given.and_then(|value| Some((value.get(..7)?, value.get(7..)?)));
@@ -42,17 +42,17 @@ fn check(settings: &AdminSettings, headers: &HeaderMap, peer: Option<IpAddr>) ->
             if is_same(given, token.reveal().as_bytes()) {
                 Ok(())
             } else {
-                Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is not that of GATEWAY_ADMIN_TOKEN"))
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "the token differs from GATEWAY_ADMIN_TOKEN"))
             }
         }
         _ => Err(Problem::new(
             StatusCode::UNAUTHORIZED,
-            "this needs the header Authorization: Bearer <GATEWAY_ADMIN_TOKEN>",
+            "the header Authorization: Bearer <GATEWAY_ADMIN_TOKEN> is missing",
         )),
     }
 }
 
-/// Takes as long whatever is wrong: what is compared are digests, all of them.
+/// Compares in constant time: digests of equal length, and all their bytes.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let (given, token) = (Sha256::digest(given), Sha256::digest(token));
     given.iter().zip(token.iter()).fold(0, |differs, (one, other)| differs | (one ^ other)) == 0
@@ -62,16 +62,17 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Programs send no origin; a browser sends that of the page, and the name that
-/// it took this machine for, which somebody else may have given it.
-fn is_no_other_page(headers: &HeaderMap) -> bool {
+/// Whether no foreign page sent the request. Programs send no origin, and a
+/// browser sends the one of the page. The host must be local too, because a
+/// foreign domain may resolve to this machine (DNS rebinding).
+fn is_same_site(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value: &axum::http::HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or_default();
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
-    let is_here = name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    is_here && text(header::ORIGIN).is_none_or(|origin| origin.strip_prefix("http://") == Some(host))
+    let is_local = name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    is_local && text(header::ORIGIN).is_none_or(|origin| origin.strip_prefix("http://") == Some(host))
 }
 
 #[cfg(test)]
@@ -91,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_token_opens() {
-        let settings = AdminSettings { token: Some(Secret::new(TOKEN.to_owned())), trusts_this_machine: true };
+    fn only_the_complete_token_authorises() {
+        let settings = AdminSettings { token: Some(Secret::new(TOKEN.to_owned())), trusts_loopback: true };
         for (sent, status) in [
             (format!("Bearer {TOKEN}"), 200),
             (format!("bearer {TOKEN}"), 200),
@@ -105,15 +106,15 @@ mod tests {
         ] {
             assert_eq!(answer(&settings, &[("authorization", &sent)], "127.0.0.1"), status, "{sent}");
         }
-        // With a token, this machine is no exception.
+        // With a token, loopback clients need it too.
         assert_eq!(answer(&settings, &[("host", "localhost")], "127.0.0.1"), 401);
     }
 
     #[test]
-    fn without_a_token_nobody_may_and_in_dev_this_machine() {
+    fn without_a_token_only_loopback_clients_of_dev_are_authorised() {
         let host: (&str, &str) = ("host", "localhost:8084");
         assert_eq!(answer(&AdminSettings::default(), &[host, ("authorization", "Bearer ")], "127.0.0.1"), 403);
-        let dev = AdminSettings { token: None, trusts_this_machine: true };
+        let dev = AdminSettings { token: None, trusts_loopback: true };
         for (sent, peer, status) in [
             (vec![host], "127.0.0.1", 200),
             (vec![host], "::ffff:127.0.0.1", 200),
@@ -124,7 +125,7 @@ mod tests {
             (vec![host, ("origin", "https://evil.example")], "127.0.0.1", 403),
             (vec![host, ("origin", "null")], "127.0.0.1", 403),
             (vec![host, ("origin", "http://localhost:9999")], "127.0.0.1", 403),
-            // A name of somebody else's that leads here.
+            // A foreign domain that resolves to this machine.
             (vec![("host", "evil.example:8084"), ("origin", "http://evil.example:8084")], "127.0.0.1", 403),
             (vec![], "127.0.0.1", 403),
         ] {

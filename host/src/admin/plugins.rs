@@ -1,4 +1,4 @@
-//! `/api/v1/plugins`: what runs and why, and changing it.
+//! `/api/v1/plugins`: the state of the plugins, and changes to them.
 
 use super::Status;
 use super::guard::Operator;
@@ -15,33 +15,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Whoever asks for a reload is told that it goes on after this.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A reload that takes longer is answered with 202 and goes on.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn router() -> Router<Arc<Status>> {
     Router::new()
         .route("/plugins", get(list))
         .route("/plugins/reload", post(reload))
         .route("/plugins/{name}/rollback", post(roll_back))
-        .route("/plugins/{name}/release", post(release))
+        .route("/plugins/{name}/unblock", post(unblock))
 }
 
 async fn list(State(status): State<Arc<Status>>) -> Json<Value> {
     let routes = status.routes.borrow().clone();
-    Json(json!({ "plugins": routes.status.keys().map(|name| shown(name, &routes)).collect::<Vec<_>>() }))
+    Json(json!({ "plugins": routes.status.keys().map(|name| describe(name, &routes)).collect::<Vec<_>>() }))
 }
 
 async fn reload(State(status): State<Arc<Status>>, _: Operator) -> Result<(StatusCode, Json<Value>), Problem> {
     let (asker, answer) = oneshot::channel();
     status.ask(Request::Scan(Some(asker))).await?;
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match tokio::time::timeout(RELOAD_TIMEOUT, answer).await {
         Ok(Ok(Ok(changes))) => {
-            let changes: Vec<Value> = changes.iter().map(changed).collect();
+            let changes: Vec<Value> = changes.iter().map(describe_change).collect();
             Ok((StatusCode::OK, Json(json!({ "changes": changes }))))
         }
         Ok(Ok(Err(reason))) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
         Ok(Err(_)) => Err(stopping()),
-        Err(_) => Ok((StatusCode::ACCEPTED, Json(json!({ "changes": null, "told": "it is still being loaded" })))),
+        Err(_) => Ok((StatusCode::ACCEPTED, Json(json!({ "changes": null, "message": "still loading" })))),
     }
 }
 
@@ -52,10 +52,10 @@ async fn roll_back(
 ) -> Result<Json<Value>, Problem> {
     let (asker, answer) = oneshot::channel();
     status.ask(Request::RollBack(name, asker)).await?;
-    Ok(Json(changed(&answer.await.map_err(|_| stopping())??)))
+    Ok(Json(describe_change(&answer.await.map_err(|_| stopping())??)))
 }
 
-async fn release(
+async fn unblock(
     State(status): State<Arc<Status>>,
     Path(name): Path<String>,
     _: Operator,
@@ -63,11 +63,11 @@ async fn release(
     let (asker, answer) = oneshot::channel();
     status.ask(Request::Release(name.clone(), asker)).await?;
     answer.await.map_err(|_| stopping())??;
-    Ok(Json(json!({ "plugin": name, "result": "released" })))
+    Ok(Json(json!({ "plugin": name, "result": "unblocked" })))
 }
 
 fn stopping() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the worker is stopping")
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the worker is shutting down")
 }
 
 impl Status {
@@ -86,12 +86,11 @@ impl From<Denied> for Problem {
     }
 }
 
-/// All that is known of one plugin.
-fn shown(name: &str, routes: &Routes) -> Value {
+/// The state of one plugin.
+fn describe(name: &str, routes: &Routes) -> Value {
     let (Some(status), live) = (routes.status.get(name), routes.plugins.get(name)) else { return Value::Null };
     let state = match (&status.live, &status.refusal) {
-        (Some(_), None) => "live",
-        (Some(_), Some(_)) => "last-good",
+        (Some(_), _) => "live",
         (None, Some(_)) => "refused",
         (None, None) => "loading",
     };
@@ -101,10 +100,10 @@ fn shown(name: &str, routes: &Routes) -> Value {
     });
     let refusal = status.refusal.as_ref().map(|refusal| {
         let kind = match refusal.kind {
-            RefusalKind::Faulty => "faulty",
-            RefusalKind::Passing => "passing",
+            RefusalKind::Faulty => "invalid",
+            RefusalKind::Passing => "transient",
             RefusalKind::Conflict => "conflict",
-            RefusalKind::Held => "held",
+            RefusalKind::Held => "blocked",
         };
         json!({ "kind": kind, "reason": refusal.reason })
     });
@@ -112,6 +111,8 @@ fn shown(name: &str, routes: &Routes) -> Value {
     json!({
         "name": name,
         "state": state,
+        // The live version is not the newest one, which was refused.
+        "degraded": status.live.is_some() && status.refusal.is_some(),
         "kind": live.map(|plugin| plugin.kind()),
         "is_loading": status.is_loading,
         "digest": status.live,
@@ -119,35 +120,39 @@ fn shown(name: &str, routes: &Routes) -> Value {
         "grants": live.map(|plugin| plugin.manifest().grants.by_kind()).unwrap_or_default(),
         "waiting": live.map(|plugin| plugin.waiting()),
         "refusal": refusal,
-        "again_at": status.again.map(crate::message::rfc3339),
+        "retry_at": status.again.map(crate::message::rfc3339),
         "previous": status.previous,
-        "held": status.held.iter().map(|(digest, why)| json!({ "digest": digest, "because": because(*why) })).collect::<Vec<_>>(),
+        "blocked": status.held.iter().map(|(digest, why)| json!({ "digest": digest, "reason": block_reason(*why) })).collect::<Vec<_>>(),
         "probation": probation.map(|standing| json!({ "calls": standing.calls, "crashes": standing.crashes })),
         "history": status.history.iter().map(|past| json!({ "digest": past.digest, "since": crate::message::rfc3339(past.since) })).collect::<Vec<_>>(),
     })
 }
 
-fn because(why: Held) -> &'static str {
-    match why {
+fn block_reason(reason: Held) -> &'static str {
+    match reason {
         Held::Quarantined => "quarantined",
         Held::RolledBack => "rolled-back",
     }
 }
 
-/// What became of a plugin.
-fn changed(change: &Change) -> Value {
+fn describe_change(change: &Change) -> Value {
     let plugin = change.name();
     match change {
         Change::Loaded { digest, replaced, .. } => {
             json!({ "plugin": plugin, "result": "loaded", "digest": digest, "replaced": replaced })
         }
         Change::Refused { reason, keeps, again_in, .. } => {
-            let again_in = again_in.map(|wait| wait.as_secs());
-            json!({ "plugin": plugin, "result": "refused", "reason": reason, "keeps": keeps, "again_in_seconds": again_in })
+            json!({
+                "plugin": plugin,
+                "result": "refused",
+                "reason": reason,
+                "active_digest": keeps,
+                "retry_in_seconds": again_in.map(|wait| wait.as_secs()),
+            })
         }
         Change::Removed { .. } => json!({ "plugin": plugin, "result": "removed" }),
         Change::Withdrawn { digest, restored, why, .. } => {
-            json!({ "plugin": plugin, "result": because(*why), "withdrawn": digest, "restored": restored })
+            json!({ "plugin": plugin, "result": block_reason(*why), "withdrawn": digest, "restored": restored })
         }
         Change::Restored { digest, .. } => json!({ "plugin": plugin, "result": "restored", "digest": digest }),
         Change::NotRestored { reason, .. } => json!({ "plugin": plugin, "result": "not-restored", "reason": reason }),

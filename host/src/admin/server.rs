@@ -1,6 +1,7 @@
-//! The HTTP server. Anybody may reach its port, so everything has an end: how
-//! many connections, how long a head takes, how large it and a body may be.
+//! The HTTP server. Anyone may reach its port, so connections, times and sizes
+//! are limited.
 
+use super::problem::Problem;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -21,31 +22,32 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 const CONNECTIONS_MAX: usize = 512;
-/// For the head of a request, and for the pause before the next one.
+/// For the head of a request, and for the time until the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the answer to it, until its body begins.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
-/// For a connection in all: who reads nothing holds none for ever.
+/// For the head of the response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
+/// For a whole connection, so that clients that stop reading don't block one
+/// forever.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
-/// A client that keeps its connection open keeps nobody from stopping.
+/// For connections that are open at a shutdown.
 const GRACE: Duration = Duration::from_secs(2);
-/// After an accept that failed, as it does when there are no descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The delay after a failed accept, for example without free file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Who sent a request.
+/// The address that a request came from.
 #[derive(Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Serves until stopped; then finishes what is being answered.
+/// Serves until stopped, and then finishes the open requests.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     let accepting = async {
         loop {
-            // Never closed.
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            // The semaphore is never closed.
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, peer)) => {
@@ -57,8 +59,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                     });
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a connection can't be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    tracing::debug!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
@@ -72,18 +74,18 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        let answer = router.clone().call(request.map(Body::new));
+        let response = router.clone().call(request.map(Body::new));
         async {
-            let late = || (StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n").into_response();
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
-            Ok::<Response, Infallible>(answer.map_or_else(|_| late(), |Ok(response)| response))
+            let late = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request timed out").into_response();
+            let response = tokio::time::timeout(RESPONSE_TIMEOUT, response).await;
+            Ok::<Response, Infallible>(response.map_or_else(|_| late(), |Ok(response)| response))
         }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     server.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-    // How a stranger ends a connection is no news.
+    // Errors of clients are not logged.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {

@@ -1,4 +1,4 @@
-//! `dead`: what ended as a dead letter, and why; `dead ls`.
+//! The commands for dead letters, and `dead ls`.
 
 mod edit;
 mod purge;
@@ -6,12 +6,12 @@ mod replay;
 mod show;
 
 pub(super) use edit::{EditArgs, edit};
-pub(super) use purge::{PurgeArgs, purge, purge_pieces};
+pub(super) use purge::{PurgeArgs, purge, purge_all};
 pub(super) use replay::{ReplayArgs, replay};
 pub(super) use show::{ShowArgs, show};
 
-use super::known::known;
-use super::print::print_json;
+use super::output::print_json;
+use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs, table};
 use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
 use crate::queue::{Connection, TopicQueue, inspect};
@@ -24,32 +24,32 @@ use clap::builder::NonEmptyStringValueParser;
 pub(super) struct LsArgs {
     /// Only this topic
     topic: Option<Topic>,
-    /// At most so many of each topic
+    /// Maximum dead letters per topic
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
     #[command(flatten)]
     filter: Filter,
-    /// One JSON array, with the messages
+    /// Print a JSON array that includes the messages
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     redis: RedisArgs,
 }
 
-/// Which letters.
+/// Selects dead letters.
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only those that died for this reason, like trap or decode
+    /// Only dead letters with this reason, like trap or decode
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: Option<String>,
-    /// Only those that have this text in a field: the message, its error, its id
+    /// Only dead letters with this text in a field, for example in the message, its error or its id
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     search: Option<String>,
 }
 
 impl Filter {
-    fn passes(&self, letter: &Letter, told: &DeadLetter) -> bool {
-        self.reason.as_ref().is_none_or(|reason| *reason == told.reason)
+    fn matches(&self, letter: &Letter, details: &DeadLetter) -> bool {
+        self.reason.as_ref().is_none_or(|reason| *reason == details.reason)
             && self.search.as_ref().is_none_or(|text| letter.contains(text))
     }
 }
@@ -69,7 +69,7 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
         Some(topic) => {
-            known(&connection, &settings, &topic).await?;
+            ensure_topic_exists(&connection, &settings, &topic).await?;
             vec![topic]
         }
         None => {
@@ -96,20 +96,20 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The newest that pass, ours first.
+/// The newest dead letters that match, native ones before legacy ones.
 async fn newest(queue: &TopicQueue, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
     let mut found = Vec::new();
     for origin in Origin::ALL {
         let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
         loop {
-            let piece = walk.next().await?;
-            if piece.is_empty() || found.len() == limit {
+            let page = walk.next().await?;
+            if page.is_empty() || found.len() == limit {
                 break;
             }
-            for letter in &piece {
-                let told = letter.told(queue.topic());
-                if found.len() < limit && filter.passes(letter, &told) {
-                    found.push(told);
+            for letter in &page {
+                let details = letter.told(queue.topic());
+                if found.len() < limit && filter.matches(letter, &details) {
+                    found.push(details);
                 }
             }
         }
@@ -117,6 +117,6 @@ async fn newest(queue: &TopicQueue, filter: &Filter, limit: usize) -> Result<Vec
     Ok(found)
 }
 
-fn unknown(topic: &Topic, id: &str) -> Failure {
-    Failure::Failed(format!("{topic} has no such dead letter: {id}"))
+fn not_found(topic: &Topic, id: &str) -> Failure {
+    Failure::Failed(format!("{topic} has no dead letter {id}"))
 }

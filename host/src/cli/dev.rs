@@ -1,5 +1,5 @@
-//! `dev`: everything on one's own machine with one command. A private Redis,
-//! a worker, and the sample messages that lie beside the plugins.
+//! `dev`: a development environment with one command. Starts a private Redis and
+//! a worker, and publishes the sample messages of the plugins directory.
 
 use super::run::{Signals, end, start_log, warn_of_unknown_variables};
 use super::{Failure, RunArgs, STATE, topics, with_file};
@@ -25,7 +25,7 @@ const HANDLED_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
-    /// Publish no sample messages
+    /// Don't publish the sample messages
     #[arg(long)]
     no_samples: bool,
     #[command(flatten)]
@@ -33,16 +33,16 @@ pub(super) struct DevArgs {
 }
 
 pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
-    let mut typed = with_file(args.run.typed, args.run.config.as_deref())?;
-    // What is meant for a real Redis is not for `dev`, which has its own.
-    typed.redis = crate::settings::TypedRedis::default();
-    typed.plugins.get_or_insert_with(|| "target/plugins".to_owned());
-    typed.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
-    typed.log_format.get_or_insert_with(|| "pretty".to_owned());
-    typed.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
-    // Nothing is sent from here unless somebody asks for it.
-    typed.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
-    let mut settings = typed.check()?;
+    let mut settings = with_file(args.run.settings, args.run.config.as_deref())?;
+    // Settings for another Redis don't apply, because `dev` has a private one.
+    settings.redis = crate::settings::RawRedis::default();
+    settings.plugins.get_or_insert_with(|| "target/plugins".to_owned());
+    settings.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
+    settings.log_format.get_or_insert_with(|| "pretty".to_owned());
+    settings.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
+    // `dev` sends mails only where a mail server is set.
+    settings.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
+    let mut settings = settings.check()?;
     start_log(&settings.log)?;
     warn_of_unknown_variables();
     let mut signals = Signals::new()?;
@@ -50,7 +50,7 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     let state = Path::new(STATE);
     let redis = DevRedis::start(state).await?;
     settings.redis = redis.target()?;
-    settings.admin.trusts_this_machine = true;
+    settings.admin.trusts_loopback = true;
     let app = App::start(settings.clone()).await?;
     banner(&app, &redis, &settings);
 
@@ -61,12 +61,12 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
             () = signals.wait_for_end(&app) => {}
         }
     }
-    // With nobody at the terminal there is nobody to serve.
+    // Without a terminal the command ends after the samples.
     if std::io::stdin().is_terminal() {
         if let Err(failure) = std::mem::replace(&mut outcome, Ok(())) {
             println!("{failure}");
         }
-        println!("\nserving; Ctrl-C ends");
+        println!("\nserving; Ctrl-C stops");
         signals.wait_for_end(&app).await;
     }
     end(app, signals).await;
@@ -77,7 +77,7 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
 fn banner(app: &App, redis: &DevRedis, settings: &Settings) {
     println!("worker   http://{}/metrics", app.address);
     println!("redis    {}", redis.url);
-    println!("plugins  {} (drop a .wasm in)", settings.plugins.display());
+    println!("plugins  {} (add .wasm files here)", settings.plugins.display());
     println!("publish  gateway-worker publish TOPIC --data '{{...}}'   or, with any Redis client:");
     println!("         redis-cli -u {} XADD mq:TOPIC '*' message '{{...}}'\n", redis.url);
 }
@@ -93,7 +93,7 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
         let id = Uuid::now_v7().to_string();
         let draft = Draft::new(id, topic, data);
         let publication =
-            draft.seal(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
+            draft.encode(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
         let queue = &settings.queue;
         TopicQueue::new(&connection, &queue.prefix, &queue.group, "", topic).publish(&publication).await?;
         println!("published  {topic}  {}", publication.id);
@@ -122,26 +122,26 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
     Err(Failure::Failed(format!("not handled within {HANDLED_TIMEOUT:?}: {}", open.join(", "))))
 }
 
-/// How many messages of each topic are done.
+/// The number of handled messages of each topic.
 fn done(app: &App) -> BTreeMap<Topic, u64> {
-    app.lanes.running().into_iter().map(|(topic, lane)| (topic, lane.metrics().outcome("done").get())).collect()
+    let count = |counts: BTreeMap<&str, u64>| counts.get("done").copied().unwrap_or(0);
+    app.lanes.running().into_iter().map(|(topic, lane)| (topic, count(lane.metrics().counts()))).collect()
 }
 
 fn samples(plugins: &Path) -> Result<BTreeMap<Topic, String>, Failure> {
-    let told = |error| Failure::Failed(format!("{}: {error}; `make build` puts the plugins there", plugins.display()));
+    let failure = |error| Failure::Failed(format!("{}: {error}; `make build` builds the plugins", plugins.display()));
     let mut samples = BTreeMap::new();
-    for entry in fs::read_dir(plugins).map_err(told)? {
-        let path = entry.map_err(told)?.path();
+    for entry in fs::read_dir(plugins).map_err(failure)? {
+        let path = entry.map_err(failure)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SAMPLE));
-        if let Some(topic) = name.and_then(|name| Topic::parse(name).ok()) {
-            samples.insert(topic, fs::read_to_string(&path).map_err(told)?);
+        if let Some(topic) = name.and_then(|name| Topic::from_file_name(name).ok()) {
+            samples.insert(topic, fs::read_to_string(&path).map_err(failure)?);
         }
     }
     Ok(samples)
 }
 
-/// The private server: started, or found again where an earlier `dev` was
-/// killed and left it behind.
+/// The private server: a new one, or the one that a killed `dev` left running.
 struct DevRedis {
     url: String,
     _server: Option<PrivateRedis>,
@@ -157,8 +157,8 @@ impl DevRedis {
         if let Ok(url) = fs::read_to_string(&url_file) {
             let found = Self { url: url.trim().to_owned(), _server: None };
             let connection = Connection::to(&found.target()?)?;
-            // Another server may listen there by now.
-            if inspect::data_folder(&connection).await.is_ok_and(|folder| Path::new(&folder) == data) {
+            // Another server may listen on the port by now.
+            if inspect::data_folder(&connection).await.is_ok_and(|dir| Path::new(&dir) == data) {
                 return Ok(found);
             }
         }

@@ -1,4 +1,4 @@
-//! `healthcheck`: for containers without a shell. Asks `/healthz`.
+//! `healthcheck`: requests `/healthz`, for containers without a shell.
 
 use super::{Failure, RunArgs, with_file};
 use http_body_util::Empty;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
-    let mut address = with_file(args.typed, args.config.as_deref())?.check()?.listen;
+    let mut address = with_file(args.settings, args.config.as_deref())?.check()?.listen;
     if address.ip().is_unspecified() {
         let loopback =
             if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };
@@ -24,7 +24,7 @@ pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
         }
         Ok(Ok(status)) => Err(failed(format!("status {status}"))),
         Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {TIMEOUT:?}"))),
+        Err(_) => Err(failed(format!("no response within {TIMEOUT:?}"))),
     }
 }
 
@@ -33,10 +33,10 @@ async fn status(address: SocketAddr) -> Result<u16, Box<dyn std::error::Error + 
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<hyper::body::Bytes>>(stream).await?;
     let request = hyper::Request::get("/healthz").header(hyper::header::HOST, address.to_string()).body(Empty::new())?;
-    let asking = sender.send_request(request);
+    let response = sender.send_request(request);
     tokio::pin!(connection);
     tokio::select! {
-        response = asking => Ok(response?.status().as_u16()),
+        response = response => Ok(response?.status().as_u16()),
         ended = connection => {
             ended?;
             Err("the connection was closed".into())

@@ -1,4 +1,4 @@
-//! Asking a running worker over HTTP.
+//! Requests to the admin API of a running worker.
 
 use super::Failure;
 use clap::Args;
@@ -13,70 +13,69 @@ use tokio::net::TcpStream;
 use url::Url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than the worker takes to say that something is still going on.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
+/// Longer than the worker takes to answer that a reload is still running.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(100);
 const BODY_BYTES_MAX: usize = 64 << 20;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Which worker is asked.
+/// The worker that a command applies to.
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {
-    /// Where the worker is
+    /// URL of the worker
     #[arg(long, env = "GATEWAY_URL", value_name = "URL", default_value = "http://localhost:8084")]
     url: String,
-    /// What the worker knows an operator by; better given by the environment
+    /// Bearer token of the worker; set it in the environment, since other users can see flags
     #[arg(long, env = "GATEWAY_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
 }
 
 impl WorkerArgs {
-    /// The answer to a request that succeeded.
-    pub(super) async fn ask(&self, method: Method, path: &[&str]) -> Result<Value, Failure> {
+    /// Sends a request and returns the JSON of a successful response.
+    pub(super) async fn request(&self, method: Method, path: &[&str]) -> Result<Value, Failure> {
         let url = self.target(path)?;
-        let shown = url.clone();
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.request(&url, method)).await;
-        let (status, body) = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(Unanswered::Nobody(error))) => {
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(&url, method)).await;
+        let (status, body) = match response {
+            Ok(Ok(response)) => response,
+            Ok(Err(RequestError::Connect(error))) => {
                 return Err(Failure::Failed(format!(
-                    "no worker answers at {}: {error}; is it running? --url or GATEWAY_URL names another",
+                    "cannot connect to a worker at {}: {error}; is it running? Set --url or GATEWAY_URL for another one",
                     self.url
                 )));
             }
-            Ok(Err(Unanswered::Broken(error))) => return Err(Failure::Failed(format!("{shown}: {error}"))),
-            Err(_) => return Err(Failure::Failed(format!("{shown}: no answer within {ANSWER_TIMEOUT:?}"))),
+            Ok(Err(RequestError::Exchange(error))) => return Err(Failure::Failed(format!("{url}: {error}"))),
+            Err(_) => return Err(Failure::Failed(format!("{url}: no response within {RESPONSE_TIMEOUT:?}"))),
         };
         let body = serde_json::from_slice::<Value>(&body);
         match (status, body) {
             (200..=299, Ok(body)) => Ok(body),
             (200..=299, Err(_)) => {
-                Err(Failure::Failed(format!("{shown}: what answers there is no gateway-worker of this version")))
+                Err(Failure::Failed(format!("{url}: the server is not a gateway-worker of this version")))
             }
-            (_, body) => {
-                let told = body.ok().and_then(|body| Some(body.get("error")?.as_str()?.to_owned()));
-                Err(Failure::Failed(told.unwrap_or_else(|| format!("{shown}: status {status}"))))
+            (_, problem) => {
+                let detail = problem.ok().and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
+                Err(Failure::Failed(detail.unwrap_or_else(|| format!("{url}: status {status}"))))
             }
         }
     }
 
-    /// The page below the URL, with every part of the path as it was typed.
+    /// The URL with the path appended. Each segment is percent-encoded.
     fn target(&self, path: &[&str]) -> Result<Url, Failure> {
-        let usage = |told: &str| Failure::Usage(format!("--url: \"{}\" {told}", self.url));
-        let mut url = Url::parse(&self.url).map_err(|error| usage(&format!("is no URL: {error}")))?;
+        let usage = |problem: &str| Failure::Usage(format!("--url: \"{}\" {problem}", self.url));
+        let mut url = Url::parse(&self.url).map_err(|error| usage(&format!("is not a URL: {error}")))?;
         if url.scheme() != "http" {
-            return Err(usage("must begin with http://: the worker speaks plain HTTP"));
+            return Err(usage("must begin with http://, because the worker does not support TLS"));
         }
-        url.path_segments_mut().map_err(|()| usage("is no URL of a server"))?.pop_if_empty().extend(path);
+        url.path_segments_mut().map_err(|()| usage("has no host"))?.pop_if_empty().extend(path);
         Ok(url)
     }
 
-    async fn request(&self, url: &Url, method: Method) -> Result<(u16, Bytes), Unanswered> {
-        let nobody = |error: Error| Unanswered::Nobody(error);
-        let host = url.host_str().ok_or_else(|| nobody("it names no host".into()))?;
+    async fn send(&self, url: &Url, method: Method) -> Result<(u16, Bytes), RequestError> {
+        let connect = |error: Error| RequestError::Connect(error);
+        let host = url.host_str().ok_or_else(|| connect("the URL has no host".into()))?;
         let address = (host.trim_matches(['[', ']']), url.port_or_known_default().unwrap_or(80));
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-        let stream = stream.map_err(|error| nobody(error.into()))?.map_err(|error| nobody(error.into()))?;
+        let stream = stream.map_err(|error| connect(error.into()))?.map_err(|error| connect(error.into()))?;
         Ok(self.exchange(stream, url, method).await?)
     }
 
@@ -88,31 +87,32 @@ impl WorkerArgs {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Empty::new())?;
-        let asking = async {
+        let exchange = async {
             let response = sender.send_request(request).await?;
             let status = response.status().as_u16();
             Ok((status, Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await?.to_bytes()))
         };
         let mut connection = std::pin::pin!(connection);
-        tokio::pin!(asking);
+        tokio::pin!(exchange);
         tokio::select! {
-            answer = &mut asking => answer,
-            // The answer may be here already when the other side hangs up.
+            response = &mut exchange => response,
+            // The response may have arrived before the server closed the
+            // connection.
             ended = &mut connection => match ended {
-                Ok(()) => asking.await,
+                Ok(()) => exchange.await,
                 Err(error) => Err(error.into()),
             }
         }
     }
 }
 
-enum Unanswered {
-    Nobody(Error),
-    Broken(Error),
+enum RequestError {
+    Connect(Error),
+    Exchange(Error),
 }
 
-impl From<Error> for Unanswered {
+impl From<Error> for RequestError {
     fn from(error: Error) -> Self {
-        Self::Broken(error)
+        Self::Exchange(error)
     }
 }

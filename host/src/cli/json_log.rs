@@ -1,13 +1,12 @@
-//! The log as JSON, also for who reads it on a terminal. JSON lets characters
-//! stand as they are that steer one, or turn round what is read, and texts in
-//! the log are anybody's: ids of messages, reasons of handlers. They are
-//! written as numbers, which mean the same to whoever parses the line.
+//! The JSON log. JSON does not escape every character that could steer a terminal
+//! or change the direction of text, and log lines contain texts of publishers and
+//! handlers. These characters are escaped, which parsers read as the same text.
 
 use crate::plugin::plain_json;
 use std::borrow::Cow;
 use std::io::{self, Stdout, Write};
 
-/// Stdout, which gets whole lines.
+/// A writer to stdout that receives complete lines.
 pub(super) struct JsonLog(Stdout);
 
 impl JsonLog {

@@ -1,8 +1,9 @@
-//! `messages`: what waits, where one is, and taking one back.
+//! `messages`: lists, finds and cancels messages.
 
-use super::known::known;
-use super::print::print_json;
-use super::{Failure, RedisArgs, table};
+use super::output::print_json;
+use super::table::{self, format_cell};
+use super::topic_check::ensure_topic_exists;
+use super::{Failure, RedisArgs};
 use crate::queue::{Found, Place, TopicQueue, Topics};
 use crate::topic::Topic;
 use clap::Args;
@@ -11,10 +12,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
     topic: Topic,
-    /// At most so many of each place
+    /// Maximum messages per location
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// One JSON array, with the messages
+    /// Print a JSON array that includes the messages
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -23,13 +24,13 @@ pub(super) struct LsArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct FindArgs {
-    /// The message's id
+    /// Id of the message
     #[arg(value_parser = id)]
     id: String,
     /// Only in this topic
     #[arg(long)]
     topic: Option<Topic>,
-    /// One JSON array, with the messages
+    /// Print a JSON array that includes the messages
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -39,7 +40,7 @@ pub(super) struct FindArgs {
 #[derive(Debug, Args)]
 pub(super) struct CancelArgs {
     topic: Topic,
-    /// The message's id
+    /// Id of the message
     #[arg(value_parser = id)]
     id: String,
     #[command(flatten)]
@@ -47,46 +48,46 @@ pub(super) struct CancelArgs {
 }
 
 fn id(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() { Err("an id is not empty") } else { Ok(text.to_owned()) }
+    if text.is_empty() { Err("the id must not be empty") } else { Ok(text.to_owned()) }
 }
 
-/// Says each second how far long work is.
+/// Reports the progress of a long operation once per second.
 pub(super) struct Progress {
-    what: &'static str,
+    action: &'static str,
     count: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(what: &'static str) -> Self {
-        Self { what, count: 0, told: Instant::now() }
+    pub(super) fn new(action: &'static str) -> Self {
+        Self { action, count: 0, reported: Instant::now() }
     }
 
     pub(super) fn add(&mut self, count: u64) {
         self.count += count;
-        if self.told.elapsed() > Duration::from_secs(1) {
-            eprintln!("{} messages {}", self.count, self.what);
-            self.told = Instant::now();
+        if self.reported.elapsed() > Duration::from_secs(1) {
+            eprintln!("{} messages {}", self.count, self.action);
+            self.reported = Instant::now();
         }
     }
 }
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let found = queue.peek(args.limit as usize).await?;
     if args.json {
         return print_json(&found);
     }
     let row = |one: &Found| {
-        let (place, at, detail) = words(&one.place);
+        let (kind, at, detail) = format_location(&one.place);
         let id = one.id.clone().unwrap_or_default();
         let text = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
-        [place.to_owned(), id, at, detail, text]
+        [kind.to_owned(), id, at, detail, text]
     };
     let rows: Vec<_> = found.iter().map(row).collect();
-    table::print(["PLACE", "ID", "AT", "", "MESSAGE"], &rows);
+    table::print(["LOCATION", "ID", "AT", "", "MESSAGE"], &rows);
     Ok(())
 }
 
@@ -94,12 +95,12 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     let topics = match args.topic {
         Some(topic) => {
-            known(&connection, &settings, &topic).await?;
+            ensure_topic_exists(&connection, &settings, &topic).await?;
             vec![topic]
         }
         None => Topics::all(&connection, &settings.prefix).await?,
     };
-    let (mut found, mut progress) = (Vec::new(), Progress::new("looked at"));
+    let (mut found, mut progress) = (Vec::new(), Progress::new("searched"));
     for topic in &topics {
         let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", topic);
         found.extend(queue.find(&args.id, &mut |count| progress.add(count)).await?);
@@ -108,16 +109,16 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
         print_json(&found)?;
     } else if !found.is_empty() {
         let row = |one: &Found| {
-            let (place, at, detail) = words(&one.place);
-            [one.topic.clone(), place.to_owned(), at, detail]
+            let (kind, at, detail) = format_location(&one.place);
+            [one.topic.clone(), kind.to_owned(), at, detail]
         };
         let rows: Vec<_> = found.iter().map(row).collect();
-        table::print(["TOPIC", "PLACE", "AT", ""], &rows);
+        table::print(["TOPIC", "LOCATION", "AT", ""], &rows);
     }
     if found.is_empty() {
         return Err(Failure::Failed(format!(
-            "no message {} is anywhere: it has run and is forgotten, was removed, or never came",
-            table::shown(&args.id)
+            "no message {} found: it has finished or was deleted, or it was never published",
+            format_cell(&args.id)
         )));
     }
     Ok(())
@@ -125,56 +126,52 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
 
 pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let mut progress = Progress::new("looked at");
+    let mut progress = Progress::new("searched");
     let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;
-    for (place, count) in &cancelled.removed {
-        let (place, at, detail) = words(place);
+    for (location, count) in &cancelled.removed {
+        let (kind, at, detail) = format_location(location);
         let copies = if *count > 1 { format!("{count} copies ") } else { String::new() };
-        println!(
-            "{}",
-            format!("cancelled {copies}{place} {at} {detail}").split_whitespace().collect::<Vec<_>>().join(" ")
-        );
+        let line = format_cell(&format!("cancelled {copies}{kind} {at} {detail}"));
+        println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
     }
-    let id = table::shown(&args.id);
+    let (id, topic) = (format_cell(&args.id), format_cell(args.topic.as_str()));
     for one in &cancelled.in_flight {
-        let (_, at, detail) = words(&one.place);
-        eprintln!("{id} is in flight as {at} ({detail}), which can't be cancelled");
+        let (_, at, detail) = format_location(&one.place);
+        eprintln!("{id} is in flight as {at} ({}) and can't be cancelled", format_cell(&detail));
     }
     if let Some(one) = cancelled.wanted.first() {
-        let (_, at, _) = words(&one.place);
+        let (_, at, _) = format_location(&one.place);
         return Err(Failure::Failed(format!(
-            "{id} waits as {at} in a stream that other groups have still to read there: it stays and will run \
-             (`topics pause {}` keeps it waiting)",
-            args.topic
+            "{id} waits as {at}, where other consumer groups have not read it yet: it was not cancelled and will run \
+             (`topics pause {topic}` prevents that)"
         )));
     }
     match (cancelled.removed.is_empty(), cancelled.in_flight.is_empty()) {
         (false, _) => Ok(()),
-        (true, false) => Err(Failure::Failed(format!("{id} is only in flight: nothing is cancelled"))),
+        (true, false) => Err(Failure::Failed(format!("{id} is only in flight: nothing was cancelled"))),
         (true, true) => Err(Failure::Failed(format!(
-            "no message {id} waits in {}: nothing is cancelled (`messages find` looks everywhere)",
-            args.topic
+            "no message {id} waits in {topic}: nothing was cancelled (`messages find` searches every location)"
         ))),
     }
 }
 
-/// A place in words: what it is, where in it, and what more is known.
-fn words(place: &Place) -> (&'static str, String, String) {
+/// The kind of a location, the position in it, and details.
+fn format_location(location: &Place) -> (&'static str, String, String) {
     let idle = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
-    match place {
+    match location {
         Place::Waiting { source, entry } => ("waiting", source.at(entry), String::new()),
         Place::List { position } => ("waiting", format!("list:{position}"), String::new()),
         Place::ListOut { position } => ("waiting", format!("in:{position}"), String::new()),
         Place::Delayed { token, due } => ("delayed", token.clone(), format!("due {due}")),
-        Place::LegacyDelayed { due } => ("delayed", "the original's".to_owned(), format!("due {due}")),
+        Place::LegacyDelayed { due } => ("delayed", "legacy".to_owned(), format!("due {due}")),
         Place::InFlight { source, entry, consumer, idle_ms, deliveries } => {
             let detail = format!("{consumer}, idle {}, deliveries {deliveries}", idle(*idle_ms));
             ("in flight", source.at(entry), detail)
         }
         Place::Dead { entry, reason } => ("dead", entry.clone(), reason.clone()),
-        Place::LegacyDead { entry, .. } => ("dead", entry.clone(), "the original's".to_owned()),
+        Place::LegacyDead { entry, .. } => ("dead", entry.clone(), "legacy".to_owned()),
         Place::Outgoing { entry, to } => ("outgoing", entry.clone(), format!("to {to}")),
         Place::Finished => ("finished", String::new(), String::new()),
     }

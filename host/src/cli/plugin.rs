@@ -1,27 +1,27 @@
-//! `plugin inspect` and `plugin check`: what a plugin is and whether the worker
-//! would load it, for its author. No Redis is needed.
+//! `plugin inspect` and `plugin check`: describe plugin files and check whether
+//! the worker would load them, without Redis.
 
-use super::print::print_json;
+use super::output::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::metrics::Metrics;
 use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
 use crate::secrets::GivenSecrets;
-use crate::settings::{FileCheck, Typed, TypedPlugins, TypedSecrets};
+use crate::settings::{FilePermissionPolicy, RawPlugins, RawSecrets, RawSettings};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// All topics that nobody names; it is no topic itself.
-const REST: &str = "*";
+/// The claim of a catch-all plugin: all topics that no other plugin claims.
+const CATCH_ALL: &str = "*";
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// A .wasm file; its manifest is looked for beside it
+    /// A .wasm file; its manifest must be in the same directory
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// One JSON object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -30,148 +30,150 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// .wasm files, or directories of such
+    /// .wasm files, or directories with .wasm files
     #[arg(value_name = "FILE|DIR", required = true)]
     paths: Vec<PathBuf>,
-    /// One JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     worker: WorkerSettings,
 }
 
-/// What of a worker's settings says whether it would load a plugin.
+/// The settings of a worker that decide whether it would load a plugin.
 #[derive(Debug, Args)]
 struct WorkerSettings {
-    /// The worker's settings file [default: gateway-worker.toml, if there is one]
+    /// Settings file of the worker [default: gateway-worker.toml, if it exists]
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the worker's plugins are [default: plugins]
+    /// Directory of the worker's plugins [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     plugins: Option<String>,
     #[command(flatten)]
-    files: TypedPlugins,
+    files: RawPlugins,
     #[command(flatten)]
-    secrets: TypedSecrets,
+    secrets: RawSecrets,
 }
 
-/// Loads plugins as the worker does.
+/// Loads plugins in the same way as the worker.
 struct Inspector {
     engine: Engine,
-    check: FileCheck,
+    file_permissions: FilePermissionPolicy,
 }
 
 impl Inspector {
-    /// For these files, or directories of such.
+    /// `paths` are the files and directories to inspect.
     fn new(worker: WorkerSettings, paths: &[PathBuf]) -> Result<Self, Failure> {
         let WorkerSettings { config, plugins, files, secrets } = worker;
-        let typed = Typed { plugins, plugin_files: files, secrets, ..Typed::default() };
-        let settings = with_file(typed, config.as_deref())?.check_plugins()?;
-        // What is checked lies where the worker's plugins do, or will.
-        let own_folders = settings.own_folders().into_iter().chain(paths.iter().map(|path| folder(path).to_owned()));
+        let settings = RawSettings { plugins, plugin_files: files, secrets, ..RawSettings::default() };
+        let settings = with_file(settings, config.as_deref())?.check_plugins()?;
+        // The directories of the inspected plugins are protected like the worker's
+        // plugins directory.
+        let protected_dirs =
+            settings.protected_dirs().into_iter().chain(paths.iter().map(|path| dir_of(path).to_owned()));
         let secrets = GivenSecrets::new(&settings.secrets, &Arc::new(Metrics::default()));
         let capabilities = Capabilities {
             secrets: Some(Arc::new(secrets)),
-            own_folders: own_folders.collect(),
+            protected_dirs: protected_dirs.collect(),
             ..Capabilities::default()
         };
-        // Where it can't be used it is slower, and that is all.
+        // Without a usable cache the inspection is only slower.
         let cache = settings.cache.and_then(|path| Cache::open(&path).ok());
-        let engine = Engine::new(capabilities, Compiler::new(cache), 1).map_err(told)?;
-        Ok(Self { engine, check: settings.check_files })
+        let engine = Engine::new(capabilities, Compiler::new(cache), 1).map_err(failure)?;
+        Ok(Self { engine, file_permissions: settings.file_permissions })
     }
 
-    async fn inspect(&self, (folder, name): (PathBuf, String)) -> Inspection {
-        Inspection::of(&self.engine, &Folder::new(folder, self.check), &name).await
+    async fn inspect(&self, (dir, name): (PathBuf, String)) -> Inspection {
+        Inspection::of(&self.engine, &Folder::new(dir, self.file_permissions), &name).await
     }
 
-    /// The plugins that a path names: itself, or those in it.
-    fn plugins(&self, path: &Path) -> Result<Named, Failure> {
+    /// The plugin of a file, or the plugins of a directory.
+    fn plugins(&self, path: &Path) -> Result<DirPlugins, Failure> {
         if !path.is_dir() {
-            let (folder, name) = split(path)?;
-            return Ok(Named { folder, names: BTreeSet::from([name]), beyond: Vec::new() });
+            let (dir, name) = split(path)?;
+            return Ok(DirPlugins { dir, names: BTreeSet::from([name]), ignored: Vec::new() });
         }
-        let (names, beyond) = Folder::new(path, self.check).names().map_err(told)?;
-        Ok(Named { folder: path.to_owned(), names: names.into_iter().collect(), beyond })
+        let (names, ignored) = Folder::new(path, self.file_permissions).names().map_err(failure)?;
+        Ok(DirPlugins { dir: path.to_owned(), names: names.into_iter().collect(), ignored })
     }
 
-    /// Those of each directory together, however often and by whatever path it
-    /// is named: they are one worker's.
-    fn by_folder(&self, paths: &[PathBuf]) -> Result<Vec<Named>, Failure> {
-        let mut folders: Vec<(PathBuf, Named)> = Vec::new();
+    /// The plugins by directory. Different paths of one directory are merged,
+    /// because its plugins belong to one worker.
+    fn by_dir(&self, paths: &[PathBuf]) -> Result<Vec<DirPlugins>, Failure> {
+        let mut dirs: Vec<(PathBuf, DirPlugins)> = Vec::new();
         for path in paths {
-            let named = self.plugins(path)?;
-            let own = named.folder.canonicalize().map_err(told)?;
-            match folders.iter_mut().find(|(known, _)| *known == own) {
-                Some((_, known)) => known.join(named),
-                None => folders.push((own, named)),
+            let plugins = self.plugins(path)?;
+            let canonical = plugins.dir.canonicalize().map_err(failure)?;
+            match dirs.iter_mut().find(|(known, _)| *known == canonical) {
+                Some((_, known)) => known.join(plugins),
+                None => dirs.push((canonical, plugins)),
             }
         }
-        Ok(folders.into_iter().map(|(_, named)| named).collect())
+        Ok(dirs.into_iter().map(|(_, plugins)| plugins).collect())
     }
 }
 
-/// Plugins of one directory.
-struct Named {
-    folder: PathBuf,
+/// The plugins of one directory.
+struct DirPlugins {
+    dir: PathBuf,
     names: BTreeSet<String>,
-    /// What the worker would leave alone.
-    beyond: Vec<String>,
+    /// The plugins over the worker's limit, which it would not load.
+    ignored: Vec<String>,
 }
 
-impl Named {
+impl DirPlugins {
     fn join(&mut self, more: Self) {
         self.names.extend(more.names);
-        self.beyond.extend(more.beyond);
+        self.ignored.extend(more.ignored);
     }
 }
 
-fn told(error: impl std::fmt::Display) -> Failure {
+fn failure(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-/// The directory that a path is, or that its file is in.
-fn folder(path: &Path) -> &Path {
+/// The path if it is a directory, or else the directory of the file.
+fn dir_of(path: &Path) -> &Path {
     if path.is_dir() {
         return path;
     }
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file's directory, and its name there.
+/// The directory of a file, and the name of its plugin.
 fn split(file: &Path) -> Result<(PathBuf, String), Failure> {
     if !file.is_file() {
-        return Err(Failure::Failed(format!("{}: there is no such file", file.display())));
+        return Err(Failure::Failed(format!("{}: no such file", file.display())));
     }
     let stem = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"));
-    let name =
-        stem.ok_or_else(|| Failure::Usage(format!("{}: a plugin's file is called <name>.wasm", file.display())))?;
-    Ok((folder(file).to_owned(), name.to_owned()))
+    let name = stem
+        .ok_or_else(|| Failure::Usage(format!("{}: the file of a plugin must be named <name>.wasm", file.display())))?;
+    Ok((dir_of(file).to_owned(), name.to_owned()))
 }
 
 pub(super) async fn inspect(args: InspectArgs) -> Result<(), Failure> {
     let plugin = split(&args.file)?;
-    let told = Inspector::new(args.worker, std::slice::from_ref(&args.file))?.inspect(plugin).await;
+    let inspection = Inspector::new(args.worker, std::slice::from_ref(&args.file))?.inspect(plugin).await;
     if args.json {
-        print_json(&told)?;
+        print_json(&inspection)?;
     } else {
-        print(&told);
+        print(&inspection);
     }
-    ended(&[told])
+    result(&[inspection])
 }
 
 pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     let inspector = Inspector::new(args.worker, &args.paths)?;
     let mut all = Vec::new();
-    for Named { folder, names, beyond } in inspector.by_folder(&args.paths)? {
-        let mut of_folder = Vec::new();
+    for DirPlugins { dir, names, ignored } in inspector.by_dir(&args.paths)? {
+        let mut inspections = Vec::new();
         for name in names {
-            of_folder.push(inspector.inspect((folder.clone(), name)).await);
+            inspections.push(inspector.inspect((dir.clone(), name)).await);
         }
-        refuse_second_owners(&mut of_folder);
-        all.extend(of_folder);
-        let refused = || vec!["too many plugins in its directory: it is left alone".to_owned()];
-        all.extend(beyond.into_iter().map(|name| Inspection { name, refused: refused(), ..Inspection::default() }));
+        refuse_second_owners(&mut inspections);
+        all.extend(inspections);
+        let refused = || vec!["too many plugins in the directory: it would not be loaded".to_owned()];
+        all.extend(ignored.into_iter().map(|name| Inspection { name, refused: refused(), ..Inspection::default() }));
     }
     if args.json {
         print_json(&all)?;
@@ -179,30 +181,30 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
         all.iter().for_each(print_verdict);
     }
     for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
-        let told = format!("warning  {name}.toml is for nothing: there is no {name}.wasm beside it");
-        if args.json { eprintln!("{}", plain(&told)) } else { print_line(&told) }
+        let warning = format!("warning  orphaned manifest: {name}.toml has no {name}.wasm");
+        if args.json { eprintln!("{}", plain(&warning)) } else { print_line(&warning) }
     }
-    ended(&all)
+    result(&all)
 }
 
-/// As at a cold start: a topic belongs to the first by name, and so does the
-/// rest.
+/// As at a cold start of the worker, the first plugin by name owns a topic, or all
+/// unclaimed topics.
 fn refuse_second_owners(plugins: &mut [Inspection]) {
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for plugin in plugins.iter_mut().filter(|plugin| plugin.refused.is_empty()) {
         let mut claims = plugin.topics.clone();
         if claims.is_empty() {
-            claims.push(REST.to_owned());
+            claims.push(CATCH_ALL.to_owned());
         }
         let name = &plugin.name;
         let taken = claims.iter().find_map(|claim| Some((claim, owners.get(claim)?)));
         if let Some((claim, owner)) = taken {
-            let reason = if claim == REST {
+            let reason = if claim == CATCH_ALL {
                 format!(
-                    "all topics that no other plugin claims (\"*\") are handled by {owner}.wasm: name topics there, or in {name}.toml"
+                    "{owner}.wasm is already the catch-all plugin (topics = [\"*\"]): name topics there, or in {name}.toml"
                 )
             } else {
-                format!("topic {claim} is handled by {owner}.wasm: remove it there, or from {name}")
+                format!("topic {claim} is handled by {owner}.wasm: remove the topic there, or from {name}")
             };
             plugin.refused.push(reason);
             plugin.kind = None;
@@ -212,64 +214,66 @@ fn refuse_second_owners(plugins: &mut [Inspection]) {
     }
 }
 
-fn print_verdict(told: &Inspection) {
-    match told.kind {
-        Some(kind) => print_line(&format!("ok       {}.wasm: {kind} of {}", told.name, topics(told))),
-        None => print_line(&format!("refused  {}.wasm", told.name)),
+fn print_verdict(inspection: &Inspection) {
+    match inspection.kind {
+        Some(kind) => {
+            print_line(&format!("ok       {}.wasm: {kind} of {}", inspection.name, format_topics(inspection)))
+        }
+        None => print_line(&format!("refused  {}.wasm", inspection.name)),
     }
-    told.refused.iter().for_each(|reason| print_line(&format!("         {reason}")));
-    told.warnings.iter().for_each(|warning| print_line(&format!("warning  {warning}")));
+    inspection.refused.iter().for_each(|reason| print_line(&format!("         {reason}")));
+    inspection.warnings.iter().for_each(|warning| print_line(&format!("warning  {warning}")));
 }
 
-/// A file's names and words are whoever made it's: they must not steer the
-/// terminal, nor look like lines of ours.
+/// Sanitises the line, because names and texts of a plugin could steer the
+/// terminal or imitate other lines.
 fn print_line(line: &str) {
     println!("{}", plain(line).trim_end());
 }
 
-fn topics(told: &Inspection) -> String {
-    if told.topics.is_empty() { REST.to_owned() } else { told.topics.join(", ") }
+fn format_topics(inspection: &Inspection) -> String {
+    if inspection.topics.is_empty() { CATCH_ALL.to_owned() } else { inspection.topics.join(", ") }
 }
 
-fn print(told: &Inspection) {
-    let mut lines: Vec<(&str, String)> = vec![("name", told.name.clone())];
-    if let Some(digest) = &told.digest {
+fn print(inspection: &Inspection) {
+    let mut lines: Vec<(&str, String)> = vec![("name", inspection.name.clone())];
+    if let Some(digest) = &inspection.digest {
         lines.push(("digest", digest.clone()));
-        lines.push(("size", bytesize::ByteSize(told.bytes as u64).display().iec().to_string()));
+        lines.push(("size", bytesize::ByteSize(inspection.bytes as u64).display().iec().to_string()));
     }
-    lines.push(("kind", told.kind.unwrap_or("refused").to_owned()));
-    lines.extend(told.refused.iter().map(|reason| ("", reason.clone())));
-    if told.kind.is_some() {
-        lines.push(("topics", topics(told)));
-        lines.push(("self-test", if told.has_self_test { "passed" } else { "none" }.to_owned()));
+    lines.push(("kind", inspection.kind.unwrap_or("refused").to_owned()));
+    lines.extend(inspection.refused.iter().map(|reason| ("", reason.clone())));
+    if inspection.kind.is_some() {
+        lines.push(("topics", format_topics(inspection)));
+        lines.push(("self-test", if inspection.has_self_test { "passed" } else { "none" }.to_owned()));
     }
-    list(&mut lines, "exports", told.exports.iter().cloned());
-    list(&mut lines, "imports", told.imports.iter().map(import));
-    list(&mut lines, "limits", told.limits.iter().map(|(name, limit)| format!("{name} = {limit}")));
-    list(&mut lines, "warnings", told.warnings.iter().cloned());
+    push_list(&mut lines, "exports", inspection.exports.iter().cloned());
+    push_list(&mut lines, "imports", inspection.imports.iter().map(format_import));
+    push_list(&mut lines, "limits", inspection.limits.iter().map(|(name, limit)| format!("{name} = {limit}")));
+    push_list(&mut lines, "warnings", inspection.warnings.iter().cloned());
     for (name, text) in lines {
         print_line(&format!("{name:<10} {text}"));
     }
 }
 
-/// The name before the first.
-fn list<'a>(lines: &mut Vec<(&'a str, String)>, name: &'a str, texts: impl Iterator<Item = String>) {
-    lines.extend(texts.enumerate().map(|(place, text)| (if place == 0 { name } else { "" }, text)));
+/// Adds one line per text. Only the first line has the name.
+fn push_list<'a>(lines: &mut Vec<(&'a str, String)>, name: &'a str, texts: impl Iterator<Item = String>) {
+    lines.extend(texts.enumerate().map(|(index, text)| (if index == 0 { name } else { "" }, text)));
 }
 
-fn import(import: &Import) -> String {
+fn format_import(import: &Import) -> String {
     let access = match &import.access {
         Access::Always => "always".to_owned(),
         Access::Granted { what } => format!("granted: {}", what.join(", ")),
-        Access::NotGranted { write } => format!("not granted: under [grants], {write}"),
+        Access::NotGranted { write } => format!("not granted: add {write} under [grants]"),
         Access::Denied => "never granted".to_owned(),
-        Access::Missing => "this host does not have it".to_owned(),
+        Access::Missing => "not supported by this host".to_owned(),
     };
     format!("{:<44} {access}", import.name)
 }
 
-/// Its reasons have been printed.
-fn ended(plugins: &[Inspection]) -> Result<(), Failure> {
+/// Fails if a plugin would be refused. The reasons are printed before.
+fn result(plugins: &[Inspection]) -> Result<(), Failure> {
     let refused = plugins.iter().filter(|plugin| !plugin.refused.is_empty()).count();
     if refused == 0 {
         return Ok(());

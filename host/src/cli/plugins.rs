@@ -1,7 +1,7 @@
-//! `plugins`: what a running worker has loaded, and changing it.
+//! `plugins`: lists and changes the plugins of a running worker.
 
 use super::http::WorkerArgs;
-use super::print::print_json;
+use super::output::print_json;
 use super::{Failure, table};
 use crate::plugin::plain;
 use crate::worker::short;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
-    /// One JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(super) struct LsArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReloadArgs {
-    /// The changes as one JSON array
+    /// Print the changes as a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(super) struct ReloadArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct NameArgs {
-    /// The file's name without .wasm
+    /// Name of the plugin's file without .wasm
     name: String,
     #[command(flatten)]
     worker: WorkerArgs,
@@ -38,7 +38,7 @@ pub(super) struct NameArgs {
 const PLUGINS: [&str; 3] = ["api", "v1", "plugins"];
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
-    let answer = args.worker.ask(Method::GET, &PLUGINS).await?;
+    let answer = args.worker.request(Method::GET, &PLUGINS).await?;
     let plugins = list(&answer, "plugins")?;
     if args.json {
         return print_json(plugins);
@@ -52,84 +52,85 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
-        let again = plugin["again_at"].as_str().map(|at| format!("; tried again at {}", plain(at)));
-        let again = again.unwrap_or_default();
+        let retry = plugin["retry_at"].as_str().map(|at| format!("; retry at {}", plain(at)));
+        let retry = retry.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}{again}", text(plugin, "name"), plain(reason));
+            println!("\n{}: {}{retry}", text(plugin, "name"), plain(reason));
         }
     }
     Ok(())
 }
 
-/// Fails where something is refused, so that a deployment notices.
+/// Fails if a version was refused, so that a deployment notices it.
 pub(super) async fn reload(args: ReloadArgs) -> Result<(), Failure> {
-    let answer = args.worker.ask(Method::POST, &[&PLUGINS[..], &["reload"]].concat()).await?;
+    let answer = args.worker.request(Method::POST, &[&PLUGINS[..], &["reload"]].concat()).await?;
     if answer["changes"].is_null() {
-        return Err(Failure::Failed(
-            "it is still being loaded: `gateway-worker plugins ls` shows what became of it".to_owned(),
-        ));
+        return Err(Failure::Failed("still loading: `gateway-worker plugins ls` shows the result later".to_owned()));
     }
     let changes = list(&answer, "changes")?;
     if args.json {
         print_json(changes)?;
     } else if changes.is_empty() {
-        println!("nothing has changed");
+        println!("no changes");
     } else {
-        changes.iter().for_each(|change| println!("{}", told(change)));
+        changes.iter().for_each(|change| println!("{}", format_change(change)));
     }
     let refused = changes.iter().filter(|change| change["result"] == "refused").count();
     if refused > 0 { Err(Failure::Failed(format!("{refused} refused"))) } else { Ok(()) }
 }
 
 pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
-    let change = args.worker.ask(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "rollback"]].concat()).await?;
-    println!("{}", told(&change));
+    let change = args.worker.request(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "rollback"]].concat()).await?;
+    println!("{}", format_change(&change));
     println!(
-        "{} stays out until its bytes change, or `gateway-worker plugins release {}`",
+        "{} is blocked until the file changes, or until `gateway-worker plugins unblock {}`",
         digest(&change, "withdrawn"),
         plain(&args.name)
     );
     Ok(())
 }
 
-pub(super) async fn release(args: NameArgs) -> Result<(), Failure> {
-    args.worker.ask(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "release"]].concat()).await?;
-    println!("nothing is held against {} any longer", plain(&args.name));
+pub(super) async fn unblock(args: NameArgs) -> Result<(), Failure> {
+    args.worker.request(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "unblock"]].concat()).await?;
+    println!("{} unblocked", plain(&args.name));
     Ok(())
 }
 
-fn told(change: &Value) -> String {
+fn format_change(change: &Value) -> String {
     let name = text(change, "plugin");
-    let after = |word: &str, key: &str| {
-        change[key].as_str().map(|_| format!("{word}{}", digest(change, key))).unwrap_or_default()
+    let suffix = |text: &str, key: &str| {
+        change[key].as_str().map(|_| format!("{text}{}", digest(change, key))).unwrap_or_default()
     };
     match text(change, "result").as_str() {
-        "loaded" => format!("{name}: {} is live{}", digest(change, "digest"), after(", in place of ", "replaced")),
+        "loaded" => format!("{name}: {} is live{}", digest(change, "digest"), suffix(", replaces ", "replaced")),
         "refused" => {
-            let again = change["again_in_seconds"].as_u64().map(|seconds| format!("; tried again in {seconds}s"));
-            let (reason, again) = (text(change, "reason"), again.unwrap_or_default());
-            format!("{name}: refused: {reason}{}{again}", after("; keeps ", "keeps"))
+            let retry = change["retry_in_seconds"].as_u64().map(|seconds| format!("; retry in {seconds}s"));
+            let (reason, retry) = (text(change, "reason"), retry.unwrap_or_default());
+            format!("{name}: refused: {reason}{}{retry}", suffix("; still live: ", "active_digest"))
         }
         "removed" => format!("{name}: removed; messages of its topics wait"),
-        "restored" => format!("{name}: {}, the last good version, is live", digest(change, "digest")),
-        "not-restored" => format!("{name}: no earlier version can be restored: {}", text(change, "reason")),
+        "restored" => format!("{name}: the last good version {} is live", digest(change, "digest")),
+        "not-restored" => format!("{name}: no previous version can be restored: {}", text(change, "reason")),
         result => format!(
             "{name}: {result}: {} is live again{}",
             digest(change, "restored"),
-            after(", in place of ", "withdrawn")
+            suffix(", replaces ", "withdrawn")
         ),
     }
 }
 
 fn state(plugin: &Value) -> String {
     let mut state = text(plugin, "state");
+    if plugin["degraded"] == true {
+        state.push_str(" (degraded)");
+    }
     if let (Some(calls), Some(crashes)) =
         (plugin["probation"]["calls"].as_u64(), plugin["probation"]["crashes"].as_u64())
     {
         state.push_str(&format!(" (on probation: {calls} calls, {crashes} crashes)"));
     }
     if plugin["is_loading"] == true && state != "loading" {
-        state.push_str(", loading another");
+        state.push_str(", loading another version");
     }
     state
 }
@@ -137,10 +138,10 @@ fn state(plugin: &Value) -> String {
 fn list<'a>(answer: &'a Value, key: &str) -> Result<&'a Vec<Value>, Failure> {
     answer[key]
         .as_array()
-        .ok_or_else(|| Failure::Failed(format!("the answer has no {key}: is it a gateway-worker of this version?")))
+        .ok_or_else(|| Failure::Failed(format!("the response has no {key}: is it a gateway-worker of this version?")))
 }
 
-/// What comes from plugins must not steer the terminal.
+/// Sanitises the text, because texts of plugins could steer the terminal.
 fn text(value: &Value, key: &str) -> String {
     plain(value[key].as_str().unwrap_or_default()).into_owned()
 }

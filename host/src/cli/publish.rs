@@ -1,5 +1,6 @@
-//! `publish`: puts messages into a topic.
+//! `publish`: publishes messages to a topic.
 
+use super::table::format_cell;
 use super::{Failure, RedisArgs};
 use crate::publication::{DELAY_MAX, Draft, Priority};
 use crate::queue::{TopicQueue, inspect};
@@ -10,37 +11,37 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Messages in one round trip.
+/// Messages per round trip to Redis.
 const BATCH: u64 = 500;
 
 #[derive(Debug, Args)]
 pub(super) struct PublishArgs {
     topic: Topic,
-    /// JSON, or @FILE, or - for stdin
+    /// Data of the message as JSON, @FILE, or - for stdin
     #[arg(long, default_value = "null", value_name = "JSON|@FILE|-")]
     data: String,
-    /// Not before this long from now, like 30s or 24h
+    /// Delay before the message is run, like 30s or 24h
     #[arg(long, default_value = "0s", value_name = "TIME")]
     delay: humantime::Duration,
-    /// The message's id [default: made]
+    /// Id of the message [default: generated]
     #[arg(long, conflicts_with = "count")]
     id: Option<String>,
-    /// High goes before normal, and that before low, where all wait
+    /// Priority among waiting messages
     #[arg(long, value_enum, default_value_t)]
     priority: Priority,
-    /// Not to be run after this long from now, like 1h
+    /// Time after which the message is not run any more, like 1h
     #[arg(long, value_name = "TIME")]
     expires_in: Option<humantime::Duration>,
-    /// What copies are known by where the topic drops them [default: the id]
+    /// Deduplication key [default: the message id]
     #[arg(long, value_name = "KEY")]
     dedup_key: Option<String>,
-    /// Publish nothing if a message of this --id was published so within this time
+    /// Publish at most once per --id within this window
     #[arg(long, value_name = "TIME", requires = "id")]
     once: Option<humantime::Duration>,
-    /// A header; may be given more than once
+    /// Header of the message; can be repeated
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
-    /// Publish it so many times, each with an id of its own
+    /// Number of copies to publish, each with its own id
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     count: u64,
     #[command(flatten)]
@@ -48,7 +49,7 @@ pub(super) struct PublishArgs {
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("a header is written NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("a header must have the form NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -56,66 +57,68 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let data = read(&args.data)?;
     let delay: Duration = args.delay.into();
     if delay > DELAY_MAX {
-        return Err(Failure::Usage("--delay is at most 366d".to_owned()));
+        return Err(Failure::Usage("--delay must be at most 366d".to_owned()));
     }
     let now = Timestamp::now();
     let expires_at = match args.expires_in {
-        Some(span) => Some(now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too far".to_owned()))?),
+        Some(span) => Some(now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too long".to_owned()))?),
         None => None,
     };
-    let seal = |id: Option<String>| {
+    let encode = |id: Option<String>| {
         let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
         let (priority, dedup_key) = (args.priority, args.dedup_key.as_deref());
         let draft = Draft::new(id, &args.topic, &data);
         let draft = Draft { headers: &args.headers, priority, delay, dedup_key, expires_at, ..draft };
-        draft.seal(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
+        draft.encode(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
     };
-    // Faults in what was typed come before those of the connection.
-    let first = seal(args.id.clone())?;
+    // Usage errors are reported before connection errors.
+    let first = encode(args.id.clone())?;
     let (connection, settings) = args.redis.connect()?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
 
     let mut published = 0;
-    let mut told = Instant::now();
+    let mut reported = Instant::now();
     let mut id = first.id.clone();
     if let Some(window) = args.once {
         if !queue.publish_once(&first, window.into()).await? {
-            eprintln!("a message of this id was published within {window}: nothing is published");
+            eprintln!("not published: a message with this id was published within {window}");
         }
     } else {
         queue.publish(&first).await?;
     }
     published += 1;
     while published < args.count {
-        let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| seal(None)).collect::<Result<_, _>>()?;
+        let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| encode(None)).collect::<Result<_, _>>()?;
         queue.publish_all(&batch).await?;
         published += batch.len() as u64;
         id = batch.last().map_or(id, |last| last.id.clone());
-        if told.elapsed() > Duration::from_secs(1) {
+        if reported.elapsed() > Duration::from_secs(1) {
             eprintln!("{published} of {} published", args.count);
-            told = Instant::now();
+            reported = Instant::now();
         }
     }
     println!("{id}");
+    let topic = format_cell(args.topic.as_str());
     if args.count > 1 {
-        eprintln!("{published} messages published to {}; the id is that of the last", args.topic);
+        eprintln!("{published} messages published to {topic}; the id is that of the last one");
     }
     if !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
-        eprintln!("no worker seen in the last 30 s has a handler for {}: the message waits", args.topic);
+        eprintln!("no active worker has a handler for {topic}: the message waits");
     }
     Ok(())
 }
 
+/// Reads the argument of `--data`.
 pub(super) fn read(data: &str) -> Result<String, Failure> {
-    let told = |name: &str, error: std::io::Error| Failure::Usage(format!("--data {name}: {error}"));
+    let failure = |name: &str, error: std::io::Error| Failure::Usage(format!("--data {name}: {error}"));
     match data {
         "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| told("-", error))?;
+            std::io::stdin().read_to_string(&mut text).map_err(|error| failure("-", error))?;
             Ok(text)
         }
         _ => match data.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| told(data, error)),
+            Some(path) => std::fs::read_to_string(path).map_err(|error| failure(data, error)),
             None => Ok(data.to_owned()),
         },
     }

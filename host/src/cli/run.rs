@@ -1,8 +1,9 @@
-//! `run`: the service, until a signal ends it.
+//! `run`: the worker as a service, until a signal stops it.
 
 use super::json_log::JsonLog;
 use super::{Failure, RunArgs, with_file};
 use crate::app::App;
+use crate::events;
 use crate::settings::{LogFormat, LogSettings, unknown_variables};
 use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=warn,regalloc2=warn";
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
-    let settings = with_file(args.typed, args.config.as_deref())?.check()?;
+    let settings = with_file(args.settings, args.config.as_deref())?.check()?;
     start_log(&settings.log)?;
     warn_of_unknown_variables();
     let mut signals = Signals::new()?;
@@ -21,15 +22,15 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A slip in a variable's name is no reason not to start: whoever runs us may set
-/// some of their own.
+/// Unknown variables are only warned about, because the environment may contain
+/// variables of other programs.
 pub(super) fn warn_of_unknown_variables() {
-    for told in unknown_variables(&super::variables()) {
-        tracing::warn!("{told}");
+    for warning in unknown_variables(&super::variables()) {
+        tracing::warn!("{warning}");
     }
 }
 
-/// The signals that concern a worker.
+/// The signals that a worker handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -39,7 +40,7 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
         let listen =
-            |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals can't be received: {error}")));
+            |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -47,14 +48,14 @@ impl Signals {
         })
     }
 
-    /// Until SIGTERM or SIGINT; SIGHUP looks at the plugins directory.
+    /// Waits for SIGTERM or SIGINT. SIGHUP rescans the plugins directory.
     pub(super) async fn wait_for_end(&mut self, app: &App) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: looking at the plugins directory");
+                    tracing::info!("SIGHUP: rescanning the plugins directory");
                     app.reload();
                 }
             }
@@ -62,18 +63,19 @@ impl Signals {
     }
 }
 
-/// Drains; a second signal ends it at once, and then leases run out.
+/// Shuts down gracefully. A second signal stops at once, and the leases of messages
+/// in flight expire.
 pub(super) async fn end(app: App, mut signals: Signals) {
     tokio::select! {
         () = app.stop() => {}
-        _ = signals.terminate.recv() => tracing::warn!("stopped at once: messages in flight run again when their leases run out"),
-        _ = signals.interrupt.recv() => tracing::warn!("stopped at once: messages in flight run again when their leases run out"),
+        _ = signals.terminate.recv() => tracing::warn!("{}", events::FORCED_SHUTDOWN),
+        _ = signals.interrupt.recv() => tracing::warn!("{}", events::FORCED_SHUTDOWN),
     }
 }
 
 pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
-    // What the compiler says to itself is asked for by name or not at all, and so
-    // is what a guest could say a thousand times.
+    // Debug logs of the compiler, and warnings that guests could trigger any number
+    // of times, are logged only where the filter names their targets.
     let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))
         .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());

@@ -1,6 +1,7 @@
-//! `topics show`: one topic in numbers.
+//! `topics show`: the state and counts of one topic.
 
-use super::print::print_json;
+use super::output::print_json;
+use super::table::format_cell;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
 use crate::queue::{Details, TopicQueue, inspect};
@@ -12,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     topic: Topic,
-    /// One JSON object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -27,15 +28,15 @@ pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&details);
     }
-    let lines = lines(&details, Timestamp::now());
+    let lines = format_lines(&details, Timestamp::now());
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, text) in lines {
-        println!("{}", format!("{name:<width$}  {text}").trim_end());
+        println!("{}", format!("{name:<width$}  {}", format_cell(&text)).trim_end());
     }
     Ok(())
 }
 
-fn lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
+fn format_lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push((name.to_owned(), text));
     let state = match (details.is_paused, details.has_handler) {
@@ -46,20 +47,20 @@ fn lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
     line("topic", details.topic.clone());
     line("kind", details.kind.clone());
     line("state", state.to_owned());
-    line("handler", if details.has_handler { "a worker seen lately has one" } else { "none" }.to_owned());
+    line("handler", if details.has_handler { "an active worker has one" } else { "none" }.to_owned());
     line("waiting", details.waiting.values().sum::<u64>().to_string());
     for (source, count) in details.waiting.iter().filter(|(_, count)| **count > 0) {
         line(&format!("  {source}"), count.to_string());
     }
     if let Some(oldest) = details.oldest_waiting {
-        line("  oldest", format!("{} ago, {}", span(oldest, now), rfc3339(oldest)));
+        line("  oldest", format!("{} ago, {}", format_span(oldest, now), rfc3339(oldest)));
     }
     line("delayed", (details.delayed + details.legacy_delayed).to_string());
     if details.legacy_delayed > 0 {
-        line("  the original's", details.legacy_delayed.to_string());
+        line("  legacy", details.legacy_delayed.to_string());
     }
     if let Some(due) = details.next_due {
-        let when = if due > now { format!("in {}", span(now, due)) } else { "overdue".to_owned() };
+        let when = if due > now { format!("in {}", format_span(now, due)) } else { "overdue".to_owned() };
         line("  next", format!("{when}, {}", rfc3339(due)));
     }
     line("in flight", details.in_flight.iter().map(|one| one.in_flight).sum::<u64>().to_string());
@@ -69,18 +70,18 @@ fn lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
     }
     line("dead", (details.dead + details.legacy_dead).to_string());
     if details.legacy_dead > 0 {
-        line("  the original's", details.legacy_dead.to_string());
+        line("  legacy", details.legacy_dead.to_string());
     }
     line("outbox", details.outbox.to_string());
-    line("in all", String::new());
+    line("total", String::new());
     for (name, count) in details.counters.iter().filter(|(_, count)| **count > 0) {
         line(&format!("  {name}"), count.to_string());
     }
     lines
 }
 
-/// In whole seconds.
-fn span(from: Timestamp, to: Timestamp) -> humantime::FormattedDuration {
+/// The time between two timestamps, in whole seconds.
+fn format_span(from: Timestamp, to: Timestamp) -> humantime::FormattedDuration {
     let seconds = u64::try_from(to.as_second() - from.as_second()).unwrap_or(0);
     humantime::format_duration(Duration::from_secs(seconds))
 }

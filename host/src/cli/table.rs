@@ -1,10 +1,10 @@
-//! Rows in columns, numbers to the right.
+//! Tables with aligned columns, numbers to the right.
 
 use crate::plugin::is_dangerous;
 
-/// What stands in the cells is anybody's: ids of messages, reasons of handlers.
+/// Sanitises the cells, because they contain texts of publishers and handlers.
 pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
-    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| shown(cell))).collect();
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| format_cell(cell))).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([header[column].len()]).max().unwrap_or(0)
     };
@@ -22,7 +22,7 @@ pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
     }
 }
 
-/// What a terminal may be given on one line.
-pub(super) fn shown(text: &str) -> String {
+/// The text with a space for each character that could steer the terminal.
+pub(super) fn format_cell(text: &str) -> String {
     text.replace(|char: char| char.is_control() || is_dangerous(char), " ")
 }

@@ -1,11 +1,11 @@
-//! `topics`: what lies where, whether anybody handles it, and setting a topic
-//! aside or emptying it.
+//! `topics`: lists, pauses, resumes and purges topics.
 
-use super::dead::purge_pieces;
-use super::known::known;
+use super::dead::purge_all;
 use super::messages::Progress;
-use super::print::print_json;
-use super::{Failure, RedisArgs, table};
+use super::output::print_json;
+use super::table::{self, format_cell};
+use super::topic_check::ensure_topic_exists;
+use super::{Failure, RedisArgs};
 use crate::queue::{Connection, TopicQueue, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write, stderr, stdin};
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
-    /// One JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(super) struct TopicArgs {
 pub(super) struct PauseArgs {
     #[command(flatten)]
     topic: TopicArgs,
-    /// Also a topic that has no messages yet and that no worker handles
+    /// Pause the topic even if it is unknown
     #[arg(long)]
     force: bool,
 }
@@ -40,13 +40,13 @@ pub(super) struct PauseArgs {
 #[derive(Debug, Args)]
 pub(super) struct PurgeArgs {
     topic: Topic,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
-    /// The delayed messages too, and those that wait for another run
+    /// Also delete delayed messages, including those that wait for a retry
     #[arg(long)]
     delayed: bool,
-    /// The dead letters too
+    /// Also delete the dead letters
     #[arg(long)]
     dead: bool,
     #[command(flatten)]
@@ -66,8 +66,8 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     let topics = inspect::topics(connection, &settings.prefix, &settings.group).await?;
     let row = |topic: &inspect::TopicState| {
         let state = match (topic.has_handler, topic.kind.as_str()) {
-            (_, kind) if !matches!(kind, "stream" | "list" | "none") => format!("its key holds a {kind}"),
-            _ if !topic.misused.is_empty() => format!("{} holds something else", topic.misused.join(" and ")),
+            (_, kind) if !matches!(kind, "stream" | "list" | "none") => format!("its key has the wrong type {kind}"),
+            _ if !topic.misused.is_empty() => format!("wrong type: {}", topic.misused.join(", ")),
             _ if topic.is_paused => "paused".to_owned(),
             (true, _) => "handled".to_owned(),
             (false, _) => "no handler: waits".to_owned(),
@@ -93,39 +93,43 @@ pub(super) async fn resume(args: TopicArgs) -> Result<(), Failure> {
 async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     if !force {
-        known(&connection, &settings, &args.topic).await?;
+        ensure_topic_exists(&connection, &settings, &args.topic).await?;
     }
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_new = queue.set_paused(is_paused).await?;
-    match (is_paused, is_new) {
-        (true, true) => println!("{} is paused: no worker takes from it until it is resumed", args.topic),
-        (true, false) => println!("{} was paused already", args.topic),
-        (false, true) => println!("{} goes on", args.topic),
-        (false, false) => println!("{} was not paused", args.topic),
+    let has_changed = queue.set_paused(is_paused).await?;
+    let topic = format_cell(args.topic.as_str());
+    match (is_paused, has_changed) {
+        (true, true) => println!("{topic} paused: workers start no messages of it until it is resumed"),
+        (true, false) => println!("{topic} was already paused"),
+        (false, true) => println!("{topic} resumed"),
+        (false, false) => println!("{topic} was not paused"),
     }
     Ok(())
 }
 
 pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
-    // What was typed comes before the connection.
+    // Usage errors are reported before connection errors.
+    let topic = format_cell(args.topic.as_str());
     let can_ask = stdin().is_terminal() && stderr().is_terminal();
     if !args.yes && !can_ask {
-        return Err(Failure::Usage(format!("this deletes the messages of {}: say so with --yes", args.topic)));
+        return Err(Failure::Usage(format!("this deletes the messages of {topic}: confirm with --yes")));
     }
-    let question = question(&args);
+    let question = question(&args, &topic);
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
     if is_handled && !queue.flags().await?.is_paused {
-        eprintln!("workers take from {0}: what they are quicker with is run (`topics pause {0}` first)", args.topic);
+        eprintln!(
+            "{topic} has active workers: messages that they fetch first will still run (`topics pause {topic}` prevents that)"
+        );
     }
     let others = queue.other_groups().await?;
     if others > 0 {
-        eprintln!("other groups read {} too ({others}): what is deleted, they lose", args.topic);
+        eprintln!("{topic} has other consumer groups ({others}): the messages are deleted for them too");
     }
     if !args.yes && !is_confirmed(&question)? {
-        return Err(Failure::Failed("nothing is deleted".to_owned()));
+        return Err(Failure::Failed("nothing was deleted".to_owned()));
     }
     let mut progress = Progress::new("deleted");
     let purged = queue.purge(args.delayed, &mut |count| progress.add(count)).await?;
@@ -136,24 +140,24 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     }
     if args.dead {
         let mut letters = 0;
-        let result = purge_pieces(&queue, None, &mut letters).await;
+        let result = purge_all(&queue, None, &mut letters).await;
         println!("{letters} dead letters deleted");
         result?;
     }
     Ok(())
 }
 
-fn question(args: &PurgeArgs) -> String {
+fn question(args: &PurgeArgs, topic: &str) -> String {
     let messages = if args.delayed { "waiting and delayed messages" } else { "waiting messages" };
     let letters = if args.dead { " and the dead letters" } else { "" };
-    format!("Delete the {messages}{letters} of {}? [y/N] ", args.topic)
+    format!("Delete the {messages}{letters} of {topic}? [y/N] ")
 }
 
 fn is_confirmed(question: &str) -> Result<bool, Failure> {
-    let told = |error: std::io::Error| Failure::Failed(error.to_string());
+    let failure = |error: std::io::Error| Failure::Failed(error.to_string());
     eprint!("{question}");
-    stderr().flush().map_err(told)?;
+    stderr().flush().map_err(failure)?;
     let mut answer = String::new();
-    stdin().read_line(&mut answer).map_err(told)?;
+    stdin().read_line(&mut answer).map_err(failure)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

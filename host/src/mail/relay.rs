@@ -4,7 +4,7 @@
 
 use super::compose::Mail;
 use crate::capability::Fault;
-use crate::settings::{MailSettings, Outlet, Relay as RelaySettings, Security};
+use crate::settings::{MailSettings, MailTransport, Security, SmtpRelay as RelaySettings};
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
@@ -37,10 +37,10 @@ impl Relay {
             Security::None => None,
             Security::StartTls | Security::Tls => Some(parameters(&relay.host, settings.tls_ca.as_deref())?),
         };
-        let hello = relay.hello.clone().map_or_else(ClientId::default, ClientId::Domain);
+        let hello = relay.ehlo_name.clone().map_or_else(ClientId::default, ClientId::Domain);
         let login = relay.login.as_ref();
         let login = login.map(|(user, password)| Credentials::new(user.clone(), password.reveal().to_owned()));
-        let shown = Outlet::Relay(relay.clone()).to_string();
+        let shown = MailTransport::Smtp(relay.clone()).to_string();
         let (settings, timeout) = (relay.clone(), settings.timeout);
         Ok(Self { settings, shown, hello, tls, login, timeout, idle: Mutex::default() })
     }

@@ -101,7 +101,7 @@ fn section<'t, T>(
 
 fn topics<'t>(all: &mut Section<'t>, stem: &str, faults: &mut Faults<'t>) -> (Vec<Topic>, Range<usize>) {
     let Some(Placed { value: listed, span }) = all.list::<RawTopic>("topics", faults) else {
-        let topic = Topic::parse(stem);
+        let topic = Topic::from_file_name(stem);
         if let Err(error) = &topic {
             faults.add(0..0, format!("no `topics`, and the file name is none: {error}"));
         }

@@ -66,7 +66,7 @@ fn everything_can_be_said() {
 fn a_fault_is_told_with_its_place_and_what_is_allowed() {
     for (text, told) in [
         ("[limits]\ncpuu = \"1s\"", &["line 2, column 1", "unknown key `cpuu` in [limits]", "`cpu`"][..]),
-        ("topics = [\"a b\"]", &["line 1, column 10", "illegal topic name"]),
+        ("topics = [\"{a}\"]", &["line 1, column 10", "invalid topic name"]),
         ("concurrency = 0", &["line 1, column 15", "1 to 10000"]),
         ("concurrency = 10001", &["1 to 10000"]),
         ("[limits]\n\ncpu = \"1x\"", &["line 3, column 7", "500ms"]),
@@ -110,7 +110,7 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         ("[grants]\nnetworks = [\"10.0.0.0\"]", &["line 2, column 13", "10.0.0.0/8"]),
         ("[grants]\nmail = \"yes\"", &["line 2, column 8", "a boolean"]),
         ("[grants]\nsecrets = [\"a/b\"]", &["line 2, column 12", "no name of a secret"]),
-        ("[grants]\npublish = [\"*\"]", &["line 2, column 12", "illegal topic name"]),
+        ("[grants]\npublish = [\"*\"]", &["line 2, column 12", "invalid topic name"]),
         ("[grants]\nread = { in = \"/data\" }", &["line 2, column 10", "absolute path"]),
         ("[grants]\nwrite = { \"/in\" = \"/data/../etc\" }", &["line 2, column 19", "absolute path"]),
         ("[grants]\nread = [\"/in\"]", &["`read` is a table, not array"]),

@@ -1,10 +1,10 @@
-//! Puts other data into a message, and changes no other byte of it.
+//! Replaces the data of a message and changes no other byte of it.
 
 use super::{Keys, Undecodable, parse, wrong};
 use serde_json::value::RawValue;
 
-/// The body with `data` in the place of its own. What is no envelope is
-/// replaced whole: there the body is the data.
+/// The body with `data` instead of its own data. A body that is not an envelope
+/// is replaced completely, because it consists only of data.
 pub fn with_data(body: &[u8], data: &str) -> Result<Vec<u8>, Undecodable> {
     let data: &RawValue = parse(data)?;
     let data = data.get();
@@ -19,11 +19,12 @@ pub fn with_data(body: &[u8], data: &str) -> Result<Vec<u8>, Undecodable> {
     }
     let (before, after) = match keys.data_at {
         Some(raw) => {
-            // The raw value is a part of the text, so its address tells where.
+            // The raw value borrows from the text, so its address gives its
+            // position.
             let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
             (text[..start].to_owned(), &text[start + raw.get().len()..])
         }
-        // An object with some key, so there is one to stand behind.
+        // An envelope has at least one key, so a comma is needed.
         None => {
             let end = text.trim_end().len() - 1;
             (format!("{},\"data\":", text[..end].trim_end()), &text[end..])

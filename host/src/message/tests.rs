@@ -1,4 +1,5 @@
-//! The golden samples were captured from the original's publishers.
+//! Tests of the parser. The golden samples were captured from GinForge's
+//! publishers.
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn data(message: &Message) -> &str {
 }
 
 #[test]
-fn the_golden_samples_are_read_whole() {
+fn the_golden_samples_are_parsed() {
     let message = read_message(REMINDER).unwrap();
     assert_eq!(message.id, "1795419923585502180-1795419923");
     assert_eq!(
@@ -57,19 +58,19 @@ fn data_is_handed_over_byte_for_byte() {
 }
 
 #[test]
-fn the_topic_is_the_keys_and_never_the_jsons() {
+fn the_topic_comes_from_the_key_and_never_from_the_json() {
     assert_eq!(read_message(NULL_DATA).unwrap().topic, topic());
 }
 
 #[test]
-fn keys_match_whatever_their_case_and_unknown_ones_are_ignored() {
+fn keys_are_case_insensitive_and_unknown_ones_are_ignored() {
     let message = read_message(r#"{"ID":"x","Topic":"t","Data":{"k":1},"RETRY":1,"trace":[{}]}"#).unwrap();
     assert_eq!((message.id.as_str(), data(&message), message.attempt), ("x", r#"{"k":1}"#, 2));
     assert_eq!(message.max_attempts, None);
 }
 
 #[test]
-fn attempts_have_sane_bounds() {
+fn attempts_are_clamped() {
     let attempts = |retry: &str, max: &str| {
         let body = format!(r#"{{"id":"a","topic":"t","data":{{}},"retry":{retry},"max_retry":{max}}}"#);
         read_message(&body).map(|message| (message.attempt, message.max_attempts))
@@ -92,7 +93,7 @@ fn a_bare_value_is_the_data_and_the_entry_id_the_id() {
 }
 
 #[test]
-fn an_entry_of_plain_fields_is_an_object_without_the_hosts_own() {
+fn an_entry_of_plain_fields_becomes_an_object_without_the_fields_of_the_host() {
     let fields = [("b", "2"), ("gw-attempt", "3"), ("a", "é\""), ("gw-id", "first-1")];
     let fields = fields.map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).to_vec();
     let message = read(&topic(), "5-0", &fields).unwrap();
@@ -114,7 +115,7 @@ fn the_larger_of_envelope_and_entry_attempt_counts() {
 }
 
 #[test]
-fn a_cloud_event_keeps_its_attributes_as_headers() {
+fn the_attributes_of_a_cloud_event_become_headers() {
     let message = read_message(
         r#"{"specversion":"1.0","id":"e-1","type":"order.made","source":"/shop","time":"2026-11-23T07:45:23Z","datacontenttype":"application/json","data":{"n": 1}}"#,
     )
@@ -131,15 +132,15 @@ fn a_cloud_event_keeps_its_attributes_as_headers() {
 }
 
 #[test]
-fn headers_are_lower_case_and_cannot_forge_the_hosts() {
+fn headers_are_lower_case_and_cannot_forge_those_of_the_host() {
     let message =
         read_message(r#"{"id":"a","topic":"t","data":1,"headers":{"TraceParent":"00-1","worker-attempt":"9"}}"#);
     assert_eq!(message.unwrap().headers, [("traceparent".to_owned(), "00-1".to_owned())]);
 }
 
 #[test]
-fn what_cannot_be_read_says_why() {
-    for (body, why) in [
+fn an_undecodable_message_has_an_error_with_the_cause() {
+    for (body, expected) in [
         ("{\"id\":", "bad JSON"),
         ("not json", "bad JSON"),
         ("", "bad JSON"),
@@ -149,20 +150,20 @@ fn what_cannot_be_read_says_why() {
         (r#"{"id":"a","topic":"t","data":{},"expires_at":"soon"}"#, "expires_at: got \"soon\""),
     ] {
         let error = read_message(body).unwrap_err().to_string();
-        assert!(error.contains(why), "{body}: {error}");
+        assert!(error.contains(expected), "{body}: {error}");
     }
     let not_text = vec![(b"message".to_vec(), vec![0xff, 0xfe])];
     assert!(read(&topic(), "5-0", &not_text).unwrap_err().to_string().contains("not UTF-8"));
 }
 
 #[test]
-fn a_timestamp_that_is_none_gives_way_to_the_entrys_time() {
+fn an_invalid_timestamp_is_replaced_by_the_time_of_the_entry() {
     let message = read_message(r#"{"id":"a","topic":"t","data":1,"timestamp":"2026-11-23 07:45:23 o'clock"}"#).unwrap();
     assert_eq!(rfc3339(message.published_at), "2026-11-23T07:45:23.585Z");
 }
 
 #[test]
-fn a_fresh_message_counts_its_own_attempts_and_not_the_envelopes() {
+fn a_replayed_message_ignores_the_attempts_of_its_envelope() {
     let entry = |fields: &[(&str, &str)]| {
         let mut entry = vec![(b"message".to_vec(), RETRIED.as_bytes().to_vec())];
         entry.extend(fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
@@ -176,12 +177,12 @@ fn a_fresh_message_counts_its_own_attempts_and_not_the_envelopes() {
 }
 
 #[test]
-fn other_data_changes_no_other_byte() {
+fn replacing_the_data_changes_no_other_byte() {
     let with = |body: &str| with_data(body.as_bytes(), " [9007199254740993] ").map(|it| String::from_utf8(it).unwrap());
     for (body, expected) in [
         (r#"{"id" : "ü","data":{"a": 1.0} ,"topic":"t" }"#, r#"{"id" : "ü","data":[9007199254740993] ,"topic":"t" }"#),
         (r#"{"id":"a","topic":"t","data":null}"#, r#"{"id":"a","topic":"t","data":[9007199254740993]}"#),
-        // The last one counts, as for readers.
+        // The last one counts, as in the parser.
         (r#"{"id":"a","data":1,"Data":2}"#, r#"{"id":"a","data":1,"Data":[9007199254740993]}"#),
         ("{\"id\":\"a\",\"topic\":\"t\"\n} ", "{\"id\":\"a\",\"topic\":\"t\",\"data\":[9007199254740993]} "),
         (r#"{"specversion":"1.0"}"#, r#"{"specversion":"1.0","data":[9007199254740993]}"#),
@@ -198,7 +199,7 @@ fn other_data_changes_no_other_byte() {
 }
 
 #[test]
-fn a_chain_is_known_by_the_hosts_header_and_begins_anew_with_a_replay() {
+fn the_depth_of_a_chain_comes_from_a_header_and_a_replay_resets_it() {
     let body = r#"{"id":"a","topic":"t","data":1,"headers":{"worker-hops":"7","worker-other":"x","a":"b"}}"#;
     let entry = |fresh: &str| {
         let fields = [("message", body), (FRESH_FIELD, fresh)];

@@ -91,7 +91,7 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         folders::check(&manifest.grants, name)?;
-        folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name)
+        folders::check_apart(&manifest.grants, &engine.capabilities().protected_dirs, name)
             .map_err(|told| LoadError::lasting(&told))?;
         let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
         let imports = compiled.imports(engine);

@@ -217,7 +217,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
             match &version {
                 Ok(version) => entry.asked = version.topics(),
                 // Most are named after their topic.
-                Err(_) if entry.asked.is_empty() => entry.asked.extend(Topic::parse(&order.name)),
+                Err(_) if entry.asked.is_empty() => entry.asked.extend(Topic::from_file_name(&order.name)),
                 Err(_) => {}
             }
         }

@@ -4,7 +4,7 @@ use super::beneath::{Beneath, open_to_others};
 use super::load_error::LoadError;
 use super::words::hex;
 use crate::manifest::Manifest;
-use crate::settings::FileCheck;
+use crate::settings::FilePermissionPolicy;
 use crate::topic::Topic;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const PLUGINS_MAX: usize = 1000;
 
 pub struct Folder {
     path: PathBuf,
-    check: FileCheck,
+    check: FilePermissionPolicy,
     /// So that too many are told once, not at every scan.
     has_told: AtomicBool,
 }
@@ -63,7 +63,7 @@ pub(super) struct Source {
 }
 
 impl Folder {
-    pub fn new(path: impl Into<PathBuf>, check: FileCheck) -> Self {
+    pub fn new(path: impl Into<PathBuf>, check: FilePermissionPolicy) -> Self {
         Self { path: path.into(), check, has_told: AtomicBool::new(false) }
     }
 
@@ -133,10 +133,10 @@ impl Folder {
         let of_manifest = manifest.as_ref().map(|(_, metadata)| (format!("{stem}.toml"), metadata));
         for (name, metadata) in files.into_iter().chain([of_manifest]).flatten() {
             match (self.check, open_to_others(metadata)) {
-                (FileCheck::Off, _) | (_, None) => {}
-                (FileCheck::Warn, Some(why)) => warnings.push(format!("{name}: {why}")),
-                (FileCheck::Refuse, Some(why)) => {
-                    let told = format!("{name} is not to be trusted (plugins.check_files): {why}");
+                (FilePermissionPolicy::Ignore, _) | (_, None) => {}
+                (FilePermissionPolicy::Warn, Some(why)) => warnings.push(format!("{name}: {why}")),
+                (FilePermissionPolicy::Enforce, Some(why)) => {
+                    let told = format!("{name} is not to be trusted (plugins.file_permissions): {why}");
                     return Err(LoadError::lasting(&told));
                 }
             }
@@ -184,7 +184,7 @@ impl Source {
         match &self.manifest {
             Some(text) => Manifest::parse(text, name)
                 .map_err(|error| error.0.iter().map(|fault| format!("{name}.toml: {fault}")).collect()),
-            None => Topic::parse(name)
+            None => Topic::from_file_name(name)
                 .map(Manifest::default_for)
                 .map_err(|error| vec![format!("{error}; name the file <topic>.wasm, or the topics in {name}.toml")]),
         }
@@ -230,7 +230,7 @@ mod tests {
         }
         fs::create_dir(folder.path().join("f")).unwrap();
         fs::write(folder.path().join("f/g.wasm"), "").unwrap();
-        let found = Folder::new(folder.path(), FileCheck::Off).names().unwrap();
+        let found = Folder::new(folder.path(), FilePermissionPolicy::Ignore).names().unwrap();
         assert_eq!(found, (vec!["c".to_owned()], Vec::new()));
     }
 
@@ -245,7 +245,7 @@ mod tests {
             fs::File::open(path).unwrap().set_modified(now - age).unwrap();
         };
         let is_older = |age: Duration| {
-            let stamp = Folder::new(folder.path(), FileCheck::Off).stamp("a").unwrap();
+            let stamp = Folder::new(folder.path(), FilePermissionPolicy::Ignore).stamp("a").unwrap();
             stamp.is_older_than(age, now)
         };
         write("a.wasm", minute);

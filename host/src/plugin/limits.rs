@@ -49,7 +49,7 @@ impl InstanceLimit {
         if told.contains("handle limit exceeded")
             || matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full))
         {
-            return Some(Outcome::HandleLimit(limits.handles));
+            return Some(Outcome::ResourceLimit(limits.handles));
         }
         if told.contains("fuel allocated for hostcalls") {
             return Some(Outcome::HostCallLimit(limits.host_call));

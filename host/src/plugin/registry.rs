@@ -479,13 +479,13 @@ mod tests {
     use super::*;
     use crate::capability::Capabilities;
     use crate::plugin::compile::{CompileLimits, Compiler};
-    use crate::settings::FileCheck;
+    use crate::settings::FilePermissionPolicy;
 
     /// Without a compiler: what is in the folder is no plugin anyway.
     fn registry(folder: &std::path::Path) -> Registry {
         let compiler = Compiler::of("/nowhere".into(), CompileLimits::default(), None);
         let engine = Engine::new(Capabilities::default(), compiler, 1).unwrap();
-        Registry::new(engine, Folder::new(folder, FileCheck::Off), Archive::nowhere())
+        Registry::new(engine, Folder::new(folder, FilePermissionPolicy::Ignore), Archive::nowhere())
     }
 
     #[tokio::test]

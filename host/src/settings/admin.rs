@@ -1,23 +1,24 @@
-//! Who may change something over HTTP.
+//! Authorisation of changes over HTTP.
 
 use super::set;
 use crate::capability::Secret;
 use serde::Deserialize;
 
-/// A shorter token could be guessed.
+/// A shorter token could be guessed by brute force.
 const TOKEN_BYTES_MIN: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AdminSettings {
-    /// Who knows it may change things. Without one nobody may.
+    /// The bearer token that authorises changes. None forbids all changes.
     pub token: Option<Secret>,
-    /// Without a token, whoever is on this machine may: for `dev`.
-    pub trusts_this_machine: bool,
+    /// Whether programs on this machine may make changes where no token is set,
+    /// for `dev`.
+    pub trusts_loopback: bool,
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedAdmin {
-    /// Who sends this may change things over HTTP; better given by the environment [default: nobody may]
+pub struct RawAdmin {
+    /// Bearer token for changes over HTTP; set it in the environment, since other users can see flags [default: no changes]
     #[arg(long, env = "GATEWAY_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
 }
@@ -28,25 +29,23 @@ pub(super) struct FileAdmin {
     token: Option<String>,
 }
 
-impl TypedAdmin {
+impl RawAdmin {
     pub(super) fn or_file(self, file: FileAdmin) -> Self {
         Self { admin_token: set(&self.admin_token).or(file.token) }
     }
 
-    pub fn check(&self, faults: &mut Vec<String>) -> AdminSettings {
+    pub fn check(&self, errors: &mut Vec<String>) -> AdminSettings {
         let token = set(&self.admin_token).map(|token| token.trim().to_owned());
         if let Some(token) = &token {
             if token.len() < TOKEN_BYTES_MIN {
-                faults.push(format!(
-                    "admin.token: it has {} characters, at least {TOKEN_BYTES_MIN} are needed",
-                    token.len()
-                ));
+                errors
+                    .push(format!("admin.token: got {} characters, allowed: at least {TOKEN_BYTES_MIN}", token.len()));
             }
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                faults.push("admin.token: allowed are letters, digits and punctuation of ASCII".to_owned());
+                errors.push("admin.token: allowed: ASCII letters, digits and punctuation".to_owned());
             }
         }
-        AdminSettings { token: token.map(Secret::new), trusts_this_machine: false }
+        AdminSettings { token: token.map(Secret::new), trusts_loopback: false }
     }
 }
 
@@ -55,17 +54,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_has_a_length_and_characters_that_a_header_can_carry() {
+    fn a_token_has_a_minimum_length_and_only_characters_that_a_header_can_carry() {
         for (token, is_good) in
             [("a".repeat(15), false), ("a".repeat(16), true), (format!("{} b", "a".repeat(16)), false)]
         {
-            let mut faults = Vec::new();
-            TypedAdmin { admin_token: Some(token.clone()) }.check(&mut faults);
-            assert_eq!(faults.is_empty(), is_good, "{token}");
-            assert!(!faults.iter().any(|fault| fault.contains(&token)), "{faults:?}");
+            let mut errors = Vec::new();
+            RawAdmin { admin_token: Some(token.clone()) }.check(&mut errors);
+            assert_eq!(errors.is_empty(), is_good, "{token}");
+            assert!(!errors.iter().any(|error| error.contains(&token)), "{errors:?}");
         }
-        let mut faults = Vec::new();
-        assert_eq!(TypedAdmin { admin_token: Some(" ".to_owned()) }.check(&mut faults), AdminSettings::default());
-        assert!(faults.is_empty());
+        let mut errors = Vec::new();
+        assert_eq!(RawAdmin { admin_token: Some(" ".to_owned()) }.check(&mut errors), AdminSettings::default());
+        assert!(errors.is_empty());
     }
 }

@@ -1,16 +1,16 @@
-//! Reads the settings file so that all that is wrong with it is told at once,
-//! each with its line and column.
+//! Reads the settings file and reports every error in it at once, each with its
+//! line and column.
 
-use super::BadSettings;
+use super::InvalidSettings;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-/// Reads all of a file, whose name is for errors.
-pub(super) fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, BadSettings> {
+/// Parses the text of a file. Errors show `name`.
+pub(super) fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, InvalidSettings> {
     let (mut table, errors) = DeTable::parse_recoverable(text);
-    let mut faults: Vec<(Range<usize>, String)> =
+    let mut errors: Vec<(Range<usize>, String)> =
         errors.into_iter().map(|error| (error.span().unwrap_or(0..0), error.message().to_owned())).collect();
     let read = loop {
         let value = Spanned::new(table.span(), DeValue::Table(table.get_ref().clone()));
@@ -18,43 +18,46 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T, Bad
             Ok(read) => break Some(read),
             Err(error) => {
                 let at = error.span().unwrap_or(0..0);
-                faults.push((at.clone(), error.message().to_owned()));
-                // The others are seen without it.
+                errors.push((at.clone(), error.message().to_owned()));
+                // Serde stops at the first error, so the next attempt goes
+                // without the key.
                 if !remove(table.get_mut(), &at) {
                     break None;
                 }
             }
         }
     };
-    faults.sort_by_key(|(at, _)| at.start);
-    match read.filter(|_| faults.is_empty()) {
+    errors.sort_by_key(|(at, _)| at.start);
+    match read.filter(|_| errors.is_empty()) {
         Some(read) => Ok(read),
-        None => Err(BadSettings(faults.into_iter().map(|(at, told)| place(text, name, &at, &told)).collect())),
+        None => Err(InvalidSettings(
+            errors.into_iter().map(|(at, message)| with_position(text, name, &at, &message)).collect(),
+        )),
     }
 }
 
-/// Takes out the innermost key that a fault stands at.
+/// Removes the innermost key at the position of an error.
 fn remove(table: &mut DeTable<'_>, at: &Range<usize>) -> bool {
-    let has = |span: Range<usize>| span.start <= at.start && at.start < span.end.max(span.start + 1);
+    let contains = |span: Range<usize>| span.start <= at.start && at.start < span.end.max(span.start + 1);
     let mut found = None;
     for (key, value) in table.iter_mut() {
         let (key_at, value_at) = (key.span(), value.span());
-        // A table's place is that of its name, and what is in it lies behind.
+        // The span of a table covers its header only, not its keys.
         if let DeValue::Table(inner) = value.get_mut()
             && remove(inner, at)
         {
             return true;
         }
-        if has(key_at) || has(value_at) {
+        if contains(key_at) || contains(value_at) {
             found = Some(key.clone());
         }
     }
     found.is_some_and(|key| table.remove(&key).is_some())
 }
 
-fn place(text: &str, name: &str, at: &Range<usize>, told: &str) -> String {
+fn with_position(text: &str, name: &str, at: &Range<usize>, message: &str) -> String {
     let before = text.get(..at.start).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    format!("{name}: line {line}, column {column}: {}", told.trim_end())
+    format!("{name}: line {line}, column {column}: {}", message.trim_end())
 }

@@ -1,6 +1,6 @@
-//! The way that mails of handlers take.
+//! The transport for the mails of handlers.
 
-use super::{parse, set, span};
+use super::{parse, parse_duration, set};
 use crate::capability::Secret;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -12,65 +12,69 @@ use url::Url;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct MailSettings {
-    /// Without one there is no mail.
-    pub outlet: Option<Outlet>,
-    /// The sender of mails that name none.
+    /// None disables mail.
+    pub transport: Option<MailTransport>,
+    /// The default sender.
     pub from: Option<String>,
-    /// Senders that handlers may name: addresses, or `*@domain`.
+    /// Senders that handlers may choose: addresses, or `*@domain`.
     pub allow_from: Vec<String>,
-    /// Certificates in PEM; without them those of the system are trusted.
+    /// CA certificates in PEM. None trusts the certificates of the system.
     pub tls_ca: Option<Vec<u8>>,
-    /// How long one mail may take.
+    /// The time limit for sending one mail.
     pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outlet {
-    Relay(Relay),
-    /// Each mail becomes a file: to look at, not to deliver.
-    Folder(PathBuf),
+pub enum MailTransport {
+    Smtp(SmtpRelay),
+    /// Writes each mail to a file instead of delivering it.
+    Directory(PathBuf),
 }
 
-/// An SMTP server that takes our mails.
+/// The SMTP server that mails are submitted to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relay {
+pub struct SmtpRelay {
     pub security: Security,
     pub host: String,
     pub port: u16,
     pub login: Option<(String, Secret)>,
-    /// The name that we greet it with.
-    pub hello: Option<String>,
+    /// The host name for EHLO.
+    pub ehlo_name: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
-    /// Begins without TLS and goes on only with it.
+    /// Upgrades the connection to TLS and fails where the server can't.
     StartTls,
     Tls,
-    /// Everybody on the way reads it, the password too.
+    /// Sends mails and the password unencrypted.
     None,
 }
 
-const SHAPE: &str = "smtp://[user:password@]host[:587][/our-name] (STARTTLS), smtps://...[:465], smtp+insecure://...[:25], or file:FOLDER";
+const FORMAT: &str = "smtp://[user:password@]host[:587][/ehlo-name] (STARTTLS), smtps://...[:465], smtp+insecure://...[:25], or file:DIR";
 
-impl FromStr for Outlet {
+impl FromStr for MailTransport {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("file:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err("it names no folder".to_owned()) } else { Ok(Self::Folder(path.into())) };
+            return if path.is_empty() {
+                Err("the directory is missing".to_owned())
+            } else {
+                Ok(Self::Directory(path.into()))
+            };
         }
         let url = Url::parse(text).map_err(|error| error.to_string())?;
         let (security, port) = match url.scheme() {
             "smtp" => (Security::StartTls, 587),
             "smtps" => (Security::Tls, 465),
             "smtp+insecure" => (Security::None, 25),
-            other => return Err(format!("\"{other}\" is no way to send mail")),
+            other => return Err(format!("unknown scheme \"{other}\"")),
         };
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it names no host")?;
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the host is missing")?;
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("nothing can follow a ? or a #".to_owned());
+            return Err("a query or fragment is not supported".to_owned());
         }
         let decode = |text: &str| {
             percent_decode_str(text).decode_utf8().map(|text| text.into_owned()).map_err(|_| "not UTF-8".to_owned())
@@ -78,25 +82,25 @@ impl FromStr for Outlet {
         let login = match (decode(url.username())?, url.password().map(decode).transpose()?) {
             (user, None) if user.is_empty() => None,
             (user, Some(password)) if !user.is_empty() => Some((user, Secret::new(password))),
-            _ => return Err("a user needs a password, and a password a user".to_owned()),
+            _ => return Err("user and password must be given together".to_owned()),
         };
-        let hello = Some(url.path().trim_matches('/').to_owned()).filter(|name| !name.is_empty());
-        Ok(Self::Relay(Relay {
+        let ehlo_name = Some(url.path().trim_matches('/').to_owned()).filter(|name| !name.is_empty());
+        Ok(Self::Smtp(SmtpRelay {
             security,
             host: host.trim_matches(['[', ']']).to_owned(),
             port: url.port().unwrap_or(port),
             login,
-            hello,
+            ehlo_name,
         }))
     }
 }
 
-/// Without its secrets, for logs.
-impl fmt::Display for Outlet {
+/// The transport without user and password, for logs.
+impl fmt::Display for MailTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path) => write!(f, "file:{}", path.display()),
-            Self::Relay(relay) => {
+            Self::Directory(path) => write!(f, "file:{}", path.display()),
+            Self::Smtp(relay) => {
                 let scheme = match relay.security {
                     Security::StartTls => "smtp",
                     Security::Tls => "smtps",
@@ -109,31 +113,31 @@ impl fmt::Display for Outlet {
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedMail {
-    /// The relay for mails of handlers
+pub struct RawMail {
+    /// SMTP server for mails of handlers
     #[arg(
         long,
         env = "GATEWAY_MAIL_RELAY",
         value_name = "URL",
         hide_env_values = true,
-        help = "Where mails of handlers go: smtp://[user:password@]host (STARTTLS), smtps://..., or file:FOLDER [default: nowhere]"
+        help = "SMTP server for mails of handlers: smtp://[user:password@]host (STARTTLS), smtps://..., or file:DIR [default: no mail]"
     )]
     pub mail_relay: Option<String>,
-    /// Their sender, like "Shop <noreply@shop.example>"
+    /// Default sender of mails, like "Shop <noreply@shop.example>"
     #[arg(long, env = "GATEWAY_MAIL_FROM", value_name = "SENDER")]
     pub mail_from: Option<String>,
-    /// Senders that handlers may name instead: addresses or *@domain, with commas [default: none]
+    /// Other senders that handlers may choose: comma-separated addresses or *@domain [default: none]
     #[arg(long, env = "GATEWAY_MAIL_ALLOW_FROM", value_name = "LIST")]
     pub mail_allow_from: Option<String>,
-    /// The certificates that the relay's own is signed by [default: those of the system]
+    /// CA certificates for the SMTP server, in PEM [default: those of the system]
     #[arg(long, env = "GATEWAY_MAIL_TLS_CA", value_name = "FILE")]
     pub mail_tls_ca: Option<String>,
-    /// How long one mail may take [default: 15s]
+    /// Time limit for sending one mail [default: 15s]
     #[arg(long, env = "GATEWAY_MAIL_TIMEOUT", value_name = "TIME")]
     pub mail_timeout: Option<String>,
 }
 
-/// The table `[mail]` of the file.
+/// The table `[mail]` of the settings file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileMail {
@@ -144,7 +148,7 @@ pub(super) struct FileMail {
     timeout: Option<String>,
 }
 
-impl TypedMail {
+impl RawMail {
     pub(super) fn or_file(self, file: FileMail) -> Self {
         Self {
             mail_relay: set(&self.mail_relay).or(file.relay),
@@ -155,37 +159,37 @@ impl TypedMail {
         }
     }
 
-    pub fn check(&self, faults: &mut Vec<String>) -> MailSettings {
-        let outlet = set(&self.mail_relay).and_then(|text| match text.trim().parse() {
-            Ok(outlet) => Some(outlet),
-            // What stands before the @ is nobody's business.
+    pub fn check(&self, errors: &mut Vec<String>) -> MailSettings {
+        let transport = set(&self.mail_relay).and_then(|text| match text.trim().parse() {
+            Ok(transport) => Some(transport),
+            // The part before the @ may contain the password.
             Err(error) => {
-                let shown = text.rsplit('@').next().unwrap_or_default();
-                faults.push(format!("mail.relay: \"{shown}\": {error}; allowed: {SHAPE}"));
+                let redacted = text.rsplit('@').next().unwrap_or_default();
+                errors.push(format!("mail.relay: \"{redacted}\": {error}; allowed: {FORMAT}"));
                 None
             }
         });
         let from = set(&self.mail_from);
-        if from.is_none() && matches!(outlet, Some(Outlet::Relay(_))) {
-            faults.push("mail.from: needed where mail.relay is: the sender of mails that name none".to_owned());
+        if from.is_none() && matches!(transport, Some(MailTransport::Smtp(_))) {
+            errors.push("mail.from: missing; mail.relay needs a default sender".to_owned());
         }
-        let list: String = parse("mail.allow_from", &self.mail_allow_from, String::new(), "addresses", faults);
+        let list: String = parse("mail.allow_from", &self.mail_allow_from, String::new(), "addresses", errors);
         let allow_from: Vec<String> =
             list.split(',').map(|one| one.trim().to_lowercase()).filter(|one| !one.is_empty()).collect();
         for bad in allow_from.iter().filter(|one| !is_pattern(one)) {
-            faults.push(format!("mail.allow_from: \"{bad}\" is neither an address nor *@domain"));
+            errors.push(format!("mail.allow_from: \"{bad}\" is neither an address nor *@domain"));
         }
         MailSettings {
-            outlet,
+            transport,
             from,
             allow_from,
-            tls_ca: super::redis_target::pem("mail.tls_ca", &self.mail_tls_ca, "CERTIFICATE", faults),
-            timeout: span("mail.timeout", &self.mail_timeout, 15_000, (100, 600_000), faults),
+            tls_ca: super::redis_target::pem("mail.tls_ca", &self.mail_tls_ca, "CERTIFICATE", errors),
+            timeout: parse_duration("mail.timeout", &self.mail_timeout, 15_000, (100, 600_000), errors),
         }
     }
 }
 
-/// An address, or all of a domain; never all of the world.
+/// Whether the text is an address or `*@domain`. The domain may not be `*`.
 fn is_pattern(text: &str) -> bool {
     let is_word = |part: &str| !part.is_empty() && !part.contains(['*', '@', ' ', '<', '>', '"']);
     text.split_once('@').is_some_and(|(user, domain)| (user == "*" || is_word(user)) && is_word(domain))
@@ -195,48 +199,48 @@ fn is_pattern(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn relay(text: &str) -> Relay {
-        match text.parse::<Outlet>() {
-            Ok(Outlet::Relay(relay)) => relay,
+    fn relay(text: &str) -> SmtpRelay {
+        match text.parse::<MailTransport>() {
+            Ok(MailTransport::Smtp(relay)) => relay,
             other => panic!("{text}: {other:?}"),
         }
     }
 
     #[test]
-    fn a_relay_is_reached_with_tls_unless_it_is_said_otherwise() {
-        let ways = ["smtp://h", "smtps://h", "smtp+insecure://h"].map(relay);
-        let seen = ways.map(|relay| (relay.security, relay.port));
-        assert_eq!(seen, [(Security::StartTls, 587), (Security::Tls, 465), (Security::None, 25)]);
+    fn smtp_uses_tls_unless_the_scheme_is_insecure() {
+        let relays = ["smtp://h", "smtps://h", "smtp+insecure://h"].map(relay);
+        let found = relays.map(|relay| (relay.security, relay.port));
+        assert_eq!(found, [(Security::StartTls, 587), (Security::Tls, 465), (Security::None, 25)]);
         let full = relay("smtp://user%40h:p%3Aw@[::1]:2525/worker.example");
-        assert_eq!((full.host.as_str(), full.port, full.hello.as_deref()), ("::1", 2525, Some("worker.example")));
+        assert_eq!((full.host.as_str(), full.port, full.ehlo_name.as_deref()), ("::1", 2525, Some("worker.example")));
         assert_eq!(full.login, Some(("user@h".to_owned(), Secret::new("p:w".to_owned()))));
-        assert_eq!("file:/a/b".parse(), Ok(Outlet::Folder("/a/b".into())));
-        assert_eq!("file:///a/b".parse(), Ok(Outlet::Folder("/a/b".into())));
-        assert_eq!("file:a".parse(), Ok(Outlet::Folder("a".into())));
+        assert_eq!("file:/a/b".parse(), Ok(MailTransport::Directory("/a/b".into())));
+        assert_eq!("file:///a/b".parse(), Ok(MailTransport::Directory("/a/b".into())));
+        assert_eq!("file:a".parse(), Ok(MailTransport::Directory("a".into())));
     }
 
     #[test]
-    fn every_fault_is_told_without_the_password() {
+    fn every_error_is_reported_without_the_password() {
         for bad in ["http://u:hidden@h", "smtp://", "smtp://u@h", "smtp://h?tls=none", "h:25", "file:"] {
-            let mut faults = Vec::new();
-            let typed = TypedMail { mail_relay: Some(bad.to_owned()), ..TypedMail::default() };
-            typed.check(&mut faults);
-            assert_eq!(faults.len(), 1, "{bad}: {faults:?}");
-            assert!(faults[0].starts_with("mail.relay: ") && faults[0].contains("smtps://"), "{faults:?}");
-            assert!(!faults[0].contains("hidden"), "{faults:?}");
+            let mut errors = Vec::new();
+            let raw = RawMail { mail_relay: Some(bad.to_owned()), ..RawMail::default() };
+            raw.check(&mut errors);
+            assert_eq!(errors.len(), 1, "{bad}: {errors:?}");
+            assert!(errors[0].starts_with("mail.relay: ") && errors[0].contains("smtps://"), "{errors:?}");
+            assert!(!errors[0].contains("hidden"), "{errors:?}");
         }
-        let typed = TypedMail {
+        let raw = RawMail {
             mail_relay: Some("smtp://u:hidden@h".to_owned()),
             mail_allow_from: Some("*@a.example, B@c.example, *, *@*, a*@a.example".to_owned()),
             mail_tls_ca: Some("/nowhere".to_owned()),
             mail_timeout: Some("1h".to_owned()),
-            ..TypedMail::default()
+            ..RawMail::default()
         };
-        let mut faults = Vec::new();
-        let settings = typed.check(&mut faults);
-        assert_eq!(faults.len(), 6, "{faults:#?}");
+        let mut errors = Vec::new();
+        let settings = raw.check(&mut errors);
+        assert_eq!(errors.len(), 6, "{errors:#?}");
         assert_eq!(settings.allow_from[..2], ["*@a.example", "b@c.example"]);
         assert!(!format!("{settings:?}").contains("hidden"));
-        assert_eq!(settings.outlet.unwrap().to_string(), "smtp://h:587");
+        assert_eq!(settings.transport.unwrap().to_string(), "smtp://h:587");
     }
 }

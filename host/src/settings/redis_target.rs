@@ -1,23 +1,23 @@
-//! Where Redis is and how it is entered: the URL or its parts, the files of
-//! TLS, the login of the sentinels. Files that are named here are read here,
-//! so that one which can't be read is told with all other faults.
+//! The address of Redis and its credentials: the URL or its parts, the TLS
+//! files, and the login of the sentinels. The check reads the TLS files, so that
+//! an unreadable file is reported together with all other errors.
 
-use super::level::OnLine;
-use super::redis_url::{RedisMode, RedisPlace};
+use super::command_line::FromCommandLine;
+use super::redis_url::{RedisEndpoint, RedisMode};
 use super::{parse, set};
 use crate::capability::Secret;
 use serde::Deserialize;
 
 const DEFAULT_PORT: u16 = 6379;
 
-/// Where Redis is, checked.
+/// The checked address and credentials of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisTarget {
-    pub place: RedisPlace,
-    /// Certificates in PEM; without them those of the system are trusted.
+    pub endpoint: RedisEndpoint,
+    /// CA certificates in PEM. None trusts the certificates of the system.
     pub tls_ca: Option<Vec<u8>>,
     pub tls_client: Option<ClientPem>,
-    /// The sentinels have users of their own.
+    /// The sentinels may have other users than the servers.
     pub sentinel_login: Login,
 }
 
@@ -27,7 +27,7 @@ pub struct Login {
     pub password: Option<Secret>,
 }
 
-/// What we show to the server that asks for it.
+/// The client certificate for servers that require one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientPem {
     pub cert: Vec<u8>,
@@ -35,35 +35,35 @@ pub struct ClientPem {
 }
 
 impl RedisTarget {
-    /// A place that needs no more than its URL.
+    /// A target that consists only of a URL.
     pub fn at(url: &str) -> Result<Self, String> {
-        RedisPlace::parse(url).map(Self::from)
+        RedisEndpoint::parse(url).map(Self::from)
     }
 
-    /// The address without its secrets, for logs.
-    pub fn shown(&self) -> String {
-        self.place.to_string()
-    }
-}
-
-impl From<RedisPlace> for RedisTarget {
-    fn from(place: RedisPlace) -> Self {
-        Self { place, tls_ca: None, tls_client: None, sentinel_login: Login::default() }
+    /// The URL without user and password, for logs.
+    pub fn redacted_url(&self) -> String {
+        self.endpoint.to_string()
     }
 }
 
-/// Where Redis is.
+impl From<RedisEndpoint> for RedisTarget {
+    fn from(endpoint: RedisEndpoint) -> Self {
+        Self { endpoint, tls_ca: None, tls_client: None, sentinel_login: Login::default() }
+    }
+}
+
+/// The address and credentials of Redis as text.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedRedis {
+pub struct RawRedis {
     #[command(flatten)]
-    pub on_line: OnLine,
-    /// Where Redis is
+    pub from_command_line: FromCommandLine,
+    /// URL of Redis
     #[arg(
         long,
         env = "REDIS_URL",
         value_name = "URL",
         hide_env_values = true,
-        help = "redis://[user:password@]host:port[/db], rediss:// for TLS; redis+sentinel://host:port,.../master[/db]; redis+cluster://host:port,... [default: redis://localhost:6379]"
+        help = "URL of Redis: redis://[user:password@]host:port[/db], rediss:// for TLS; redis+sentinel://host:port,.../master[/db]; redis+cluster://host:port,... [default: redis://localhost:6379]"
     )]
     pub redis_url: Option<String>,
     #[arg(long, env = "REDIS_HOST", value_name = "HOST", hide = true)]
@@ -76,13 +76,13 @@ pub struct TypedRedis {
     pub redis_password: Option<String>,
     #[arg(long, env = "REDIS_DB", value_name = "N", hide = true)]
     pub redis_db: Option<String>,
-    /// The certificates that Redis' own is signed by [default: those of the system]
+    /// CA certificates for Redis, in PEM [default: those of the system]
     #[arg(long, env = "REDIS_TLS_CA", value_name = "FILE")]
     pub redis_tls_ca: Option<String>,
-    /// The certificate that we show to Redis
+    /// Client certificate for Redis, in PEM
     #[arg(long, env = "REDIS_TLS_CERT", value_name = "FILE")]
     pub redis_tls_cert: Option<String>,
-    /// Its key
+    /// Private key of the client certificate, in PEM
     #[arg(long, env = "REDIS_TLS_KEY", value_name = "FILE")]
     pub redis_tls_key: Option<String>,
     #[arg(long, env = "REDIS_SENTINEL_USERNAME", value_name = "USER", hide = true)]
@@ -91,7 +91,7 @@ pub struct TypedRedis {
     pub redis_sentinel_password: Option<String>,
 }
 
-/// The table `[redis]` of the file.
+/// The table `[redis]` of the settings file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileRedis {
@@ -108,10 +108,10 @@ pub(super) struct FileRedis {
     sentinel_password: Option<String>,
 }
 
-impl TypedRedis {
-    /// Whether nothing says where Redis is.
+impl RawRedis {
+    /// Whether neither the URL nor a part of it is set.
     pub fn is_unset(&self) -> bool {
-        let all = [
+        let parts = [
             &self.redis_url,
             &self.redis_host,
             &self.redis_port,
@@ -119,21 +119,22 @@ impl TypedRedis {
             &self.redis_password,
             &self.redis_db,
         ];
-        all.into_iter().all(|one| set(one).is_none())
+        parts.into_iter().all(|part| set(part).is_none())
     }
 
-    /// A place that is named outright is not mixed with the parts of another.
+    /// The file's address counts only where flags and environment set no part of
+    /// one, so that parts of two addresses are never mixed.
     pub(super) fn or_file(self, file: FileRedis) -> Self {
-        let (mine, text) = (!self.is_unset(), |port: Option<u16>| port.map(|port| port.to_string()));
-        let place = |typed: Option<String>, file: Option<String>| if mine { typed } else { file };
+        let (is_set, text) = (!self.is_unset(), |port: Option<u16>| port.map(|port| port.to_string()));
+        let part = |raw: Option<String>, file: Option<String>| if is_set { raw } else { file };
         Self {
-            on_line: self.on_line,
-            redis_url: place(self.redis_url, file.url),
-            redis_host: place(self.redis_host, file.host),
-            redis_port: place(self.redis_port, text(file.port)),
-            redis_username: place(self.redis_username, file.username),
-            redis_password: place(self.redis_password, file.password),
-            redis_db: place(self.redis_db, file.db.map(|db| db.to_string())),
+            from_command_line: self.from_command_line,
+            redis_url: part(self.redis_url, file.url),
+            redis_host: part(self.redis_host, file.host),
+            redis_port: part(self.redis_port, text(file.port)),
+            redis_username: part(self.redis_username, file.username),
+            redis_password: part(self.redis_password, file.password),
+            redis_db: part(self.redis_db, file.db.map(|db| db.to_string())),
             redis_tls_ca: set(&self.redis_tls_ca).or(file.tls_ca),
             redis_tls_cert: set(&self.redis_tls_cert).or(file.tls_cert),
             redis_tls_key: set(&self.redis_tls_key).or(file.tls_key),
@@ -142,32 +143,34 @@ impl TypedRedis {
         }
     }
 
-    pub fn check(&self, faults: &mut Vec<String>) -> RedisTarget {
-        let known = faults.len();
-        let place = self.place(faults);
-        let tls_ca = pem("redis.tls_ca", &self.redis_tls_ca, "CERTIFICATE", faults);
-        let cert = pem("redis.tls_cert", &self.redis_tls_cert, "CERTIFICATE", faults);
-        let key = pem("redis.tls_key", &self.redis_tls_key, "PRIVATE KEY", faults);
+    pub fn check(&self, errors: &mut Vec<String>) -> RedisTarget {
+        let errors_before = errors.len();
+        let endpoint = self.endpoint(errors);
+        let tls_ca = pem("redis.tls_ca", &self.redis_tls_ca, "CERTIFICATE", errors);
+        let cert = pem("redis.tls_cert", &self.redis_tls_cert, "CERTIFICATE", errors);
+        let key = pem("redis.tls_key", &self.redis_tls_key, "PRIVATE KEY", errors);
         if set(&self.redis_tls_cert).is_some() != set(&self.redis_tls_key).is_some() {
-            faults.push("redis.tls_cert and redis.tls_key: one needs the other".to_owned());
+            errors.push("redis.tls_cert and redis.tls_key: set both or neither".to_owned());
         }
         let tls_files = [&self.redis_tls_ca, &self.redis_tls_cert, &self.redis_tls_key];
-        let is_sound = faults.len() == known;
-        if is_sound && !place.is_tls && tls_files.into_iter().any(|file| set(file).is_some()) {
-            faults.push(format!("redis.tls_ca, .tls_cert, .tls_key: {place} is without TLS; write rediss"));
+        let is_valid = errors.len() == errors_before;
+        if is_valid && !endpoint.is_tls && tls_files.into_iter().any(|file| set(file).is_some()) {
+            errors.push(format!(
+                "redis.tls_ca, .tls_cert, .tls_key: {endpoint} does not use TLS; begin its scheme with rediss"
+            ));
         }
         let password = set(&self.redis_sentinel_password).map(Secret::new);
         let sentinel_login = Login { username: set(&self.redis_sentinel_username), password };
-        if is_sound && sentinel_login != Login::default() && !matches!(place.mode, RedisMode::Sentinel { .. }) {
-            faults.push(format!("redis.sentinel_username, .sentinel_password: {place} has no sentinels"));
+        if is_valid && sentinel_login != Login::default() && !matches!(endpoint.mode, RedisMode::Sentinel { .. }) {
+            errors.push(format!("redis.sentinel_username, .sentinel_password: {endpoint} has no sentinels"));
         }
         let tls_client = cert
             .zip(key)
             .map(|(cert, key)| ClientPem { cert, key: Secret::new(String::from_utf8_lossy(&key).into_owned()) });
-        RedisTarget { place, tls_ca, tls_client, sentinel_login }
+        RedisTarget { endpoint, tls_ca, tls_client, sentinel_login }
     }
 
-    /// The parts, by their names in the file and their fields here.
+    /// The parts with their names in the file and the names of their fields.
     fn parts(&self) -> [(&'static str, &'static str, &Option<String>); 5] {
         [
             ("redis.host", "redis_host", &self.redis_host),
@@ -178,35 +181,36 @@ impl TypedRedis {
         ]
     }
 
-    /// The URL, written outright or put together from its parts, whichever is
-    /// named higher up.
-    fn place(&self, faults: &mut Vec<String>) -> RedisPlace {
-        let host_on_line = set(&self.redis_host).is_some() && self.on_line.has("redis_host");
-        let url = set(&self.redis_url).filter(|_| !host_on_line || self.on_line.has("redis_url"));
-        let Some(url) = url else { return self.put_together(faults) };
-        match RedisPlace::parse(url.trim()) {
-            Ok(place) => {
-                let beside = Self {
+    /// The endpoint from the URL or from its parts, whichever comes from the
+    /// source with precedence.
+    fn endpoint(&self, errors: &mut Vec<String>) -> RedisEndpoint {
+        let host_from_command_line = set(&self.redis_host).is_some() && self.from_command_line.contains("redis_host");
+        let url =
+            set(&self.redis_url).filter(|_| !host_from_command_line || self.from_command_line.contains("redis_url"));
+        let Some(url) = url else { return self.from_parts(errors) };
+        match RedisEndpoint::parse(url.trim()) {
+            Ok(endpoint) => {
+                let parts = Self {
                     redis_url: None,
-                    redis_host: self.redis_host.clone().or_else(|| Some(place.hosts.first()?.0.clone())),
-                    redis_port: self.redis_port.clone().or_else(|| Some(place.hosts.first()?.1.to_string())),
-                    redis_username: self.redis_username.clone().or_else(|| place.login.username.clone()),
+                    redis_host: self.redis_host.clone().or_else(|| Some(endpoint.hosts.first()?.0.clone())),
+                    redis_port: self.redis_port.clone().or_else(|| Some(endpoint.hosts.first()?.1.to_string())),
+                    redis_username: self.redis_username.clone().or_else(|| endpoint.login.username.clone()),
                     ..self.clone()
                 };
-                self.compare(&place, &beside.put_together(faults), faults);
-                place
+                self.compare(&endpoint, &parts.from_parts(errors), errors);
+                endpoint
             }
-            // What stands before the @ is nobody's business.
+            // The part before the @ may contain the password.
             Err(error) => {
-                faults.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()));
-                self.put_together(faults)
+                errors.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()));
+                self.from_parts(errors)
             }
         }
     }
 
-    /// Tells the parts that are named beside a URL, at its level or above, and
-    /// say something else.
-    fn compare(&self, url: &RedisPlace, parts: &RedisPlace, faults: &mut Vec<String>) {
+    /// Reports the parts that contradict the URL. Parts from a source with lower
+    /// precedence are ignored.
+    fn compare(&self, url: &RedisEndpoint, parts: &RedisEndpoint, errors: &mut Vec<String>) {
         let is_same = |name: &str| match name {
             "redis.host" => url.mode == RedisMode::Single && url.hosts[..] == parts.hosts[..],
             "redis.port" => url.hosts.iter().map(|(_, port)| port).eq(parts.hosts.iter().map(|(_, port)| port)),
@@ -214,39 +218,39 @@ impl TypedRedis {
             "redis.password" => url.login.password == parts.login.password,
             _ => url.db == parts.db,
         };
-        for (name, field, typed) in self.parts() {
-            let is_heard = self.on_line.has(field) || !self.on_line.has("redis_url");
-            if set(typed).is_some() && is_heard && !is_same(name) {
-                faults.push(format!("redis.url is {url}, and {name} says something else: name one of them"));
+        for (name, field, raw) in self.parts() {
+            let is_relevant = self.from_command_line.contains(field) || !self.from_command_line.contains("redis_url");
+            if set(raw).is_some() && is_relevant && !is_same(name) {
+                errors.push(format!("redis.url is {url}, but {name} differs: set only one of them"));
             }
         }
     }
 
-    fn put_together(&self, faults: &mut Vec<String>) -> RedisPlace {
+    fn from_parts(&self, errors: &mut Vec<String>) -> RedisEndpoint {
         let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
-        // Some write host:port where only a host is asked for.
+        // Some deployments set the host to host:port.
         let (host, port) = match host.rsplit_once(':') {
             Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
                 (name.to_owned(), port.parse().ok())
             }
             _ => (host, None),
         };
-        let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_PORT), "a port", faults);
-        let db = i64::from(parse("redis.db", &self.redis_db, 0_u32, "a number", faults));
+        let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_PORT), "a port", errors);
+        let db = i64::from(parse("redis.db", &self.redis_db, 0_u32, "a number", errors));
         let login = Login { username: set(&self.redis_username), password: set(&self.redis_password).map(Secret::new) };
-        RedisPlace { mode: RedisMode::Single, is_tls: false, hosts: vec![(host, port)], login, db }
+        RedisEndpoint { mode: RedisMode::Single, is_tls: false, hosts: vec![(host, port)], login, db }
     }
 }
 
-/// The content of a file that is to hold a part of this kind.
-pub(super) fn pem(name: &str, path: &Option<String>, kind: &str, faults: &mut Vec<String>) -> Option<Vec<u8>> {
+/// Reads a PEM file that must contain a section of this kind.
+pub(super) fn pem(name: &str, path: &Option<String>, kind: &str, errors: &mut Vec<String>) -> Option<Vec<u8>> {
     let path = set(path)?;
-    let told = match std::fs::read(&path) {
+    let problem = match std::fs::read(&path) {
         Ok(bytes) if bytes.windows(kind.len()).any(|part| part == kind.as_bytes()) => return Some(bytes),
-        Ok(_) => format!("no \"BEGIN {kind}\" in it: it is to be a PEM file"),
+        Ok(_) => format!("not a PEM file with a section \"BEGIN {kind}\""),
         Err(error) => error.to_string(),
     };
-    faults.push(format!("{name}: {path}: {told}"));
+    errors.push(format!("{name}: {path}: {problem}"));
     None
 }
 
@@ -259,30 +263,30 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_carry_its_port_and_a_url_wins() {
-        let mut redis = TypedRedis { redis_host: some("cache:7000"), ..TypedRedis::default() };
-        assert_eq!(redis.check(&mut Vec::new()).shown(), "redis://cache:7000/0");
+    fn a_host_may_contain_its_port_and_a_url_has_precedence() {
+        let mut redis = RawRedis { redis_host: some("cache:7000"), ..RawRedis::default() };
+        assert_eq!(redis.check(&mut Vec::new()).redacted_url(), "redis://cache:7000/0");
         redis.redis_port = some("7001");
-        assert_eq!(redis.check(&mut Vec::new()).shown(), "redis://cache:7001/0");
-        redis.on_line = OnLine::of(&["redis_url"]);
+        assert_eq!(redis.check(&mut Vec::new()).redacted_url(), "redis://cache:7001/0");
+        redis.from_command_line = FromCommandLine::of(&["redis_url"]);
         redis.redis_url = some("redis://elsewhere:1/3");
-        let mut faults = Vec::new();
-        assert_eq!(redis.check(&mut faults).shown(), "redis://elsewhere:1/3");
-        // As it wins over a URL of the environment.
-        redis.on_line = OnLine::of(&["redis_host"]);
-        assert_eq!(redis.check(&mut faults).shown(), "redis://cache:7001/0");
-        assert!(faults.is_empty(), "{faults:?}");
+        let mut errors = Vec::new();
+        assert_eq!(redis.check(&mut errors).redacted_url(), "redis://elsewhere:1/3");
+        // A host from a flag has precedence over a URL from the environment.
+        redis.from_command_line = FromCommandLine::of(&["redis_host"]);
+        assert_eq!(redis.check(&mut errors).redacted_url(), "redis://cache:7001/0");
+        assert!(errors.is_empty(), "{errors:?}");
     }
 
     #[test]
-    fn a_url_and_parts_of_one_level_have_to_agree() {
-        let check = |change: &dyn Fn(&mut TypedRedis)| {
-            let mut redis = TypedRedis { redis_url: some("redis://u:hidden@h:7/3"), ..TypedRedis::default() };
+    fn a_url_and_parts_from_one_source_must_agree() {
+        let check = |change: &dyn Fn(&mut RawRedis)| {
+            let mut redis = RawRedis { redis_url: some("redis://u:hidden@h:7/3"), ..RawRedis::default() };
             change(&mut redis);
-            let mut faults = Vec::new();
-            redis.check(&mut faults);
-            assert!(!faults.concat().contains("hidden"), "{faults:?}");
-            faults
+            let mut errors = Vec::new();
+            redis.check(&mut errors);
+            assert!(!errors.concat().contains("hidden"), "{errors:?}");
+            errors
         };
         assert!(check(&|_| {}).is_empty());
         assert!(
@@ -296,7 +300,7 @@ mod tests {
             .is_empty()
         );
         assert!(check(&|redis| redis.redis_host = some("h:7")).is_empty());
-        type Change<'a> = &'a dyn Fn(&mut TypedRedis);
+        type Change<'a> = &'a dyn Fn(&mut RawRedis);
         let disagree: [(&str, Change<'_>); 6] = [
             ("redis.host", &|redis| redis.redis_host = some("other")),
             ("redis.port", &|redis| redis.redis_port = some("8")),
@@ -309,48 +313,48 @@ mod tests {
             }),
         ];
         for (name, change) in disagree {
-            let faults = check(change);
-            assert!(faults.len() == 1 && faults[0].contains(&format!("and {name} says")), "{name}: {faults:?}");
+            let errors = check(change);
+            assert!(errors.len() == 1 && errors[0].contains(&format!("but {name} differs")), "{name}: {errors:?}");
         }
     }
 
     #[test]
-    fn every_fault_of_the_way_to_redis_is_told_with_its_setting() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| Some(folder.path().join(name).display().to_string());
-        std::fs::write(folder.path().join("text"), "no certificate").unwrap();
-        let mut faults = Vec::new();
-        TypedRedis {
+    fn every_error_is_reported_with_its_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(dir.path().join(name).display().to_string());
+        std::fs::write(dir.path().join("text"), "no certificate").unwrap();
+        let mut errors = Vec::new();
+        RawRedis {
             redis_url: some("redis+sentinel://u:hidden@h"),
             redis_tls_ca: path("missing"),
             redis_tls_cert: path("text"),
-            ..TypedRedis::default()
+            ..RawRedis::default()
         }
-        .check(&mut faults);
-        for told in ["redis.url: ", "redis.tls_ca: ", "redis.tls_cert: ", "one needs the other"] {
-            assert!(faults.iter().any(|fault| fault.contains(told)), "{told}: {faults:#?}");
+        .check(&mut errors);
+        for expected in ["redis.url: ", "redis.tls_ca: ", "redis.tls_cert: ", "set both or neither"] {
+            assert!(errors.iter().any(|error| error.contains(expected)), "{expected}: {errors:#?}");
         }
-        assert!(!faults.iter().any(|fault| fault.contains("hidden")), "{faults:#?}");
+        assert!(!errors.iter().any(|error| error.contains("hidden")), "{errors:#?}");
     }
 
     #[test]
-    fn what_has_no_effect_where_redis_is_is_a_fault() {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca");
+    fn a_setting_that_does_not_apply_to_the_mode_of_redis_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca");
         std::fs::write(&ca, "-----BEGIN CERTIFICATE-----").unwrap();
-        let mut faults = Vec::new();
-        let mut redis = TypedRedis {
+        let mut errors = Vec::new();
+        let mut redis = RawRedis {
             redis_url: some("redis://h"),
             redis_tls_ca: Some(ca.display().to_string()),
             redis_sentinel_password: some("hidden"),
-            ..TypedRedis::default()
+            ..RawRedis::default()
         };
-        let target = redis.check(&mut faults);
-        assert_eq!(faults.len(), 2, "{faults:#?}");
+        let target = redis.check(&mut errors);
+        assert_eq!(errors.len(), 2, "{errors:#?}");
         assert!(!format!("{target:?}").contains("hidden"));
         redis.redis_url = some("rediss+sentinel://h/m");
-        faults.clear();
-        redis.check(&mut faults);
-        assert!(faults.is_empty(), "{faults:#?}");
+        errors.clear();
+        redis.check(&mut errors);
+        assert!(errors.is_empty(), "{errors:#?}");
     }
 }

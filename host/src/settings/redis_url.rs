@@ -1,5 +1,5 @@
-//! The address of Redis, as a URL says it: one server, the sentinels that know
-//! who is master, or some nodes of a cluster.
+//! Parses the URL of Redis: one server, the sentinels of a master, or nodes of a
+//! cluster.
 
 use super::redis_target::Login;
 use crate::capability::Secret;
@@ -8,12 +8,12 @@ use std::fmt;
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where Redis is.
+/// The address of Redis with its mode and login.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisPlace {
+pub struct RedisEndpoint {
     pub mode: RedisMode,
     pub is_tls: bool,
-    /// The server, or the sentinels, or some nodes of the cluster.
+    /// The server, the sentinels, or some nodes of the cluster.
     pub hosts: Vec<(String, u16)>,
     pub login: Login,
     pub db: i64,
@@ -23,18 +23,18 @@ pub struct RedisPlace {
 pub enum RedisMode {
     Single,
     Sentinel {
-        /// The name that the sentinels have for what they watch.
+        /// The name of the master in the configuration of the sentinels.
         master: String,
     },
     Cluster,
 }
 
-impl RedisPlace {
-    /// An error says what is wrong, and shows nothing that may be secret.
+impl RedisEndpoint {
+    /// Errors never contain secrets.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let Some((scheme, rest)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
-        let (rest, is_sentinel, is_cluster) =
-            (rest.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
+        let Some((scheme, remainder)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
+        let (remainder, is_sentinel, is_cluster) =
+            (remainder.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
         let is_tls = match scheme.split('+').next() {
             Some("redis") => false,
             Some("rediss") => true,
@@ -43,11 +43,12 @@ impl RedisPlace {
         if scheme.contains('+') && !is_sentinel && !is_cluster || scheme.matches('+').count() > 1 {
             return Err(SCHEMES.to_owned());
         }
-        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
-        if rest.contains(['?', '#']) {
-            return Err("what follows a ? or # in a URL is not read here: leave it out".to_owned());
+        let (login, remainder) =
+            remainder.rsplit_once('@').map_or((None, remainder), |(login, remainder)| (Some(login), remainder));
+        if remainder.contains(['?', '#']) {
+            return Err("a query or fragment (? or #) is not supported: remove it".to_owned());
         }
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (hosts, path) = remainder.split_once('/').unwrap_or((remainder, ""));
         let hosts = hosts.split(',').map(|host| host_and_port(host, if is_sentinel { SENTINEL_PORT } else { PORT }));
         let hosts: Vec<_> = hosts.collect::<Result<_, _>>()?;
         let (mode, db) = if is_sentinel {
@@ -67,14 +68,14 @@ impl RedisPlace {
         let db = if db.is_empty() { Ok(0) } else { db.parse::<u32>().map(i64::from) };
         let db = db.map_err(|_| "the database after the last / is not a number".to_owned())?;
         if mode == RedisMode::Cluster && db != 0 {
-            return Err("a cluster has no database but 0".to_owned());
+            return Err("a cluster has only database 0".to_owned());
         }
         Ok(Self { mode, is_tls, hosts, login: login.map_or(Ok(Login::default()), parse_login)?, db })
     }
 }
 
 const SCHEMES: &str =
-    "it does not begin with redis:// or rediss://, or one of these with +sentinel or +cluster, as in redis+cluster://";
+    "unknown scheme: allowed are redis:// and rediss://, and both with +sentinel or +cluster, as in redis+cluster://";
 
 fn parse_login(text: &str) -> Result<Login, String> {
     let decode = |text: &str| {
@@ -88,8 +89,8 @@ fn parse_login(text: &str) -> Result<Login, String> {
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':')),
+    let (host, port) = match text.strip_prefix('[').and_then(|remainder| remainder.split_once(']')) {
+        Some((host, remainder)) => (host, remainder.strip_prefix(':')),
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() {
@@ -102,8 +103,8 @@ fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-/// Without user and password.
-impl fmt::Display for RedisPlace {
+/// The URL without user and password.
+impl fmt::Display for RedisEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = if self.is_tls { "s" } else { "" };
         let (mode, path) = match &self.mode {
@@ -124,8 +125,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_place_has_its_url() {
-        for (url, shown) in [
+    fn each_mode_has_its_url() {
+        for (url, displayed) in [
             ("redis://h", "redis://h:6379/0"),
             ("redis://h:1/2", "redis://h:1/2"),
             ("redis://[::1]:7/", "redis://[::1]:7/0"),
@@ -135,34 +136,34 @@ mod tests {
             ("redis+cluster://a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
             ("rediss+cluster://u:p@a/", "rediss+cluster://a:6379"),
         ] {
-            assert_eq!(RedisPlace::parse(url).map(|place| place.to_string()).as_deref(), Ok(shown), "{url}");
+            assert_eq!(RedisEndpoint::parse(url).map(|it| it.to_string()).as_deref(), Ok(displayed), "{url}");
         }
-        let login = RedisPlace::parse("redis://u%3A:p@ss%2Fw@h").unwrap().login;
+        let login = RedisEndpoint::parse("redis://u%3A:p@ss%2Fw@h").unwrap().login;
         assert_eq!(
             (login.username.as_deref(), login.password.as_ref().map(Secret::reveal)),
             (Some("u:"), Some("p@ss/w"))
         );
-        let login = RedisPlace::parse("redis://only-a-user@h").unwrap().login;
+        let login = RedisEndpoint::parse("redis://only-a-user@h").unwrap().login;
         assert_eq!((login.username.as_deref(), login.password), (Some("only-a-user"), None));
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_secrets() {
-        for (url, told) in [
-            ("http://u:secret@h", "does not begin with"),
-            ("redis", "does not begin with"),
-            ("redis+sentinels://h/m", "does not begin with"),
-            ("redis+tls+cluster://h", "does not begin with"),
+    fn errors_name_the_problem_without_secrets() {
+        for (url, expected) in [
+            ("http://u:secret@h", "unknown scheme"),
+            ("redis", "unknown scheme"),
+            ("redis+sentinels://h/m", "unknown scheme"),
+            ("redis+tls+cluster://h", "unknown scheme"),
             ("redis+sentinel://u:secret@h", "master's name is missing"),
             ("redis://u:secret@h,i", "more than one host"),
             ("redis://u:secret@h:port", "is not a port"),
             ("redis://u:secret@", "a host is missing"),
             ("redis://h/one", "not a number"),
-            ("redis+cluster://h/1", "no database"),
-            ("redis://h?protocol=resp3", "is not read here"),
+            ("redis+cluster://h/1", "only database 0"),
+            ("redis://h?protocol=resp3", "is not supported"),
         ] {
-            let error = RedisPlace::parse(url).unwrap_err();
-            assert!(error.contains(told) && !error.contains("secret"), "{url}: {error}");
+            let error = RedisEndpoint::parse(url).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("secret"), "{url}: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the secrets of handlers are.
+//! The sources of the secrets that handlers may read.
 
 use super::set;
 use crate::capability::Secret;
@@ -10,48 +10,48 @@ pub(super) const VARIABLE: &str = "GATEWAY_SECRET_";
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SecretsSettings {
-    /// One file for each secret.
+    /// The directory with one file per secret.
     pub dir: Option<PathBuf>,
-    /// `GATEWAY_SECRET_<NAME>` of the environment, by their whole names.
+    /// The variables `GATEWAY_SECRET_<NAME>`, by their full names.
     pub variables: BTreeMap<String, Secret>,
 }
 
 impl SecretsSettings {
-    /// The variable that holds a secret. A shell's variables have no dashes,
-    /// and mostly no small letters.
+    /// The name of the variable for a secret, in upper case and without dashes,
+    /// which shells don't allow.
     pub fn variable(name: &str) -> String {
         format!("{VARIABLE}{}", name.replace('-', "_").to_ascii_uppercase())
     }
 }
 
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct TypedSecrets {
-    /// The folder with the secrets of handlers
+pub struct RawSecrets {
+    /// Directory with the secrets of handlers
     #[arg(
         long,
         env = "GATEWAY_SECRETS_DIR",
         value_name = "DIR",
-        help = "The folder with the secrets of handlers, one file each; variables GATEWAY_SECRET_<NAME> are others"
+        help = "Directory with the secrets of handlers, one file per secret; GATEWAY_SECRET_<NAME> variables add to it"
     )]
     pub secrets_dir: Option<String>,
 }
 
-/// The table `[secrets]` of the file. It says where they are, never what.
+/// The table `[secrets]` of the settings file. It never contains values.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileSecrets {
     dir: Option<String>,
 }
 
-impl TypedSecrets {
+impl RawSecrets {
     pub(super) fn or_file(self, file: FileSecrets) -> Self {
         Self { secrets_dir: set(&self.secrets_dir).or(file.dir) }
     }
 
-    pub fn check(&self, faults: &mut Vec<String>) -> SecretsSettings {
+    pub fn check(&self, errors: &mut Vec<String>) -> SecretsSettings {
         let dir = set(&self.secrets_dir).map(PathBuf::from);
         if let Some(dir) = dir.as_deref().filter(|dir| !dir.is_dir()) {
-            faults.push(format!("secrets.dir: {} is no folder", dir.display()));
+            errors.push(format!("secrets.dir: {} is not a directory", dir.display()));
         }
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

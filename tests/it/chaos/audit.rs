@@ -84,7 +84,7 @@ impl Audit {
                     if let Some(attempt) = line["attempt"].as_u64() {
                         runs.entry((field("topic"), field("id"), attempt)).or_default().push(at);
                     }
-                    if !OUTCOMES.contains(&field("outcome")) && field("outcome") != "crash-loop" {
+                    if !OUTCOMES.contains(&field("outcome")) && field("outcome") != "poison-message" {
                         self.violations.push(format!("unexpected outcome: {line}"));
                     }
                 }
@@ -153,5 +153,5 @@ fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
 
 /// A message that never fails may only die after repeated worker crashes.
 fn is_wrongly_dead(at: &Locations) -> bool {
-    at.dead.iter().any(|reason| reason != "crash-loop")
+    at.dead.iter().any(|reason| reason != "poison-message")
 }

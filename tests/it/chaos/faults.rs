@@ -149,7 +149,7 @@ impl Testbed {
     }
 
     fn start_worker(&mut self, at: usize) {
-        let options = ["--queue-lease", LEASE, "--drain", "3s"];
+        let options = ["--queue-lease", LEASE, "--shutdown-timeout", "3s"];
         let gateway = Gateway::start_with(&self.redis.url(), &self.plugins, &options);
         self.workers.insert(at, Worker { number: self.started, gateway, is_frozen: false });
         self.started += 1;

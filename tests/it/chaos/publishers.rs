@@ -233,7 +233,7 @@ impl Publisher {
 async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> PublishResult {
     let topic = topic(name);
     let draft = Draft { delay: how.0, priority: how.1, ..Draft::new(id.to_owned(), &topic, data) };
-    let sent: Result<(), QueueError> = queue.publish(&draft.seal(Timestamp::now()).unwrap()).await;
+    let sent: Result<(), QueueError> = queue.publish(&draft.encode(Timestamp::now()).unwrap()).await;
     sent.map_or_else(|error| publish_result(&error.to_string()), |()| PublishResult::Acknowledged)
 }
 

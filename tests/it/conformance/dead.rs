@@ -36,7 +36,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(listed(&["--reason", "reject"]), ["mine", "stays"].map(|id| Some(id.to_owned())));
     let shown = json(server, &["dead", "show", "puppet", "mine"]);
     assert_eq!((&shown["reason"], &shown["data"]), (&Value::from("reject"), &serde_json::from_str(act).unwrap()));
-    assert!(run_ok(server, &["dead", "show", "puppet", "theirs"]).contains("of the original"));
+    assert!(run_ok(server, &["dead", "show", "puppet", "theirs"]).contains("(legacy)"));
 
     // The edited message succeeds.
     let entry = shown["entry"].as_str().unwrap();
@@ -44,7 +44,7 @@ pub(super) async fn dead_letters_are_listed_shown_edited_replayed_and_purged(ser
     assert_eq!(run_ok(server, &["dead", "replay", "puppet", new.trim()]), "1 replayed\n");
     gateway.until_outcome("puppet", "mine", "done").await;
     let (code, _, error) = run(server, &["dead", "edit", "puppet", &old, "--data", "1"]);
-    assert!(code == 1 && error.contains("was written by the original"), "{error}");
+    assert!(code == 1 && error.contains("is a legacy dead letter"), "{error}");
     assert_eq!(run_ok(server, &["dead", "replay", "puppet", "--search", "theirs"]), "1 replayed\n");
     gateway.until_outcome("puppet", "theirs", "done").await;
 

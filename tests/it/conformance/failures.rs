@@ -33,7 +33,7 @@ pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_
     plugins.write("other.toml", b"[limits]\ntimeout = \"100ms\"\n[retry]\nattempts = 1\n");
     let _gateway = start(server, &plugins, &OPTIONS);
     let dead = server.dead("puppet").await;
-    assert_eq!(text(&dead, "gw-reason"), "crash-loop");
+    assert_eq!(text(&dead, "gw-reason"), "poison-message");
     assert!(text(&dead, "gw-error").starts_with("3 workers were lost while it ran alone"), "{dead:?}");
     server.is("the other messages have ended", "XLEN {mq:other}:dead", 2).await;
     for letter in server.entries("{mq:other}:dead").await {

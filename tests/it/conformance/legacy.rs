@@ -35,7 +35,7 @@ pub(super) async fn stuck_legacy_messages_are_handled_and_their_copied_sources_a
     server.run::<String>(&format!("XADD mq:puppet * message {}", envelope("waiting", 0))).await;
 
     let plugins = plugins();
-    let gateway = start(server, &plugins, &["--queue-adopt-after", "500ms"]);
+    let gateway = start(server, &plugins, &["--legacy-reclaim-after", "500ms"]);
     server.is("all is settled", "XLEN mq:puppet", 0).await;
     let expected: BTreeSet<(String, u64)> =
         [("failed", 2), ("abandoned", 2), ("waiting", 1)].map(|(id, attempt)| (id.to_owned(), attempt)).into();

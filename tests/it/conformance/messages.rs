@@ -74,7 +74,7 @@ pub(super) async fn a_message_is_found_wherever_it_is(server: &Server) {
     let (code, table, _) = run(server, &["messages", "find", "dies", "--topic", "t"]);
     assert!(code == 0 && table.contains("dead") && table.contains("boom"), "{table}");
     let (code, out, error) = run(server, &["messages", "find", "nobody"]);
-    assert!(code == 1 && out.is_empty() && error.contains("no message nobody is anywhere"), "{out}{error}");
+    assert!(code == 1 && out.is_empty() && error.contains("no message nobody found"), "{out}{error}");
     let (code, _, error) = run(server, &["messages", "find", "dies", "--topic", "other"]);
     assert_eq!(code, 1, "{error}");
 }
@@ -128,7 +128,7 @@ pub(super) async fn a_purge_needs_confirmation_and_keeps_delayed_messages_by_def
     assert_eq!(locations(server, "flies"), ["in-flight normal"]);
     // Other groups that read the stream are named before the purge.
     server.run::<()>("XGROUP CREATE mq:t audit 0").await;
-    assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other groups"));
+    assert!(run(server, &["topics", "purge", "t", "--yes"]).2.contains("other consumer groups"));
 }
 
 pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {

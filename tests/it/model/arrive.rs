@@ -174,5 +174,5 @@ pub(super) fn publication(to: &str, id: &str, priority: Priority, is_delayed: bo
     let topic = topic(to);
     let delay = if is_delayed { HOUR } else { Duration::ZERO };
     let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "1") };
-    draft.seal(Timestamp::now()).unwrap()
+    draft.encode(Timestamp::now()).unwrap()
 }

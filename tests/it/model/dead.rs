@@ -3,7 +3,7 @@
 use super::world::{HOUR, Place, World, id_in, plain};
 use gateway_worker::queue::Source;
 use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
-use gateway_worker::settings::DeadCaps;
+use gateway_worker::settings::DeadLetterCaps;
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ impl World<'_> {
                 assert_eq!(purged, self.drop_dead(is_legacy) as u64);
             }
             Rite::Cap => {
-                let (caps, mut dropped) = (DeadCaps { age: Some(HOUR), bytes: Some(1) }, 0);
+                let (caps, mut dropped) = (DeadLetterCaps { age: Some(HOUR), bytes: Some(1) }, 0);
                 while let count @ 1.. = self.queue(0).cap_dead(caps).await.unwrap() {
                     dropped += count;
                 }

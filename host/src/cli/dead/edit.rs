@@ -1,7 +1,7 @@
-//! `dead edit`: puts other data into a dead letter, to be replayed then.
+//! `dead edit`: replaces the data of a dead letter before a replay.
 
 use super::queue;
-use crate::cli::known::known;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs, publish};
 use crate::message;
 use crate::queue::dead::{LetterId, Origin};
@@ -11,9 +11,9 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EditArgs {
     topic: Topic,
-    /// `dead ls` shows it
+    /// Entry of the dead letter, as `dead ls` shows it
     entry: LetterId,
-    /// The new data; where there is no envelope, the whole message: JSON, or @FILE, or - for stdin
+    /// New data as JSON, @FILE, or - for stdin; replaces the whole message where it has no envelope
     #[arg(long, value_name = "JSON|@FILE|-")]
     data: String,
     #[command(flatten)]
@@ -25,16 +25,16 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&data);
     is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
-    let missing = || super::unknown(&args.topic, &args.entry.to_string());
+    let missing = || super::not_found(&args.topic, &args.entry.to_string());
     let letter = queue.dead_letter(&args.entry).await?.ok_or_else(missing)?;
     if letter.origin == Origin::Legacy {
         let (topic, entry) = (&args.topic, &args.entry);
         return Err(Failure::Failed(format!(
-            "{entry} was written by the original, whose dead letters are read and deleted but never changed; \
-             for other data `publish {topic} --id ID --data JSON` and then `dead purge {topic} {entry}`, \
-             as it is `dead replay {topic} {entry}`"
+            "{entry} is a legacy dead letter, which can't be edited: replace it with \
+             `publish {topic} --id ID --data JSON` and `dead purge {topic} {entry}`, \
+             or replay it unchanged with `dead replay {topic} {entry}`"
         )));
     }
     let body = message::with_data(letter.body().unwrap_or_default(), &data);

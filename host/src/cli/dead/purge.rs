@@ -1,7 +1,8 @@
-//! `dead purge`: deletes dead letters for good.
+//! `dead purge`: deletes dead letters permanently.
 
 use super::queue;
-use crate::cli::known::known;
+use crate::cli::table::format_cell;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::queue::TopicQueue;
 use crate::queue::dead::{LetterId, Origin};
@@ -14,16 +15,16 @@ use std::time::{Duration, Instant};
 #[command(group = ArgGroup::new("which").args(["entries", "all", "older_than"]).required(true))]
 pub(in crate::cli) struct PurgeArgs {
     topic: Topic,
-    /// These; `dead ls` shows them
+    /// Entries of dead letters, as `dead ls` shows them
     #[arg(value_name = "ENTRY")]
     entries: Vec<LetterId>,
-    /// All that are dead now
+    /// All current dead letters
     #[arg(long)]
     all: bool,
-    /// Those that died longer ago than this, like 30d
+    /// Dead letters that are older than this, like 30d
     #[arg(long, value_name = "TIME")]
     older_than: Option<humantime::Duration>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -32,42 +33,42 @@ pub(in crate::cli) struct PurgeArgs {
 
 pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     if !args.yes && !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("what is purged is gone for good: say --yes".to_owned()));
+        return Err(Failure::Usage("purged dead letters can't be restored: confirm with --yes".to_owned()));
     }
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
-    if !args.yes && !agreed(&queue, &args.entries, args.older_than).await? {
-        return Err(Failure::Failed("nothing is purged".to_owned()));
+    if !args.yes && !is_confirmed(&queue, &args.entries, args.older_than).await? {
+        return Err(Failure::Failed("nothing was purged".to_owned()));
     }
     let mut purged = 0;
     let result = if args.entries.is_empty() {
-        purge_pieces(&queue, args.older_than.map(Duration::from), &mut purged).await
+        purge_all(&queue, args.older_than.map(Duration::from), &mut purged).await
     } else {
-        purge_these(&queue, &args.entries, &mut purged).await
+        purge_entries(&queue, &args.entries, &mut purged).await
     };
     println!("{purged} purged");
     result
 }
 
-async fn agreed(
+async fn is_confirmed(
     queue: &TopicQueue,
     entries: &[LetterId],
     older_than: Option<humantime::Duration>,
 ) -> Result<bool, Failure> {
     let which = match (entries.len(), older_than) {
-        (0, Some(age)) => format!("every one of the {} that is older than {age}", queue.dead_count().await?),
+        (0, Some(age)) => format!("those of {} that are older than {age}", queue.dead_count().await?),
         (0, None) => format!("all {}", queue.dead_count().await?),
         (count, _) => count.to_string(),
     };
-    eprintln!("dead letters of {} to be deleted for good: {which}. Go on? [y/N]", queue.topic());
+    eprintln!("Permanently delete dead letters of {}: {which}? [y/N]", format_cell(queue.topic().as_str()));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|error| Failure::Failed(format!("stdin: {error}")))?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-async fn purge_these(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64) -> Result<(), Failure> {
+async fn purge_entries(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for id in entries {
         if queue.delete_dead(id).await? {
@@ -76,29 +77,30 @@ async fn purge_these(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64)
             missing.push(id.to_string());
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(super::unknown(queue.topic(), &missing.join(", "))) }
+    if missing.is_empty() { Ok(()) } else { Err(super::not_found(queue.topic(), &missing.join(", "))) }
 }
 
-pub(in crate::cli) async fn purge_pieces(
+/// Deletes all dead letters, or those that are older than `age`.
+pub(in crate::cli) async fn purge_all(
     queue: &TopicQueue,
     age: Option<Duration>,
     purged: &mut u64,
 ) -> Result<(), Failure> {
-    let mut told = Instant::now();
+    let mut reported = Instant::now();
     for origin in Origin::ALL {
         let mut newest = None;
         loop {
-            let piece = match age {
+            let count = match age {
                 Some(age) => queue.purge_older(origin, age).await?,
                 None => queue.purge_dead(origin, &mut newest).await?,
             };
-            *purged += piece;
-            if piece == 0 {
+            *purged += count;
+            if count == 0 {
                 break;
             }
-            if told.elapsed() > Duration::from_secs(1) {
+            if reported.elapsed() > Duration::from_secs(1) {
                 eprintln!("{purged} purged");
-                told = Instant::now();
+                reported = Instant::now();
             }
         }
     }

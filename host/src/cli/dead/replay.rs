@@ -1,7 +1,8 @@
-//! `dead replay`: lets dead letters live again.
+//! `dead replay`: moves dead letters back into their topic.
 
 use super::{Filter, queue};
-use crate::cli::known::known;
+use crate::cli::table::format_cell;
+use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::queue::dead::{Letter, LetterId, Order, Origin, Replayed};
 use crate::queue::{TopicQueue, inspect};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReplayArgs {
     topic: Topic,
-    /// These; `dead ls` shows them
+    /// Entries of dead letters, as `dead ls` shows them
     #[arg(value_name = "ENTRY", conflicts_with_all = ["all", "reason", "search"])]
     entries: Vec<LetterId>,
-    /// All that are dead now, or of these all that --reason and --search leave
+    /// All current dead letters, or those of them that --reason and --search select
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -24,64 +25,68 @@ pub(in crate::cli) struct ReplayArgs {
     redis: RedisArgs,
 }
 
-/// How far it has come.
 struct Progress {
     replayed: u64,
-    /// How many stay dead, and why the last one does.
-    left: u64,
-    why: String,
-    told: Instant,
+    not_replayed: u64,
+    last_error: String,
+    reported: Instant,
 }
 
 pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     let has_filter = args.filter.reason.is_some() || args.filter.search.is_some();
     if args.entries.is_empty() && !args.all && !has_filter {
-        return Err(Failure::Usage("which ones? Name entries, or --all, --reason or --search".to_owned()));
+        return Err(Failure::Usage(
+            "no dead letters are selected: name entries, or use --all, --reason or --search".to_owned(),
+        ));
     }
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
-    let mut progress = Progress { replayed: 0, left: 0, why: String::new(), told: Instant::now() };
+    let mut progress = Progress { replayed: 0, not_replayed: 0, last_error: String::new(), reported: Instant::now() };
     let result = if args.entries.is_empty() {
         replay_all(&queue, &args.filter, &mut progress).await
     } else {
-        replay_these(&queue, &args.entries, &mut progress).await
+        replay_entries(&queue, &args.entries, &mut progress).await
     };
     println!("{} replayed", progress.replayed);
     result?;
     if progress.replayed > 0 && !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
-        eprintln!("no worker seen in the last 30 s has a handler for {}: what was replayed waits", args.topic);
+        let topic = format_cell(args.topic.as_str());
+        eprintln!("no active worker has a handler for {topic}: the replayed messages wait");
     }
-    match progress.left {
+    match progress.not_replayed {
         0 => Ok(()),
-        left => Err(Failure::Failed(format!("{left} stay dead; the last: {}", progress.why))),
+        count => {
+            Err(Failure::Failed(format!("{count} dead letters were not replayed; last error: {}", progress.last_error)))
+        }
     }
 }
 
-async fn replay_these(queue: &TopicQueue, entries: &[LetterId], progress: &mut Progress) -> Result<(), Failure> {
+async fn replay_entries(queue: &TopicQueue, entries: &[LetterId], progress: &mut Progress) -> Result<(), Failure> {
     for id in entries {
         match queue.dead_letter(id).await? {
             Some(letter) => progress.replay(queue, &[letter]).await?,
-            None => progress.stays(id, "there is no such dead letter"),
+            None => progress.failed(id, "no such dead letter"),
         }
     }
     Ok(())
 }
 
 async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress) -> Result<(), Failure> {
-    // Both begin now: what dies again meanwhile is not replayed for ever.
+    // Both lists are opened first, so that a message that dies again during the
+    // replay is not replayed again.
     let mut walks = Vec::new();
     for origin in Origin::ALL {
         walks.push(queue.dead_letters(origin, Order::OldestFirst).await?);
     }
     for mut walk in walks {
         loop {
-            let mut piece = walk.next().await?;
-            if piece.is_empty() {
+            let mut page = walk.next().await?;
+            if page.is_empty() {
                 break;
             }
-            piece.retain(|letter| filter.passes(letter, &letter.told(queue.topic())));
-            progress.replay(queue, &piece).await?;
+            page.retain(|letter| filter.matches(letter, &letter.told(queue.topic())));
+            progress.replay(queue, &page).await?;
         }
     }
     Ok(())
@@ -93,20 +98,20 @@ impl Progress {
         for (letter, result) in letters.iter().zip(results) {
             match result {
                 Replayed::Ok => self.replayed += 1,
-                // Somebody else was quicker.
+                // Another command replayed or deleted it first.
                 Replayed::Gone => {}
-                Replayed::Not(why) => self.stays(&letter.id(), &why),
+                Replayed::Not(error) => self.failed(&letter.id(), &error),
             }
         }
-        if self.told.elapsed() > Duration::from_secs(1) {
+        if self.reported.elapsed() > Duration::from_secs(1) {
             eprintln!("{} replayed", self.replayed);
-            self.told = Instant::now();
+            self.reported = Instant::now();
         }
         Ok(())
     }
 
-    fn stays(&mut self, id: &LetterId, why: &str) {
-        self.left += 1;
-        self.why = format!("{id}: {why}");
+    fn failed(&mut self, id: &LetterId, error: &str) {
+        self.not_replayed += 1;
+        self.last_error = format!("{id}: {error}");
     }
 }

@@ -1,9 +1,10 @@
-//! `dead show`: all of one dead letter.
+//! `dead show`: one dead letter with all its fields.
 
 use super::queue;
-use crate::cli::known::known;
-use crate::cli::print::print_json;
-use crate::cli::{Failure, RedisArgs, table};
+use crate::cli::output::print_json;
+use crate::cli::table::format_cell;
+use crate::cli::topic_check::ensure_topic_exists;
+use crate::cli::{Failure, RedisArgs};
 use crate::message;
 use crate::plugin::is_dangerous;
 use crate::queue::TopicQueue;
@@ -16,10 +17,10 @@ use serde_json::value::RawValue;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ShowArgs {
     topic: Topic,
-    /// The entry of the dead letter, or the id of its message
+    /// Entry of the dead letter, or id of its message
     #[arg(value_name = "ENTRY|ID")]
     id: String,
-    /// One JSON object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -27,36 +28,37 @@ pub(in crate::cli) struct ShowArgs {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct Details {
     topic: String,
     #[serde(flatten)]
     letter: DeadLetter,
-    /// As the entry has them, in its order.
+    /// All fields, in the order of the entry.
     fields: Vec<(String, String)>,
-    /// What the handler was given, as far as it is JSON.
+    /// The data for the handler. None where it is not JSON.
     data: Option<Box<RawValue>>,
 }
 
 pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    known(&connection, &settings, &args.topic).await?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
-    let letter = find(&queue, &args.id).await?.ok_or_else(|| super::unknown(&args.topic, &args.id))?;
-    let shown = Shown {
+    let letter = find(&queue, &args.id).await?.ok_or_else(|| super::not_found(&args.topic, &args.id))?;
+    let details = Details {
         topic: args.topic.to_string(),
         letter: letter.told(&args.topic),
         fields: letter.fields.iter().map(|(name, value)| (escaped(name), escaped(value))).collect(),
         data: data(&args.topic, &letter),
     };
     if args.json {
-        return print_json(&shown);
+        return print_json(&details);
     }
-    let letter = &shown.letter;
-    println!("{}/{}{}", shown.topic, letter.entry, if letter.legacy { ", of the original" } else { "" });
-    for (name, value) in &shown.fields {
-        println!("{}: {}", table::shown(name), printable(value));
+    let letter = &details.letter;
+    let topic = format_cell(&details.topic);
+    println!("{topic}/{}{}", letter.entry, if letter.legacy { " (legacy)" } else { "" });
+    for (name, value) in &details.fields {
+        println!("{}: {}", format_cell(name), printable(value));
     }
-    if let Some(data) = &shown.data {
+    if let Some(data) = &details.data {
         let pretty =
             serde_json::from_str(data.get()).and_then(|data: serde_json::Value| serde_json::to_string_pretty(&data));
         println!("\ndata:\n{}", printable(&pretty.map_err(|error| Failure::Failed(error.to_string()))?));
@@ -64,7 +66,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An id of the original's looks like an entry's, so both are tried.
+/// Legacy ids of messages look like entries, so both are tried.
 async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
     if let Ok(entry) = id.parse::<LetterId>()
         && let Some(letter) = queue.dead_letter(&entry).await?
@@ -74,12 +76,12 @@ async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
     for origin in Origin::ALL {
         let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
         loop {
-            let piece = walk.next().await?;
-            if piece.is_empty() {
+            let page = walk.next().await?;
+            if page.is_empty() {
                 break;
             }
-            let is_it = |letter: &Letter| letter.told(queue.topic()).id.as_deref() == Some(id);
-            if let Some(letter) = piece.into_iter().find(is_it) {
+            let has_id = |letter: &Letter| letter.told(queue.topic()).id.as_deref() == Some(id);
+            if let Some(letter) = page.into_iter().find(has_id) {
                 return Ok(Some(letter));
             }
         }
@@ -96,7 +98,7 @@ fn data(topic: &Topic, letter: &Letter) -> Option<Box<RawValue>> {
     RawValue::from_string(String::from_utf8(data).ok()?).ok()
 }
 
-/// The text, with each byte that is none written as `\xff`.
+/// The bytes as text, with invalid UTF-8 written as `\xff`.
 fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -106,12 +108,12 @@ fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// A message must not steer the terminal.
+/// The text with escapes for characters that could steer the terminal.
 fn printable(text: &str) -> String {
-    let shown = |char: char| match char {
+    let escape = |char: char| match char {
         '\n' | '\t' => char.to_string(),
         char if is_dangerous(char) => char.escape_default().to_string(),
         char => char.to_string(),
     };
-    text.chars().map(shown).collect()
+    text.chars().map(escape).collect()
 }

@@ -150,7 +150,7 @@ impl<S> Entry<S> {
     pub(super) fn asked(&self, name: &str) -> Vec<Topic> {
         let is_unread =
             matches!(self.file, File::Moving { .. } | File::Loading(_)) && self.live.is_none() && self.asked.is_empty();
-        let named = Topic::parse(name).ok().filter(|_| is_unread);
+        let named = Topic::from_file_name(name).ok().filter(|_| is_unread);
         self.asked.iter().filter(|_| self.is_there()).cloned().chain(named).collect()
     }
 

@@ -60,7 +60,7 @@ impl publisher::Host for Guest {
         let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
         let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
         let draft = Draft { headers: &options.headers, priority, delay, hops, ..draft };
-        let publication = draft.seal(Timestamp::now()).map_err(|error| fault("invalid", error))?;
+        let publication = draft.encode(Timestamp::now()).map_err(|error| fault("invalid", error))?;
         let (id, bytes) = (publication.id.clone(), publication.body.len());
         // Envelopes and headers included.
         if used + bytes > PUBLISHED_BYTES_MAX {

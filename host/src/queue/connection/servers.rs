@@ -48,7 +48,7 @@ struct Entry {
 impl Servers {
     pub(super) fn new(target: &RedisTarget) -> RedisResult<Self> {
         choose_crypto();
-        let place = &target.place;
+        let place = &target.endpoint;
         let client_tls = target.tls_client.as_ref().map(|client| ClientTlsConfig {
             client_cert: client.cert.clone(),
             client_key: client.key.reveal().as_bytes().to_vec(),
@@ -63,7 +63,7 @@ impl Servers {
             RedisMode::Sentinel { master } => Kind::Sentinel(Mutex::new(sentinel(target, master, &entry)?)),
             RedisMode::Cluster => Kind::Cluster { client: cluster(target, &entry)?, seeds: place.hosts.clone() },
         };
-        Ok(Self { kind, name: target.shown(), entry })
+        Ok(Self { kind, name: target.redacted_url(), entry })
     }
 
     pub(super) fn name(&self) -> String {
@@ -181,7 +181,7 @@ fn tcp() -> TcpSettings {
 }
 
 fn sentinel(target: &RedisTarget, master: &str, entry: &Entry) -> RedisResult<SentinelClient> {
-    let hosts = target.place.hosts.iter().map(|(host, port)| address(host, *port, entry.is_tls));
+    let hosts = target.endpoint.hosts.iter().map(|(host, port)| address(host, *port, entry.is_tls));
     let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
         .set_client_to_redis_db(entry.db)
         .set_client_to_redis_tcp_settings(tcp())
@@ -210,7 +210,7 @@ fn sentinel(target: &RedisTarget, master: &str, entry: &Entry) -> RedisResult<Se
 
 fn cluster(target: &RedisTarget, entry: &Entry) -> RedisResult<ClusterClient> {
     let infos: Vec<ConnectionInfo> =
-        target.place.hosts.iter().map(|(host, port)| entry.info(host, *port)).collect::<RedisResult<_>>()?;
+        target.endpoint.hosts.iter().map(|(host, port)| entry.info(host, *port)).collect::<RedisResult<_>>()?;
     let mut builder = ClusterClientBuilder::new(infos)
         .connection_timeout(CONNECT_TIMEOUT)
         .response_timeout(RESPONSE_TIMEOUT)

@@ -5,7 +5,7 @@ use super::{LetterId, Origin, PIECE};
 use crate::queue::scripts::PIECE_BYTES;
 use crate::queue::topic_queue::TopicQueue;
 use crate::queue::{QueueError, scripts};
-use crate::settings::DeadCaps;
+use crate::settings::DeadLetterCaps;
 use std::time::Duration;
 
 /// Each piece asks for the bytes, so it is to be worth it.
@@ -38,24 +38,24 @@ impl TopicQueue {
             *newest = self.newest_dead(origin).await?;
         }
         let Some(newest) = newest else { return Ok(0) };
-        self.drop_piece(origin, newest, DeadCaps::default()).await
+        self.drop_piece(origin, newest, DeadLetterCaps::default()).await
     }
 
     /// Deletes a piece of what died longer ago than this. Returns how many;
     /// none is the end.
     pub async fn purge_older(&self, origin: Origin, age: Duration) -> Result<u64, QueueError> {
-        self.drop_piece(origin, "", DeadCaps { age: Some(age), bytes: None }).await
+        self.drop_piece(origin, "", DeadLetterCaps { age: Some(age), bytes: None }).await
     }
 
     /// Drops a piece of our letters that are over the caps, oldest first, and
     /// counts them in the topic's state. Returns how many; none is the end.
-    pub async fn cap_dead(&self, caps: DeadCaps) -> Result<u64, QueueError> {
+    pub async fn cap_dead(&self, caps: DeadLetterCaps) -> Result<u64, QueueError> {
         let mut script = scripts::DEAD_DROP.key(self.dead_key(Origin::Ours));
         script.key(&self.keys().state).arg("").arg(millis(caps.age)).arg(caps.bytes.unwrap_or(0));
         Ok(script.arg(CAP_PIECE).arg(PIECE_BYTES).invoke_async(&mut self.shared()).await?)
     }
 
-    async fn drop_piece(&self, origin: Origin, newest: &str, caps: DeadCaps) -> Result<u64, QueueError> {
+    async fn drop_piece(&self, origin: Origin, newest: &str, caps: DeadLetterCaps) -> Result<u64, QueueError> {
         let mut script = scripts::DEAD_DROP.key(self.dead_key(origin));
         script.arg(newest).arg(millis(caps.age)).arg(caps.bytes.unwrap_or(0)).arg(PIECE).arg(PIECE_BYTES);
         Ok(script.invoke_async(&mut self.shared()).await?)

@@ -1,4 +1,5 @@
-//! Words and JSON for a terminal: neither steers it, whosever names are in them.
+//! Text and JSON for terminals. Names and texts from messages and plugins are
+//! sanitised, because control characters in them could steer the terminal.
 
 use super::Failure;
 use crate::plugin::{plain, plain_json};
@@ -10,7 +11,7 @@ pub(super) fn print_json(value: &(impl Serialize + ?Sized)) -> Result<(), Failur
     Ok(())
 }
 
-/// Line by line, as faults are told.
-pub(super) fn plain_lines(text: &str) -> String {
+/// Sanitises a text of several lines.
+pub(super) fn sanitize_lines(text: &str) -> String {
     text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }
