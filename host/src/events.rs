@@ -29,7 +29,7 @@ pub const PROBE_FAILED: &str = "probe failed, retrying";
 pub const OUTBOX_FAILED: &str = "the outbox can't be relayed, retrying";
 pub const JANITOR_FAILED: &str = "cleaning up failed, retrying";
 pub const CONSUMERS_REMOVED: &str = "names of consumers that are gone removed";
-pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted: over the limit of age or bytes";
+pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted";
 pub const SCHEDULE_FIRED: &str = "schedule fired";
 pub const SCHEDULE_FAILED: &str = "schedule delayed, retrying";
 pub const FIRE_TIMES_SKIPPED: &str = "too many fire times were missed; the oldest are skipped";
@@ -39,7 +39,6 @@ pub const STOPPED: &str = "gateway-worker stopped";
 pub const TASK_FAILED: &str = "background task failed";
 
 // queue
-pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted";
 
 // plugins
 

@@ -119,11 +119,12 @@ async fn evict(topic: &TopicState) -> Result<bool, QueueError> {
         }
         break;
     }
-    if by_age + by_bytes > 0 {
-        topic.metrics().dead_letters_evicted("age", by_age);
-        topic.metrics().dead_letters_evicted("bytes", by_bytes);
-        let (topic, max_age, max_bytes) = (topic.topic(), caps.age, caps.bytes);
-        tracing::warn!(%topic, by_age, by_bytes, ?max_age, ?max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
+    for (reason, evicted) in [("age", by_age), ("bytes", by_bytes)] {
+        if evicted > 0 {
+            topic.metrics().dead_letters_evicted(reason, evicted);
+            let (topic, max_age, max_bytes) = (topic.topic(), caps.age, caps.bytes);
+            tracing::warn!(%topic, evicted, reason, ?max_age, ?max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
+        }
     }
     result
 }

@@ -16,6 +16,7 @@ pub(super) async fn receive(topic: &Arc<TopicState>, deliveries: Vec<Delivery>) 
     if deliveries.is_empty() {
         return Ok(());
     }
+    topic.metrics().touch();
     topic.in_flight.set_may_differ();
     let acknowledged = LegacyPending::new(topic.queue.clone()).acknowledge_superseded_by(&deliveries).await?;
     log_legacy_acknowledged(topic, acknowledged);
