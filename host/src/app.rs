@@ -10,7 +10,7 @@ use crate::lanes::Lanes;
 use crate::mail::Post;
 use crate::metrics::Metrics;
 use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Means, Registry};
-use crate::queue::{Connection, QueueError, Store};
+use crate::queue::{Connection, KeyValueStore, QueueError};
 use crate::reloader::{Reloader, Request};
 use crate::secrets::GivenSecrets;
 use crate::settings::Settings;
@@ -193,7 +193,7 @@ fn cache(settings: &Settings) -> Option<Cache> {
 
 /// What guests reach beyond their sandbox, where their manifests grant it.
 fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
-    let store = Store::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
+    let store = KeyValueStore::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
     let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
     let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
     let secrets = GivenSecrets::new(&settings.secrets, metrics);

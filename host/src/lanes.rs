@@ -6,7 +6,7 @@ mod discovery;
 
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, Routes};
-use crate::queue::{Connection, TopicQueue};
+use crate::queue::{Connection, TopicDiscovery, TopicHandle};
 use crate::settings::Settings;
 use crate::topic::Topic;
 use crate::worker::{Alone, Lane, LaneParts};
@@ -41,8 +41,8 @@ impl Lanes {
     /// Follows the routes until stopped; then drains everything.
     pub async fn run(&self, routes: watch::Receiver<Arc<Routes>>, stop: CancellationToken) {
         let (found, discovered) = watch::channel(BTreeSet::new());
-        let (connection, prefix) = (self.connection.clone(), self.settings.queue.prefix.clone());
-        let discovery = Discovery { connection, prefix, routes: routes.clone(), found };
+        let topics = TopicDiscovery::new(&self.connection, &self.settings.queue.prefix);
+        let discovery = Discovery { topics, routes: routes.clone(), found };
         tokio::join!(self.run_lanes(routes, discovered, &stop), discovery.run(&stop));
     }
 
@@ -105,7 +105,7 @@ impl Lanes {
         // process too, is another consumer.
         let me = Uuid::new_v4().to_string();
         let (lane, settlements) = Lane::new(LaneParts {
-            queue: TopicQueue::new(&self.connection, &settings.prefix, &settings.group, &me, topic),
+            queue: TopicHandle::new(&self.connection, &settings.prefix, &settings.group, &me, topic),
             plugin: plugin.clone(),
             settings: settings.clone(),
             metrics: self.metrics.topic(topic),

@@ -27,9 +27,13 @@ pub use alone::Alone;
 pub use run::short;
 
 use crate::backlog::Backlog;
+use crate::message::Fields;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
-use crate::queue::{EntryKey, Flags, Opened, QueueError, Settlement, Taken, TopicQueue};
+use crate::queue::{
+    Dedup, Delayed, Delivery, EntryId, Eviction, Isolation, Leases, LegacyDelayed, LegacyHistory, LegacyPending,
+    ListIntake, Probes, QueueError, Schedules, Settlement, Settlements, TopicFlags, TopicHandle, TopicKeys, unblock,
+};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use arc_swap::ArcSwap;
@@ -49,18 +53,62 @@ const BATCH_MAX: usize = 256;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// What a lane does with its topic in Redis.
+struct Queue {
+    handle: TopicHandle,
+    dedup: Dedup,
+    delayed: Delayed,
+    eviction: Eviction,
+    isolation: Isolation,
+    leases: Leases,
+    legacy_delayed: LegacyDelayed,
+    legacy_history: LegacyHistory,
+    legacy_pending: LegacyPending,
+    list_intake: ListIntake,
+    probes: Probes,
+    schedules: Schedules,
+    settlements: Settlements,
+}
+
+impl Queue {
+    fn new(handle: &TopicHandle) -> Self {
+        Self {
+            dedup: Dedup::new(handle.clone()),
+            delayed: Delayed::new(handle.clone()),
+            eviction: Eviction::new(handle.clone()),
+            isolation: Isolation::new(handle.clone()),
+            leases: Leases::new(handle.clone()),
+            legacy_delayed: LegacyDelayed::new(handle.clone()),
+            legacy_history: LegacyHistory::new(handle.clone()),
+            legacy_pending: LegacyPending::new(handle.clone()),
+            list_intake: ListIntake::new(handle.clone()),
+            probes: Probes::new(handle.clone()),
+            schedules: Schedules::new(handle.clone()),
+            settlements: Settlements::new(handle.clone()),
+            handle: handle.clone(),
+        }
+    }
+}
+
+/// How a message is settled if its follow-ups are refused.
+enum Fallback {
+    RunAgain(Settlement),
+    DeadLetter(Delivery, Fields),
+}
+
 pub struct Lane {
-    queue: TopicQueue,
+    queue: Queue,
     plugin: ArcSwap<Plugin>,
     settings: QueueSettings,
     metrics: TopicMetrics,
-    backlog: Backlog<Taken>,
+    backlog: Backlog<Delivery>,
+    fallbacks: Mutex<HashMap<EntryId, Fallback>>,
     /// What is taken and not yet settled, with its delivery count.
-    held: Mutex<HashMap<EntryKey, u32>>,
+    held: Mutex<HashMap<EntryId, u32>>,
     /// What the topic's keys were when the reader looked last.
-    opened: ArcSwap<Opened>,
+    opened: ArcSwap<TopicKeys>,
     /// What its state said last.
-    flags: Mutex<Flags>,
+    flags: Mutex<TopicFlags>,
     /// Which of them has the next turn.
     turn: AtomicUsize,
     /// Whether the keys have changed so that the reader must look at them.
@@ -73,7 +121,7 @@ pub struct Lane {
     outgoing: Notify,
     alone: Arc<Alone>,
     /// Given back, and not to be taken again before.
-    handed_on: Mutex<HashMap<EntryKey, Instant>>,
+    handed_on: Mutex<HashMap<EntryId, Instant>>,
     room: Notify,
     /// Something new is in the backlog, for who gathers a batch.
     arrived: Notify,
@@ -102,7 +150,7 @@ pub struct Lane {
 
 /// What a lane is made of.
 pub struct LaneParts {
-    pub queue: TopicQueue,
+    pub queue: TopicHandle,
     pub plugin: Arc<Plugin>,
     pub settings: QueueSettings,
     pub metrics: TopicMetrics,
@@ -118,7 +166,8 @@ impl Lane {
     pub fn new(parts: LaneParts) -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<Settlement>>) {
         let (settlements, receiver) = mpsc::unbounded_channel();
         let lane = Self {
-            queue: parts.queue,
+            queue: Queue::new(&parts.queue),
+            fallbacks: Mutex::default(),
             plugin: ArcSwap::new(parts.plugin),
             settings: parts.settings,
             metrics: parts.metrics,
@@ -156,7 +205,7 @@ impl Lane {
     }
 
     pub fn topic(&self) -> &Topic {
-        self.queue.topic()
+        self.queue.handle.topic()
     }
 
     pub fn metrics(&self) -> &TopicMetrics {
@@ -216,9 +265,9 @@ impl Lane {
             let mut given_back = 0;
             // A stop is no loss, whoever was alone then.
             self.acquit().await?;
-            for source in self.opened.load().sources.iter() {
-                given_back += self.queue.give_back(*source, &[]).await?;
-                self.queue.leave(*source).await?;
+            for source in self.opened.load().streams.iter() {
+                given_back += self.queue.leases.requeue_except(*source, &[]).await?;
+                self.queue.leases.remove_consumer(*source).await?;
             }
             Ok::<_, QueueError>(given_back)
         };
@@ -228,11 +277,11 @@ impl Lane {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<EntryKey, u32>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<EntryId, u32>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held_entries(&self) -> Vec<EntryKey> {
+    fn held_entries(&self) -> Vec<EntryId> {
         self.held().keys().cloned().collect()
     }
 
@@ -240,8 +289,8 @@ impl Lane {
     /// while no read is under way.
     async fn give_back(&self) -> Result<(), QueueError> {
         let _intake = self.intake.lock().await;
-        for source in self.opened.load().sources.iter() {
-            self.queue.give_back(*source, &self.held_entries()).await?;
+        for source in self.opened.load().streams.iter() {
+            self.queue.leases.requeue_except(*source, &self.held_entries()).await?;
         }
         Ok(())
     }
@@ -254,7 +303,7 @@ impl Lane {
         *self.connected_at() = at;
     }
 
-    fn flags(&self) -> MutexGuard<'_, Flags> {
+    fn flags(&self) -> MutexGuard<'_, TopicFlags> {
         self.flags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -280,7 +329,7 @@ impl Lane {
     async fn unblock(&self) -> Result<(), QueueError> {
         match self.reader_id.load(Ordering::SeqCst) {
             0 => Ok(()),
-            reader_id => self.queue.unblock(reader_id).await,
+            reader_id => unblock(&self.queue.handle, reader_id).await,
         }
     }
 

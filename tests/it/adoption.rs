@@ -2,7 +2,7 @@
 //! well: what they copied is not run again, what they dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
-use gateway_worker::queue::{Reader, Source};
+use gateway_worker::queue::{BlockingReader, StreamKind};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ async fn a_copy_that_has_run_is_not_swept_before_it_has_told() {
     redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
     let mut from = None;
     loop {
-        from = queue.sweep(from.as_ref()).await.unwrap();
+        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
         if from.is_none() {
             break;
         }
@@ -161,9 +161,9 @@ async fn what_only_has_the_same_id_is_no_copy() {
     for id in ["twice", "ours"] {
         redis.add("puppet", envelope(id, 1).as_bytes()).await;
     }
-    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let (taken, _) = reader.read(&queue, Source::Normal, 10, Duration::from_millis(50)).await.unwrap();
-    assert_eq!((taken.len(), queue.supersede(&taken).await.unwrap()), (2, 0));
+    assert_eq!(queue.legacy_pending.acknowledge_copied(Duration::ZERO).await.unwrap(), 0);
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let (taken, _) = reader.read(StreamKind::Normal, 10, Duration::from_millis(50)).await.unwrap();
+    assert_eq!((taken.len(), queue.legacy_pending.acknowledge_superseded_by(&taken).await.unwrap()), (2, 0));
     assert_eq!(redis.in_flight("puppet").await, 6);
 }

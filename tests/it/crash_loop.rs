@@ -39,7 +39,7 @@ async fn a_suspect_runs_where_memory_is_full() {
     gateway.until_outcome("t", "suspect", "done").await;
     assert_eq!(gateway.logged("runs alone").len(), 1);
     redis.is("settled", "XLEN mq:t", 0).await;
-    redis.is("and no longer suspected", "EXISTS {mq:t}:suspects", 0).await;
+    redis.is("and no longer suspected", "EXISTS {mq:t}:isolated", 0).await;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     gateway.until_outcome("t", "due", "done").await;
 }
@@ -49,7 +49,7 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
     publish_suspect(&redis, "t").await;
-    redis.run::<()>("SET {mq:t}:suspects text").await;
+    redis.run::<()>("SET {mq:t}:isolated text").await;
     let options = [&OPTIONS[..], &["--drain", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_logged("waits to run alone", |line| line["topic"] == "t").await;
@@ -63,7 +63,7 @@ async fn a_suspect_that_cannot_be_written_down_holds_up_nobody_and_no_stop() {
     assert!(gateway.logged("not kept").is_empty());
     assert!(gateway.stop().await.success());
     // It was given back: with such a lease nobody takes it over otherwise.
-    redis.run::<()>("DEL {mq:t}:suspects").await;
+    redis.run::<()>("DEL {mq:t}:isolated").await;
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("t", "suspect", "done").await;
 }
@@ -209,5 +209,5 @@ async fn a_stop_is_no_loss_of_who_runs_alone() {
         // The lane of the other topic ends first, and it is not that one's.
         gateway.stop().await;
     }
-    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:suspects").await, 0);
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:isolated").await, 0);
 }

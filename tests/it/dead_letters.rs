@@ -2,8 +2,8 @@
 
 use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, said, text, until};
-use gateway_worker::queue::TopicQueue;
-use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
+use crate::topic_client::TopicClient;
+use gateway_worker::queue::dead::{DeadLetterEntry, Order, Origin, Replayed};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -71,8 +71,8 @@ async fn ids(redis: &Redis, key: &str) -> Vec<String> {
     redis.envelopes(key).await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn letters(queue: &TopicQueue) -> Vec<Letter> {
-    queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap()
+async fn letters(queue: &TopicClient) -> Vec<DeadLetterEntry> {
+    queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,8 +136,8 @@ async fn a_replay_that_is_cut_off_and_begun_again_leaves_each_message_exactly_on
     // A piece, and the same piece sent again, as after a lost reply.
     let piece = letters(&queue).await;
     assert_eq!(piece.len(), 100);
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Ok));
-    assert!(queue.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Gone));
+    assert!(queue.replay.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Ok));
+    assert!(queue.replay.replay(&piece).await.unwrap().iter().all(|result| *result == Replayed::Gone));
     // The command, killed while it is at it; two at a time, even.
     for _ in 0..3 {
         let start = || {
@@ -263,14 +263,14 @@ async fn what_dies_meanwhile_is_no_part_of_a_walk_or_a_purge() {
     let redis = Redis::start();
     let queue = redis.queue("t", "");
     bury_many(&redis, 150).await;
-    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut walk = queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut newest = None;
     bury_many(&redis, 1).await;
     let (first, second) = (walk.next().await.unwrap(), walk.next().await.unwrap());
     assert_eq!((first.len() + second.len(), walk.next().await.unwrap().len()), (150, 0));
-    assert_eq!(queue.purge_dead(Origin::Ours, &mut newest).await.unwrap(), 100);
+    assert_eq!(queue.dead_purge.all(Origin::Ours, &mut newest).await.unwrap(), 100);
     bury_many(&redis, 2).await;
-    while queue.purge_dead(Origin::Ours, &mut newest).await.unwrap() > 0 {}
+    while queue.dead_purge.all(Origin::Ours, &mut newest).await.unwrap() > 0 {}
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
 }
 
@@ -285,15 +285,15 @@ async fn what_the_original_left_in_another_slot_is_removed_only_once_it_is_publi
     server.run::<i64>(r#"ZADD mq:delay:t 1 {"id":"due"}"#).await;
     server.run::<String>(r#"XADD mq:dead-letter:t * message {"original_message":{"id":"dead"}}"#).await;
     let queue = server.queue("t", "me");
-    let letters = queue.dead_letters(Origin::Legacy, Order::OldestFirst).await.unwrap().next().await.unwrap();
+    let letters = queue.dead_letters.list(Origin::Legacy, Order::OldestFirst).await.unwrap().next().await.unwrap();
     server.run::<()>("SET mq:t text").await;
-    assert!(queue.promote_legacy().await.is_err() && queue.replay(&letters).await.is_err());
+    assert!(queue.legacy_delayed.promote().await.is_err() && queue.replay.replay(&letters).await.is_err());
     let left = (server.run::<i64>("ZCARD mq:delay:t").await, server.run::<i64>("XLEN mq:dead-letter:t").await);
     assert_eq!(left, (1, 1));
     server.run::<i64>("DEL mq:t").await;
-    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Ok]);
+    assert_eq!(queue.replay.replay(&letters).await.unwrap(), [Replayed::Ok]);
     // Sent again, as after a lost reply.
-    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Gone]);
+    assert_eq!(queue.replay.replay(&letters).await.unwrap(), [Replayed::Gone]);
     assert_eq!(server.run::<i64>("XLEN mq:t").await, 1);
 }
 
@@ -417,7 +417,7 @@ async fn letters_over_the_caps_are_dropped_oldest_first_and_that_is_told() {
     .await;
     let newest = redis.entries("{mq:t}:dead").await.pop().unwrap();
     assert_eq!(text(&newest, "number"), "149");
-    assert_eq!(redis.run::<i64>("HGET {mq:t}:state dead-dropped").await, 152 - left);
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state dead-evicted").await, 152 - left);
     let metric = format!("gateway_dead_letters_dropped_total{{topic=\"t\"}} {}", 150 - left);
     until("it is counted", async || gateway.get("/metrics/prometheus").await.1.contains(&metric).then_some(())).await;
     assert!(without.logged("dead letters dropped").is_empty());

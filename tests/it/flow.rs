@@ -1,14 +1,15 @@
 //! Who goes first, how many at once, how fast, not now, and not twice.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Priority, Publication};
-use gateway_worker::queue::{FlowControl, Reader, Settled, Source, Take, Taken, TopicQueue};
+use gateway_worker::queue::{BlockingReader, Delivery, FlowControl, Settled, StreamKind, Take};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const SOURCES: [Source; 3] = [Source::High, Source::Normal, Source::Low];
+const SOURCES: [StreamKind; 3] = [StreamKind::High, StreamKind::Normal, StreamKind::Low];
 
 fn publication(id: &str, priority: Priority) -> Publication {
     let topic = topic("t");
@@ -17,28 +18,28 @@ fn publication(id: &str, priority: Priority) -> Publication {
 }
 
 /// `count` messages of each priority, whose topic is open.
-async fn all_priorities(redis: &Redis, count: usize) -> TopicQueue {
+async fn all_priorities(redis: &Redis, count: usize) -> TopicClient {
     let queue = redis.queue("t", "me");
     for number in 0..count {
         for priority in [Priority::Low, Priority::Normal, Priority::High] {
-            queue.publish(&publication(&format!("{number}"), priority)).await.unwrap();
+            queue.publisher.publish(&publication(&format!("{number}"), priority)).await.unwrap();
         }
     }
     assert_eq!(queue.open().await.unwrap().sources, SOURCES);
     queue
 }
 
-async fn take(queue: &TopicQueue, control: FlowControl, count: usize) -> Take {
-    Reader::connect(queue).await.unwrap().take(queue, &SOURCES, control, count).await.unwrap()
+async fn take(queue: &TopicClient, control: FlowControl, count: usize) -> Take {
+    BlockingReader::connect(&queue.handle).await.unwrap().take(&SOURCES, control, count).await.unwrap()
 }
 
-fn entries(take: Take) -> Vec<Taken> {
+fn entries(take: Take) -> Vec<Delivery> {
     let Take::Taken(taken) = take else { panic!("{take:?}") };
     taken
 }
 
-fn of(taken: &[Taken], source: Source) -> usize {
-    taken.iter().filter(|one| one.entry.source == source).count()
+fn of(taken: &[Delivery], source: StreamKind) -> usize {
+    taken.iter().filter(|one| one.entry.stream == source).count()
 }
 
 #[tokio::test]
@@ -64,9 +65,9 @@ async fn who_takes_one_at_a_time_lets_no_priority_wait_for_the_end_of_another() 
     let redis = Redis::start();
     let queue = redis.queue("t", "publisher");
     for number in 0..20 {
-        queue.publish(&publication(&number.to_string(), Priority::High)).await.unwrap();
+        queue.publisher.publish(&publication(&number.to_string(), Priority::High)).await.unwrap();
     }
-    queue.publish(&publication("low", Priority::Low)).await.unwrap();
+    queue.publisher.publish(&publication("low", Priority::Low)).await.unwrap();
     let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_outcome("t", "low", "done").await;
@@ -83,7 +84,7 @@ async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none()
     gateway.until_outcome("t", "normal", "done").await;
     let queue = redis.queue("t", "publisher");
     for (id, priority) in [("high", Priority::High), ("low", Priority::Low)] {
-        queue.publish(&publication(id, priority)).await.unwrap();
+        queue.publisher.publish(&publication(id, priority)).await.unwrap();
         gateway.until_outcome("t", id, "done").await;
     }
     redis.is("settled", "XLEN {mq:t}:high", 0).await;
@@ -95,7 +96,7 @@ async fn the_first_message_of_a_priority_is_seen_by_a_worker_that_knew_of_none()
 /// A worker on a topic that nothing but a priority was published to.
 async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
     let gateway = Gateway::start(redis, plugins);
-    redis.queue("t", "publisher").publish(&publication("high", Priority::High)).await.unwrap();
+    redis.queue("t", "publisher").publisher.publish(&publication("high", Priority::High)).await.unwrap();
     gateway.until_outcome("t", "high", "done").await;
     gateway
 }
@@ -115,7 +116,7 @@ async fn where_a_priority_came_first_all_the_rest_is_seen_too() {
         }
         gateway.until_outcome("t", "next", "done").await;
         // And it is still seen what has a priority.
-        redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+        redis.queue("t", "publisher").publisher.publish(&publication("again", Priority::High)).await.unwrap();
         gateway.until_outcome("t", "again", "done").await;
         assert_eq!(gateway.logged("not consuming").len(), 0, "{way}");
     }
@@ -169,7 +170,7 @@ async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() 
         stats.lines().find_map(|line| line.strip_prefix("cmdstat_type:calls=")?.split(',').next()?.parse().ok());
     // Publishing asks once.
     assert!(types.unwrap_or(0) < 200, "{stats}");
-    redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+    redis.queue("t", "publisher").publisher.publish(&publication("again", Priority::High)).await.unwrap();
     gateway.until_outcome("t", "again", "done").await;
 }
 
@@ -177,17 +178,17 @@ async fn a_priority_that_was_deleted_costs_no_look_at_all_keys_with_each_read() 
 async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    queue.publish(&publication("retried", Priority::High)).await.unwrap();
+    queue.publisher.publish(&publication("retried", Priority::High)).await.unwrap();
     let delayed = Publication { delay: Duration::from_millis(1), ..publication("delayed", Priority::Low) };
-    queue.publish(&delayed).await.unwrap();
+    queue.publisher.publish(&delayed).await.unwrap();
     let sources = queue.open().await.unwrap().sources;
-    assert_eq!(sources, [Source::High]);
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
-    queue.settle(&[taken[0].later(Duration::ZERO, Fields::new())], HOUR).await.unwrap();
+    assert_eq!(sources, [StreamKind::High]);
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
+    queue.settlements.settle(&[taken[0].run_again(Duration::ZERO, Fields::new())], HOUR).await.unwrap();
     until("both are promoted", async || {
-        queue.promote().await.unwrap();
-        (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
+        queue.delayed.promote().await.unwrap();
+        (redis.run::<i64>("ZCARD {mq:t}:delayed").await == 0).then_some(())
     })
     .await;
     assert_eq!(redis.envelopes("{mq:t}:high").await[0]["id"], "retried");
@@ -200,6 +201,7 @@ async fn a_dead_letter_tells_its_priority() {
     let redis = Redis::start();
     redis
         .queue("puppet", "me")
+        .publisher
         .publish(&{
             let topic = topic("puppet");
             let data = r#"{"do":"reject","code":"c","reason":"r"}"#;
@@ -220,10 +222,10 @@ async fn no_span_ever_sees_more_than_the_rate() {
     let queue = all_priorities(&redis, 20).await;
     let span = Duration::from_millis(500);
     let control = FlowControl { rate: Some((7, span)), ..FlowControl::default() };
-    let mut reader = Reader::connect(&queue).await.unwrap();
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let mut taken = 0;
     while taken < 60 {
-        match reader.take(&queue, &SOURCES, control, 5).await.unwrap() {
+        match reader.take(&SOURCES, control, 5).await.unwrap() {
             Take::Taken(more) => taken += more.len(),
             // Sooner than it was told: others may ask at any time.
             Take::TooSoon(_) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -290,7 +292,7 @@ async fn the_total_holds_over_all_workers() {
     assert_eq!((mine.len(), entries(take(&other, control, 5).await).len()), (5, 3));
     assert_eq!(take(&other, control, 5).await, Take::Full);
     // No counter can leak: what is settled makes room.
-    assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), None)], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.settlements.settle(&[mine[0].done(None, Vec::new())], HOUR).await.unwrap(), [Settled::Ok]);
     assert_eq!(entries(take(&other, control, 5).await).len(), 1);
 }
 
@@ -401,20 +403,20 @@ async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
         redis.publish("t", &number.to_string(), "{}").await;
     }
     let sources = queue.open().await.unwrap().sources;
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
     let marks = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
     let batch =
         [taken[0].done(Some(marks[0].clone()), Vec::new(), None), taken[1].done(Some(marks[1].clone()), child, None)];
-    assert_eq!(queue.finished(&marks).await.unwrap(), [false, false]);
+    assert_eq!(queue.dedup.finished(&marks).await.unwrap(), [false, false]);
     // At a full memory the one that needs none is settled all the same.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
-    assert_eq!(queue.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.settlements.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert_eq!(queue.finished(&marks).await.unwrap(), [true, false]);
-    assert_eq!(queue.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
-    assert_eq!(queue.finished(&marks).await.unwrap(), [true, true]);
+    assert_eq!(queue.dedup.finished(&marks).await.unwrap(), [true, false]);
+    assert_eq!(queue.settlements.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.dedup.finished(&marks).await.unwrap(), [true, true]);
 }
 
 #[tokio::test]
@@ -424,15 +426,15 @@ async fn a_message_is_published_once_however_often_it_is_tried() {
     let one = publication("a", Priority::Normal);
     let mut published = 0;
     for _ in 0..3 {
-        published += i64::from(queue.publish_once(&one, HOUR).await.unwrap());
+        published += i64::from(queue.publisher.publish_once(&one, HOUR).await.unwrap());
     }
     assert_eq!((published, redis.run::<i64>("XLEN mq:t").await), (1, 1));
     // A refusal marks nothing, so that it may be tried again.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let other = publication("b", Priority::High);
-    queue.publish_once(&other, HOUR).await.unwrap_err();
+    queue.publisher.publish_once(&other, HOUR).await.unwrap_err();
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert!(queue.publish_once(&other, HOUR).await.unwrap());
+    assert!(queue.publisher.publish_once(&other, HOUR).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,7 @@ mod servers;
 mod service;
 mod smtp;
 mod support;
+mod topic_client;
 mod unclaimed;
 mod upgrade;
 mod versions;

@@ -3,14 +3,16 @@
 use crate::proxy::Proxy;
 use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, patient_connection, topic, until};
-use gateway_worker::queue::{Connection, Outbox, RedisTarget, TopicQueue};
+use crate::topic_client::TopicClient;
+use gateway_worker::events;
+use gateway_worker::queue::{Connection, OutboxRelay, RedisTarget};
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
 fn entry(topic: &str, due: i64, priority: &str, id: &str) -> redis::Cmd {
     let mut add = redis::cmd("XADD");
-    add.arg("{mq:t}:out").arg("*").arg("topic").arg(topic).arg("due").arg(due).arg("priority").arg(priority);
+    add.arg("{mq:t}:outbox").arg("*").arg("topic").arg(topic).arg("due").arg(due).arg("priority").arg(priority);
     add.arg("message").arg(format!(r#"{{"id":"{id}","topic":"{topic}","data":1}}"#));
     add
 }
@@ -38,18 +40,18 @@ async fn what_a_lost_worker_left_in_the_outbox_is_brought_where_it_belongs() {
     let hour = jiff::Timestamp::now().as_millisecond() + 3_600_000;
     put_out(&redis, "one", 0, "", "taken by the dead").await;
     put_out(&redis, "one", 0, "high", "urgent").await;
-    redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:out >").await;
+    redis.run::<()>("XGROUP CREATE {mq:t}:outbox relay 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:outbox >").await;
     put_out(&redis, "two", 0, "", "at once").await;
     put_out(&redis, "two", hour, "low", "later").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.publish("t", "wakes the lane", "{}").await;
-    redis.is("the outbox is empty", "XLEN {mq:t}:out", 0).await;
+    redis.is("the outbox is empty", "XLEN {mq:t}:outbox", 0).await;
     assert_eq!(ids(&redis, "mq:one").await, ["taken by the dead"]);
     assert_eq!(ids(&redis, "{mq:one}:high").await, ["urgent"]);
     assert_eq!(ids(&redis, "mq:two").await, ["at once"]);
-    let later: Vec<(String, i64)> = redis.run("ZRANGE {mq:two}:later 0 -1 WITHSCORES").await;
+    let later: Vec<(String, i64)> = redis.run("ZRANGE {mq:two}:delayed 0 -1 WITHSCORES").await;
     assert_eq!(later, [("p:low:1".to_owned(), hour)]);
 }
 
@@ -63,10 +65,11 @@ async fn a_follow_up_that_does_not_arrive_holds_up_no_other_and_is_not_lost() {
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the other one has arrived", "XLEN mq:fine", 1).await;
-    gateway.until_logged("a follow-up does not arrive", |_| true).await;
+    gateway.until_logged(events::FOLLOW_UP_REFUSED, |_| true).await;
     redis.run::<i64>("DEL mq:broken").await;
     until("and so does this one", async || {
-        (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
+        (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:outbox").await == 0)
+            .then_some(())
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
@@ -104,7 +107,7 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     server.publish(&parent, "first", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
     server.is("the others have arrived", &format!("XLEN mq:{fine}"), 2).await;
     // The rest is tried again and again.
-    let out = format!("{{mq:{parent}}}:out");
+    let out = format!("{{mq:{parent}}}:outbox");
     until("tried often", async || {
         let rows: Vec<(String, String, u64, u64)> = server.run(&format!("XPENDING {out} relay - + 10")).await;
         (rows.len() == 2 && rows.iter().all(|(.., deliveries)| *deliveries > 4)).then_some(())
@@ -112,14 +115,14 @@ async fn a_part_of_a_cluster_that_is_full_makes_no_follow_up_come_twice_or_late(
     .await;
     server.publish(&parent, "second", &send(&fine)).await;
     server.is("what comes behind it too", &format!("XLEN mq:{fine}"), 3).await;
-    let told = gateway.logged("a follow-up does not arrive");
+    let told = gateway.logged(events::FOLLOW_UP_REFUSED);
     assert!(told.len() == 1 && told[0]["level"] == "WARN" && told[0]["to"] == full, "{told:?}");
     set_memory(0).await;
     server.is("nothing is on its way", &format!("XLEN {out}"), 0).await;
     for (topic, expected) in [(&fine, 3), (&full, 2)] {
         assert_eq!(server.run::<i64>(&format!("XLEN mq:{topic}")).await, expected, "{topic}");
     }
-    gateway.until_logged("follow-ups arrive again", |line| line["to"] == full).await;
+    gateway.until_logged(events::FOLLOW_UPS_ACCEPTED, |line| line["to"] == full).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,14 +133,14 @@ async fn what_a_slow_worker_brings_no_other_brings_too() {
     let proxy = Proxy::start(&redis).await;
     proxy.slow_down(60);
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
-    let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
-    let bringing = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
+    let slow = TopicClient::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
+    let bringing = tokio::spawn(async move { OutboxRelay::new(slow.handle).relay(LEASE).await.unwrap() });
     redis.is("it has begun", "XLEN mq:one", 1).await;
-    let (other, mut outbox) = (redis.queue("t", "other"), Outbox::default());
+    let mut other = OutboxRelay::new(redis.queue("t", "other").handle);
     let mut brought = 0;
     until("all are brought", async || {
-        brought += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
-        (redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
+        brought += other.relay(LEASE).await.unwrap().arrived;
+        (redis.run::<i64>("XLEN {mq:t}:outbox").await == 0).then_some(())
     })
     .await;
     assert_eq!((brought, bringing.await.unwrap().arrived), (0, 100));
@@ -150,16 +153,16 @@ async fn however_many_do_not_arrive_what_is_behind_them_does() {
     redis.run::<()>("SET mq:broken text").await;
     put_out_many(&redis, "broken", 1500).await;
     put_out_many(&redis, "fine", 1).await;
-    redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:out >").await;
+    redis.run::<()>("XGROUP CREATE {mq:t}:outbox relay 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:outbox >").await;
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the last one has arrived", "XLEN mq:fine", 1).await;
-    redis.is("and is taken off", "XLEN {mq:t}:out", 1500).await;
-    assert_eq!(gateway.logged("a follow-up does not arrive").len(), 1);
+    redis.is("and is taken off", "XLEN {mq:t}:outbox", 1500).await;
+    assert_eq!(gateway.logged(events::FOLLOW_UP_REFUSED).len(), 1);
     redis.run::<i64>("DEL mq:broken").await;
-    redis.is("and then all others", "XLEN {mq:t}:out", 0).await;
+    redis.is("and then all others", "XLEN {mq:t}:outbox", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }
 
@@ -168,14 +171,14 @@ async fn what_has_arrived_and_could_not_be_taken_off_is_not_brought_again() {
     const LEASE: Duration = Duration::from_millis(100);
     let redis = Redis::start();
     put_out(&redis, "one", 0, "", "once").await;
-    let (queue, mut outbox) = (redis.queue("t", "me"), Outbox::default());
+    let mut outbox = OutboxRelay::new(redis.queue("t", "me").handle);
     redis.run::<()>("ACL SETUSER default -xack").await;
-    assert!(queue.relay(&mut outbox, LEASE).await.is_err());
+    assert!(outbox.relay(LEASE).await.is_err());
     redis.is("it has arrived", "XLEN mq:one", 1).await;
-    let free = "XPENDING {mq:t}:out relay IDLE 100 - + 10";
+    let free = "XPENDING {mq:t}:outbox relay IDLE 100 - + 10";
     until("anybody may have it", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(())).await;
     redis.run::<()>("ACL SETUSER default +xack").await;
-    queue.relay(&mut outbox, LEASE).await.unwrap();
-    assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 0);
+    outbox.relay(LEASE).await.unwrap();
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:outbox").await, 0);
     assert_eq!(redis.run::<i64>("XLEN mq:one").await, 1);
 }

@@ -243,7 +243,7 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
         let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
         let drafts: Vec<_> = drafts.map(|draft| draft.seal(Timestamp::now()).unwrap()).collect();
         for piece in drafts.chunks(1000) {
-            queue.publish_all(piece).await.unwrap();
+            queue.publisher.publish_all(piece).await.unwrap();
         }
         from + count
     };
@@ -265,7 +265,7 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     }
     redis.is("all are handled", "XLEN mq:topic", 0).await;
     // Nothing failed, was run again, or is on its way.
-    for key in ["{mq:topic}:dead", "{mq:topic}:later", "{mq:topic}:later:body", "{mq:topic}:work"] {
+    for key in ["{mq:topic}:dead", "{mq:topic}:delayed", "{mq:topic}:delayed:body", "{mq:topic}:work"] {
         assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
     }
     assert_eq!(redis.in_flight("topic").await, 0);

@@ -312,7 +312,7 @@ async fn a_loop_that_never_rests_ends() {
     // What rests in between begins a chain of its own.
     redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
     let delayed = until("delayed", async || {
-        let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:later:body").await;
+        let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:delayed:body").await;
         bodies.into_iter().next()
     })
     .await;
@@ -360,7 +360,7 @@ async fn what_a_handler_says_steers_no_terminal() {
         for (number, act) in acts.iter().enumerate() {
             redis.publish("puppet", &format!("{number}{odd}"), &act.to_string()).await;
         }
-        redis.is("one is postponed", "ZCARD {mq:puppet}:later", 1).await;
+        redis.is("one is postponed", "ZCARD {mq:puppet}:delayed", 1).await;
         redis.is("all but that are settled", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.odd_lines(), Vec::<String>::new(), "{format}");
         // Nor do the commands that show what became of them.

@@ -4,8 +4,9 @@
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
 use crate::support::{Entry, field, patient_connection, topic, try_connection, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{Connection, TopicQueue};
+use gateway_worker::queue::Connection;
 use gateway_worker::settings::TypedRedis;
 use jiff::Timestamp;
 use redis::FromRedisValue;
@@ -215,8 +216,8 @@ impl Server {
     }
 
     /// A topic's queue, seen by a worker called `me`.
-    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
-        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicClient {
+        TopicClient::new(&self.connection, "mq:", "consumer-group-{topic}", me, &topic(name))
     }
 
     pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
@@ -234,7 +235,7 @@ impl Server {
         let queue = self.queue(draft.topic.as_str(), "publisher");
         let publication = draft.seal(Timestamp::now()).unwrap();
         until("published", async || {
-            queue.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
+            queue.publisher.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
         })
         .await;
     }

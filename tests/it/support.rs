@@ -2,9 +2,10 @@
 //! components, and waiting for conditions.
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
+use crate::topic_client::TopicClient;
 use gateway_worker::private_redis::{self, PrivateRedis};
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::queue::{Connection, RedisTarget};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
@@ -130,9 +131,9 @@ impl Redis {
     }
 
     /// A topic's queue, seen by a worker called `me`.
-    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicQueue {
+    pub(crate) fn queue(&self, name: &str, me: &str) -> TopicClient {
         let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
-        TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
+        TopicClient::new(&connection, "mq:", "consumer-group-{topic}", me, &topic(name))
     }
 
     pub(crate) async fn publish(&self, topic_name: &str, id: &str, data: &str) {
@@ -142,7 +143,7 @@ impl Redis {
     pub(crate) async fn publish_later(&self, topic_name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(topic_name);
         let draft = Draft { delay, ..Draft::new(id.to_owned(), &topic, data) };
-        self.queue(topic_name, "publisher").publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
+        self.queue(topic_name, "publisher").publisher.publish(&draft.seal(Timestamp::now()).unwrap()).await.unwrap();
     }
 
     /// As the original's publishers do it.

@@ -13,8 +13,8 @@ pub(super) use show::{ShowArgs, show};
 use super::known::known;
 use super::print::print_json;
 use super::{Failure, RedisArgs, table};
-use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
-use crate::queue::{Connection, TopicQueue, inspect};
+use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetters, Order, Origin};
+use crate::queue::{Connection, TopicHandle, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
@@ -48,7 +48,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn passes(&self, letter: &Letter, told: &DeadLetter) -> bool {
+    fn passes(&self, letter: &DeadLetterEntry, told: &DeadLetter) -> bool {
         self.reason.as_ref().is_none_or(|reason| *reason == told.reason)
             && self.search.as_ref().is_none_or(|text| letter.contains(text))
     }
@@ -61,8 +61,8 @@ struct Listed {
     letter: DeadLetter,
 }
 
-fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> TopicQueue {
-    TopicQueue::new(connection, &settings.prefix, &settings.group, "", topic)
+fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> TopicHandle {
+    TopicHandle::new(connection, &settings.prefix, &settings.group, "", topic)
 }
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
@@ -74,7 +74,11 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         }
         None => {
             let all = inspect::topics(&connection, &settings.prefix, &settings.group).await?;
-            all.iter().filter(|state| state.dead > 0).filter_map(|state| Topic::parse(&state.topic).ok()).collect()
+            all.topics
+                .iter()
+                .filter(|state| state.dead > 0)
+                .filter_map(|state| Topic::parse(&state.topic).ok())
+                .collect()
         }
     };
     let mut listed = Vec::new();
@@ -97,17 +101,17 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
 }
 
 /// The newest that pass, ours first.
-async fn newest(queue: &TopicQueue, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
+async fn newest(queue: &TopicHandle, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
     let mut found = Vec::new();
     for origin in Origin::ALL {
-        let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
+        let mut walk = DeadLetters::new(queue.clone()).list(origin, Order::NewestFirst).await?;
         loop {
             let piece = walk.next().await?;
             if piece.is_empty() || found.len() == limit {
                 break;
             }
             for letter in &piece {
-                let told = letter.told(queue.topic());
+                let told = letter.summary(queue.topic());
                 if found.len() < limit && filter.passes(letter, &told) {
                     found.push(told);
                 }

@@ -2,7 +2,7 @@
 //! rather a slip than a topic, so commands say so instead of doing nothing.
 
 use super::Failure;
-use crate::queue::{Connection, Topics};
+use crate::queue::{Connection, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 
@@ -12,7 +12,7 @@ const PROPOSED: usize = 3;
 /// Fails where Redis has no key of the topic and no worker seen lately handles
 /// it, and names those that are most like it.
 pub(super) async fn known(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> Result<(), Failure> {
-    let Some(others) = Topics::unless_known(connection, &settings.prefix, topic).await? else { return Ok(()) };
+    let Some(others) = inspect::others_if_unknown(connection, &settings.prefix, topic).await? else { return Ok(()) };
     let like = most_like(topic, &others);
     let which = match like.as_slice() {
         [] => "`topics ls` lists those that there are".to_owned(),

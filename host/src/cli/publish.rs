@@ -2,7 +2,7 @@
 
 use super::{Failure, RedisArgs};
 use crate::publication::{DELAY_MAX, Draft, Priority};
-use crate::queue::{TopicQueue, inspect};
+use crate::queue::{Publisher, TopicHandle, handled_topics};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
@@ -73,7 +73,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     // Faults in what was typed come before those of the connection.
     let first = seal(args.id.clone())?;
     let (connection, settings) = args.redis.connect()?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let queue = Publisher::new(TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic));
 
     let mut published = 0;
     let mut told = Instant::now();
@@ -100,7 +100,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     if args.count > 1 {
         eprintln!("{published} messages published to {}; the id is that of the last", args.topic);
     }
-    if !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
+    if !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
         eprintln!("no worker seen in the last 30 s has a handler for {}: the message waits", args.topic);
     }
     Ok(())

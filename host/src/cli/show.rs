@@ -3,7 +3,7 @@
 use super::print::print_json;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
-use crate::queue::{Details, TopicQueue, inspect};
+use crate::queue::{TopicDetails, TopicHandle, handled_topics, topic_details};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
@@ -21,9 +21,9 @@ pub(super) struct ShowArgs {
 
 pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
-    let details = queue.details(is_handled).await?;
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
+    let details = topic_details(&handle, is_handled).await?;
     if args.json {
         return print_json(&details);
     }
@@ -35,7 +35,7 @@ pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
+fn lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push((name.to_owned(), text));
     let state = match (details.is_paused, details.has_handler) {

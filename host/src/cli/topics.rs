@@ -6,7 +6,7 @@ use super::known::known;
 use super::messages::Progress;
 use super::print::print_json;
 use super::{Failure, RedisArgs, table};
-use crate::queue::{Connection, TopicQueue, inspect};
+use crate::queue::{Connection, Probes, Purge, TopicHandle, handled_topics, inspect, set_paused as set_topic_paused};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write, stderr, stdin};
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
-    /// One JSON array
+    /// One JSON object with the lists `topics` and `unservable`
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -63,7 +63,8 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> Result<(), Failure> {
-    let topics = inspect::topics(connection, &settings.prefix, &settings.group).await?;
+    let inspect::TopicList { topics, unservable } =
+        inspect::topics(connection, &settings.prefix, &settings.group).await?;
     let row = |topic: &inspect::TopicState| {
         let state = match (topic.has_handler, topic.kind.as_str()) {
             (_, kind) if !matches!(kind, "stream" | "list" | "none") => format!("its key holds a {kind}"),
@@ -79,6 +80,10 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     };
     let rows: Vec<_> = topics.iter().map(row).collect();
     table::print(["TOPIC", "WAITING", "IN FLIGHT", "DELAYED", "DEAD", "DONE", "STATE"], &rows);
+    if !unservable.is_empty() {
+        let keys: Vec<_> = unservable.iter().map(|key| table::shown(key)).collect();
+        eprintln!("keys that are no legal topic: {}", keys.join(", "));
+    }
     Ok(())
 }
 
@@ -95,8 +100,8 @@ async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(),
     if !force {
         known(&connection, &settings, &args.topic).await?;
     }
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_new = queue.set_paused(is_paused).await?;
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_new = set_topic_paused(&handle, is_paused).await?;
     match (is_paused, is_new) {
         (true, true) => println!("{} is paused: no worker takes from it until it is resumed", args.topic),
         (true, false) => println!("{} was paused already", args.topic),
@@ -115,12 +120,13 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     let question = question(&args);
     let (connection, settings) = args.redis.connect()?;
     known(&connection, &settings, &args.topic).await?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
-    if is_handled && !queue.flags().await?.is_paused {
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
+    if is_handled && !Probes::new(handle.clone()).flags().await?.is_paused {
         eprintln!("workers take from {0}: what they are quicker with is run (`topics pause {0}` first)", args.topic);
     }
-    let others = queue.other_groups().await?;
+    let purge = Purge::new(handle.clone());
+    let others = purge.other_groups().await?;
     if others > 0 {
         eprintln!("other groups read {} too ({others}): what is deleted, they lose", args.topic);
     }
@@ -128,7 +134,7 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
         return Err(Failure::Failed("nothing is deleted".to_owned()));
     }
     let mut progress = Progress::new("deleted");
-    let purged = queue.purge(args.delayed, &mut |count| progress.add(count)).await?;
+    let purged = purge.purge(args.delayed, &mut |count| progress.add(count)).await?;
     if args.delayed {
         println!("{} waiting and {} delayed messages deleted", purged.waiting, purged.delayed);
     } else {
@@ -136,7 +142,7 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     }
     if args.dead {
         let mut letters = 0;
-        let result = purge_pieces(&queue, None, &mut letters).await;
+        let result = purge_pieces(&handle, None, &mut letters).await;
         println!("{letters} dead letters deleted");
         result?;
     }

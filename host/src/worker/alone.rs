@@ -3,7 +3,7 @@
 //! only its own losses convict it and no bystander's.
 
 use super::{Lane, PAUSE_MAX};
-use crate::queue::{EntryKey, QueueError, Settlement, Taken};
+use crate::queue::{Delivery, EntryId, QueueError, Settlement};
 use crate::topic::Topic;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ const PAUSE: u32 = 9;
 #[derive(Default)]
 pub struct Alone {
     gate: RwLock<()>,
-    now: Mutex<Option<(Topic, EntryKey)>>,
+    now: Mutex<Option<(Topic, EntryId)>>,
     /// Held by the suspect that waits. The last wait in vain, and when the next
     /// one may begin.
     waits: tokio::sync::Mutex<Option<(Duration, Instant)>>,
@@ -73,7 +73,7 @@ impl Alone {
         }
     }
 
-    fn now(&self) -> MutexGuard<'_, Option<(Topic, EntryKey)>> {
+    fn now(&self) -> MutexGuard<'_, Option<(Topic, EntryId)>> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,12 +81,12 @@ impl Alone {
 impl Lane {
     /// Waits until the message may run; or says what becomes of it instead:
     /// nothing, where it is left to others, or the topic was paused meanwhile.
-    pub(super) async fn turn_of(&self, taken: &Taken) -> Result<Turn<'_>, Option<Settlement>> {
-        if taken.losses < SUSPECT {
+    pub(super) async fn turn_of(&self, taken: &Delivery) -> Result<Turn<'_>, Option<Settlement>> {
+        if taken.crash_count < SUSPECT {
             let turn = self.alone.beside().await;
             return if self.is_paused() { Err(None) } else { Ok(turn) };
         }
-        let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.losses);
+        let (topic, entry, losses) = (self.topic().as_str(), &taken.entry, taken.crash_count);
         let (guard, lost) = loop {
             tracing::debug!(topic, %entry, losses, "waits for those that run, to run alone");
             let guard = match self.alone.alone(self.settings.lease).await {
@@ -101,7 +101,7 @@ impl Lane {
                 return Err(None);
             }
             // It has to be known before it begins.
-            match self.queue.suspect(entry).await {
+            match self.queue.isolation.begin(entry).await {
                 Ok(lost) => break (guard, lost),
                 Err(error) => tracing::warn!(topic, %entry, %error, "waits to run alone"),
             }
@@ -115,7 +115,7 @@ impl Lane {
             let error = format!("{lost} workers were lost while it ran alone");
             self.metrics.outcome("crash-loop").inc();
             tracing::error!(topic, %entry, outcome = "crash-loop", error, "settled");
-            let _ = self.queue.acquit(entry).await;
+            let _ = self.queue.isolation.clear(entry).await;
             return Err(Some(self.dead(taken, "crash-loop", &error, None)));
         }
         tracing::warn!(topic, %entry, losses, lost, "runs alone: workers were lost with it");
@@ -124,16 +124,16 @@ impl Lane {
     }
 
     /// Gives a message back for others to take at once, and for us later.
-    async fn hand_on(&self, entry: &EntryKey, again: Instant) {
+    async fn hand_on(&self, entry: &EntryId, again: Instant) {
         self.handed_on().insert(entry.clone(), again);
         self.release([entry]);
         // Otherwise its lease runs out.
-        let _ = self.queue.hand_on(entry).await;
+        let _ = self.queue.leases.requeue(entry).await;
     }
 
     /// What is not to be found again: what we hold, and what we have just given
     /// back; and whether some of that may be found from now on.
-    pub(super) fn known_entries(&self) -> (Vec<EntryKey>, bool) {
+    pub(super) fn known_entries(&self) -> (Vec<EntryId>, bool) {
         let mut known = self.held_entries();
         let (mut handed_on, now) = (self.handed_on(), Instant::now());
         let count = handed_on.len();
@@ -142,7 +142,7 @@ impl Lane {
         (known, handed_on.len() < count)
     }
 
-    fn handed_on(&self) -> MutexGuard<'_, HashMap<EntryKey, Instant>> {
+    fn handed_on(&self) -> MutexGuard<'_, HashMap<EntryId, Instant>> {
         self.handed_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,7 +151,7 @@ impl Lane {
     pub(super) async fn acquit(&self) -> Result<(), QueueError> {
         let ours = self.alone.now().take_if(|(topic, _)| topic == self.topic());
         match ours {
-            Some((_, entry)) => self.queue.acquit(&entry).await,
+            Some((_, entry)) => self.queue.isolation.clear(&entry).await,
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 //! leased. A list stays one for those who know of it, also while it is drained.
 
 use super::{Lane, PAUSE_MAX};
-use crate::queue::{End, QueueError, Reader};
+use crate::queue::{BlockingReader, ListEnd, QueueError};
 use crate::settings::ListHead;
 use std::time::Duration;
 
@@ -34,16 +34,16 @@ impl Lane {
     /// One connection's life. Where the publishers' end is not known, both have
     /// their turn, and the whole list is moved each time.
     async fn ingest(&self) -> Result<(), QueueError> {
-        let mut reader = Reader::connect(&self.queue).await?;
+        let mut reader = BlockingReader::connect(&self.queue.handle).await?;
         let mut end = match self.settings.list_head {
-            ListHead::Left => End::Left,
-            ListHead::Right | ListHead::Both => End::Right,
+            ListHead::Left => ListEnd::Left,
+            ListHead::Right | ListHead::Both => ListEnd::Right,
         };
         while !self.stop.is_cancelled() && *self.is_list.borrow() {
-            if self.queue.ingest(end).await? == 0 {
+            if self.queue.list_intake.move_batch(end).await? == 0 {
                 // Ended by the stop: what it moves is safe wherever it is then.
                 tokio::select! {
-                    moved = reader.wait_for_list(&self.queue, end, WAIT) => { moved?; }
+                    moved = reader.wait_for_list(end, WAIT) => { moved?; }
                     () = self.stop.cancelled() => {}
                 }
             }

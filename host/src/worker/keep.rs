@@ -3,7 +3,7 @@
 
 use super::tidy::Tidied;
 use super::{BATCH_MAX, Lane};
-use crate::queue::{Clock, Glance, Patience, Promoted, QueueError, Restamp, Source, Taken};
+use crate::queue::{Delivery, LeaseReset, Probe, Promoted, QueueError, ReclaimTimeouts, RedisClock, StreamKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ struct Kept {
     beats: u32,
     /// Whether there were delayed messages the last time.
     has_later: bool,
-    clock: Option<Clock>,
+    clock: Option<RedisClock>,
     looked_at_others: Option<Instant>,
     others_have_some: bool,
     tidied: Tidied,
@@ -86,18 +86,18 @@ impl Lane {
     /// Moves a piece of what is due. Returns when the next one is.
     async fn promote(&self, kept: &mut Kept) -> Result<Option<Duration>, QueueError> {
         let mut promoted = Promoted { moved: 0, next_due: None };
-        if kept.has_later || self.queue.has_later().await? {
-            promoted = self.queue.promote().await?;
+        if kept.has_later || self.queue.delayed.exists().await? {
+            promoted = self.queue.delayed.promote().await?;
         }
         kept.has_later = promoted.next_due.is_some();
-        let legacy = if kept.is_every_other() { self.queue.promote_legacy().await? } else { 0 };
+        let legacy = if kept.is_every_other() { self.queue.legacy_delayed.promote().await? } else { 0 };
         Ok(if promoted.moved + legacy > 0 { Some(Duration::ZERO) } else { promoted.next_due })
     }
 
     /// Paused, read by others too, or written to where nothing was before: a
     /// read that is under way knows nothing of it.
     async fn look_at_keys(&self) -> Result<(), QueueError> {
-        let Glance { flags, has_changed } = self.queue.glance(&self.opened.load_full()).await?;
+        let Probe { flags, has_changed } = self.queue.probes.probe(&self.opened.load_full()).await?;
         let was_paused = self.is_paused();
         self.heed(flags);
         self.look_again.fetch_or(has_changed, Ordering::SeqCst);
@@ -112,7 +112,7 @@ impl Lane {
         if held.is_empty() {
             return Ok(());
         }
-        let lost = match self.queue.renew(&held).await {
+        let lost = match self.queue.leases.renew(&held).await {
             // The messages stay: the new group will deliver them again.
             Err(QueueError::GroupLost) => return Ok(()),
             lost => lost?,
@@ -139,22 +139,22 @@ impl Lane {
         if self.is_paused() || (is_early && !kept.others_have_some && connected_at.elapsed() > lease) {
             return Ok(());
         }
-        let patience = Patience { lease, legacy: self.settings.adopt_after, connected: connected_at.elapsed() };
+        let patience = ReclaimTimeouts { lease, legacy: self.settings.adopt_after, connected: connected_at.elapsed() };
         let mut others = 0;
-        for source in self.opened.load().sources.iter() {
+        for source in self.opened.load().streams.iter() {
             let free = self.free();
             if free == 0 {
                 return Ok(());
             }
             // What the original has ended in its own way is not to be run.
-            if *source == Source::Normal && patience.connected >= patience.legacy {
-                match self.queue.adopt(patience.legacy).await {
+            if *source == StreamKind::Normal && patience.connected >= patience.legacy {
+                match self.queue.legacy_pending.acknowledge_copied(patience.legacy).await {
                     Err(QueueError::GroupLost) => continue,
                     adopted => self.tell_adopted(adopted?),
                 }
             }
             let _intake = self.intake.lock().await;
-            let found = match self.queue.take_over(*source, patience, kept.clock, free.min(BATCH_MAX)).await {
+            let found = match self.queue.leases.reclaim(*source, patience, kept.clock, free.min(BATCH_MAX)).await {
                 Err(QueueError::GroupLost) => continue,
                 found => found?,
             };
@@ -162,32 +162,32 @@ impl Lane {
             if found.clock_stepped {
                 tracing::warn!(topic = %self.topic(), "Redis' clock was set: every lease begins anew");
                 self.set_connected_at(Some(Instant::now()));
-                return self.restamp(Restamp::All).await;
+                return self.restamp(LeaseReset::All).await;
             }
             others += found.others;
-            self.taken_over(found.taken).await?;
+            self.taken_over(found.deliveries).await?;
         }
         kept.others_have_some = others > 0;
         kept.looked_at_others = Some(Instant::now());
         Ok(())
     }
 
-    async fn taken_over(self: &Arc<Self>, taken: Vec<(Taken, String)>) -> Result<(), QueueError> {
+    async fn taken_over(self: &Arc<Self>, taken: Vec<(Delivery, String)>) -> Result<(), QueueError> {
         self.metrics.taken_over.inc_by(taken.len() as u64);
         for (one, owner) in &taken {
             // What was given back is delivered for the first time as far as counts go.
-            if one.losses > 0 {
+            if one.crash_count > 0 {
                 self.metrics.outcome("worker-lost").inc();
-                let (topic, entry, losses) = (self.topic().as_str(), &one.entry, one.losses);
+                let (topic, entry, losses) = (self.topic().as_str(), &one.entry, one.crash_count);
                 tracing::warn!(topic, %entry, owner, losses, outcome = "worker-lost", "taken over");
             }
         }
         self.receive(taken.into_iter().map(|(one, _)| one).collect()).await
     }
 
-    pub(super) async fn restamp(&self, which: Restamp) -> Result<(), QueueError> {
-        for source in self.opened.load().sources.iter() {
-            match self.queue.restamp(*source, which).await {
+    pub(super) async fn restamp(&self, which: LeaseReset) -> Result<(), QueueError> {
+        for source in self.opened.load().streams.iter() {
+            match self.queue.leases.reset(*source, which).await {
                 Ok(_) | Err(QueueError::GroupLost) => {}
                 Err(error) => return Err(error),
             }

@@ -4,7 +4,7 @@
 
 use super::keep::BEAT;
 use super::{BATCH_MAX, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{EntryKey, Settlement};
+use crate::queue::{EntryId, Settlement};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ pub(super) struct Refused {
     due: Instant,
     pause: Duration,
     /// One of those that nobody has been told of, and why.
-    untold: Option<(EntryKey, String)>,
+    untold: Option<(EntryId, String)>,
     told: Option<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Refused {
     }
 
     /// How many wait, and one of them with its error, where it is time to tell.
-    pub(super) fn tell(&mut self) -> Option<(usize, EntryKey, String)> {
+    pub(super) fn tell(&mut self) -> Option<(usize, EntryId, String)> {
         if self.told.is_some_and(|at| at.elapsed() < BEAT) {
             return None;
         }

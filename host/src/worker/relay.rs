@@ -3,13 +3,13 @@
 
 use super::Lane;
 use super::keep::BEAT;
-use crate::queue::{Outbox, QueueError};
+use crate::queue::{OutboxRelay, QueueError};
 use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 
 impl Lane {
     pub(super) async fn relay_until(&self, drained: &CancellationToken) {
-        let mut outbox = Outbox::default();
+        let mut outbox = OutboxRelay::new(self.queue.handle.clone());
         loop {
             // What the last ones send on is not left behind.
             let is_last = drained.is_cancelled();
@@ -28,12 +28,12 @@ impl Lane {
     }
 
     /// Brings what there is, if there may be any.
-    async fn relay(&self, outbox: &mut Outbox, is_last: bool) -> Result<(), QueueError> {
+    async fn relay(&self, outbox: &mut OutboxRelay, is_last: bool) -> Result<(), QueueError> {
         if !self.has_outgoing.load(Ordering::SeqCst) {
             return Ok(());
         }
         loop {
-            let relayed = self.queue.relay(outbox, self.settings.lease).await?;
+            let relayed = outbox.relay(self.settings.lease).await?;
             // What does not arrive is for others, where we stop.
             if !relayed.has_more || (is_last && relayed.arrived == 0) {
                 break;
@@ -41,7 +41,7 @@ impl Lane {
         }
         // Something may be sent on meanwhile.
         self.has_outgoing.store(false, Ordering::SeqCst);
-        if self.queue.outgoing().await.is_ok_and(|outgoing| outgoing == 0) {
+        if outbox.len().await.is_ok_and(|outgoing| outgoing == 0) {
             return Ok(());
         }
         self.has_outgoing.store(true, Ordering::SeqCst);

@@ -1,10 +1,10 @@
 //! One run: what can be run is called, judged, and leaves as settlements.
 
-use super::Lane;
 use super::alone::Turn;
+use super::{Fallback, Lane};
 use crate::message::{self, Fields, Message};
 use crate::plugin::{Call, Plugin};
-use crate::queue::{Counted, ERROR_FIELD, Settlement, Taken};
+use crate::queue::{Delivery, DoneKind, ERROR_FIELD, Settlement};
 use crate::verdict::{Outcome, Standing, Verdict, judge};
 use jiff::Timestamp;
 use std::slice;
@@ -15,7 +15,7 @@ const FIELDS_MAX: usize = 3000;
 
 impl Lane {
     /// Runs messages together: one, or a batch without suspects.
-    pub(super) async fn run_together(&self, taken: &[Taken]) -> Vec<Settlement> {
+    pub(super) async fn run_together(&self, taken: &[Delivery]) -> Vec<Settlement> {
         let Some(first) = taken.first() else { return Vec::new() };
         let turn = match self.turn_of(first).await {
             Ok(turn) => turn,
@@ -34,7 +34,7 @@ impl Lane {
 
     /// What was gathered for one version may be more than the one that is live
     /// by now takes at once: most often it is a single piece.
-    async fn run_in_pieces(&self, taken: &[Taken]) -> Vec<Settlement> {
+    async fn run_in_pieces(&self, taken: &[Delivery]) -> Vec<Settlement> {
         let (mut settlements, mut left) = (Vec::new(), taken);
         while !left.is_empty() {
             if !settlements.is_empty() {
@@ -54,12 +54,12 @@ impl Lane {
         settlements
     }
 
-    async fn run_piece(&self, plugin: &Plugin, taken: &[Taken]) -> Vec<Settlement> {
+    async fn run_piece(&self, plugin: &Plugin, taken: &[Delivery]) -> Vec<Settlement> {
         match self.call(plugin, taken).await {
             Ok(settlements) => settlements,
             // Whose fault it was is seen when each runs by itself.
             Err(mut settlements) => {
-                let is_settled = |one: &&Taken| settlements.iter().any(|settled| settled.entry == one.entry);
+                let is_settled = |one: &&Delivery| settlements.iter().any(|settled| settled.entry == one.entry);
                 let left: Vec<_> = taken.iter().filter(|one| !is_settled(one)).collect();
                 for one in left {
                     let (Ok(alone) | Err(alone)) = self.call(plugin, slice::from_ref(one)).await;
@@ -72,7 +72,7 @@ impl Lane {
 
     /// Calls the handler once and judges each message. An error means that a
     /// batch ended as a whole; it has what could not be run anyhow.
-    async fn call(&self, plugin: &Plugin, taken: &[Taken]) -> Result<Vec<Settlement>, Vec<Settlement>> {
+    async fn call(&self, plugin: &Plugin, taken: &[Delivery]) -> Result<Vec<Settlement>, Vec<Settlement>> {
         let now = Timestamp::now();
         let (mut settlements, mut runs, mut calls) = (Vec::with_capacity(taken.len()), Vec::new(), Vec::new());
         for one in taken {
@@ -101,7 +101,7 @@ impl Lane {
         Ok(settlements)
     }
 
-    fn prepared<'a>(&self, taken: &'a Taken, message: &Message, max_attempts: u32, now: Timestamp) -> Run<'a> {
+    fn prepared<'a>(&self, taken: &'a Delivery, message: &Message, max_attempts: u32, now: Timestamp) -> Run<'a> {
         let waited = now.duration_since(message::entry_time(&taken.entry.id)).as_secs_f64();
         self.metrics.queue_time.observe(waited.max(0.0));
         let standing = Standing {
@@ -131,12 +131,16 @@ impl Lane {
         }
         match judge(outcome, run.standing, &plugin.manifest().retry, fastrand::f64()) {
             Verdict::Done(publications) => {
-                let unsent = if publications.is_empty() { None } else { self.unsent(&run, plugin) };
-                run.taken.done(run.mark, publications, unsent)
+                if !publications.is_empty()
+                    && let Some(fallback) = self.fallback(&run, plugin)
+                {
+                    self.fallbacks().insert(run.taken.entry.clone(), fallback);
+                }
+                run.taken.done(run.mark, publications)
             }
             Verdict::Later { after, attempt: next, postponed } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, again_in = ?after, error, "settled");
-                run.taken.later(after, run.later_fields(next, postponed))
+                run.taken.run_again(after, run.later_fields(next, postponed))
             }
             Verdict::Dead { reason, error } => {
                 tracing::warn!(topic, id, attempt, outcome = name, ?took, digest, dead = reason, error, "settled");
@@ -145,26 +149,26 @@ impl Lane {
         }
     }
 
-    /// What becomes of a run whose follow-ups can't be sent: what becomes of a
-    /// retry. Why, the settler is told.
-    fn unsent(&self, run: &Run<'_>, plugin: &Plugin) -> Option<Settlement> {
+    /// How a run is settled if its follow-ups are refused: like a retry.
+    fn fallback(&self, run: &Run<'_>, plugin: &Plugin) -> Option<Fallback> {
         let failed = Outcome::Retry { reason: String::new(), after: None };
         match judge(failed, run.standing, &plugin.manifest().retry, fastrand::f64()) {
             Verdict::Later { after, attempt, postponed } => {
-                Some(run.taken.later(after, run.later_fields(attempt, postponed)))
+                Some(Fallback::RunAgain(run.taken.run_again(after, run.later_fields(attempt, postponed))))
             }
             Verdict::Dead { reason, error } => {
-                Some(run.taken.dead(self.letter(run.taken, reason, &error, Some((run, plugin.digest())))))
+                let letter = self.letter(run.taken, reason, &error, Some((run, plugin.digest())));
+                Some(Fallback::DeadLetter(run.taken.clone(), letter))
             }
             Verdict::Done(_) => None,
         }
     }
 
     /// The message, or what becomes of an entry that can't be run.
-    fn runnable(&self, taken: &Taken, now: Timestamp) -> Result<Message, Settlement> {
+    fn runnable(&self, taken: &Delivery, now: Timestamp) -> Result<Message, Settlement> {
         if taken.fields.is_empty() {
             // Deleted by somebody while it was pending.
-            return Err(taken.dropped(Counted::Done));
+            return Err(taken.discard(DoneKind::Done));
         }
         let unrunnable = |reason: &'static str, error: &str| {
             self.metrics.outcome(reason).inc();
@@ -183,7 +187,7 @@ impl Lane {
             Ok(message) if message.expires_at.is_some_and(|at| at <= now) => {
                 self.metrics.outcome("expired").inc();
                 tracing::warn!(topic = %self.topic(), id = message.id, outcome = "expired", "settled");
-                Err(taken.dropped(Counted::Expired))
+                Err(taken.discard(DoneKind::Expired))
             }
             Ok(message) => Ok(message),
             Err(error) => unrunnable("decode", &error.to_string()),
@@ -192,20 +196,20 @@ impl Lane {
 
     pub(super) fn dead(
         &self,
-        taken: &Taken,
+        taken: &Delivery,
         reason: &'static str,
         error: &str,
         ran: Option<(&Run<'_>, &str)>,
     ) -> Settlement {
         self.metrics.dead_letter(reason);
-        taken.dead(self.letter(taken, reason, error, ran))
+        taken.dead_letter(self.letter(taken, reason, error, ran))
     }
 
     /// The fields that a dead letter gains.
-    fn letter(&self, taken: &Taken, reason: &str, error: &str, ran: Option<(&Run<'_>, &str)>) -> Fields {
+    fn letter(&self, taken: &Delivery, reason: &str, error: &str, ran: Option<(&Run<'_>, &str)>) -> Fields {
         let published_at = ran.map_or_else(|| message::entry_time(&taken.entry.id), |(run, _)| run.published_at);
         let attempts = ran.map_or(0, |(run, _)| run.standing.attempt);
-        let source = format!("{}/{}", taken.entry.source.of(self.topic()), taken.entry.id);
+        let source = format!("{}/{}", taken.entry.stream.of(self.topic()), taken.entry.id);
         let died_at = message::rfc3339(Timestamp::now());
         fields([
             ("gw-reason", reason),
@@ -221,7 +225,7 @@ impl Lane {
 
 /// What is needed of a message after the handler has got it.
 pub(super) struct Run<'a> {
-    taken: &'a Taken,
+    taken: &'a Delivery,
     id: String,
     published_at: Timestamp,
     has_own_id: bool,

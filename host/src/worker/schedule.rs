@@ -50,7 +50,7 @@ impl Lane {
 
     /// Fires what is due. Returns how long to wait for the next fire time.
     async fn fire(&self, schedule: &Schedule) -> Result<Duration, QueueError> {
-        let mut seen = self.queue.look_at_schedule(schedule.name()).await?;
+        let mut seen = self.queue.schedules.last_fire(schedule.name()).await?;
         let Due { fires, is_cut } = schedule.due(seen.last, seen.now);
         if is_cut {
             let (topic, schedule, last) = (self.topic(), schedule.name(), seen.last);
@@ -63,7 +63,7 @@ impl Lane {
         })?;
         let bytes = sealed.first().map_or(1, |(_, publication)| publication.body.len());
         for piece in sealed.chunks((PIECE_BYTES / bytes).clamp(1, PIECE)) {
-            seen = self.queue.fire(schedule.name(), seen.last, piece).await?;
+            seen = self.queue.schedules.fire(schedule.name(), seen.last, piece).await?;
             if seen.published > 0 {
                 let (topic, schedule, last) = (self.topic(), schedule.name(), seen.last);
                 tracing::debug!(%topic, schedule, %last, count = seen.published, "fired");

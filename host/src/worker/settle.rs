@@ -3,9 +3,11 @@
 
 use super::keep::BEAT;
 use super::refused::Refused;
-use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{EntryKey, QueueError, Settled, Settlement};
+use super::{BATCH_MAX, Fallback, Lane, PAUSE_MAX, PAUSE_MIN};
+use crate::queue::{ERROR_FIELD, EntryId, QueueError, Settled, Settlement};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +78,7 @@ impl Lane {
     ) -> Result<(), QueueError> {
         let _settling = self.settling.lock().await;
         let window = self.dedup_window().unwrap_or_default();
-        let results = self.queue.settle(batch, window).await?;
+        let results = self.queue.settlements.settle(batch, window).await?;
         let (mut settled, mut left) = (Vec::with_capacity(batch.len()), Vec::new());
         for (settlement, result) in batch.drain(..).zip(results) {
             match result {
@@ -85,16 +87,17 @@ impl Lane {
                     tracing::debug!(topic = %self.topic(), entry = %settlement.entry, "settled by another, or twice");
                     settled.push(settlement);
                 }
-                Settled::Failed(error) => match settlement.unsent(&error) {
-                    Some(failed) => left.push(self.failed(failed, &error)),
+                Settled::FollowUpsRefused(error) => match self.failed(&settlement.entry, &error) {
+                    Some(failed) => left.push(failed),
                     None => refused.push((settlement, error)),
                 },
+                Settled::Failed(error) => refused.push((settlement, error)),
             }
         }
         *batch = left;
         self.release(settled.iter().map(|one| &one.entry));
-        let is_soon = |one: &Settlement| one.comes_back_in().is_some_and(|after| after < BEAT);
-        if settled.iter().any(|one| self.queue.sends_out(one)) {
+        let is_soon = |one: &Settlement| one.runs_again_in().is_some_and(|after| after < BEAT);
+        if settled.iter().any(|one| self.queue.settlements.uses_outbox(one)) {
             self.has_outgoing.store(true, Ordering::SeqCst);
             self.outgoing.notify_one();
         }
@@ -105,25 +108,38 @@ impl Lane {
     }
 
     /// A run that ended well has failed after all, and costs its attempt.
-    fn failed(&self, settlement: Settlement, error: &str) -> Settlement {
-        let (topic, entry) = (self.topic(), &settlement.entry);
+    fn failed(&self, entry: &EntryId, error: &str) -> Option<Settlement> {
+        let settlement = match self.fallbacks().remove(entry)? {
+            Fallback::RunAgain(settlement) => settlement,
+            Fallback::DeadLetter(delivery, mut fields) => {
+                fields.retain(|(name, _)| name != ERROR_FIELD.as_bytes());
+                fields.push((ERROR_FIELD.into(), format!("its follow-ups can't be sent: {error}").into_bytes()));
+                delivery.dead_letter(fields)
+            }
+        };
+        let topic = self.topic();
         self.metrics.outcome("retry").inc();
-        if settlement.is_dead() {
+        if settlement.is_dead_letter() {
             self.metrics.dead_letter("retry");
         }
-        let (is_dead, again_in) = (settlement.is_dead(), settlement.comes_back_in());
+        let (is_dead, again_in) = (settlement.is_dead_letter(), settlement.runs_again_in());
         tracing::warn!(%topic, %entry, error, is_dead, ?again_in, "the follow-ups of a run can't be sent: it has failed");
-        settlement
+        Some(settlement)
+    }
+
+    pub(super) fn fallbacks(&self) -> MutexGuard<'_, HashMap<EntryId, Fallback>> {
+        self.fallbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These are no longer ours to settle.
-    pub(super) fn release<'a>(&self, entries: impl IntoIterator<Item = &'a EntryKey>) {
-        let mut held = self.held();
+    pub(super) fn release<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
+        let (mut held, mut fallbacks) = (self.held(), self.fallbacks());
         for entry in entries {
             held.remove(entry);
+            fallbacks.remove(entry);
         }
         self.metrics.in_flight.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
-        drop(held);
+        drop((held, fallbacks));
         self.room.notify_one();
     }
 }

@@ -2,7 +2,10 @@
 //! way.
 
 use super::{BATCH_MAX, Lane, PAUSE_MAX, PAUSE_MIN};
-use crate::queue::{End, Flags, FlowControl, Kind, Opened, QueueError, Reader, Source, Take, Taken};
+use crate::queue::open;
+use crate::queue::{
+    BlockingReader, Delivery, FlowControl, ListEnd, QueueError, StreamKind, Take, TopicFlags, TopicKeys, TopicKind,
+};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -42,7 +45,7 @@ impl Lane {
                 pause = PAUSE_MIN;
             }
             if matches!(error, QueueError::GroupLost) {
-                tracing::warn!(topic = %self.topic(), group = self.queue.group(), "the group is gone: it is made anew");
+                tracing::warn!(topic = %self.topic(), group = self.queue.handle.group(), "the group is gone: it is made anew");
             } else {
                 self.is_consuming.store(false, Ordering::Relaxed);
                 tracing::warn!(topic = %self.topic(), %error, retry_in = ?pause, "not consuming");
@@ -54,7 +57,7 @@ impl Lane {
 
     /// One connection's life: until it breaks or the lane stops.
     async fn session(self: &Arc<Self>) -> Result<(), QueueError> {
-        let mut reader = Reader::connect(&self.queue).await?;
+        let mut reader = BlockingReader::connect(&self.queue.handle).await?;
         self.reader_id.store(reader.client_id(), Ordering::SeqCst);
         let mut is_first = true;
         while let Some(opened) = self.opened(&mut reader).await? {
@@ -67,56 +70,58 @@ impl Lane {
 
     /// Waits until there is something to read from, and says what; `None` at a
     /// stop.
-    async fn opened(&self, reader: &mut Reader) -> Result<Option<Opened>, QueueError> {
+    async fn opened(&self, reader: &mut BlockingReader) -> Result<Option<TopicKeys>, QueueError> {
         loop {
             self.look_again.store(false, Ordering::SeqCst);
-            let opened = self.queue.open().await?;
-            self.is_list.send_replace(opened.kind == Kind::List);
+            let opened = open(&self.queue.handle).await?;
+            self.is_list.send_replace(opened.kind == TopicKind::List);
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
-            if let Kind::Other(kind) = opened.kind {
+            if let TopicKind::Other(kind) = opened.kind {
                 return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
             }
             // What a lost worker had put aside of a list does not wait until it is one again.
-            if opened.kind == Kind::Stream && self.queue.ingest(End::Left).await.is_ok_and(|moved| moved > 0) {
+            if opened.kind == TopicKind::Stream
+                && self.queue.list_intake.move_batch(ListEnd::Left).await.is_ok_and(|moved| moved > 0)
+            {
                 continue;
             }
             self.opened.store(Arc::new(opened.clone()));
-            if !opened.sources.is_empty() {
+            if !opened.streams.is_empty() {
                 return Ok(Some(opened));
             }
             self.is_consuming.store(true, Ordering::Relaxed);
             if opened.absent.is_empty() {
                 let _ = tokio::time::timeout(ABSENT, self.stop.cancelled()).await;
             } else {
-                reader.wait_for_more(&self.queue, &opened, &[], ABSENT).await?;
+                reader.wait_for_more(&opened, &[], ABSENT).await?;
             }
         }
     }
 
     /// What comes before the first message is taken.
-    async fn begin(self: &Arc<Self>, opened: Opened, is_first: bool) -> Result<(), QueueError> {
-        let is_stream = opened.sources.contains(&Source::Normal);
+    async fn begin(self: &Arc<Self>, opened: TopicKeys, is_first: bool) -> Result<(), QueueError> {
+        let is_stream = opened.streams.contains(&StreamKind::Normal);
         self.set_paused(opened.is_paused);
         // Redis may have been away for longer than our leases: they come first,
         // and nobody else's count as expired until their owners had the time too.
         self.renew().await?;
         if is_stream {
             // However fresh: it writes the copy in the moment in which it has failed.
-            self.tell_adopted(self.queue.adopt(Duration::ZERO).await?);
+            self.tell_adopted(self.queue.legacy_pending.acknowledge_copied(Duration::ZERO).await?);
         }
         if is_first {
             // From here on others' messages may be taken over, the original's too.
             self.set_connected_at(Some(Instant::now()));
         }
-        tracing::debug!(topic = %self.topic(), kind = ?opened.kind, sources = ?opened.sources, "opened");
+        tracing::debug!(topic = %self.topic(), kind = ?opened.kind, sources = ?opened.streams, "opened");
         self.is_consuming.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Takes until something has changed that wants a look at the keys.
-    async fn consume(self: &Arc<Self>, reader: &mut Reader) -> Result<(), QueueError> {
+    async fn consume(self: &Arc<Self>, reader: &mut BlockingReader) -> Result<(), QueueError> {
         let opened = self.opened.load_full();
         let (mut reconciled, mut was_paused) = (None::<Instant>, false);
         while !self.stop.is_cancelled() && !self.look_again.load(Ordering::SeqCst) {
@@ -153,25 +158,30 @@ impl Lane {
 
     /// New messages, or none after a while. A plain read where nothing more is
     /// asked for: it costs least.
-    async fn take(&self, reader: &mut Reader, opened: &Opened, count: usize) -> Result<Vec<Taken>, QueueError> {
+    async fn take(
+        &self,
+        reader: &mut BlockingReader,
+        opened: &TopicKeys,
+        count: usize,
+    ) -> Result<Vec<Delivery>, QueueError> {
         let control = self.flow_control();
         let block = (self.settings.lease / 2).min(Duration::from_secs(5));
-        let sources = &opened.sources[..];
+        let sources = &opened.streams[..];
         if let [source] = sources
             && control.is_none()
             && opened.has_main()
         {
-            let (taken, flags) = reader.read(&self.queue, *source, count, block).await?;
+            let (taken, flags) = reader.read(*source, count, block).await?;
             self.heed(flags);
             return Ok(if flags.is_paused { self.hand_back(taken).await? } else { taken });
         }
-        let pause = match reader.take(&self.queue, sources, control, count).await? {
+        let pause = match reader.take(sources, control, count).await? {
             Take::Taken(taken) => {
                 self.turn.store((control.turn + taken.len()) % 1_000_000, Ordering::Relaxed);
                 return Ok(taken);
             }
             Take::Empty(behind) if behind.len() == sources.len() => {
-                if reader.wait_for_more(&self.queue, opened, &behind, block).await? {
+                if reader.wait_for_more(opened, &behind, block).await? {
                     self.look_again.store(true, Ordering::SeqCst);
                 }
                 return Ok(Vec::new());
@@ -199,7 +209,7 @@ impl Lane {
     }
 
     /// Delivered to us while the topic is paused: as if it had never been.
-    async fn hand_back(&self, taken: Vec<Taken>) -> Result<Vec<Taken>, QueueError> {
+    async fn hand_back(&self, taken: Vec<Delivery>) -> Result<Vec<Delivery>, QueueError> {
         if !taken.is_empty() {
             self.give_back().await?;
         }
@@ -211,17 +221,19 @@ impl Lane {
         self.release(self.backlog.clear().iter().map(|taken| &taken.entry));
         self.give_back().await?;
         let _ = tokio::time::timeout(PAUSED, self.stop.cancelled()).await;
-        self.set_paused(self.queue.flags().await?.is_paused);
+        self.set_paused(self.queue.probes.flags().await?.is_paused);
         Ok(())
     }
 
     /// Takes notice of what the topic's state says.
-    pub(super) fn heed(&self, flags: Flags) {
+    pub(super) fn heed(&self, flags: TopicFlags) {
         self.set_paused(flags.is_paused);
         let known = std::mem::replace(&mut *self.flags(), flags);
         let opened = self.opened.load();
-        let is_news = |has: bool, had: bool, source| has && !had && !opened.sources.contains(&source);
-        if is_news(flags.has_high, known.has_high, Source::High) || is_news(flags.has_low, known.has_low, Source::Low) {
+        let is_news = |has: bool, had: bool, source| has && !had && !opened.streams.contains(&source);
+        if is_news(flags.has_high, known.has_high, StreamKind::High)
+            || is_news(flags.has_low, known.has_low, StreamKind::Low)
+        {
             self.look_again.store(true, Ordering::SeqCst);
         }
     }
@@ -243,17 +255,17 @@ impl Lane {
     /// Puts what was taken to work, except what is being worked on already (a
     /// group that was made anew delivers that once more) and copies of what
     /// has finished.
-    pub(super) async fn receive(self: &Arc<Self>, taken: Vec<Taken>) -> Result<(), QueueError> {
+    pub(super) async fn receive(self: &Arc<Self>, taken: Vec<Delivery>) -> Result<(), QueueError> {
         let mut fresh = taken;
         if fresh.is_empty() {
             return Ok(());
         }
         self.must_reconcile.store(true, Ordering::SeqCst);
-        self.tell_adopted(self.queue.supersede(&fresh).await?);
+        self.tell_adopted(self.queue.legacy_pending.acknowledge_superseded_by(&fresh).await?);
         let duplicates = self.duplicates(&mut fresh).await?;
         {
             let mut held = self.held();
-            let mut hold = |one: &Taken| held.insert(one.entry.clone(), one.deliveries).is_none();
+            let mut hold = |one: &Delivery| held.insert(one.entry.clone(), one.delivery_count).is_none();
             fresh.retain(&mut hold);
             duplicates.iter().for_each(|one| {
                 hold(one);
@@ -284,10 +296,10 @@ impl Lane {
     async fn reconcile(self: &Arc<Self>, mut was_given_back: bool) -> Result<bool, QueueError> {
         let _intake = self.intake.lock().await;
         let mut has_found = false;
-        for source in self.opened.load().sources.iter() {
+        for source in self.opened.load().streams.iter() {
             let (known, is_free_again) = self.known_entries();
             was_given_back |= is_free_again;
-            let strays = self.queue.reconcile(*source, &known).await?;
+            let strays = self.queue.leases.reconcile(*source, &known).await?;
             if !strays.is_empty() {
                 let (topic, count) = (self.topic(), strays.len());
                 has_found = true;

@@ -3,7 +3,7 @@
 //! who are gone are forgotten.
 
 use super::Lane;
-use crate::queue::{QueueError, Restamp, Source, SweptTo};
+use crate::queue::{Evicted, LeaseReset, QueueError, StreamKind, SweepCursor};
 use crate::settings::DeadCaps;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const GONE_LEASES: u32 = 10;
 pub(super) struct Tidied {
     swept: Option<Instant>,
     /// How far, while it is not done.
-    swept_to: Option<SweptTo>,
+    swept_to: Option<SweepCursor>,
     capped: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Lane {
         if is_connected && is_time(tidied.swept) {
             tidied.swept = Some(Instant::now());
             tidied.swept_to = self.sweep(None).await?;
-            self.restamp(Restamp::Future).await?;
+            self.restamp(LeaseReset::Future).await?;
             self.forget_the_gone().await?;
         } else if is_connected && tidied.swept_to.is_some() {
             tidied.swept_to = self.sweep(tidied.swept_to.take()).await?;
@@ -44,12 +44,12 @@ impl Lane {
     }
 
     /// Sweeps some of the history. Returns where to go on, if there is more.
-    async fn sweep(&self, mut from: Option<SweptTo>) -> Result<Option<SweptTo>, QueueError> {
-        if !self.opened.load().sources.contains(&Source::Normal) {
+    async fn sweep(&self, mut from: Option<SweepCursor>) -> Result<Option<SweepCursor>, QueueError> {
+        if !self.opened.load().streams.contains(&StreamKind::Normal) {
             return Ok(None);
         }
         for _ in 0..SWEEP_PIECES {
-            from = match self.queue.sweep(from.as_ref()).await {
+            from = match self.queue.legacy_history.sweep(from.as_ref()).await {
                 Err(QueueError::GroupLost | QueueError::WrongType(_)) => return Ok(None),
                 next => next?,
             };
@@ -64,8 +64,8 @@ impl Lane {
     /// the original's.
     async fn forget_the_gone(&self) -> Result<(), QueueError> {
         let idle = GONE.max(self.settings.lease * GONE_LEASES);
-        for source in self.opened.load().sources.iter() {
-            match self.queue.forget_the_gone(*source, idle).await {
+        for source in self.opened.load().streams.iter() {
+            match self.queue.leases.prune_consumers(*source, idle).await {
                 Err(QueueError::GroupLost | QueueError::WrongType(_)) => {}
                 Ok(0) => {}
                 Ok(forgotten) => {
@@ -86,10 +86,10 @@ impl Lane {
         }
         let (mut dropped, mut result) = (0, Ok(false));
         for _ in 0..CAP_PIECES {
-            match self.queue.cap_dead(caps).await {
-                Ok(0) => result = Ok(true),
-                Ok(piece) => {
-                    dropped += piece;
+            match self.queue.eviction.evict(caps).await {
+                Ok(evicted) if evicted == Evicted::default() => result = Ok(true),
+                Ok(evicted) => {
+                    dropped += evicted.by_age + evicted.by_bytes;
                     continue;
                 }
                 Err(error) => result = Err(error),

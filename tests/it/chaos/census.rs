@@ -14,7 +14,7 @@ const STANDING: &str = r"
     for _, key in ipairs(redis.call('KEYS', '*')) do
       local kind = redis.call('TYPE', key).ok
       local is_apart = apart[key] or string.find(key, '}:dead$') or string.find(key, '}:state$')
-        or string.find(key, '}:suspects$')
+        or string.find(key, '}:isolated$')
       if sizes[kind] and not is_apart then
         local count = redis.call(sizes[kind], key)
         if kind == 'stream' then
@@ -67,7 +67,7 @@ impl Census {
         for line in standing(site).await {
             let [key, kind, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             // What is in `later` is in its bodies.
-            if key.ends_with("}:later") {
+            if key.ends_with("}:delayed") {
                 continue;
             }
             for bytes in messages(site, key, kind).await {

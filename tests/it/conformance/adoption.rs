@@ -116,7 +116,7 @@ pub(super) async fn the_originals_delayed_messages_are_due_by_redis_clock(server
         assert_eq!(gateway.outcomes("quiet").len(), 2);
     }
     assert_eq!(server.run::<i64>("ZCARD mq:delay:quiet").await, 1);
-    assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:later").await, 2);
+    assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:delayed").await, 2);
 }
 
 pub(super) async fn the_originals_delayed_messages_come_once_over_two_workers(server: &Server) {

@@ -4,6 +4,7 @@
 use super::{puppet, start, told};
 use crate::servers::Server;
 use crate::support::{Plugins, built, text, until};
+use gateway_worker::events;
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
@@ -40,7 +41,7 @@ pub(super) async fn what_kills_its_worker_is_convicted_by_its_own_losses_and_no_
         assert_eq!(text(&letter, "gw-reason"), "timeout");
     }
     for topic in ["puppet", "other"] {
-        server.is("and nobody is suspected any more", &format!("EXISTS {{mq:{topic}}}:suspects"), 0).await;
+        server.is("and nobody is suspected any more", &format!("EXISTS {{mq:{topic}}}:isolated"), 0).await;
     }
 }
 
@@ -74,9 +75,12 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
     let gateway = start(server, &plugins, &[]);
     server.is("what is done is settled", "XLEN mq:puppet", 9).await;
     gateway.until_logged("not settled yet", |line| line["waiting"] == 9).await;
-    for (command, expected) in
-        [("XLEN {mq:puppet}:dead", 0), ("ZCARD {mq:puppet}:later", 1), ("XLEN {mq:puppet}:out", 0), ("XLEN mq:seen", 0)]
-    {
+    for (command, expected) in [
+        ("XLEN {mq:puppet}:dead", 0),
+        ("ZCARD {mq:puppet}:delayed", 1),
+        ("XLEN {mq:puppet}:outbox", 0),
+        ("XLEN mq:seen", 0),
+    ] {
         assert_eq!(server.run::<i64>(command).await, expected, "{command}");
     }
     // What makes room is not refused to people either.
@@ -88,7 +92,7 @@ pub(super) async fn a_full_memory_holds_up_only_what_needs_more_of_it(server: &S
     server.is("those that failed are dead", "XLEN {mq:puppet}:dead", 6).await;
     server.is("the follow-ups are sent", "XLEN mq:seen", 3).await;
     gateway.until_outcome("puppet", "due", "done").await;
-    for command in ["XLEN mq:puppet", "ZCARD {mq:puppet}:later", "XLEN {mq:puppet}:out"] {
+    for command in ["XLEN mq:puppet", "ZCARD {mq:puppet}:delayed", "XLEN {mq:puppet}:outbox"] {
         server.is("nothing is left", command, 0).await;
     }
     // Refused to be settled is not run again.
@@ -109,7 +113,7 @@ pub(super) async fn follow_ups_that_are_refused_arrive_once_their_topic_is_mende
     let send = |to: &str| format!(r#"{{"do":"publish","to":"{to}","times":1,"then":null}}"#);
     let all = ["fine", "broken", "fine"].map(send).join(",");
     server.publish("puppet", "m", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
-    let refused = if server.is_cluster() { "a follow-up does not arrive" } else { "follow-ups of a run can't be sent" };
+    let refused = if server.is_cluster() { events::FOLLOW_UP_REFUSED } else { "follow-ups of a run can't be sent" };
     gateway.until_logged(refused, |_| true).await;
     server.publish("puppet", "beside", &send("other")).await;
     server.is("others are not held up", "XLEN mq:other", 1).await;
@@ -117,7 +121,7 @@ pub(super) async fn follow_ups_that_are_refused_arrive_once_their_topic_is_mende
     for (topic, count) in [("broken", 1), ("fine", 2)] {
         server.is("it has arrived", &format!("XLEN mq:{topic}"), count).await;
     }
-    for key in ["mq:puppet", "{mq:puppet}:out"] {
+    for key in ["mq:puppet", "{mq:puppet}:outbox"] {
         server.is("nothing is left", &format!("XLEN {key}"), 0).await;
     }
     for (key, count) in [("mq:broken", 1), ("mq:fine", 2), ("mq:other", 1), ("{mq:puppet}:dead", 0)] {

@@ -3,8 +3,8 @@
 use super::queue;
 use crate::cli::known::known;
 use crate::cli::{Failure, RedisArgs};
-use crate::queue::TopicQueue;
-use crate::queue::dead::{LetterId, Origin};
+use crate::queue::TopicHandle;
+use crate::queue::dead::{DeadLetterId, DeadLetterPurge, DeadLetters, Origin};
 use crate::topic::Topic;
 use clap::{ArgGroup, Args};
 use std::io::{BufRead, IsTerminal};
@@ -16,7 +16,7 @@ pub(in crate::cli) struct PurgeArgs {
     topic: Topic,
     /// These; `dead ls` shows them
     #[arg(value_name = "ENTRY")]
-    entries: Vec<LetterId>,
+    entries: Vec<DeadLetterId>,
     /// All that are dead now
     #[arg(long)]
     all: bool,
@@ -51,13 +51,15 @@ pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
 }
 
 async fn agreed(
-    queue: &TopicQueue,
-    entries: &[LetterId],
+    queue: &TopicHandle,
+    entries: &[DeadLetterId],
     older_than: Option<humantime::Duration>,
 ) -> Result<bool, Failure> {
     let which = match (entries.len(), older_than) {
-        (0, Some(age)) => format!("every one of the {} that is older than {age}", queue.dead_count().await?),
-        (0, None) => format!("all {}", queue.dead_count().await?),
+        (0, Some(age)) => {
+            format!("every one of the {} that is older than {age}", DeadLetters::new(queue.clone()).count().await?)
+        }
+        (0, None) => format!("all {}", DeadLetters::new(queue.clone()).count().await?),
         (count, _) => count.to_string(),
     };
     eprintln!("dead letters of {} to be deleted for good: {which}. Go on? [y/N]", queue.topic());
@@ -67,10 +69,10 @@ async fn agreed(
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-async fn purge_these(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64) -> Result<(), Failure> {
+async fn purge_these(queue: &TopicHandle, entries: &[DeadLetterId], purged: &mut u64) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for id in entries {
-        if queue.delete_dead(id).await? {
+        if DeadLetters::new(queue.clone()).delete(id).await? {
             *purged += 1;
         } else {
             missing.push(id.to_string());
@@ -80,17 +82,17 @@ async fn purge_these(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64)
 }
 
 pub(in crate::cli) async fn purge_pieces(
-    queue: &TopicQueue,
+    queue: &TopicHandle,
     age: Option<Duration>,
     purged: &mut u64,
 ) -> Result<(), Failure> {
-    let mut told = Instant::now();
+    let (purge, mut told) = (DeadLetterPurge::new(queue.clone()), Instant::now());
     for origin in Origin::ALL {
         let mut newest = None;
         loop {
             let piece = match age {
-                Some(age) => queue.purge_older(origin, age).await?,
-                None => queue.purge_dead(origin, &mut newest).await?,
+                Some(age) => purge.older_than(origin, age).await?,
+                None => purge.all(origin, &mut newest).await?,
             };
             *purged += piece;
             if piece == 0 {

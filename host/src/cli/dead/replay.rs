@@ -3,8 +3,8 @@
 use super::{Filter, queue};
 use crate::cli::known::known;
 use crate::cli::{Failure, RedisArgs};
-use crate::queue::dead::{Letter, LetterId, Order, Origin, Replayed};
-use crate::queue::{TopicQueue, inspect};
+use crate::queue::dead::{DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin, Replay, Replayed};
+use crate::queue::{TopicHandle, handled_topics};
 use crate::topic::Topic;
 use clap::Args;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ pub(in crate::cli) struct ReplayArgs {
     topic: Topic,
     /// These; `dead ls` shows them
     #[arg(value_name = "ENTRY", conflicts_with_all = ["all", "reason", "search"])]
-    entries: Vec<LetterId>,
+    entries: Vec<DeadLetterId>,
     /// All that are dead now, or of these all that --reason and --search leave
     #[arg(long)]
     all: bool,
@@ -49,7 +49,7 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     };
     println!("{} replayed", progress.replayed);
     result?;
-    if progress.replayed > 0 && !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
+    if progress.replayed > 0 && !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
         eprintln!("no worker seen in the last 30 s has a handler for {}: what was replayed waits", args.topic);
     }
     match progress.left {
@@ -58,9 +58,9 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     }
 }
 
-async fn replay_these(queue: &TopicQueue, entries: &[LetterId], progress: &mut Progress) -> Result<(), Failure> {
+async fn replay_these(queue: &TopicHandle, entries: &[DeadLetterId], progress: &mut Progress) -> Result<(), Failure> {
     for id in entries {
-        match queue.dead_letter(id).await? {
+        match DeadLetters::new(queue.clone()).get(id).await? {
             Some(letter) => progress.replay(queue, &[letter]).await?,
             None => progress.stays(id, "there is no such dead letter"),
         }
@@ -68,11 +68,11 @@ async fn replay_these(queue: &TopicQueue, entries: &[LetterId], progress: &mut P
     Ok(())
 }
 
-async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress) -> Result<(), Failure> {
+async fn replay_all(queue: &TopicHandle, filter: &Filter, progress: &mut Progress) -> Result<(), Failure> {
     // Both begin now: what dies again meanwhile is not replayed for ever.
     let mut walks = Vec::new();
     for origin in Origin::ALL {
-        walks.push(queue.dead_letters(origin, Order::OldestFirst).await?);
+        walks.push(DeadLetters::new(queue.clone()).list(origin, Order::OldestFirst).await?);
     }
     for mut walk in walks {
         loop {
@@ -80,7 +80,7 @@ async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress
             if piece.is_empty() {
                 break;
             }
-            piece.retain(|letter| filter.passes(letter, &letter.told(queue.topic())));
+            piece.retain(|letter| filter.passes(letter, &letter.summary(queue.topic())));
             progress.replay(queue, &piece).await?;
         }
     }
@@ -88,8 +88,8 @@ async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress
 }
 
 impl Progress {
-    async fn replay(&mut self, queue: &TopicQueue, letters: &[Letter]) -> Result<(), Failure> {
-        let results = queue.replay(letters).await?;
+    async fn replay(&mut self, queue: &TopicHandle, letters: &[DeadLetterEntry]) -> Result<(), Failure> {
+        let results = Replay::new(queue.clone()).replay(letters).await?;
         for (letter, result) in letters.iter().zip(results) {
             match result {
                 Replayed::Ok => self.replayed += 1,
@@ -105,7 +105,7 @@ impl Progress {
         Ok(())
     }
 
-    fn stays(&mut self, id: &LetterId, why: &str) {
+    fn stays(&mut self, id: &DeadLetterId, why: &str) {
         self.left += 1;
         self.why = format!("{id}: {why}");
     }

@@ -6,8 +6,8 @@ use crate::cli::print::print_json;
 use crate::cli::{Failure, RedisArgs, table};
 use crate::message;
 use crate::plugin::is_dangerous;
-use crate::queue::TopicQueue;
-use crate::queue::dead::{DeadLetter, Letter, LetterId, Order, Origin};
+use crate::queue::TopicHandle;
+use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin};
 use crate::topic::Topic;
 use clap::Args;
 use serde::Serialize;
@@ -44,7 +44,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let letter = find(&queue, &args.id).await?.ok_or_else(|| super::unknown(&args.topic, &args.id))?;
     let shown = Shown {
         topic: args.topic.to_string(),
-        letter: letter.told(&args.topic),
+        letter: letter.summary(&args.topic),
         fields: letter.fields.iter().map(|(name, value)| (escaped(name), escaped(value))).collect(),
         data: data(&args.topic, &letter),
     };
@@ -65,20 +65,20 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
 }
 
 /// An id of the original's looks like an entry's, so both are tried.
-async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
-    if let Ok(entry) = id.parse::<LetterId>()
-        && let Some(letter) = queue.dead_letter(&entry).await?
+async fn find(queue: &TopicHandle, id: &str) -> Result<Option<DeadLetterEntry>, Failure> {
+    if let Ok(entry) = id.parse::<DeadLetterId>()
+        && let Some(letter) = DeadLetters::new(queue.clone()).get(&entry).await?
     {
         return Ok(Some(letter));
     }
     for origin in Origin::ALL {
-        let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
+        let mut walk = DeadLetters::new(queue.clone()).list(origin, Order::NewestFirst).await?;
         loop {
             let piece = walk.next().await?;
             if piece.is_empty() {
                 break;
             }
-            let is_it = |letter: &Letter| letter.told(queue.topic()).id.as_deref() == Some(id);
+            let is_it = |letter: &DeadLetterEntry| letter.summary(queue.topic()).id.as_deref() == Some(id);
             if let Some(letter) = piece.into_iter().find(is_it) {
                 return Ok(Some(letter));
             }
@@ -87,7 +87,7 @@ async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
     Ok(None)
 }
 
-fn data(topic: &Topic, letter: &Letter) -> Option<Box<RawValue>> {
+fn data(topic: &Topic, letter: &DeadLetterEntry) -> Option<Box<RawValue>> {
     let fields = match letter.body() {
         Some(body) => vec![(message::MESSAGE_FIELD.as_bytes().to_vec(), body.to_vec())],
         None => letter.fields.clone(),
