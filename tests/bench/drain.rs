@@ -14,7 +14,7 @@ mod rig;
 use gateway_worker::message;
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::Priority;
-use gateway_worker::queue::{Reader, Source, TopicQueue};
+use gateway_worker::queue::{BlockingReader, Publisher, Settlements, StreamKind, TopicHandle, open};
 use gateway_worker::topic::Topic;
 use rig::{
     Length, MESSAGE_BYTES, Worker, cpu_seconds, fill, queue_of, redis_server, sdk_guest, stamped, start_latencies,
@@ -108,20 +108,21 @@ async fn drained(drain: Drain, count: usize) -> Drained {
 }
 
 /// The minimum that any consumer has to do.
-async fn drain_bare(queue: &TopicQueue, topic: &Topic, count: usize) {
-    queue.open().await.unwrap();
-    let mut reader = Reader::connect(queue).await.unwrap();
+async fn drain_bare(queue: &TopicHandle, topic: &Topic, count: usize) {
+    open(queue).await.unwrap();
+    let settlements = Settlements::new(queue.clone());
+    let mut reader = BlockingReader::connect(queue).await.unwrap();
     let mut left = count;
     while left > 0 {
-        let (batch, _) = reader.read(queue, Source::Normal, 256, Duration::from_secs(1)).await.unwrap();
+        let (batch, _) = reader.read(StreamKind::Normal, 256, Duration::from_secs(1)).await.unwrap();
         let settled: Vec<_> = batch
             .iter()
             .map(|taken| {
                 std::hint::black_box(message::read(topic, &taken.entry.id, &taken.fields).unwrap());
-                taken.done(None, Vec::new(), None)
+                taken.done(None, Vec::new())
             })
             .collect();
-        queue.settle(&settled, Duration::ZERO).await.unwrap();
+        settlements.settle(&settled, Duration::ZERO).await.unwrap();
         left -= batch.len();
     }
 }
@@ -148,10 +149,11 @@ async fn latency() -> (f64, f64) {
     let server = redis_server(data.path());
     let topic = Topic::parse("clock").unwrap();
     let (_, queue) = queue_of(&server, &topic);
+    let publisher = Publisher::new(queue.clone());
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
     for number in 0..LATENCY_MESSAGES {
-        queue.publish(&stamped(&topic, number)).await.unwrap();
+        publisher.publish(&stamped(&topic, number)).await.unwrap();
         while dead.now().await <= number {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -18,6 +18,7 @@ use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{
     Archive, Cache, Call, CompileLimits, Compiler, Engine, Folder, Plugin, Registry, SHORT_QUIET,
 };
+use gateway_worker::queue::Publisher;
 use gateway_worker::reloader::{Reloader, Request};
 use gateway_worker::settings::FilePermissionPolicy;
 use gateway_worker::topic::Topic;
@@ -359,7 +360,7 @@ async fn latency_with_cpu_bound_handlers() {
         let _worker = Worker::start(&server, &plugins, &["--handler-threads", "2", "--shutdown-timeout", "10ms"]);
         let dead = Length::of(&server, "{mq:clock}:dead").await;
         for number in 0..MESSAGES {
-            queue.publish(&stamped(&clock, number)).await.unwrap();
+            Publisher::new(queue.clone()).publish(&stamped(&clock, number)).await.unwrap();
             while dead.now().await <= number {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -9,7 +9,10 @@ mod rig;
 
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::Priority;
-use gateway_worker::queue::{Patience, Reader, Source, TopicQueue};
+use gateway_worker::queue::{
+    BlockingReader, Evicted, Eviction, Leases, MessageSearch, Publisher, ReclaimTimeouts, Settlements, StreamKind,
+    TopicHandle, open,
+};
 use gateway_worker::settings::DeadLetterCaps;
 use gateway_worker::topic::Topic;
 use redis::aio::MultiplexedConnection;
@@ -125,7 +128,8 @@ async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
     let (_, queue) = queue_of(&server, &topic);
     let _worker = Worker::start(&server, &[("clock", &sdk_guest("clock"), "concurrency = 512\n")], &[]);
     let dead = Length::of(&server, "{mq:clock}:dead").await;
-    queue.publish(&stamped(&topic, 0)).await.unwrap();
+    let publisher = Publisher::new(queue.clone());
+    publisher.publish(&stamped(&topic, 0)).await.unwrap();
     while dead.now().await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -137,7 +141,7 @@ async fn started_at_a_rate(rate: usize, seconds: usize) -> Vec<f64> {
         let due = ((started.elapsed().as_secs_f64() * rate as f64) as usize).min(rate * seconds);
         if due > sent {
             let batch: Vec<_> = (sent..due).map(|number| stamped(&topic, number + 1)).collect();
-            queue.publish_all(&batch).await.unwrap();
+            publisher.publish_all(&batch).await.unwrap();
             sent = due;
         }
     }
@@ -156,17 +160,18 @@ async fn backlog() {
         let topic = Topic::parse("t").unwrap();
         let (_, queue) = queue_of(&server, &topic);
         fill(&queue, &topic, waiting, Priority::Normal).await;
-        queue.open().await.unwrap();
-        let mut reader = Reader::connect(&queue).await.unwrap();
+        open(&queue).await.unwrap();
+        let (publisher, settlements) = (Publisher::new(queue.clone()), Settlements::new(queue.clone()));
+        let mut reader = BlockingReader::connect(&queue).await.unwrap();
         let mut us = Vec::new();
         for _ in 0..200 {
             let started = Instant::now();
-            let (taken, _) = reader.read(&queue, Source::Normal, 64, Duration::from_millis(10)).await.unwrap();
+            let (taken, _) = reader.read(StreamKind::Normal, 64, Duration::from_millis(10)).await.unwrap();
             us.push(started.elapsed().as_secs_f64() * 1e6);
-            let settled: Vec<_> = taken.iter().map(|one| one.done(None, Vec::new(), None)).collect();
-            queue.settle(&settled, Duration::ZERO).await.unwrap();
+            let settled: Vec<_> = taken.iter().map(|one| one.done(None, Vec::new())).collect();
+            settlements.settle(&settled, Duration::ZERO).await.unwrap();
             let again: Vec<_> = (0..taken.len()).map(|number| publication(&topic, number, Priority::Normal)).collect();
-            queue.publish_all(&again).await.unwrap();
+            publisher.publish_all(&again).await.unwrap();
         }
         us.sort_by(f64::total_cmp);
         println!("{waiting:>9}      {:>10.0} us {:>7.0} us", us[us.len() / 2], us[us.len() * 99 / 100]);
@@ -210,7 +215,7 @@ async fn idle() {
     let plugins: Vec<(&str, &[u8], &str)> = names.iter().map(|name| (*name, wasm.as_slice(), "")).collect();
     for name in names {
         let topic = Topic::parse(name).unwrap();
-        queue_of(&server, &topic).1.publish(&publication(&topic, 1, Priority::Normal)).await.unwrap();
+        Publisher::new(queue_of(&server, &topic).1).publish(&publication(&topic, 1, Priority::Normal)).await.unwrap();
     }
     let worker = Worker::start(&server, &plugins, &[]);
     tokio::time::sleep(Duration::from_secs(15)).await;
@@ -241,7 +246,7 @@ async fn operator_commands() {
     fill(&queue, &topic, COUNT, Priority::Normal).await;
     reset_slowlog(&mut connection).await;
     let started = Instant::now();
-    assert!(queue.find("nobody", &mut |_| ()).await.unwrap().is_empty());
+    assert!(MessageSearch::new(queue.clone()).find("nobody", &mut |_| ()).await.unwrap().is_empty());
     report("find an unknown id", started, &mut connection).await;
 
     let mut rename = redis::cmd("RENAME");
@@ -252,15 +257,16 @@ async fn operator_commands() {
     reset_slowlog(&mut connection).await;
     let started = Instant::now();
     let within = DeadLetterCaps { age: Some(Duration::from_secs(86_400)), bytes: Some(bytes) };
-    assert_eq!(queue.cap_dead(within).await.unwrap(), 0);
+    let eviction = Eviction::new(queue.clone());
+    assert_eq!(eviction.evict(within).await.unwrap(), Evicted::default());
     report("dead letters within their caps", started, &mut connection).await;
     reset_slowlog(&mut connection).await;
     let (started, mut evicted) = (Instant::now(), 0);
     let half = DeadLetterCaps { age: None, bytes: Some(bytes / 2) };
     loop {
-        match queue.cap_dead(half).await.unwrap() {
-            0 => break,
-            batch => evicted += batch,
+        match eviction.evict(half).await.unwrap() {
+            Evicted { by_age: 0, by_bytes: 0 } => break,
+            batch => evicted += batch.by_age + batch.by_bytes,
         }
     }
     report(&format!("{evicted} evicted, over a cap"), started, &mut connection).await;
@@ -327,19 +333,19 @@ async fn reclaim_cost() {
         let topic = Topic::parse("t").unwrap();
         let (connection, lost) = queue_of(&server, &topic);
         fill(&lost, &topic, waiting, Priority::Normal).await;
-        lost.open().await.unwrap();
-        let mut reader = Reader::connect(&lost).await.unwrap();
-        reader.read(&lost, Source::Normal, MESSAGES, Duration::from_millis(10)).await.unwrap();
-        let at_once = Patience { lease: Duration::ZERO, legacy: LEASE, connected: LEASE };
+        open(&lost).await.unwrap();
+        let mut reader = BlockingReader::connect(&lost).await.unwrap();
+        reader.read(StreamKind::Normal, MESSAGES, Duration::from_millis(10)).await.unwrap();
+        let at_once = ReclaimTimeouts { lease: Duration::ZERO, legacy: LEASE, connected: LEASE };
         let mut us = Vec::new();
         for round in 0..200 {
             // Each consumer reclaims from the previous one.
             let me = format!("worker-{round}");
-            let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", &me, &topic);
+            let queue = TopicHandle::new(&connection, "mq:", "consumer-group-{topic}", &me, &topic);
             let started = Instant::now();
-            let found = queue.take_over(Source::Normal, at_once, None, MESSAGES).await.unwrap();
+            let found = Leases::new(queue).reclaim(StreamKind::Normal, at_once, None, MESSAGES).await.unwrap();
             us.push(started.elapsed().as_secs_f64() * 1e6);
-            assert_eq!(found.taken.len(), MESSAGES);
+            assert_eq!(found.deliveries.len(), MESSAGES);
         }
         us.sort_by(f64::total_cmp);
         println!("{waiting:>9}      {:>15.0} us {:>7.0} us", us[us.len() / 2], us[us.len() * 99 / 100]);

@@ -3,8 +3,8 @@
 
 use gateway_worker::private_redis::PrivateRedis;
 use gateway_worker::publication::{Draft, Priority, Publication};
-use gateway_worker::queue::dead::{Order, Origin};
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::queue::dead::{DeadLetters, Order, Origin};
+use gateway_worker::queue::{Connection, Publisher, RedisTarget, TopicHandle};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use std::path::Path;
@@ -17,17 +17,17 @@ pub(crate) const MESSAGE_BYTES: usize = 200;
 /// The kernel counts a process's CPU time in hundredths of a second.
 const CLOCK_TICKS: f64 = 100.0;
 
-pub(crate) fn queue_of(server: &PrivateRedis, topic: &Topic) -> (Connection, TopicQueue) {
+pub(crate) fn queue_of(server: &PrivateRedis, topic: &Topic) -> (Connection, TopicHandle) {
     let connection = Connection::to(&RedisTarget::at(&server.url()).unwrap()).unwrap();
-    let queue = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "bench", topic);
+    let queue = TopicHandle::new(&connection, "mq:", "consumer-group-{topic}", "bench", topic);
     (connection, queue)
 }
 
-pub(crate) async fn fill(queue: &TopicQueue, topic: &Topic, count: usize, priority: Priority) {
+pub(crate) async fn fill(queue: &TopicHandle, topic: &Topic, count: usize, priority: Priority) {
     let mut left = count;
     while left > 0 {
         let batch: Vec<_> = (0..left.min(1000)).map(|number| publication(topic, left - number, priority)).collect();
-        queue.publish_all(&batch).await.unwrap();
+        Publisher::new(queue.clone()).publish_all(&batch).await.unwrap();
         left -= batch.len();
     }
 }
@@ -120,9 +120,9 @@ pub(crate) fn stamped(topic: &Topic, number: usize) -> Publication {
 
 /// Sorted milliseconds from publication to handler start, from the dead letters of
 /// `clock`.
-pub(crate) async fn start_latencies(queue: &TopicQueue, topic: &Topic) -> Vec<f64> {
+pub(crate) async fn start_latencies(queue: &TopicHandle, topic: &Topic) -> Vec<f64> {
     let ms = |error: &str| Some(error.strip_prefix("started: ")?.parse::<f64>().ok()? / 1e6);
-    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut walk = DeadLetters::new(queue.clone()).list(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut found = Vec::new();
     while let Some(page) = Some(walk.next().await.unwrap()).filter(|page| !page.is_empty()) {
         found.extend(page.iter().filter_map(|letter| ms(&letter.told(topic).error)));

@@ -3,7 +3,7 @@
 
 use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
-use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
+use gateway_worker::queue::{Connection, RedisTarget, TopicDiscovery};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn only_keys_that_hold_messages_make_a_topic() {
         "LPUSH mq:list {}",
         "ZADD mq:delay:legacy 1 {}",
         "XADD {mq:urgent}:high * message {}",
-        "ZADD {mq:later}:later 1 x",
+        "ZADD {mq:later}:delayed 1 x",
         "SET mq:text x",
         "HSET {mq:known}:state done 1",
         "XADD {mq:dead}:dead * message {}",
@@ -118,7 +118,7 @@ async fn only_keys_that_hold_messages_make_a_topic() {
     ] {
         redis.run::<redis::Value>(command).await;
     }
-    let found = topics_with_messages(&connection, "mq:").await.unwrap();
+    let found = TopicDiscovery::new(&connection, "mq:").topics_with_messages().await.unwrap();
     let expected = ["stream", "list", "legacy", "urgent", "later"].map(topic);
     assert_eq!(found, BTreeSet::from(expected));
 }

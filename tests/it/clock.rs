@@ -1,7 +1,7 @@
 //! The clock of Redis is changed while messages are in flight.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
-use gateway_worker::queue::{Clock, FlowControl, Patience, Reader, Restamp, Source, Take};
+use gateway_worker::queue::{BlockingReader, FlowControl, LeaseReset, ReclaimTimeouts, RedisClock, StreamKind, Take};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -56,34 +56,35 @@ async fn after_a_clock_step_nothing_is_reclaimed_and_leases_are_reset() {
     redis.publish("t", "a", "{}").await;
     let (me, other) = (redis.queue("t", "me"), redis.queue("t", "other"));
     me.open().await.unwrap();
-    let mut reader = Reader::connect(&me).await.unwrap();
-    let taken = reader.take(&me, &[Source::Normal], FlowControl::default(), 1).await.unwrap();
+    let mut reader = BlockingReader::connect(&me.handle).await.unwrap();
+    let taken = reader.take(&[StreamKind::Normal], FlowControl::default(), 1).await.unwrap();
     assert!(matches!(&taken, Take::Taken(taken) if taken.len() == 1), "{taken:?}");
     let entry: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 1").await;
     let id = &entry[0].0;
     redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
 
     let lease = Duration::from_secs(9);
-    let patience = Patience { lease, legacy: lease, connected: Duration::from_secs(60) };
+    let patience = ReclaimTimeouts { lease, legacy: lease, connected: Duration::from_secs(60) };
     let now = Timestamp::now().as_millisecond();
     for off in [-HOUR * 1000, -4000, 4000, HOUR * 1000] {
-        let found = other.take_over(Source::Normal, patience, Some(Clock::showing(now + off)), 10).await.unwrap();
-        assert!(found.clock_stepped && found.taken.is_empty(), "{off}");
+        let found =
+            other.leases.reclaim(StreamKind::Normal, patience, Some(RedisClock::showing(now + off)), 10).await.unwrap();
+        assert!(found.clock_stepped && found.deliveries.is_empty(), "{off}");
     }
     // A reset of future delivery times leaves those in the past unchanged.
     assert!(idle_ms(&redis).await >= 100_000);
-    other.restamp(Source::Normal, Restamp::Future).await.unwrap();
+    other.leases.reset(StreamKind::Normal, LeaseReset::Future).await.unwrap();
     assert!(idle_ms(&redis).await >= 100_000);
-    assert_eq!(other.restamp(Source::Normal, Restamp::All).await.unwrap(), 1);
+    assert_eq!(other.leases.reset(StreamKind::Normal, LeaseReset::All).await.unwrap(), 1);
     assert!(idle_ms(&redis).await < 100_000);
     let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
     assert_eq!((rows[0].1.as_str(), rows[0].3), ("me", 1));
     // A difference that a busy machine can cause is no clock step.
     redis.run::<redis::Value>(&format!("XCLAIM mq:t consumer-group-t me 0 {id} IDLE 100000 JUSTID")).await;
     until("it is reclaimed", async || {
-        let clock = Clock::showing(Timestamp::now().as_millisecond() + 1000);
-        let found = other.take_over(Source::Normal, patience, Some(clock), 10).await.unwrap();
-        (found.taken.len() == 1).then_some(())
+        let clock = RedisClock::showing(Timestamp::now().as_millisecond() + 1000);
+        let found = other.leases.reclaim(StreamKind::Normal, patience, Some(clock), 10).await.unwrap();
+        (found.deliveries.len() == 1).then_some(())
     })
     .await;
 }
@@ -129,6 +130,6 @@ async fn a_legacy_delayed_message_is_due_by_the_clock_of_redis() {
         redis.run::<i64>(&format!(r#"ZADD mq:delay:t {due} {{"id":"{id}","topic":"t","data":{{}}}}"#)).await;
     }
     let queue = redis.queue("t", "me");
-    assert_eq!((queue.promote_legacy().await.unwrap(), queue.promote_legacy().await.unwrap()), (1, 0));
+    assert_eq!((queue.legacy_delayed.promote().await.unwrap(), queue.legacy_delayed.promote().await.unwrap()), (1, 0));
     assert_eq!(redis.envelopes("mq:t").await[0]["id"], "due");
 }

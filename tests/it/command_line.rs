@@ -27,7 +27,7 @@ async fn publish_adds_to_the_topic_and_warns_when_no_worker_handles_it() {
 
     let (code, id, _) = publish(&["--id", "mine", "--header", "traceparent=00-1", "--delay", "24h"]);
     assert_eq!((code, id.as_str()), (0, "mine\n"));
-    redis.is("delayed", "ZCARD {mq:topic}:later", 1).await;
+    redis.is("delayed", "ZCARD {mq:topic}:delayed", 1).await;
 
     assert_eq!(publish(&["--count", "1234"]).0, 0);
     redis.is("all are published", "XLEN mq:topic", 1235).await;
@@ -139,7 +139,7 @@ async fn topics_and_dead_letters_are_listed() {
         let (code, out, error) = run(&["topics", "ls", "--json", "--redis-url", &url]);
         assert_eq!(code, 0, "{error}");
         let topics: Value = serde_json::from_str(&out).unwrap();
-        (topics[0]["has_handler"] == true).then_some(topics)
+        (topics["topics"][0]["has_handler"] == true).then(|| topics["topics"].clone())
     })
     .await;
     let counts = |topic: &Value| ["waiting", "in_flight", "delayed", "dead"].map(|key| topic[key].as_u64().unwrap());

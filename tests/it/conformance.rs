@@ -160,7 +160,7 @@ async fn a_delayed_message_is_promoted_when_it_is_due(server: &Server) {
     server.publish_later("quiet", "soon", "{}", Duration::from_millis(300)).await;
     server.publish_later("quiet", "far", "{}", Duration::from_secs(3600)).await;
     gateway.until_outcome("quiet", "soon", "done").await;
-    server.is("one is still delayed", "ZCARD {mq:quiet}:later", 1).await;
+    server.is("one is still delayed", "ZCARD {mq:quiet}:delayed", 1).await;
     assert_eq!(gateway.outcomes("quiet").len(), 1);
 }
 
@@ -172,7 +172,7 @@ async fn a_failing_handler_is_retried_and_then_dead_with_its_reason(server: &Ser
     let retried = vec![("m-1".to_owned(), "retry".to_owned()); 3];
     until("each run is logged", async || (gateway.outcomes("puppet") == retried).then_some(())).await;
     assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-error")), ("retry".to_owned(), "not today".to_owned()));
-    server.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
+    server.is("nothing is delayed", "ZCARD {mq:puppet}:delayed", 0).await;
     server.is("all are settled", "XLEN mq:puppet", 0).await;
 }
 
@@ -248,7 +248,7 @@ async fn the_commands_see_what_the_worker_sees(server: &Server) {
     };
     let expected = [("alpha", 701, 0, 0), ("beta", 0, 1, 0), ("delta", 0, 1, 0), ("gamma", 0, 0, 1)];
     assert_eq!(
-        topics.as_array().unwrap().iter().map(seen).collect::<Vec<_>>(),
+        topics["topics"].as_array().unwrap().iter().map(seen).collect::<Vec<_>>(),
         expected.map(|(name, waiting, delayed, dead)| (name.to_owned(), waiting, delayed, dead))
     );
     let dead = json(server, &["dead", "ls"]);

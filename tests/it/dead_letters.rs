@@ -2,9 +2,9 @@
 
 use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
-use gateway_worker::events;
-use gateway_worker::queue::TopicQueue;
-use gateway_worker::queue::dead::{Letter, Order, Origin, Replayed};
+use crate::topic_client;
+use gateway_worker::events::TopicClient;
+use gateway_worker::queue::dead::{DeadLetterEntry, Order, Origin, Replayed};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -72,8 +72,8 @@ async fn ids(redis: &Redis, key: &str) -> Vec<String> {
     redis.envelopes(key).await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn letters(queue: &TopicQueue) -> Vec<Letter> {
-    queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap()
+async fn letters(queue: &TopicClient) -> Vec<DeadLetterEntry> {
+    queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,8 +137,8 @@ async fn an_interrupted_and_repeated_replay_leaves_each_message_exactly_once() {
     // The same page twice, as after a lost reply.
     let page = letters(&queue).await;
     assert_eq!(page.len(), 100);
-    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Ok));
-    assert!(queue.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Gone));
+    assert!(queue.replay.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Ok));
+    assert!(queue.replay.replay(&page).await.unwrap().iter().all(|result| *result == Replayed::Gone));
     // Two concurrent commands, killed during the replay.
     for _ in 0..3 {
         let start = || {
@@ -267,14 +267,14 @@ async fn messages_that_die_meanwhile_are_not_part_of_a_walk_or_a_purge() {
     let redis = Redis::start();
     let queue = redis.queue("t", "");
     add_dead_letters(&redis, 150).await;
-    let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+    let mut walk = queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut newest = None;
     add_dead_letters(&redis, 1).await;
     let (first, second) = (walk.next().await.unwrap(), walk.next().await.unwrap());
     assert_eq!((first.len() + second.len(), walk.next().await.unwrap().len()), (150, 0));
-    assert_eq!(queue.purge_dead(Origin::Ours, &mut newest).await.unwrap(), 100);
+    assert_eq!(queue.dead_purge.all(Origin::Ours, &mut newest).await.unwrap(), 100);
     add_dead_letters(&redis, 2).await;
-    while queue.purge_dead(Origin::Ours, &mut newest).await.unwrap() > 0 {}
+    while queue.dead_purge.all(Origin::Ours, &mut newest).await.unwrap() > 0 {}
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 2);
 }
 
@@ -289,15 +289,15 @@ async fn legacy_entries_in_another_slot_are_removed_only_once_they_are_published
     server.run::<i64>(r#"ZADD mq:delay:t 1 {"id":"due"}"#).await;
     server.run::<String>(r#"XADD mq:dead-letter:t * message {"original_message":{"id":"dead"}}"#).await;
     let queue = server.queue("t", "me");
-    let letters = queue.dead_letters(Origin::Legacy, Order::OldestFirst).await.unwrap().next().await.unwrap();
+    let letters = queue.dead_letters.list(Origin::Legacy, Order::OldestFirst).await.unwrap().next().await.unwrap();
     server.run::<()>("SET mq:t text").await;
-    assert!(queue.promote_legacy().await.is_err() && queue.replay(&letters).await.is_err());
+    assert!(queue.legacy_delayed.promote().await.is_err() && queue.replay.replay(&letters).await.is_err());
     let left = (server.run::<i64>("ZCARD mq:delay:t").await, server.run::<i64>("XLEN mq:dead-letter:t").await);
     assert_eq!(left, (1, 1));
     server.run::<i64>("DEL mq:t").await;
-    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Ok]);
+    assert_eq!(queue.replay.replay(&letters).await.unwrap(), [Replayed::Ok]);
     // The same request again, as after a lost reply.
-    assert_eq!(queue.replay(&letters).await.unwrap(), [Replayed::Gone]);
+    assert_eq!(queue.replay.replay(&letters).await.unwrap(), [Replayed::Gone]);
     assert_eq!(server.run::<i64>("XLEN mq:t").await, 1);
 }
 
@@ -422,7 +422,7 @@ async fn dead_letters_over_the_caps_are_evicted_oldest_first_with_a_warning() {
     .await;
     let newest = redis.entries("{mq:t}:dead").await.pop().unwrap();
     assert_eq!(text(&newest, "number"), "149");
-    assert_eq!(redis.run::<i64>("HGET {mq:t}:state dead-dropped").await, 152 - left);
+    assert_eq!(redis.run::<i64>("HGET {mq:t}:state dead-evicted").await, 152 - left);
     let metric = format!("gateway_dead_letters_evicted_total{{topic=\"t\",reason=\"bytes\"}} {}", 150 - left);
     until("it is counted", async || gateway.get("/metrics/prometheus").await.1.contains(&metric).then_some(())).await;
     assert!(without.logged(events::DEAD_LETTERS_EVICTED).is_empty());

@@ -1,6 +1,7 @@
 //! The path of a message: published, delivered, handled and settled, without loss.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, field, guest, text, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -68,8 +69,8 @@ async fn a_failed_message_runs_again_and_is_dead_after_its_last_attempt() {
     assert_eq!(text(&dead, "gw-digest").len(), 64);
     let envelope: serde_json::Value = serde_json::from_slice(&field(&dead, "message")).unwrap();
     assert_eq!((&envelope["id"], &envelope["retry"]), (&json!("m-1"), &json!(0)));
-    redis.is("nothing is delayed", "ZCARD {mq:puppet}:later", 0).await;
-    redis.is("no body is left", "HLEN {mq:puppet}:later:body", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:puppet}:delayed", 0).await;
+    redis.is("no body is left", "HLEN {mq:puppet}:delayed:body", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,13 +117,13 @@ async fn a_message_is_postponed_for_seven_days_and_no_longer() {
     let dead = redis.dead("puppet").await;
     assert_eq!((text(&dead, "gw-reason").as_str(), text(&dead, "gw-error").as_str()), ("postponed-too-long", "closed"));
     assert!(text(&dead, "message").contains("beyond"));
-    redis.is("the other is postponed", "ZCARD {mq:puppet}:later", 1).await;
+    redis.is("the other is postponed", "ZCARD {mq:puppet}:delayed", 1).await;
     // It is due at the end of the seven days, not after the requested month.
-    let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:later 0 -1 WITHSCORES").await;
+    let due: Vec<(String, f64)> = redis.run("ZRANGE {mq:puppet}:delayed 0 -1 WITHSCORES").await;
     let late = due[0].1 as i64 - (now + DAY);
     assert!((0..DAY).contains(&late), "{late} ms");
     // The time of the first postponement is kept.
-    let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:later:body").await;
+    let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:puppet}:delayed:body").await;
     assert!(String::from_utf8_lossy(&bodies[0]).contains(&(now - 6 * DAY).to_string()));
 }
 
@@ -200,8 +201,8 @@ async fn a_delayed_follow_up_waits_and_then_arrives_with_its_headers() {
     let plugins = puppet("[grants]\npublish = [\"puppet\", \"seen\"]\n");
     let _gateway = Gateway::start(&redis, &plugins);
     redis.publish("puppet", "a", r#"{"do":"delay","to":"seen","seconds":3600}"#).await;
-    redis.is("it is delayed", "ZCARD {mq:seen}:later", 1).await;
-    redis.is("with its body", "HLEN {mq:seen}:later:body", 1).await;
+    redis.is("it is delayed", "ZCARD {mq:seen}:delayed", 1).await;
+    redis.is("with its body", "HLEN {mq:seen}:delayed:body", 1).await;
     redis.is("and not there yet", "XLEN mq:seen", 0).await;
 }
 
@@ -224,7 +225,7 @@ async fn native_and_legacy_delayed_messages_are_promoted_when_due() {
     let envelopes = redis.envelopes("mq:seen").await;
     let ids: BTreeSet<&str> = envelopes.iter().map(|envelope| envelope["data"]["id"].as_str().unwrap()).collect();
     assert_eq!(ids, BTreeSet::from(["legacy", "ours"]));
-    redis.is("the other is still delayed", "ZCARD {mq:puppet}:later", 1).await;
+    redis.is("the other is still delayed", "ZCARD {mq:puppet}:delayed", 1).await;
     redis.is("the legacy one too", "ZCARD mq:delay:puppet", 1).await;
 }
 
@@ -453,7 +454,7 @@ async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
     redis.run::<()>("XGROUP CREATE mq:t audit $").await;
     let created = redis.run::<(i64, i64)>("TIME").await.0;
-    gateway.until_logged("other groups read this stream", |line| line["stream"] == "t").await;
+    gateway.until_logged(events::OTHER_GROUPS, |line| line["stream"] == "t").await;
     assert!(redis.run::<(i64, i64)>("TIME").await.0 - created < 40, "only the next sweep has detected it");
     for number in 0..20 {
         let id = number.to_string();
@@ -472,8 +473,8 @@ async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
     let to = |act: &str| format!(r#"{{"do":"all","of":[{{"do":"publish","to":"fine","times":2,"then":null}},{act}]}}"#);
     for (key, kind, act) in [
         ("mq:broken", "not a stream", r#"{"do":"publish","to":"broken","times":1,"then":null}"#),
-        ("{mq:broken}:later", "not a zset", r#"{"do":"delay","to":"broken","seconds":9}"#),
-        ("{mq:broken}:later:body", "not a hash", r#"{"do":"delay","to":"broken","seconds":9}"#),
+        ("{mq:broken}:delayed", "not a zset", r#"{"do":"delay","to":"broken","seconds":9}"#),
+        ("{mq:broken}:delayed:body", "not a hash", r#"{"do":"delay","to":"broken","seconds":9}"#),
     ] {
         redis.run::<()>(&format!("SET {key} text")).await;
         redis.publish("puppet", key, &to(act)).await;
@@ -489,7 +490,7 @@ async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
     }
     redis.publish("puppet", "now", &to(r#"{"do":"delay","to":"broken","seconds":3600}"#)).await;
     redis.is("all are sent", "XLEN mq:fine", 2).await;
-    redis.is("the delayed one too", "ZCARD {mq:broken}:later", 1).await;
+    redis.is("the delayed one too", "ZCARD {mq:broken}:delayed", 1).await;
     let (_, metrics) = gateway.json("/metrics").await;
     let outcomes = metrics.to_string();
     assert!(outcomes.contains(r#""retry":9"#), "{outcomes}");

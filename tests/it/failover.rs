@@ -4,7 +4,7 @@ use crate::support::{Redis, topic};
 use gateway_worker::message::Fields;
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::dead::{Order, Origin};
-use gateway_worker::queue::{FlowControl, QueueError, Reader, Settled, Source, Take};
+use gateway_worker::queue::{BlockingReader, FlowControl, QueueError, Settled, StreamKind, Take};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -19,23 +19,26 @@ async fn a_batch_that_a_demoted_master_rejects_is_unchanged_and_succeeds_later()
     }
     redis.run::<String>("XADD {mq:t}:dead * message {}").await;
     queue.open().await.unwrap();
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let take = reader.take(&queue, &[Source::Normal], FlowControl::default(), 3).await.unwrap();
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let take = reader.take(&[StreamKind::Normal], FlowControl::default(), 3).await.unwrap();
     let Take::Taken(taken) = take else { panic!("{take:?}") };
     let topic = topic("child");
     let child = Draft::new("c".to_owned(), &topic, "{}").encode(Timestamp::now()).unwrap();
-    let batch =
-        [taken[0].dead(Fields::new()), taken[1].later(HOUR, Fields::new()), taken[2].done(None, vec![child], None)];
-    let letters = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap();
+    let batch = [
+        taken[0].dead_letter(Fields::new()),
+        taken[1].run_again(HOUR, Fields::new()),
+        taken[2].done(None, vec![child]),
+    ];
+    let letters = queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap().next().await.unwrap();
     redis.run::<()>("REPLICAOF 127.0.0.1 1").await;
     for refused in [
-        queue.settle(&batch, HOUR).await.map(drop),
-        queue.settle(&[taken[0].done(None, Vec::new(), None)], HOUR).await.map(drop),
-        queue.replay(&letters).await.map(drop),
+        queue.settlements.settle(&batch, HOUR).await.map(drop),
+        queue.settlements.settle(&[taken[0].done(None, Vec::new())], HOUR).await.map(drop),
+        queue.replay.replay(&letters).await.map(drop),
     ] {
         assert!(matches!(&refused, Err(QueueError::Away(why)) if why.contains("read only replica")), "{refused:?}");
     }
     redis.run::<()>("REPLICAOF NO ONE").await;
-    assert_eq!(queue.settle(&batch, HOUR).await.unwrap(), [Settled::Ok, Settled::Ok, Settled::Ok]);
+    assert_eq!(queue.settlements.settle(&batch, HOUR).await.unwrap(), [Settled::Ok, Settled::Ok, Settled::Ok]);
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 0);
 }

@@ -1,14 +1,15 @@
 //! Priorities, concurrency, rates, pauses and deduplication.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Priority, Publication};
-use gateway_worker::queue::{FlowControl, Reader, Settled, Source, Take, Taken, TopicQueue};
+use gateway_worker::queue::{BlockingReader, Delivery, FlowControl, Settled, StreamKind, Take};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const SOURCES: [Source; 3] = [Source::High, Source::Normal, Source::Low];
+const SOURCES: [StreamKind; 3] = [StreamKind::High, StreamKind::Normal, StreamKind::Low];
 
 fn publication(id: &str, priority: Priority) -> Publication {
     let topic = topic("t");
@@ -17,28 +18,28 @@ fn publication(id: &str, priority: Priority) -> Publication {
 }
 
 /// An opened topic with `count` messages of each priority.
-async fn all_priorities(redis: &Redis, count: usize) -> TopicQueue {
+async fn all_priorities(redis: &Redis, count: usize) -> TopicClient {
     let queue = redis.queue("t", "me");
     for number in 0..count {
         for priority in [Priority::Low, Priority::Normal, Priority::High] {
-            queue.publish(&publication(&format!("{number}"), priority)).await.unwrap();
+            queue.publisher.publish(&publication(&format!("{number}"), priority)).await.unwrap();
         }
     }
     assert_eq!(queue.open().await.unwrap().sources, SOURCES);
     queue
 }
 
-async fn take(queue: &TopicQueue, control: FlowControl, count: usize) -> Take {
-    Reader::connect(queue).await.unwrap().take(queue, &SOURCES, control, count).await.unwrap()
+async fn take(queue: &TopicClient, control: FlowControl, count: usize) -> Take {
+    BlockingReader::connect(&queue.handle).await.unwrap().take(&SOURCES, control, count).await.unwrap()
 }
 
-fn entries(take: Take) -> Vec<Taken> {
+fn entries(take: Take) -> Vec<Delivery> {
     let Take::Taken(taken) = take else { panic!("{take:?}") };
     taken
 }
 
-fn of(taken: &[Taken], source: Source) -> usize {
-    taken.iter().filter(|one| one.entry.source == source).count()
+fn of(taken: &[Delivery], source: StreamKind) -> usize {
+    taken.iter().filter(|one| one.entry.stream == source).count()
 }
 
 #[tokio::test]
@@ -64,9 +65,9 @@ async fn single_reads_starve_no_priority() {
     let redis = Redis::start();
     let queue = redis.queue("t", "publisher");
     for number in 0..20 {
-        queue.publish(&publication(&number.to_string(), Priority::High)).await.unwrap();
+        queue.publisher.publish(&publication(&number.to_string(), Priority::High)).await.unwrap();
     }
-    queue.publish(&publication("low", Priority::Low)).await.unwrap();
+    queue.publisher.publish(&publication("low", Priority::Low)).await.unwrap();
     let plugins = Plugins::with("t", &guest(OK), "concurrency = 1\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_outcome("t", "low", "done").await;
@@ -83,7 +84,7 @@ async fn a_running_worker_discovers_the_first_message_of_a_priority() {
     gateway.until_outcome("t", "normal", "done").await;
     let queue = redis.queue("t", "publisher");
     for (id, priority) in [("high", Priority::High), ("low", Priority::Low)] {
-        queue.publish(&publication(id, priority)).await.unwrap();
+        queue.publisher.publish(&publication(id, priority)).await.unwrap();
         gateway.until_outcome("t", id, "done").await;
     }
     redis.is("settled", "XLEN {mq:t}:high", 0).await;
@@ -95,7 +96,7 @@ async fn a_running_worker_discovers_the_first_message_of_a_priority() {
 /// A worker on a topic that only has messages of high priority.
 async fn only_high(redis: &Redis, plugins: &Plugins) -> Gateway {
     let gateway = Gateway::start(redis, plugins);
-    redis.queue("t", "publisher").publish(&publication("high", Priority::High)).await.unwrap();
+    redis.queue("t", "publisher").publisher.publish(&publication("high", Priority::High)).await.unwrap();
     gateway.until_outcome("t", "high", "done").await;
     gateway
 }
@@ -115,7 +116,7 @@ async fn a_topic_that_began_with_a_priority_discovers_every_other_key() {
         }
         gateway.until_outcome("t", "next", "done").await;
         // Messages with a priority are still consumed.
-        redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+        redis.queue("t", "publisher").publisher.publish(&publication("again", Priority::High)).await.unwrap();
         gateway.until_outcome("t", "again", "done").await;
         assert_eq!(gateway.logged("not consuming").len(), 0, "{kind}");
     }
@@ -171,7 +172,7 @@ async fn a_deleted_priority_stream_causes_no_key_discovery_on_each_read() {
         stats.lines().find_map(|line| line.strip_prefix("cmdstat_type:calls=")?.split(',').next()?.parse().ok());
     // Each publication asks once.
     assert!(types.unwrap_or(0) < 200, "{stats}");
-    redis.queue("t", "publisher").publish(&publication("again", Priority::High)).await.unwrap();
+    redis.queue("t", "publisher").publisher.publish(&publication("again", Priority::High)).await.unwrap();
     gateway.until_outcome("t", "again", "done").await;
 }
 
@@ -179,17 +180,17 @@ async fn a_deleted_priority_stream_causes_no_key_discovery_on_each_read() {
 async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    queue.publish(&publication("retried", Priority::High)).await.unwrap();
+    queue.publisher.publish(&publication("retried", Priority::High)).await.unwrap();
     let delayed = Publication { delay: Duration::from_millis(1), ..publication("delayed", Priority::Low) };
-    queue.publish(&delayed).await.unwrap();
+    queue.publisher.publish(&delayed).await.unwrap();
     let sources = queue.open().await.unwrap().sources;
-    assert_eq!(sources, [Source::High]);
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
-    queue.settle(&[taken[0].later(Duration::ZERO, Fields::new())], HOUR).await.unwrap();
+    assert_eq!(sources, [StreamKind::High]);
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
+    queue.settlements.settle(&[taken[0].run_again(Duration::ZERO, Fields::new())], HOUR).await.unwrap();
     until("both are promoted", async || {
-        queue.promote().await.unwrap();
-        (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
+        queue.delayed.promote().await.unwrap();
+        (redis.run::<i64>("ZCARD {mq:t}:delayed").await == 0).then_some(())
     })
     .await;
     assert_eq!(redis.envelopes("{mq:t}:high").await[0]["id"], "retried");
@@ -202,6 +203,7 @@ async fn a_dead_letter_names_its_priority() {
     let redis = Redis::start();
     redis
         .queue("puppet", "me")
+        .publisher
         .publish(&{
             let topic = topic("puppet");
             let data = r#"{"do":"reject","code":"c","reason":"r"}"#;
@@ -222,10 +224,10 @@ async fn no_window_exceeds_the_rate() {
     let queue = all_priorities(&redis, 20).await;
     let span = Duration::from_millis(500);
     let control = FlowControl { rate: Some((7, span)), ..FlowControl::default() };
-    let mut reader = Reader::connect(&queue).await.unwrap();
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let mut taken = 0;
     while taken < 60 {
-        match reader.take(&queue, &SOURCES, control, 5).await.unwrap() {
+        match reader.take(&SOURCES, control, 5).await.unwrap() {
             Take::Taken(more) => taken += more.len(),
             // Asks again sooner than it should, as other workers may.
             Take::TooSoon(_) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -292,7 +294,7 @@ async fn the_global_concurrency_holds_over_all_workers() {
     assert_eq!((mine.len(), entries(take(&other, control, 5).await).len()), (5, 3));
     assert_eq!(take(&other, control, 5).await, Take::Full);
     // A settled message frees its slot, so no counter can leak.
-    assert_eq!(queue.settle(&[mine[0].done(None, Vec::new(), None)], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.settlements.settle(&[mine[0].done(None, Vec::new())], HOUR).await.unwrap(), [Settled::Ok]);
     assert_eq!(entries(take(&other, control, 5).await).len(), 1);
 }
 
@@ -403,20 +405,20 @@ async fn the_deduplication_key_is_written_with_the_settlement() {
         redis.publish("t", &number.to_string(), "{}").await;
     }
     let sources = queue.open().await.unwrap().sources;
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let taken = entries(reader.take(&queue, &sources, FlowControl::default(), 10).await.unwrap());
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
     let keys = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
     let batch =
         [taken[0].done(Some(keys[0].clone()), Vec::new(), None), taken[1].done(Some(keys[1].clone()), child, None)];
-    assert_eq!(queue.finished(&keys).await.unwrap(), [false, false]);
+    assert_eq!(queue.dedup.finished(&keys).await.unwrap(), [false, false]);
     // With a full Redis the message without follow-ups is still settled.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
-    assert_eq!(queue.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.settlements.settle(&batch[..1], HOUR).await.unwrap(), [Settled::Ok]);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert_eq!(queue.finished(&keys).await.unwrap(), [true, false]);
-    assert_eq!(queue.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
-    assert_eq!(queue.finished(&keys).await.unwrap(), [true, true]);
+    assert_eq!(queue.dedup.finished(&keys).await.unwrap(), [true, false]);
+    assert_eq!(queue.settlements.settle(&batch[1..], HOUR).await.unwrap(), [Settled::Ok]);
+    assert_eq!(queue.dedup.finished(&keys).await.unwrap(), [true, true]);
 }
 
 #[tokio::test]
@@ -426,15 +428,15 @@ async fn publish_once_publishes_once_however_often_it_is_called() {
     let one = publication("a", Priority::Normal);
     let mut published = 0;
     for _ in 0..3 {
-        published += i64::from(queue.publish_once(&one, HOUR).await.unwrap());
+        published += i64::from(queue.publisher.publish_once(&one, HOUR).await.unwrap());
     }
     assert_eq!((published, redis.run::<i64>("XLEN mq:t").await), (1, 1));
     // A failed publication stores no key, so it can be retried.
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let other = publication("b", Priority::High);
-    queue.publish_once(&other, HOUR).await.unwrap_err();
+    queue.publisher.publish_once(&other, HOUR).await.unwrap_err();
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    assert!(queue.publish_once(&other, HOUR).await.unwrap());
+    assert!(queue.publisher.publish_once(&other, HOUR).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

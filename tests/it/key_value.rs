@@ -3,7 +3,7 @@
 
 use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use gateway_worker::capability::{Fault, KeyValue, NewValue, Only, Quota};
-use gateway_worker::queue::{RedisTarget, Store};
+use gateway_worker::queue::{KeyValueStore, RedisTarget};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ pub(crate) async fn run_actions(redis: &Redis, plugin: &str, id: &str, acts: Val
     .await
 }
 
-fn store(redis: &Redis) -> Store {
-    Store::new(&RedisTarget::at(&redis.url()).unwrap(), "mq:").unwrap()
+fn store(redis: &Redis) -> KeyValueStore {
+    KeyValueStore::new(&RedisTarget::at(&redis.url()).unwrap(), "mq:").unwrap()
 }
 
 fn value<'a>(key: &'a str, value: &'a str) -> NewValue<'a> {

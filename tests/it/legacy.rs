@@ -3,7 +3,7 @@
 //! dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
-use gateway_worker::queue::{Reader, Source};
+use gateway_worker::queue::{BlockingReader, StreamKind};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -142,7 +142,7 @@ async fn a_finished_copy_is_not_swept_before_its_source_is_settled() {
     redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
     let mut from = None;
     loop {
-        from = queue.sweep(from.as_ref()).await.unwrap();
+        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
         if from.is_none() {
             break;
         }
@@ -167,9 +167,9 @@ async fn an_entry_that_only_shares_the_id_is_no_copy() {
     for id in ["twice", "ours"] {
         redis.add("puppet", envelope(id, 1).as_bytes()).await;
     }
-    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
-    let mut reader = Reader::connect(&queue).await.unwrap();
-    let (taken, _) = reader.read(&queue, Source::Normal, 10, Duration::from_millis(50)).await.unwrap();
-    assert_eq!((taken.len(), queue.supersede(&taken).await.unwrap()), (2, 0));
+    assert_eq!(queue.legacy_pending.acknowledge_copied(Duration::ZERO).await.unwrap(), 0);
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let (taken, _) = reader.read(StreamKind::Normal, 10, Duration::from_millis(50)).await.unwrap();
+    assert_eq!((taken.len(), queue.legacy_pending.acknowledge_superseded_by(&taken).await.unwrap()), (2, 0));
     assert_eq!(redis.in_flight("puppet").await, 6);
 }

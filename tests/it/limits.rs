@@ -92,7 +92,7 @@ async fn publish_many(redis: &Redis, topic_name: &str, count: usize) {
     let to = topic(topic_name);
     let drafts: Vec<_> =
         (0..count).map(|number| Draft::new(number.to_string(), &to, "{}").encode(Timestamp::now()).unwrap()).collect();
-    redis.queue(topic_name, "publisher").publish_all(&drafts).await.unwrap();
+    redis.queue(topic_name, "publisher").publisher.publish_all(&drafts).await.unwrap();
 }
 
 /// Runs `body` `count` times and returns ok.
@@ -492,7 +492,11 @@ async fn short_messages_pass_cpu_bound_ones(short: &[u8]) {
     let queue = redis.queue("short", "publisher");
     let mut connection = redis.connection().await;
     for number in 0..100 {
-        queue.publish(&Draft::new(number.to_string(), &short, "{}").encode(Timestamp::now()).unwrap()).await.unwrap();
+        queue
+            .publisher
+            .publish(&Draft::new(number.to_string(), &short, "{}").encode(Timestamp::now()).unwrap())
+            .await
+            .unwrap();
         crate::support::until("it is handled", async || {
             let left: i64 = redis::cmd("XLEN").arg("mq:short").query_async(&mut connection).await.unwrap();
             (left == 0).then_some(())

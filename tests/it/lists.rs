@@ -1,7 +1,7 @@
 //! Topics that plain clients fill with `LPUSH` or `RPUSH`.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, text, until};
-use gateway_worker::queue::{End, Kind, QueueError, Source};
+use gateway_worker::queue::{ListEnd, QueueError, StreamKind, TopicKind};
 use std::collections::BTreeSet;
 
 fn envelope(id: &str) -> String {
@@ -116,14 +116,14 @@ async fn ingesting_keeps_the_order_of_each_end() {
         pushed.arg(envelope(&number.to_string()));
     });
     pushed.query_async::<i64>(&mut redis.connection().await).await.unwrap();
-    assert_eq!(queue.ingest(End::Left).await.unwrap(), 256);
-    assert_eq!(queue.ingest(End::Right).await.unwrap(), 256);
+    assert_eq!(queue.list_intake.move_batch(ListEnd::Left).await.unwrap(), 256);
+    assert_eq!(queue.list_intake.move_batch(ListEnd::Right).await.unwrap(), 256);
     let ids: Vec<u32> =
         redis.envelopes("{mq:t}:work").await.iter().map(|one| one["id"].as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(ids, (0..256).chain((744..1000).rev()).collect::<Vec<_>>());
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 488);
     let opened = queue.open().await.unwrap();
-    assert_eq!((opened.kind, opened.sources), (Kind::List, vec![Source::Work]));
+    assert_eq!((opened.kind, opened.streams), (TopicKind::List, vec![StreamKind::Work]));
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn an_ingested_batch_is_limited_in_bytes_but_never_empty() {
     push.query_async::<i64>(&mut redis.connection().await).await.unwrap();
     let mut moved = Vec::new();
     for _ in 0..5 {
-        moved.push(queue.ingest(End::Left).await.unwrap());
+        moved.push(queue.list_intake.move_batch(ListEnd::Left).await.unwrap());
     }
     assert_eq!(moved, [1, 1, 1, 1, 0]);
 }
@@ -151,13 +151,13 @@ async fn a_failed_ingest_loses_nothing() {
     let queue = redis.queue("t", "me");
     push(&redis, "LPUSH", "a").await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
-    queue.ingest(End::Left).await.unwrap_err();
+    queue.list_intake.move_batch(ListEnd::Left).await.unwrap_err();
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     redis.run::<()>("SET {mq:t}:work text").await;
-    assert!(matches!(queue.ingest(End::Left).await, Err(QueueError::WrongType(_))));
+    assert!(matches!(queue.list_intake.move_batch(ListEnd::Left).await, Err(QueueError::WrongType(_))));
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 1);
     redis.run::<i64>("DEL {mq:t}:work").await;
-    assert_eq!(queue.ingest(End::Left).await.unwrap(), 1);
+    assert_eq!(queue.list_intake.move_batch(ListEnd::Left).await.unwrap(), 1);
     until("it is ingested", async || (redis.run::<i64>("XLEN {mq:t}:work").await == 1).then_some(())).await;
 }
 
@@ -166,13 +166,13 @@ async fn an_empty_work_stream_is_not_read_once_the_key_is_a_stream() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     push(&redis, "LPUSH", "list").await;
-    queue.ingest(End::Left).await.unwrap();
+    queue.list_intake.move_batch(ListEnd::Left).await.unwrap();
     redis.add("t", envelope("stream").as_bytes()).await;
-    assert_eq!(queue.open().await.unwrap().sources, [Source::Normal, Source::Work]);
+    assert_eq!(queue.open().await.unwrap().sources, [StreamKind::Normal, StreamKind::Work]);
     let entries: Vec<(String, redis::Value)> = redis.run("XRANGE {mq:t}:work - +").await;
     redis.run::<i64>(&format!("XDEL {{mq:t}}:work {}", entries[0].0)).await;
     // With one stream the cheaper plain read is used.
-    assert_eq!(queue.open().await.unwrap().sources, [Source::Normal]);
+    assert_eq!(queue.open().await.unwrap().sources, [StreamKind::Normal]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

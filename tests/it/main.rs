@@ -59,6 +59,7 @@ mod servers;
 mod endpoints;
 mod smtp;
 mod support;
+mod topic_client;
 mod catch_all;
 mod upgrade;
 mod versions;

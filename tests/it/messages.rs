@@ -2,8 +2,9 @@
 //! that move during a search.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, run_command, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::{End, FlowControl, Reader, Source, Take, Taken, TopicQueue};
+use gateway_worker::queue::{BlockingReader, Delivery, FlowControl, ListEnd, StreamKind, Take};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -40,7 +41,7 @@ pub(crate) fn locations_in(found: &Value, id: &str) -> Vec<String> {
 async fn publish(redis: &Redis, id: &str, priority: Priority, delay: Duration) {
     let topic = topic("t");
     let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "{}") };
-    redis.queue("t", "publisher").publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
+    redis.queue("t", "publisher").publisher.publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
 }
 
 pub(crate) fn envelope(id: &str) -> String {
@@ -52,10 +53,10 @@ async fn push(redis: &Redis, key: &str, id: &str) {
     push.arg(key).arg(envelope(id)).query_async::<i64>(&mut redis.connection().await).await.unwrap();
 }
 
-pub(crate) async fn take(queue: &TopicQueue, source: Source, count: usize) -> Vec<Taken> {
+pub(crate) async fn take(queue: &TopicClient, source: StreamKind, count: usize) -> Vec<Delivery> {
     queue.open().await.unwrap();
-    let mut reader = Reader::connect(queue).await.unwrap();
-    match reader.take(queue, &[source], FlowControl::default(), count).await.unwrap() {
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    match reader.take(&[source], FlowControl::default(), count).await.unwrap() {
         Take::Taken(taken) => taken,
         other => panic!("{other:?}"),
     }
@@ -75,7 +76,7 @@ async fn a_message_in_a_list_is_found_and_cancelled_with_its_copies() {
     assert_eq!(redis.run::<i64>("LLEN mq:t").await, 2);
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 2);
     // The others are untouched and can be ingested.
-    assert_eq!(redis.queue("t", "me").ingest(End::Left).await.unwrap(), 2);
+    assert_eq!(redis.queue("t", "me").list_intake.move_batch(ListEnd::Left).await.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +117,7 @@ async fn a_list_that_was_emptied_by_command_stays_a_list() {
         assert_eq!(code, 0, "{args:?}: {error}");
         redis.publish("t", "ours", "{}").await;
         push(&redis, "mq:t", "theirs").await;
-        assert_eq!(queue.ingest(End::Left).await.unwrap(), 1, "{args:?}");
+        assert_eq!(queue.list_intake.move_batch(ListEnd::Left).await.unwrap(), 1, "{args:?}");
         assert_eq!(redis.run::<i64>("XLEN {mq:t}:work").await, 2, "{args:?}");
     }
     // Messages in the intake list do not determine the kind of the topic.
@@ -153,8 +154,8 @@ async fn messages_unread_by_other_groups_are_not_cancelled() {
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
     // A message that our own group has requeued is only acknowledged.
     let queue = redis.queue("t", "me");
-    take(&queue, Source::Normal, 1).await;
-    queue.give_back(Source::Normal, &[]).await.unwrap();
+    take(&queue, StreamKind::Normal, 1).await;
+    queue.leases.requeue_except(StreamKind::Normal, &[]).await.unwrap();
     let (code, out, error) = run(&redis, &["messages", "cancel", "t", "unread"]);
     assert_eq!(code, 0, "{out}{error}");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
@@ -167,7 +168,7 @@ async fn delivered_history_is_not_cancelled() {
     let redis = Redis::start();
     redis.publish("t", "history", "{}").await;
     let queue = redis.queue("t", "me");
-    let taken = take(&queue, Source::Normal, 1).await;
+    let taken = take(&queue, StreamKind::Normal, 1).await;
     // Acknowledged and not deleted, as by a legacy worker.
     redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", taken[0].entry.id)).await;
     assert_eq!(run(&redis, &["messages", "cancel", "t", "history"]).0, 1);
@@ -217,12 +218,12 @@ async fn a_message_is_found_in_a_backlog_of_many_batches() {
         assert_eq!(locations(&redis, id), [location], "{id}");
     }
     // Everything that is not in flight is purged, in several batches.
-    take(&redis.queue("t", "me"), Source::Normal, 2).await;
+    take(&redis.queue("t", "me"), StreamKind::Normal, 2).await;
     let (code, out, _) = run(&redis, &["topics", "purge", "t", "--yes", "--delayed"]);
     assert_eq!((code, out.as_str()), (0, "4200 waiting and 3002 delayed messages deleted\n"));
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 2);
     assert_eq!(redis.in_flight("t").await, 2);
-    for key in ["{mq:t}:in", "{mq:t}:later", "{mq:t}:later:body"] {
+    for key in ["{mq:t}:in", "{mq:t}:delayed", "{mq:t}:delayed:body"] {
         assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
     }
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state purged").await, 7202);
@@ -239,6 +240,7 @@ async fn a_list_that_is_drained_during_the_search_hides_no_message() {
     let mut trimmed = false;
     let connection = redis.connection().await;
     let found = queue
+        .search
         .find("n600", &mut |count| {
             if count == 500 && !trimmed {
                 let mut connection = connection.clone();
@@ -306,7 +308,7 @@ async fn an_unknown_topic_is_rejected_with_a_suggestion() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follow_up_in_the_outbox_is_found() {
     let redis = Redis::start();
-    let out = format!("XADD {{mq:t}}:out * topic other due 0 priority high message {}", envelope("child"));
+    let out = format!("XADD {{mq:t}}:outbox * topic other due 0 priority high message {}", envelope("child"));
     let entry: String = redis.run(&out).await;
     let found = &json(&redis, &["messages", "find", "child"])[0];
     assert_eq!((&found["place"], &found["to"]), (&"outgoing".into(), &"other".into()));
@@ -345,10 +347,10 @@ async fn a_message_taken_between_search_and_removal_is_reported_in_flight() {
     let mut taken = Vec::new();
     let mut between = |count| {
         if count == 1 && taken.is_empty() {
-            taken = run_concurrently(take(&queue, Source::Normal, 1));
+            taken = run_concurrently(take(&queue, StreamKind::Normal, 1));
         }
     };
-    let cancelled = redis.queue("t", "operator").cancel("quick", &mut between).await.unwrap();
+    let cancelled = redis.queue("t", "operator").search.cancel("quick", &mut between).await.unwrap();
     assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), taken.len()), (0, 1, 1));
     redis.is("it remains", "XLEN mq:t", 1).await;
 }
@@ -361,11 +363,11 @@ async fn a_message_that_becomes_due_between_search_and_removal_is_cancelled() {
     let mut moved = 0;
     let mut between = |count| {
         if count == 1 && moved == 0 {
-            run_concurrently(redis.run::<i64>("ZADD {mq:t}:later XX CH 1 p:low:1"));
-            moved = run_concurrently(queue.promote()).unwrap().moved;
+            run_concurrently(redis.run::<i64>("ZADD {mq:t}:delayed XX CH 1 p:low:1"));
+            moved = run_concurrently(queue.delayed.promote()).unwrap().moved;
         }
     };
-    let cancelled = redis.queue("t", "operator").cancel("due", &mut between).await.unwrap();
+    let cancelled = redis.queue("t", "operator").search.cancel("due", &mut between).await.unwrap();
     assert_eq!((cancelled.removed.len(), cancelled.in_flight.len(), moved), (1, 0, 1));
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:low").await, 0);
     assert_eq!(redis.run::<i64>("HGET {mq:t}:state cancelled").await, 1);
@@ -385,13 +387,13 @@ async fn a_cancelled_message_never_runs_and_all_others_do() {
         let id = format!("m{number}");
         publish(&redis, &id, Priority::Normal, Duration::from_millis(fastrand::u64(1..20))).await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..25))).await;
-        let done = queue.cancel(&id, &mut |_| ()).await.unwrap();
+        let done = queue.search.cancel(&id, &mut |_| ()).await.unwrap();
         if !done.removed.is_empty() {
             assert_eq!(done.removed.iter().map(|(_, count)| count).sum::<u64>(), 1);
             cancelled.insert(id);
         }
     }
-    redis.is("nothing is delayed", "ZCARD {mq:t}:later", 0).await;
+    redis.is("nothing is delayed", "ZCARD {mq:t}:delayed", 0).await;
     redis.is("all are settled", "XLEN mq:t", 0).await;
     let expected = i64::try_from(COUNT).unwrap() + 1 - i64::try_from(cancelled.len()).unwrap();
     redis.is("each other one is done", "HGET {mq:t}:state done", expected).await;
@@ -431,7 +433,7 @@ async fn a_message_requeued_by_a_pause_can_be_cancelled() {
 async fn an_unreadable_key_does_not_hide_the_others() {
     let redis = Redis::start();
     publish(&redis, "a", Priority::Normal, Duration::ZERO).await;
-    for key in ["mq:delay:t", "mq:dead-letter:t", "{mq:odd}:later", "{mq:odd}:later:body", "{mq:odd}:dead"] {
+    for key in ["mq:delay:t", "mq:dead-letter:t", "{mq:odd}:delayed", "{mq:odd}:delayed:body", "{mq:odd}:dead"] {
         redis.run::<()>(&format!("SET {key} text")).await;
     }
     for key in [&b"mq:\xff"[..], &b"{mq:\xfe}:dead"[..]] {
@@ -439,10 +441,16 @@ async fn an_unreadable_key_does_not_hide_the_others() {
     }
     assert_eq!(locations(&redis, "a"), ["waiting normal"]);
     let listed = json(&redis, &["topics", "ls"]);
-    let topics: Vec<_> =
-        listed.as_array().unwrap().iter().map(|one| (one["topic"].as_str().unwrap(), &one["waiting"])).collect();
+    let topics: Vec<_> = listed["topics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["topic"].as_str().unwrap(), &one["waiting"]))
+        .collect();
     assert_eq!(topics, [("odd", &0.into()), ("t", &1.into())]);
-    assert_eq!(listed[0]["misused"].as_array().unwrap().len(), 2);
-    let (code, out, _) = run(&redis, &["topics", "ls"]);
-    assert!(code == 0 && out.contains("wrong type: {mq:odd}:later, {mq:odd}:dead"), "{out}");
+    assert_eq!(listed["topics"][0]["misused"].as_array().unwrap().len(), 2);
+    assert_eq!(listed["unservable"], serde_json::json!(["mq:\u{fffd}", "{mq:\u{fffd}}:dead"]));
+    let (code, out, error) = run(&redis, &["topics", "ls"]);
+    assert!(code == 0 && out.contains("wrong type: {mq:odd}:delayed, {mq:odd}:dead"), "{out}");
+    assert!(error.contains("keys that are no legal topic: mq:"), "{error}");
 }

@@ -131,19 +131,19 @@ async fn a_failing_settlement_blocks_no_other() {
     let plugins =
         Plugins::with("puppet", &built("puppet"), "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1ms\"\n");
     let gateway = Gateway::start(&redis, &plugins);
-    redis.run::<()>("SET {mq:puppet}:later text").await;
+    redis.run::<()>("SET {mq:puppet}:delayed text").await;
     // More than are settled at once.
     for number in 0..300 {
         redis.publish("puppet", &format!("refused-{number}"), r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
     }
     let are_refused = |line: &serde_json::Value| line["waiting"] == 300;
     let line = gateway.until_logged("not settled yet", are_refused).await;
-    assert!(line["error"].as_str().unwrap().contains("{mq:puppet}:later holds a string"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("{mq:puppet}:delayed holds a string"), "{line}");
     for number in 0..100 {
         redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":0}"#).await;
     }
     redis.is("the others are settled", "XLEN mq:puppet", 300).await;
-    redis.run::<i64>("DEL {mq:puppet}:later").await;
+    redis.run::<i64>("DEL {mq:puppet}:delayed").await;
     redis.is("the failed settlements succeed", "XLEN {mq:puppet}:dead", 300).await;
     redis.is("all are settled", "XLEN mq:puppet", 0).await;
 }
@@ -153,7 +153,7 @@ async fn settlements_behind_many_failing_ones_are_still_tried() {
     let redis = Redis::start();
     let manifest = "concurrency = 1000\n[retry]\nattempts = 2\nbase = \"1h\"\ncap = \"1h\"\n";
     let plugins = Plugins::with("puppet", &built("puppet"), manifest);
-    for key in ["dead", "later"] {
+    for key in ["dead", "delayed"] {
         redis.run::<()>(&format!("SET {{mq:puppet}}:{key} text")).await;
     }
     let gateway = Gateway::start(&redis, &plugins);
@@ -168,8 +168,8 @@ async fn settlements_behind_many_failing_ones_are_still_tried() {
         let waiting = if id == "dies" { 260 } else { 265 };
         gateway.until_logged("not settled yet", |line| line["waiting"] == waiting).await;
     }
-    redis.run::<i64>("DEL {mq:puppet}:later").await;
-    redis.is("the later ones are settled", "ZCARD {mq:puppet}:later", 5).await;
+    redis.run::<i64>("DEL {mq:puppet}:delayed").await;
+    redis.is("the later ones are settled", "ZCARD {mq:puppet}:delayed", 5).await;
     assert_eq!(redis.run::<i64>("XLEN mq:puppet").await, 260);
 }
 
@@ -208,9 +208,9 @@ async fn finished_messages_free_memory_in_a_full_redis() {
     redis.until_in_flight("puppet", 320).await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     redis.is("the done ones are settled", "XLEN mq:puppet", 300).await;
-    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:later").await, 0);
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:delayed").await, 0);
     redis.run::<()>("CONFIG SET maxmemory 0").await;
-    redis.is("the failed settlements succeed", "ZCARD {mq:puppet}:later", 300).await;
+    redis.is("the failed settlements succeed", "ZCARD {mq:puppet}:delayed", 300).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

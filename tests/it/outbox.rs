@@ -3,14 +3,16 @@
 use crate::proxy::Proxy;
 use crate::servers::{Mode, Server};
 use crate::support::{Gateway, OK, Plugins, Redis, built, connect_without_timeout, guest, topic, until};
-use gateway_worker::queue::{Connection, Outbox, RedisTarget, TopicQueue};
+use crate::topic_client::TopicClient;
+use gateway_worker::events;
+use gateway_worker::queue::{Connection, OutboxRelay, RedisTarget};
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
 
 fn entry(topic: &str, due: i64, priority: &str, id: &str) -> redis::Cmd {
     let mut add = redis::cmd("XADD");
-    add.arg("{mq:t}:out").arg("*").arg("topic").arg(topic).arg("due").arg(due).arg("priority").arg(priority);
+    add.arg("{mq:t}:outbox").arg("*").arg("topic").arg(topic).arg("due").arg(due).arg("priority").arg(priority);
     add.arg("message").arg(format!(r#"{{"id":"{id}","topic":"{topic}","data":1}}"#));
     add
 }
@@ -38,18 +40,18 @@ async fn the_outbox_of_a_lost_worker_is_relayed() {
     let hour = jiff::Timestamp::now().as_millisecond() + 3_600_000;
     add_to_outbox(&redis, "one", 0, "", "taken by the dead").await;
     add_to_outbox(&redis, "one", 0, "high", "urgent").await;
-    redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:out >").await;
+    redis.run::<()>("XGROUP CREATE {mq:t}:outbox relay 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2 STREAMS {mq:t}:outbox >").await;
     add_to_outbox(&redis, "two", 0, "", "at once").await;
     add_to_outbox(&redis, "two", hour, "low", "later").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let _gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.publish("t", "wakes the lane", "{}").await;
-    redis.is("the outbox is empty", "XLEN {mq:t}:out", 0).await;
+    redis.is("the outbox is empty", "XLEN {mq:t}:outbox", 0).await;
     assert_eq!(ids(&redis, "mq:one").await, ["taken by the dead"]);
     assert_eq!(ids(&redis, "{mq:one}:high").await, ["urgent"]);
     assert_eq!(ids(&redis, "mq:two").await, ["at once"]);
-    let later: Vec<(String, i64)> = redis.run("ZRANGE {mq:two}:later 0 -1 WITHSCORES").await;
+    let later: Vec<(String, i64)> = redis.run("ZRANGE {mq:two}:delayed 0 -1 WITHSCORES").await;
     assert_eq!(later, [("p:low:1".to_owned(), hour)]);
 }
 
@@ -63,10 +65,11 @@ async fn an_undeliverable_follow_up_blocks_no_other_and_is_not_lost() {
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the other follow-up has arrived", "XLEN mq:fine", 1).await;
-    gateway.until_logged("a follow-up does not arrive", |_| true).await;
+    gateway.until_logged(events::FOLLOW_UP_REFUSED, |_| true).await;
     redis.run::<i64>("DEL mq:broken").await;
     until("this one arrives too", async || {
-        (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
+        (redis.run::<i64>("XLEN mq:broken").await == 1 && redis.run::<i64>("XLEN {mq:t}:outbox").await == 0)
+            .then_some(())
     })
     .await;
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
@@ -104,7 +107,7 @@ async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     server.publish(&parent, "first", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
     server.is("the others have arrived", &format!("XLEN mq:{fine}"), 2).await;
     // The others are retried.
-    let out = format!("{{mq:{parent}}}:out");
+    let out = format!("{{mq:{parent}}}:outbox");
     until("tried often", async || {
         let rows: Vec<(String, String, u64, u64)> = server.run(&format!("XPENDING {out} relay - + 10")).await;
         (rows.len() == 2 && rows.iter().all(|(.., deliveries)| *deliveries > 4)).then_some(())
@@ -112,14 +115,14 @@ async fn a_full_cluster_node_duplicates_and_delays_no_other_follow_up() {
     .await;
     server.publish(&parent, "second", &send(&fine)).await;
     server.is("later ones arrive too", &format!("XLEN mq:{fine}"), 3).await;
-    let warnings = gateway.logged("a follow-up does not arrive");
+    let warnings = gateway.logged(events::FOLLOW_UP_REFUSED);
     assert!(warnings.len() == 1 && warnings[0]["level"] == "WARN" && warnings[0]["to"] == full, "{warnings:?}");
     set_memory(0).await;
     server.is("the outbox is empty", &format!("XLEN {out}"), 0).await;
     for (topic, expected) in [(&fine, 3), (&full, 2)] {
         assert_eq!(server.run::<i64>(&format!("XLEN mq:{topic}")).await, expected, "{topic}");
     }
-    gateway.until_logged("follow-ups arrive again", |line| line["to"] == full).await;
+    gateway.until_logged(events::FOLLOW_UPS_ACCEPTED, |line| line["to"] == full).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,14 +133,14 @@ async fn follow_ups_relayed_by_a_slow_worker_are_not_relayed_twice() {
     let proxy = Proxy::start(&redis).await;
     proxy.set_latency(60);
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
-    let slow = TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
-    let relaying = tokio::spawn(async move { slow.relay(&mut Outbox::default(), LEASE).await.unwrap() });
+    let slow = TopicClient::new(&connection, "mq:", "consumer-group-{topic}", "slow", &topic("t"));
+    let relaying = tokio::spawn(async move { OutboxRelay::new(slow.handle).relay(LEASE).await.unwrap() });
     redis.is("the relay has begun", "XLEN mq:one", 1).await;
-    let (other, mut outbox) = (redis.queue("t", "other"), Outbox::default());
+    let mut other = OutboxRelay::new(redis.queue("t", "other").handle);
     let mut relayed = 0;
     until("all are relayed", async || {
-        relayed += other.relay(&mut outbox, LEASE).await.unwrap().arrived;
-        (redis.run::<i64>("XLEN {mq:t}:out").await == 0).then_some(())
+        relayed += other.relay(LEASE).await.unwrap().arrived;
+        (redis.run::<i64>("XLEN {mq:t}:outbox").await == 0).then_some(())
     })
     .await;
     assert_eq!((relayed, relaying.await.unwrap().arrived), (0, 100));
@@ -150,16 +153,16 @@ async fn follow_ups_behind_many_undeliverable_ones_are_relayed() {
     redis.run::<()>("SET mq:broken text").await;
     add_to_outbox_many(&redis, "broken", 1500).await;
     add_to_outbox_many(&redis, "fine", 1).await;
-    redis.run::<()>("XGROUP CREATE {mq:t}:out relay 0").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:out >").await;
+    redis.run::<()>("XGROUP CREATE {mq:t}:outbox relay 0").await;
+    redis.run::<redis::Value>("XREADGROUP GROUP relay dead COUNT 2000 STREAMS {mq:t}:outbox >").await;
     redis.publish("t", "wakes the lane", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     redis.is("the last one has arrived", "XLEN mq:fine", 1).await;
-    redis.is("it is acknowledged", "XLEN {mq:t}:out", 1500).await;
-    assert_eq!(gateway.logged("a follow-up does not arrive").len(), 1);
+    redis.is("it is acknowledged", "XLEN {mq:t}:outbox", 1500).await;
+    assert_eq!(gateway.logged(events::FOLLOW_UP_REFUSED).len(), 1);
     redis.run::<i64>("DEL mq:broken").await;
-    redis.is("all others have arrived", "XLEN {mq:t}:out", 0).await;
+    redis.is("all others have arrived", "XLEN {mq:t}:outbox", 0).await;
     assert_eq!(redis.run::<i64>("XLEN mq:broken").await, 1500);
 }
 
@@ -168,15 +171,15 @@ async fn a_relayed_follow_up_that_could_not_be_acknowledged_is_not_sent_twice() 
     const LEASE: Duration = Duration::from_millis(100);
     let redis = Redis::start();
     add_to_outbox(&redis, "one", 0, "", "once").await;
-    let (queue, mut outbox) = (redis.queue("t", "me"), Outbox::default());
+    let mut outbox = OutboxRelay::new(redis.queue("t", "me").handle);
     redis.run::<()>("ACL SETUSER default -xack").await;
-    assert!(queue.relay(&mut outbox, LEASE).await.is_err());
+    assert!(outbox.relay(LEASE).await.is_err());
     redis.is("it has arrived", "XLEN mq:one", 1).await;
-    let free = "XPENDING {mq:t}:out relay IDLE 100 - + 10";
+    let free = "XPENDING {mq:t}:outbox relay IDLE 100 - + 10";
     until("its lease has expired", async || (redis.run::<Vec<redis::Value>>(free).await.len() == 1).then_some(()))
         .await;
     redis.run::<()>("ACL SETUSER default +xack").await;
-    queue.relay(&mut outbox, LEASE).await.unwrap();
-    assert_eq!(redis.run::<i64>("XLEN {mq:t}:out").await, 0);
+    outbox.relay(LEASE).await.unwrap();
+    assert_eq!(redis.run::<i64>("XLEN {mq:t}:outbox").await, 0);
     assert_eq!(redis.run::<i64>("XLEN mq:one").await, 1);
 }

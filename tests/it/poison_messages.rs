@@ -39,7 +39,7 @@ async fn an_isolated_message_runs_with_a_full_redis() {
     gateway.until_outcome("t", "suspect", "done").await;
     assert_eq!(gateway.logged("runs alone").len(), 1);
     redis.is("settled", "XLEN mq:t", 0).await;
-    redis.is("the isolation is cleared", "EXISTS {mq:t}:suspects", 0).await;
+    redis.is("the isolation is cleared", "EXISTS {mq:t}:isolated", 0).await;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     gateway.until_outcome("t", "due", "done").await;
 }
@@ -49,7 +49,7 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "").and("other", &guest(OK), "");
     publish_poison(&redis, "t").await;
-    redis.run::<()>("SET {mq:t}:suspects text").await;
+    redis.run::<()>("SET {mq:t}:isolated text").await;
     let options = [&OPTIONS[..], &["--shutdown-timeout", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
     gateway.until_logged("waits to run alone", |line| line["topic"] == "t").await;
@@ -63,7 +63,7 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     assert!(gateway.logged("not kept").is_empty());
     assert!(gateway.stop().await.success());
     // With this lease only a requeued message is reclaimed at once.
-    redis.run::<()>("DEL {mq:t}:suspects").await;
+    redis.run::<()>("DEL {mq:t}:isolated").await;
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("t", "suspect", "done").await;
 }
@@ -209,5 +209,5 @@ async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
         // The consumer of the other topic stops first and must not change this record.
         gateway.stop().await;
     }
-    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:suspects").await, 0);
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:isolated").await, 0);
 }

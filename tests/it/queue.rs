@@ -2,10 +2,11 @@
 //! its countermeasure.
 
 use crate::support::{Gateway, OK, Plugins, Redis, field, guest, text, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Publication};
 use gateway_worker::queue::{
-    EntryKey, Kind, Patience, QueueError, Reader, Settled, Settlement, Source, Taken, TopicQueue,
+    BlockingReader, Delivery, EntryId, QueueError, ReclaimTimeouts, Settled, Settlement, StreamKind, TopicKind,
 };
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -13,12 +14,12 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3600);
-const NOW: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
-const ONLY_REQUEUED: Patience = Patience { connected: Duration::ZERO, lease: SOON, legacy: SOON };
+const NOW: ReclaimTimeouts = ReclaimTimeouts { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
+const ONLY_REQUEUED: ReclaimTimeouts = ReclaimTimeouts { connected: Duration::ZERO, lease: SOON, legacy: SOON };
 const LEGACY_CONSUMER: &str = "consumer-1795419923585502180";
 
 /// A topic with these messages, taken by the consumer `me`.
-async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>) {
+async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicClient, Vec<Delivery>) {
     for id in ids {
         redis.publish("t", id, "{}").await;
     }
@@ -28,25 +29,25 @@ async fn taken(redis: &Redis, me: &str, ids: &[&str]) -> (TopicQueue, Vec<Taken>
     (queue, taken)
 }
 
-async fn take(queue: &TopicQueue) -> Vec<Taken> {
-    assert_eq!(queue.open().await.unwrap().kind, Kind::Stream);
+async fn take(queue: &TopicClient) -> Vec<Delivery> {
+    assert_eq!(queue.open().await.unwrap().kind, TopicKind::Stream);
     read(queue).await
 }
 
-async fn read(queue: &TopicQueue) -> Vec<Taken> {
-    Reader::connect(queue).await.unwrap().read(queue, Source::Normal, 100, SOON).await.unwrap().0
+async fn read(queue: &TopicClient) -> Vec<Delivery> {
+    BlockingReader::connect(&queue.handle).await.unwrap().read(StreamKind::Normal, 100, SOON).await.unwrap().0
 }
 
-async fn take_over(queue: &TopicQueue, patience: Patience, count: usize) -> Vec<(Taken, String)> {
-    queue.take_over(Source::Normal, patience, None, count).await.unwrap().taken
+async fn take_over(queue: &TopicClient, patience: ReclaimTimeouts, count: usize) -> Vec<(Delivery, String)> {
+    queue.leases.reclaim(StreamKind::Normal, patience, None, count).await.unwrap().deliveries
 }
 
-async fn reconcile(queue: &TopicQueue, in_flight: &[EntryKey]) -> Vec<Taken> {
-    queue.reconcile(Source::Normal, in_flight).await.unwrap()
+async fn reconcile(queue: &TopicClient, in_flight: &[EntryId]) -> Vec<Delivery> {
+    queue.leases.reconcile(StreamKind::Normal, in_flight).await.unwrap()
 }
 
-async fn settle(queue: &TopicQueue, batch: &[Settlement]) -> Vec<Settled> {
-    queue.settle(batch, HOUR).await.unwrap()
+async fn settle(queue: &TopicClient, batch: &[Settlement]) -> Vec<Settled> {
+    queue.settlements.settle(batch, HOUR).await.unwrap()
 }
 
 fn publication(to: &str, id: &str) -> Publication {
@@ -55,14 +56,14 @@ fn publication(to: &str, id: &str) -> Publication {
     draft.encode(Timestamp::now()).unwrap()
 }
 
-fn done(taken: &Taken, publications: Vec<Publication>) -> Settlement {
-    taken.done(None, publications, None)
+fn done(taken: &Delivery, publications: Vec<Publication>) -> Settlement {
+    taken.done(None, publications)
 }
 
-async fn promote_all(queue: &TopicQueue) -> usize {
+async fn promote_all(queue: &TopicClient) -> usize {
     let mut moved = 0;
     loop {
-        match queue.promote().await.unwrap().moved + queue.promote_legacy().await.unwrap() {
+        match queue.delayed.promote().await.unwrap().moved + queue.legacy_delayed.promote().await.unwrap() {
             0 => return moved,
             more => moved += more,
         }
@@ -73,12 +74,12 @@ async fn promote_all(queue: &TopicQueue) -> usize {
 async fn two_messages_of_one_id_are_both_kept_while_they_wait() {
     let redis = Redis::start();
     let (queue, both) = taken(&redis, "me", &["same", "same"]).await;
-    let later: Vec<_> = both.iter().map(|one| one.later(SOON, Fields::new())).collect();
+    let later: Vec<_> = both.iter().map(|one| one.run_again(SOON, Fields::new())).collect();
     assert_eq!(settle(&queue, &later).await, [Settled::Ok, Settled::Ok]);
     for _ in 0..2 {
         redis.publish_later("t", "same", "{}", SOON).await;
     }
-    assert_eq!(redis.run::<i64>("ZCARD {mq:t}:later").await, 4);
+    assert_eq!(redis.run::<i64>("ZCARD {mq:t}:delayed").await, 4);
     until("all four are due", async || {
         (redis.run::<i64>("XLEN mq:t").await + promote_all(&queue).await as i64 >= 4).then_some(())
     })
@@ -92,7 +93,7 @@ async fn a_lost_counter_overwrites_no_delayed_message() {
     redis.publish_later("t", "a", "{}", HOUR).await;
     redis.run::<i64>("DEL {mq:t}:state").await;
     redis.publish_later("t", "b", "{}", HOUR).await;
-    assert_eq!(redis.run::<i64>("HLEN {mq:t}:later:body").await, 2);
+    assert_eq!(redis.run::<i64>("HLEN {mq:t}:delayed:body").await, 2);
 }
 
 #[tokio::test]
@@ -102,7 +103,7 @@ async fn every_field_of_an_entry_survives_waiting() {
     let queue = redis.queue("t", "me");
     let one = take(&queue).await.remove(0);
     let set = vec![(b"gw-attempt".to_vec(), b"2".to_vec()), (b"one".to_vec(), b"set".to_vec())];
-    settle(&queue, &[one.later(Duration::ZERO, set)]).await;
+    settle(&queue, &[one.run_again(Duration::ZERO, set)]).await;
     assert_eq!(promote_all(&queue).await, 1);
     let expected = [("trace", "abc"), ("gw-attempt", "2"), ("one", "set")];
     assert_eq!(redis.entries("mq:t").await[0], expected.map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec())));
@@ -111,16 +112,16 @@ async fn every_field_of_an_entry_survives_waiting() {
 #[tokio::test]
 async fn a_due_token_without_a_body_is_a_dead_letter_and_blocks_nobody() {
     let redis = Redis::start();
-    redis.run::<i64>("ZADD {mq:t}:later 1 lost").await;
+    redis.run::<i64>("ZADD {mq:t}:delayed 1 lost").await;
     redis.publish_later("t", "fine", "{}", Duration::from_millis(1)).await;
     let queue = redis.queue("t", "me");
     until("nothing is delayed", async || {
         promote_all(&queue).await;
-        (redis.run::<i64>("ZCARD {mq:t}:later").await == 0).then_some(())
+        (redis.run::<i64>("ZCARD {mq:t}:delayed").await == 0).then_some(())
     })
     .await;
     let dead = redis.dead("t").await;
-    assert_eq!(text(&dead, "gw-reason"), "orphan");
+    assert_eq!(text(&dead, "gw-reason"), "body-missing");
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
 }
 
@@ -131,7 +132,7 @@ async fn any_number_of_due_messages_is_promoted_in_batches() {
     for number in 0..250 {
         redis.run::<i64>(&format!("ZADD mq:delay:t 1 {{\"id\":\"{number}\"}}")).await;
     }
-    assert_eq!(queue.promote_legacy().await.unwrap(), 100);
+    assert_eq!(queue.legacy_delayed.promote().await.unwrap(), 100);
     assert_eq!(promote_all(&queue).await, 150);
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 250);
 }
@@ -142,9 +143,9 @@ async fn promoting_into_a_key_of_another_type_loses_nothing() {
     redis.run::<()>("SET mq:t text").await;
     redis.run::<i64>("ZADD mq:delay:t 1 {\"id\":\"a\"}").await;
     let queue = redis.queue("t", "me");
-    assert!(matches!(queue.promote_legacy().await, Err(QueueError::WrongType(_))));
+    assert!(matches!(queue.legacy_delayed.promote().await, Err(QueueError::WrongType(_))));
     assert_eq!(redis.run::<i64>("ZCARD mq:delay:t").await, 1);
-    assert!(matches!(queue.publish(&publication("t", "x")).await, Err(QueueError::WrongType(_))));
+    assert!(matches!(queue.publisher.publish(&publication("t", "x")).await, Err(QueueError::WrongType(_))));
 }
 
 #[tokio::test]
@@ -152,8 +153,8 @@ async fn taking_creates_no_key() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     let opened = queue.open().await.unwrap();
-    assert_eq!((&opened.kind, opened.absent.len()), (&Kind::Absent, 4));
-    assert!(!Reader::connect(&queue).await.unwrap().wait_for_more(&queue, &opened, &[], SOON).await.unwrap());
+    assert_eq!((&opened.kind, opened.absent.len()), (&TopicKind::Absent, 4));
+    assert!(!BlockingReader::connect(&queue.handle).await.unwrap().wait_for_more(&opened, &[], SOON).await.unwrap());
     promote_all(&queue).await;
     assert_eq!(redis.run::<i64>("DBSIZE").await, 0);
 }
@@ -163,7 +164,7 @@ async fn a_drained_list_stays_a_list_for_those_who_publish_through_us() {
     let redis = Redis::start();
     redis.run::<i64>("LPUSH mq:t a").await;
     let queue = redis.queue("t", "me");
-    assert_eq!(queue.open().await.unwrap().kind, Kind::List);
+    assert_eq!(queue.open().await.unwrap().kind, TopicKind::List);
     redis.run::<String>("LPOP mq:t").await;
     redis.publish("t", "ours", "{}").await;
     assert_eq!(redis.run::<i64>("EXISTS mq:t").await, 0);
@@ -193,11 +194,11 @@ async fn a_renewal_neither_steals_nor_counts() {
     let stolen = take_over(&other, NOW, 1).await.remove(0);
     assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
-    assert_eq!(mine.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
+    assert_eq!(mine.leases.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
     // The other consumer still owns it, and no delivery count has increased.
-    assert_eq!(other.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
+    assert_eq!(other.leases.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
     let again = take_over(&redis.queue("t", "third"), NOW, 10).await;
-    let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.deliveries)).collect();
+    let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.delivery_count)).collect();
     assert_eq!(counts, [("other", 3), ("me", 2)]);
 }
 
@@ -211,7 +212,7 @@ async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting(
         redis.run::<redis::Value>(&claim).await;
     }
     let other = redis.queue("t", "other");
-    let hour = Patience { lease: HOUR, ..NOW };
+    let hour = ReclaimTimeouts { lease: HOUR, ..NOW };
     assert!(take_over(&other, hour, 10).await.is_empty());
     assert!(take_over(&other, ONLY_REQUEUED, 10).await.is_empty());
     assert_eq!(take_over(&other, NOW, 10).await.len(), 1);
@@ -223,7 +224,7 @@ async fn nothing_is_reclaimed_before_its_lease_expires_or_just_after_connecting(
 async fn a_requeued_message_is_available_at_once_and_not_counted() {
     let redis = Redis::start();
     let (mine, all) = taken(&redis, "me", &["a", "kept"]).await;
-    assert_eq!(mine.give_back(Source::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
+    assert_eq!(mine.leases.requeue_except(StreamKind::Normal, std::slice::from_ref(&all[1].entry)).await.unwrap(), 1);
     let other = redis.queue("t", "other");
     let reclaimed = take_over(&other, ONLY_REQUEUED, 10).await;
     assert_eq!(reclaimed.len(), 1);
@@ -236,15 +237,15 @@ async fn a_requeued_message_keeps_its_crash_count() {
     let (first, _) = taken(&redis, "first", &["a", "b", "c", "held"]).await;
     let me = redis.queue("t", "me");
     let mine: Vec<_> = take_over(&me, NOW, 10).await.into_iter().map(|(one, _)| one).collect();
-    me.hand_on(&mine[0].entry).await.unwrap();
-    me.hand_on(&mine[1].entry).await.unwrap();
+    me.leases.requeue(&mine[0].entry).await.unwrap();
+    me.leases.requeue(&mine[1].entry).await.unwrap();
     // No longer owned by this consumer, so it cannot requeue it.
-    first.hand_on(&mine[3].entry).await.unwrap();
+    first.leases.requeue(&mine[3].entry).await.unwrap();
     let in_flight = [mine[2].entry.clone(), mine[3].entry.clone()];
-    let deliveries = |reclaimed: &[(Taken, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let deliveries = |reclaimed: &[(Delivery, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
     let other = redis.queue("t", "other");
-    let theirs = take_over(&other, Patience { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
-    assert_eq!((deliveries(&theirs), mine[0].losses), (mine[..1].to_vec(), 1));
+    let theirs = take_over(&other, ReclaimTimeouts { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
+    assert_eq!((deliveries(&theirs), mine[0].crash_count), (mine[..1].to_vec(), 1));
     assert_eq!(reconcile(&me, &in_flight).await, mine[1..2]);
 }
 
@@ -252,11 +253,11 @@ async fn a_requeued_message_keeps_its_crash_count() {
 async fn a_consumer_is_removed_only_without_pending_messages() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a"]).await;
-    let source = all[0].entry.source;
-    queue.leave(source).await.unwrap();
+    let source = all[0].entry.stream;
+    queue.leases.remove_consumer(source).await.unwrap();
     assert_eq!(redis.in_flight("t").await, 1);
     settle(&queue, &[done(&all[0], Vec::new())]).await;
-    queue.leave(source).await.unwrap();
+    queue.leases.remove_consumer(source).await.unwrap();
     let consumers: Vec<redis::Value> = redis.run("XINFO CONSUMERS mq:t consumer-group-t").await;
     assert!(consumers.is_empty(), "{consumers:?}");
 }
@@ -311,11 +312,11 @@ async fn idle_consumers_are_pruned_without_losing_messages() {
             settle(&theirs, &[done(&taken[0], Vec::new())]).await;
         }
     }
-    assert_eq!(me.forget_the_gone(Source::Normal, HOUR).await.unwrap(), 0);
+    assert_eq!(me.leases.prune_consumers(StreamKind::Normal, HOUR).await.unwrap(), 0);
     age_consumers(&redis, HOUR).await;
     redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t new").await;
     assert_eq!(consumers(&redis).await, ["busy", "gone", "gone-too", "me", "new"]);
-    assert_eq!(me.forget_the_gone(Source::Normal, HOUR).await.unwrap(), 2);
+    assert_eq!(me.leases.prune_consumers(StreamKind::Normal, HOUR).await.unwrap(), 2);
     assert_eq!(consumers(&redis).await, ["busy", "me", "new"]);
     assert_eq!(redis.in_flight("t").await, 1);
 }
@@ -327,13 +328,13 @@ async fn a_pruned_consumer_that_still_waits_is_recreated_by_its_next_message() {
     redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t gone").await;
     age_consumers(&redis, 2 * HOUR).await;
     let waits = redis.queue("t", "waits");
-    let mut reader = Reader::connect(&waits).await.unwrap();
-    let (read, ()) = tokio::join!(reader.read(&waits, Source::Normal, 1, HOUR), async {
+    let mut reader = BlockingReader::connect(&waits.handle).await.unwrap();
+    let (read, ()) = tokio::join!(reader.read(StreamKind::Normal, 1, HOUR), async {
         until("it is blocked", async || {
             redis.run::<String>("CLIENT LIST").await.contains("cmd=xreadgroup").then_some(())
         })
         .await;
-        redis.queue("t", "me").forget_the_gone(Source::Normal, Duration::ZERO).await.unwrap();
+        redis.queue("t", "me").leases.prune_consumers(StreamKind::Normal, Duration::ZERO).await.unwrap();
         assert!(consumers(&redis).await.is_empty());
         redis.publish("t", "a", "{}").await;
     });
@@ -380,8 +381,8 @@ async fn settling_twice_changes_nothing_the_second_time() {
     let set = vec![(b"gw-reason".to_vec(), b"trap".to_vec())];
     let batch = [
         done(&all[0], Vec::new()),
-        all[1].later(HOUR, Fields::new()),
-        all[2].dead(set),
+        all[1].run_again(HOUR, Fields::new()),
+        all[2].dead_letter(set),
         done(&all[3], vec![publication("child", "c-1"), publication("other", "c-2")]),
     ];
     assert_eq!(settle(&queue, &batch).await, vec![Settled::Ok; 4]);
@@ -389,7 +390,7 @@ async fn settling_twice_changes_nothing_the_second_time() {
     assert_eq!(again, [Settled::Ok, Settled::Gone, Settled::Gone, Settled::Gone]);
     for (command, expected) in [
         ("XLEN mq:t", 0),
-        ("ZCARD {mq:t}:later", 1),
+        ("ZCARD {mq:t}:delayed", 1),
         ("XLEN {mq:t}:dead", 1),
         ("XLEN mq:child", 1),
         ("XLEN mq:other", 1),
@@ -405,7 +406,7 @@ async fn a_worker_that_lost_its_lease_may_finish_but_not_retry_or_dead_letter() 
     let (late, all) = taken(&redis, "late", &["retry", "dead", "done"]).await;
     let other = redis.queue("t", "other");
     let theirs = take_over(&other, NOW, 10).await;
-    let batch = [all[0].later(HOUR, Fields::new()), all[1].dead(Fields::new())];
+    let batch = [all[0].run_again(HOUR, Fields::new()), all[1].dead_letter(Fields::new())];
     assert_eq!(settle(&late, &batch).await, [Settled::Gone, Settled::Gone]);
     // The run was successful, so its follow-ups are sent and it is not repeated.
     let finished = [done(&all[2], vec![publication("child", "c")])];
@@ -422,8 +423,8 @@ async fn a_settlement_of_an_earlier_delivery_is_ignored() {
     take_over(&redis.queue("t", "other"), NOW, 1).await;
     let mine_again = take_over(&me, NOW, 1).await.remove(0).0;
     assert_eq!(mine_again.deliveries, 3);
-    assert_eq!(settle(&me, &[first[0].later(HOUR, Fields::new())]).await, [Settled::Gone]);
-    assert_eq!(settle(&me, &[mine_again.later(HOUR, Fields::new())]).await, [Settled::Ok]);
+    assert_eq!(settle(&me, &[first[0].run_again(HOUR, Fields::new())]).await, [Settled::Gone]);
+    assert_eq!(settle(&me, &[mine_again.run_again(HOUR, Fields::new())]).await, [Settled::Ok]);
 }
 
 #[tokio::test]
@@ -437,7 +438,10 @@ async fn the_failure_of_one_settlement_affects_no_other() {
         done(&all[2], Vec::new()),
     ];
     let results = settle(&queue, &batch).await;
-    assert!(matches!(&results[0], Settled::Failed(error) if error.contains("mq:broken holds a string")), "{results:?}");
+    assert!(
+        matches!(&results[0], Settled::FollowUpsRefused(error) if error.contains("mq:broken holds a string")),
+        "{results:?}"
+    );
     assert_eq!(results[1..], [Settled::Ok, Settled::Ok]);
     // Nothing of the failed one was sent, since its keys are checked first.
     assert_eq!(redis.run::<i64>("XLEN mq:fine").await, 1);
@@ -449,8 +453,11 @@ async fn a_destroyed_group_aborts_no_settlement() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["later", "plain", "parent"]).await;
     redis.run::<i64>("XGROUP DESTROY mq:t consumer-group-t").await;
-    let batch =
-        [all[0].later(HOUR, Fields::new()), done(&all[1], Vec::new()), done(&all[2], vec![publication("child", "c")])];
+    let batch = [
+        all[0].run_again(HOUR, Fields::new()),
+        done(&all[1], Vec::new()),
+        done(&all[2], vec![publication("child", "c")]),
+    ];
     assert_eq!(settle(&queue, &batch).await, [Settled::Gone, Settled::Ok, Settled::Ok]);
     // Done messages are removed; the retried one remains for the new group.
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.run::<i64>("XLEN mq:child").await), (1, 1));
@@ -464,8 +471,8 @@ async fn a_full_redis_rejects_moves_and_accepts_done() {
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let batch = [
         done(&all[0], Vec::new()),
-        all[1].later(SOON, Fields::new()),
-        all[2].dead(Fields::new()),
+        all[1].run_again(SOON, Fields::new()),
+        all[2].dead_letter(Fields::new()),
         done(&all[3], vec![publication("child", "c")]),
     ];
     let results = settle(&queue, &batch).await;
@@ -487,7 +494,7 @@ async fn a_lost_group_runs_no_history_again() {
     // A legacy worker acknowledges and never deletes. A sweep was completed before.
     let queue = redis.queue("t", "me");
     queue.open().await.unwrap();
-    assert_eq!(queue.sweep(None).await.unwrap(), None);
+    assert_eq!(queue.legacy_history.sweep(None).await.unwrap(), None);
     let command = "XREADGROUP GROUP consumer-group-t consumer-1 COUNT 240 STREAMS mq:t >";
     let entries: redis::Value = redis.run(command).await;
     let redis::Value::Array(streams) = entries else { panic!("{entries:?}") };
@@ -500,7 +507,7 @@ async fn a_lost_group_runs_no_history_again() {
     }
     // Also during a sweep: the floor is known after the first batch. Messages in flight are
     // no history, since only the group knew of them.
-    let next = queue.sweep(None).await.unwrap();
+    let next = queue.legacy_history.sweep(None).await.unwrap();
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
     let remaining: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
     let unread: Vec<String> = remaining.into_iter().skip(130).map(|(id, _)| id).collect();
@@ -521,7 +528,7 @@ async fn a_swept_stream_holds_only_the_backlog() {
     }
     let mut from = None;
     loop {
-        from = queue.sweep(from.as_ref()).await.unwrap();
+        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
         if from.is_none() {
             break;
         }
@@ -540,7 +547,7 @@ async fn nothing_is_deleted_while_another_group_reads_the_stream() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
     redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
-    queue.sweep(None).await.unwrap();
+    queue.legacy_history.sweep(None).await.unwrap();
     settle(&queue, &[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
     // The same settlement again sends nothing.
@@ -559,6 +566,6 @@ async fn an_entry_of_too_many_fields_still_becomes_a_dead_letter() {
     command.query_async::<String>(&mut redis.connection().await).await.unwrap();
     let queue = redis.queue("t", "me");
     let one = take(&queue).await.remove(0);
-    assert_eq!(settle(&queue, &[one.dead(Fields::new())]).await, [Settled::Ok]);
+    assert_eq!(settle(&queue, &[one.dead_letter(Fields::new())]).await, [Settled::Ok]);
     assert!(field(&redis.dead("t").await, "gw-packed").len() > 5000);
 }

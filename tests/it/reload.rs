@@ -243,7 +243,7 @@ async fn under_full_load_two_alternating_versions_run_each_message_once() {
         let drafts = (from..from + count).map(|number| Draft::new(format!("m-{number}"), &to, "{}"));
         let drafts: Vec<_> = drafts.map(|draft| draft.encode(Timestamp::now()).unwrap()).collect();
         for chunk in drafts.chunks(1000) {
-            queue.publish_all(chunk).await.unwrap();
+            queue.publisher.publish_all(chunk).await.unwrap();
         }
         from + count
     };
@@ -265,7 +265,7 @@ async fn under_full_load_two_alternating_versions_run_each_message_once() {
     }
     redis.is("all are handled", "XLEN mq:topic", 0).await;
     // No message has failed, was run again, or is unfinished.
-    for key in ["{mq:topic}:dead", "{mq:topic}:later", "{mq:topic}:later:body", "{mq:topic}:work"] {
+    for key in ["{mq:topic}:dead", "{mq:topic}:delayed", "{mq:topic}:delayed:body", "{mq:topic}:work"] {
         assert_eq!(redis.run::<i64>(&format!("EXISTS {key}")).await, 0, "{key}");
     }
     assert_eq!(redis.in_flight("topic").await, 0);

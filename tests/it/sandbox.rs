@@ -314,7 +314,7 @@ async fn an_endless_message_chain_is_stopped() {
     // A delayed message begins a new chain.
     redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
     let delayed = until("delayed", async || {
-        let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:later:body").await;
+        let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:delayed:body").await;
         bodies.into_iter().next()
     })
     .await;
@@ -362,7 +362,7 @@ async fn handler_output_cannot_control_a_terminal() {
         for (number, act) in acts.iter().enumerate() {
             redis.publish("puppet", &format!("{number}{unsafe_text}"), &act.to_string()).await;
         }
-        redis.is("one is postponed", "ZCARD {mq:puppet}:later", 1).await;
+        redis.is("one is postponed", "ZCARD {mq:puppet}:delayed", 1).await;
         redis.is("all others are settled", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.lines_with_control_characters(), Vec::<String>::new(), "{format}");
         // The commands that show the results escape them too.

@@ -215,18 +215,18 @@ async fn a_schedule_that_never_fires_is_rejected() {
 async fn of_two_concurrent_callers_one_publishes() {
     let redis = Redis::start();
     let (one, other) = (redis.queue("t", "one"), redis.queue("t", "other"));
-    let start = one.look_at_schedule("s UTC").await.unwrap();
+    let start = one.schedules.last_fire("s UTC").await.unwrap();
     assert_eq!((start.published, start.last.duration_since(start.now).is_positive()), (0, false));
     assert_eq!(last(&redis, "s UTC").await, Some(start.last));
     let from = now() - seconds(100);
     let fires = [message(from + seconds(10)), message(from + seconds(20))];
     set_last(&redis, "s UTC", from).await;
-    let (a, b) = tokio::join!(one.fire("s UTC", from, &fires), other.fire("s UTC", from, &fires));
+    let (a, b) = tokio::join!(one.schedules.fire("s UTC", from, &fires), other.schedules.fire("s UTC", from, &fires));
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(a.published + b.published, 2);
     assert_eq!((a.last, b.last), (fires[1].0, fires[1].0));
     // The same request again publishes nothing.
-    assert_eq!(one.fire("s UTC", from, &fires).await.unwrap().published, 0);
+    assert_eq!(one.schedules.fire("s UTC", from, &fires).await.unwrap().published, 0);
     assert_eq!(fired(&redis, "mq:t").await, [fires[0].0, fires[1].0]);
 }
 
@@ -234,9 +234,10 @@ async fn of_two_concurrent_callers_one_publishes() {
 async fn nothing_fires_before_its_time_by_the_clock_of_redis() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
-    let start = queue.look_at_schedule("s UTC").await.unwrap();
+    let start = queue.schedules.last_fire("s UTC").await.unwrap();
     let future = Timestamp::from_second(start.now.as_second() + 3600).unwrap();
-    let seen = queue.fire("s UTC", start.last, &[message(now() - seconds(1)), message(future)]).await.unwrap();
+    let seen =
+        queue.schedules.fire("s UTC", start.last, &[message(now() - seconds(1)), message(future)]).await.unwrap();
     assert_eq!((seen.published, seen.last), (0, start.last));
     assert_eq!(redis.run::<i64>("EXISTS mq:t").await, 0);
 }
@@ -247,13 +248,13 @@ async fn a_clock_set_back_delays_a_schedule_for_an_hour_at_most() {
     let queue = redis.queue("t", "me");
     for (ahead, is_delayed) in [(3500, true), (3700, false)] {
         set_last(&redis, "s UTC", now() + seconds(ahead)).await;
-        let seen = queue.look_at_schedule("s UTC").await.unwrap();
+        let seen = queue.schedules.last_fire("s UTC").await.unwrap();
         assert_eq!(seen.last > seen.now, is_delayed, "{ahead}");
     }
     // An invalid record does not block the schedule either.
     for nonsense in ["x", "-5", "nan", "1e99", "99999999999999999999999"] {
         redis.run::<i64>(&format!("HSET {{mq:t}}:cron sUTC {nonsense}")).await;
-        let seen = queue.look_at_schedule("sUTC").await.unwrap();
+        let seen = queue.schedules.last_fire("sUTC").await.unwrap();
         assert!(seen.last <= seen.now && seen.now.duration_since(seen.last) < SignedDuration::from_secs(60));
     }
 }
@@ -265,7 +266,7 @@ async fn a_new_schedule_is_never_recorded_as_just_fired() {
     // The first check happens exactly at the fire time of another version.
     until("a check at a whole second", async || {
         for _ in 0..1000 {
-            let seen = queue.look_at_schedule("sUTC").await.unwrap();
+            let seen = queue.schedules.last_fire("sUTC").await.unwrap();
             redis.run::<i64>("HDEL {mq:t}:cron sUTC").await;
             assert_ne!(seen.last.subsec_millisecond(), 0);
             if seen.now.subsec_millisecond() == 0 {
@@ -284,11 +285,11 @@ async fn two_versions_of_a_manifest_share_a_fire_time() {
     let from = now() - seconds(100);
     let (shared, later) = (message(from + seconds(10)), message(from + seconds(20)));
     for name in ["old UTC", "new UTC"] {
-        queue.look_at_schedule(name).await.unwrap();
+        queue.schedules.last_fire(name).await.unwrap();
         set_last(&redis, name, from).await;
     }
-    assert_eq!(queue.fire("old UTC", from, std::slice::from_ref(&shared)).await.unwrap().published, 1);
-    let seen = queue.fire("new UTC", from, &[shared.clone(), later.clone()]).await.unwrap();
+    assert_eq!(queue.schedules.fire("old UTC", from, std::slice::from_ref(&shared)).await.unwrap().published, 1);
+    let seen = queue.schedules.fire("new UTC", from, &[shared.clone(), later.clone()]).await.unwrap();
     assert_eq!((seen.published, seen.last), (1, later.0));
     assert_eq!(last(&redis, "old UTC").await, Some(shared.0));
     let ids: BTreeSet<Timestamp> = fired(&redis, "mq:t").await.into_iter().collect();
@@ -300,15 +301,15 @@ async fn an_unused_schedule_is_removed() {
     let redis = Redis::start();
     let queue = redis.queue("t", "me");
     for (name, unseen) in [("young UTC", 500), ("old UTC", 700)] {
-        queue.look_at_schedule(name).await.unwrap();
+        queue.schedules.last_fire(name).await.unwrap();
         set_last(&redis, &format!("seen:{name}"), now() - seconds(unseen)).await;
     }
     // A schedule that no other version has replaced keeps its missed fire times.
     let before = last(&redis, "old UTC").await;
-    queue.look_at_schedule("old UTC").await.unwrap();
+    queue.schedules.last_fire("old UTC").await.unwrap();
     assert_eq!(last(&redis, "old UTC").await, before);
     set_last(&redis, "seen:old UTC", now() - seconds(700)).await;
-    queue.look_at_schedule("new UTC").await.unwrap();
+    queue.schedules.last_fire("new UTC").await.unwrap();
     assert!(last(&redis, "young UTC").await.is_some());
     assert_eq!((last(&redis, "old UTC").await, last(&redis, "seen:old UTC").await), (None, None));
 }
@@ -321,18 +322,18 @@ async fn a_schedule_publishes_to_the_key_that_its_topic_reads() {
     let (first, second) = (message(from + seconds(10)), message(from + seconds(20)));
     redis.run::<i64>("RPUSH mq:t x").await;
     set_last(&redis, "s UTC", from).await;
-    queue.fire("s UTC", from, std::slice::from_ref(&first)).await.unwrap();
+    queue.schedules.fire("s UTC", from, std::slice::from_ref(&first)).await.unwrap();
     assert_eq!(fired(&redis, "{mq:t}:work").await, [first.0]);
     // After a failure the fire time is not recorded.
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<()>("SET mq:t text").await;
     let known = last(&redis, "s UTC").await.unwrap();
-    assert!(queue.fire("s UTC", known, std::slice::from_ref(&second)).await.is_err());
+    assert!(queue.schedules.fire("s UTC", known, std::slice::from_ref(&second)).await.is_err());
     assert_eq!(last(&redis, "s UTC").await, Some(known));
     redis.run::<i64>("DEL mq:t").await;
     redis.run::<()>("CONFIG SET maxmemory 1").await;
-    assert!(queue.fire("s UTC", known, std::slice::from_ref(&second)).await.is_err());
+    assert!(queue.schedules.fire("s UTC", known, std::slice::from_ref(&second)).await.is_err());
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     assert_eq!(last(&redis, "s UTC").await, Some(known));
-    assert_eq!(queue.fire("s UTC", known, std::slice::from_ref(&second)).await.unwrap().published, 1);
+    assert_eq!(queue.schedules.fire("s UTC", known, std::slice::from_ref(&second)).await.unwrap().published, 1);
 }

@@ -2,11 +2,13 @@
 //! so that Redis serves other clients in between, however large the messages are.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Publication};
 use gateway_worker::queue::dead::{Order, Origin};
 use gateway_worker::queue::{
-    End, EntryKey, FlowControl, Patience, Purged, Reader, Settled, Settlement, Source, Take, Taken, TopicQueue,
+    BlockingReader, Delivery, EntryId, FlowControl, ListEnd, Purged, ReclaimTimeouts, Settled, Settlement, StreamKind,
+    Take,
 };
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
@@ -20,10 +22,10 @@ fn envelope(id: usize, bytes: usize) -> String {
     format!(r#"{{"id":"m{id}","topic":"t","data":"{}"}}"#, "x".repeat(bytes))
 }
 
-async fn publish_later(queue: &TopicQueue, number: usize, bytes: usize) {
+async fn publish_later(queue: &TopicClient, number: usize, bytes: usize) {
     let (topic, data) = (topic("t"), format!("\"{}\"", "x".repeat(bytes)));
     let draft = Draft { delay: HOUR, ..Draft::new(format!("m{number}"), &topic, &data) };
-    queue.publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
+    queue.publisher.publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
 }
 
 async fn send(connection: &mut MultiplexedConnection, words: &[&str]) {
@@ -41,18 +43,18 @@ async fn fill(redis: &Redis, words: &[&str], bytes: usize) {
 }
 
 /// The number of messages that each script of a search has read.
-async fn find_batches(queue: &TopicQueue, id: &str) -> Vec<u64> {
+async fn find_batches(queue: &TopicClient, id: &str) -> Vec<u64> {
     let mut counts = Vec::new();
-    let found = queue.find(id, &mut |count| counts.push(count)).await.unwrap();
+    let found = queue.search.find(id, &mut |count| counts.push(count)).await.unwrap();
     assert_eq!(found.len(), 1, "{id}");
     counts.retain(|count| *count > 0);
     counts
 }
 
-async fn take_all(queue: &TopicQueue) -> Vec<Taken> {
+async fn take_all(queue: &TopicClient) -> Vec<Delivery> {
     queue.open().await.unwrap();
-    let mut reader = Reader::connect(queue).await.unwrap();
-    let take = reader.take(queue, &[Source::Normal], FlowControl::default(), COUNT).await.unwrap();
+    let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
+    let take = reader.take(&[StreamKind::Normal], FlowControl::default(), COUNT).await.unwrap();
     let Take::Taken(taken) = take else { panic!("nothing to take") };
     assert_eq!(taken.len(), COUNT);
     taken
@@ -106,7 +108,7 @@ async fn large_delayed_messages_are_searched_in_small_batches() {
     // A scan returns all entries of one bucket.
     let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
-    assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
+    assert_eq!(queue.search.peek(COUNT).await.unwrap().len(), COUNT);
     redis.run::<()>("FLUSHALL").await;
 
     let mut connection = redis.connection().await;
@@ -115,7 +117,7 @@ async fn large_delayed_messages_are_searched_in_small_batches() {
     }
     let counts = find_batches(&queue, "m63").await;
     assert!(counts.iter().all(|count| *count <= 8) && counts.iter().sum::<u64>() >= COUNT as u64, "{counts:?}");
-    assert_eq!(queue.peek(COUNT).await.unwrap().len(), COUNT);
+    assert_eq!(queue.search.peek(COUNT).await.unwrap().len(), COUNT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,16 +140,16 @@ async fn dead_letters_are_read_and_purged_in_batches_limited_by_bytes() {
     let add_dead_letter = ["XADD", "{mq:t}:dead", "*", "gw-reason", "trap", "message"];
     for (bytes, at_once) in [(LARGE, 1), (1000, COUNT)] {
         fill(&redis, &add_dead_letter, bytes).await;
-        let mut walk = queue.dead_letters(Origin::Ours, Order::OldestFirst).await.unwrap();
+        let mut walk = queue.dead_letters.list(Origin::Ours, Order::OldestFirst).await.unwrap();
         assert_eq!(walk.next().await.unwrap().len(), at_once);
         let mut newest = None;
         let mut dropped = 0;
         while dropped < COUNT as u64 {
-            let batch = queue.purge_dead(Origin::Ours, &mut newest).await.unwrap();
+            let batch = queue.dead_purge.all(Origin::Ours, &mut newest).await.unwrap();
             assert_eq!(batch, at_once as u64);
             dropped += batch;
         }
-        assert_eq!(queue.dead_count().await.unwrap(), 0);
+        assert_eq!(queue.dead_letters.count().await.unwrap(), 0);
     }
 }
 
@@ -160,11 +162,11 @@ async fn due_messages_are_promoted_in_batches_limited_by_bytes() {
         for number in 0..COUNT {
             publish_later(&queue, number, bytes).await;
             let token = format!("p:{}", number + 1);
-            send(&mut connection, &["ZADD", "{mq:t}:later", "1", &token]).await;
+            send(&mut connection, &["ZADD", "{mq:t}:delayed", "1", &token]).await;
             send(&mut connection, &["ZADD", "mq:delay:t", "1", &envelope(number, bytes)]).await;
         }
-        assert_eq!(queue.promote().await.unwrap().moved, at_once);
-        assert_eq!(queue.promote_legacy().await.unwrap(), at_once);
+        assert_eq!(queue.delayed.promote().await.unwrap().moved, at_once);
+        assert_eq!(queue.legacy_delayed.promote().await.unwrap(), at_once);
         redis.run::<()>("FLUSHALL").await;
     }
 }
@@ -186,7 +188,7 @@ async fn history_is_swept_in_batches_limited_by_bytes_also_with_a_full_redis() {
             redis.run::<i64>(&format!("XACK mq:t consumer-group-t {id}")).await;
         }
         redis.run::<()>("CONFIG SET maxmemory 1").await;
-        assert!(queue.sweep(None).await.unwrap().is_some());
+        assert!(queue.legacy_history.sweep(None).await.unwrap().is_some());
         redis.run::<()>("CONFIG SET maxmemory 0").await;
         assert_eq!(redis.run::<usize>("XLEN mq:t").await, left);
         assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:state floor").await, 1);
@@ -210,7 +212,7 @@ async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
     redis::cmd("XDEL").arg("mq:t").arg(deleted).query_async::<i64>(&mut connection).await.unwrap();
     let mut from = None;
     loop {
-        from = queue.sweep(from.as_ref()).await.unwrap();
+        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
         if from.is_none() {
             break;
         }
@@ -222,18 +224,18 @@ async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_large_items_is_not_read_whole() {
     for (end, bytes, at_once) in
-        [(End::Left, LARGE, 1), (End::Right, LARGE, 1), (End::Left, 10, COUNT), (End::Right, 10, COUNT)]
+        [(ListEnd::Left, LARGE, 1), (ListEnd::Right, LARGE, 1), (ListEnd::Left, 10, COUNT), (ListEnd::Right, 10, COUNT)]
     {
         let redis = Redis::start_with(&[]);
         let queue = redis.queue("t", "me");
         fill(&redis, &["RPUSH", "mq:t"], bytes).await;
-        assert_eq!(queue.ingest(end).await.unwrap(), at_once);
+        assert_eq!(queue.list_intake.move_batch(end).await.unwrap(), at_once);
         let lua = lua_bytes(&redis).await;
         assert!(lua < 16 * LARGE, "{lua}");
-        while queue.ingest(end).await.unwrap() > 0 {}
+        while queue.list_intake.move_batch(end).await.unwrap() > 0 {}
         let mut ids: Vec<String> =
             redis.envelopes("{mq:t}:work").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
-        if end == End::Right {
+        if end == ListEnd::Right {
             ids.reverse();
         }
         assert_eq!(ids, (0..COUNT).map(|number| format!("m{number}")).collect::<Vec<_>>());
@@ -247,10 +249,10 @@ async fn a_legacy_copy_is_found_behind_large_messages() {
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":0}"#).await;
     assert_eq!(read_all_as_legacy_worker(&redis).await.len(), 1);
     fill(&redis, &["XADD", "mq:t", "*", "message"], LARGE).await;
-    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 0);
+    assert_eq!(queue.legacy_pending.acknowledge_copied(Duration::ZERO).await.unwrap(), 0);
     redis.add("t", br#"{"id":"copied","topic":"t","data":{},"retry":1}"#).await;
     redis.run::<()>("CONFIG RESETSTAT").await;
-    assert_eq!(queue.adopt(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(queue.legacy_pending.acknowledge_copied(Duration::ZERO).await.unwrap(), 1);
     // One large message fills a batch.
     assert!(scripts_run(&redis).await > COUNT);
 }
@@ -262,7 +264,7 @@ async fn waiting_messages_are_purged_in_batches_limited_by_bytes() {
     for (bytes, batches) in [(LARGE, vec![1; COUNT]), (1000, vec![COUNT as u64])] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         let mut counts = Vec::new();
-        queue.purge(false, &mut |count| counts.push(count)).await.unwrap();
+        queue.purge.purge(false, &mut |count| counts.push(count)).await.unwrap();
         assert_eq!(counts, batches);
     }
 }
@@ -279,7 +281,7 @@ async fn lists_and_delayed_messages_are_purged_without_reading_them() {
     fill(&redis, &["RPUSH", "{mq:t}:in"], LARGE).await;
     // Discard the memory that the publications have used.
     redis.run::<()>("SCRIPT FLUSH SYNC").await;
-    let purged = queue.purge(true, &mut |_| {}).await.unwrap();
+    let purged = queue.purge.purge(true, &mut |_| {}).await.unwrap();
     assert_eq!(purged, Purged { waiting: COUNT as u64, delayed: 2 * COUNT as u64 });
     let lua = lua_bytes(&redis).await;
     assert!(lua < LARGE, "{lua}");
@@ -302,16 +304,16 @@ async fn a_purge_spares_messages_that_arrive_meanwhile() {
         redis::cmd("LPUSH").arg("mq:t").arg("late").exec(&mut connection).unwrap();
         redis::cmd("ZADD").arg("mq:delay:t").arg(1).arg("late").exec(&mut connection).unwrap();
     };
-    queue.purge(true, &mut publish_more).await.unwrap();
+    queue.purge.purge(true, &mut publish_more).await.unwrap();
     let left: Vec<String> = redis.run("LRANGE mq:t 0 -1").await;
     assert!(!left.is_empty() && left.iter().all(|one| one == "late"), "{left:?}");
     assert_eq!(redis.run::<Vec<String>>("ZRANGE mq:delay:t 0 -1").await, ["late"]);
 }
 
-fn follow_up(taken: &Taken, bytes: usize) -> Settlement {
+fn follow_up(taken: &Delivery, bytes: usize) -> Settlement {
     let (topic, data) = (topic("child"), format!("\"{}\"", "x".repeat(bytes)));
     let sealed: Publication = Draft::new(taken.entry.to_string(), &topic, &data).encode(Timestamp::now()).unwrap();
-    taken.done(None, vec![sealed], None)
+    taken.done(None, vec![sealed])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,16 +321,16 @@ async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
     // The server closes a connection that sends more at once.
     let redis = Redis::start_with(&["--client-query-buffer-limit", "8mb"]);
     let queue = redis.queue("t", "me");
-    let again = |taken: &Taken, _: usize| taken.later(HOUR, Fields::new());
-    let dead = |taken: &Taken, _: usize| taken.dead(Fields::new());
-    type Settle = fn(&Taken, usize) -> Settlement;
+    let again = |taken: &Delivery, _: usize| taken.run_again(HOUR, Fields::new());
+    let dead = |taken: &Delivery, _: usize| taken.dead_letter(Fields::new());
+    type Settle = fn(&Delivery, usize) -> Settlement;
     let settlements: [Settle; 3] = [follow_up, again, dead];
     for settlement in settlements {
         for (bytes, scripts) in [(LARGE, COUNT), (1000, 1)] {
             fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
             let batch: Vec<_> = take_all(&queue).await.iter().map(|one| settlement(one, bytes)).collect();
             let before = scripts_run(&redis).await;
-            let settled = queue.settle(&batch, HOUR).await.unwrap();
+            let settled = queue.settlements.settle(&batch, HOUR).await.unwrap();
             assert_eq!(settled, vec![Settled::Ok; COUNT]);
             // One more if the server had to load the script.
             let run = scripts_run(&redis).await - before;
@@ -338,7 +340,7 @@ async fn moving_settlements_are_split_into_batches_limited_by_bytes() {
     }
 }
 
-const LEASE: Patience = Patience { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
+const LEASE: ReclaimTimeouts = ReclaimTimeouts { lease: Duration::ZERO, legacy: HOUR, connected: HOUR };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_are_reclaimed_and_recovered_in_small_batches() {
@@ -347,17 +349,17 @@ async fn large_messages_are_reclaimed_and_recovered_in_small_batches() {
     for (bytes, at_once) in [(LARGE, 8), (1000, COUNT)] {
         fill(&redis, &["XADD", "mq:t", "*", "message"], bytes).await;
         take_all(&queue).await;
-        let mut in_flight: Vec<EntryKey> = Vec::new();
+        let mut in_flight: Vec<EntryId> = Vec::new();
         while in_flight.len() < COUNT {
-            let found = queue.reconcile(Source::Normal, &in_flight).await.unwrap();
+            let found = queue.leases.reconcile(StreamKind::Normal, &in_flight).await.unwrap();
             assert_eq!(found.len(), at_once);
             in_flight.extend(found.into_iter().map(|one| one.entry));
         }
-        assert!(queue.reconcile(Source::Normal, &in_flight).await.unwrap().is_empty());
+        assert!(queue.leases.reconcile(StreamKind::Normal, &in_flight).await.unwrap().is_empty());
         let mut taken = 0;
         while taken < COUNT {
-            let found = other.take_over(Source::Normal, LEASE, None, COUNT).await.unwrap();
-            assert_eq!(found.taken.len(), at_once);
+            let found = other.leases.reclaim(StreamKind::Normal, LEASE, None, COUNT).await.unwrap();
+            assert_eq!(found.deliveries.len(), at_once);
             taken += at_once;
             // The caller learns that more can be reclaimed.
             assert_eq!(found.others > 0, taken < COUNT);

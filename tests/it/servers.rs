@@ -4,8 +4,9 @@
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server, valkey};
 use crate::support::{Entry, connect_without_timeout, field, topic, try_connection, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{Connection, TopicQueue};
+use gateway_worker::queue::Connection;
 use gateway_worker::settings::RawRedis;
 use jiff::Timestamp;
 use redis::FromRedisValue;
@@ -215,8 +216,8 @@ impl Server {
     }
 
     /// A topic's queue as the worker `consumer` uses it.
-    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicQueue {
-        TopicQueue::new(&self.connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
+    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicClient {
+        TopicClient::new(&self.connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
     }
 
     pub(crate) async fn publish(&self, name: &str, id: &str, data: &str) {
@@ -233,7 +234,7 @@ impl Server {
         let queue = self.queue(draft.topic.as_str(), "publisher");
         let publication = draft.encode(Timestamp::now()).unwrap();
         until("published", async || {
-            queue.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
+            queue.publisher.publish(&publication).await.map_err(|error| println!("not published: {error}")).ok()
         })
         .await;
     }

@@ -5,8 +5,9 @@
 use crate::batch::replies;
 use crate::proxy::{Direction, DropReply, Proxy};
 use crate::support::{Gateway, Plugins, Redis, built, topic, until};
+use crate::topic_client::TopicClient;
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::queue::{Connection, RedisTarget};
 use jiff::Timestamp;
 use rustix::process::Signal;
 
@@ -63,7 +64,7 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
         other.until_outcome("puppet", id, "done").await;
     }
     assert_eq!(redis.run::<Option<i64>>("HGET {mq:puppet}:state retried").await, None);
-    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:dead {mq:puppet}:later").await, 0);
+    assert_eq!(redis.run::<i64>("EXISTS {mq:puppet}:dead {mq:puppet}:delayed").await, 0);
     let mut seen: Vec<String> =
         redis.envelopes("mq:seen").await.iter().map(|one| one["data"]["id"].as_str().unwrap().to_owned()).collect();
     seen.sort_unstable();
@@ -170,10 +171,10 @@ async fn a_command_that_may_have_run_is_not_sent_again() {
     let proxy = Proxy::start(&redis).await;
     let connection = Connection::to(&RedisTarget::at(&proxy.url()).unwrap()).unwrap();
     let (topic, group) = (topic("t"), "consumer-group-{topic}");
-    let queue = TopicQueue::new(&connection, "mq:", group, "me", &topic);
+    let queue = TopicClient::new(&connection, "mq:", group, "me", &topic);
     let publication = Draft::new("id".to_owned(), &topic, "1").encode(Timestamp::now()).unwrap();
-    queue.publish(&publication).await.unwrap();
+    queue.publisher.publish(&publication).await.unwrap();
     proxy.drop_next_reply(DropReply::After(0));
-    assert!(queue.publish(&publication).await.is_err());
+    assert!(queue.publisher.publish(&publication).await.is_err());
     assert_eq!((proxy.dropped_replies(), redis.run::<i64>("XLEN mq:t").await), (1, 2));
 }

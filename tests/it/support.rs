@@ -2,9 +2,10 @@
 //! components, and polling for conditions.
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
+use crate::topic_client::TopicClient;
 use gateway_worker::private_redis::{self, PrivateRedis};
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use gateway_worker::queue::{Connection, RedisTarget};
 use gateway_worker::topic::Topic;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
@@ -129,9 +130,9 @@ impl Redis {
     }
 
     /// A topic's queue as the worker `consumer` uses it.
-    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicQueue {
+    pub(crate) fn queue(&self, name: &str, consumer: &str) -> TopicClient {
         let connection = Connection::to(&RedisTarget::at(&self.url()).unwrap()).unwrap();
-        TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
+        TopicClient::new(&connection, "mq:", "consumer-group-{topic}", consumer, &topic(name))
     }
 
     pub(crate) async fn publish(&self, topic_name: &str, id: &str, data: &str) {
@@ -141,7 +142,7 @@ impl Redis {
     pub(crate) async fn publish_later(&self, topic_name: &str, id: &str, data: &str, delay: Duration) {
         let topic = topic(topic_name);
         let draft = Draft { delay, ..Draft::new(id.to_owned(), &topic, data) };
-        self.queue(topic_name, "publisher").publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
+        self.queue(topic_name, "publisher").publisher.publish(&draft.encode(Timestamp::now()).unwrap()).await.unwrap();
     }
 
     /// Adds a message as GinForge publishers do.

@@ -4,7 +4,7 @@
 use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use gateway_worker::capability::{KeyValue, NewValue, Only, Quota};
 use gateway_worker::publication::Draft;
-use gateway_worker::queue::{RedisTarget, Store};
+use gateway_worker::queue::{KeyValueStore, RedisTarget};
 use jiff::Timestamp;
 use redis::Cmd;
 use std::collections::BTreeMap;
@@ -33,10 +33,10 @@ async fn as_it_was_left() -> Redis {
             .await
             .unwrap_or_else(|error| panic!("{line}: {error}"));
     }
-    let tokens: Vec<String> = redis.run("ZRANGE {mq:t}:later 0 -1").await;
+    let tokens: Vec<String> = redis.run("ZRANGE {mq:t}:delayed 0 -1").await;
     assert_eq!(tokens.len(), 5);
     for token in tokens {
-        redis.run::<i64>(&format!("ZADD {{mq:t}}:later XX CH 1 {token}")).await;
+        redis.run::<i64>(&format!("ZADD {{mq:t}}:delayed XX CH 1 {token}")).await;
     }
     redis
 }
@@ -90,12 +90,12 @@ async fn messages_of_an_earlier_release_are_completed() {
     assert!(!gateway.outcomes("t").iter().any(|(_, outcome)| outcome == "retry"));
     // A copy of a finished message has not run.
     gateway.until_logged("settled", |line| line["outcome"] == "duplicate").await;
-    for (key, count) in [("mq:t", 0), ("{mq:t}:high", 0), ("{mq:t}:low", 0), ("{mq:l}:work", 0), ("{mq:t}:out", 0)] {
+    for (key, count) in [("mq:t", 0), ("{mq:t}:high", 0), ("{mq:t}:low", 0), ("{mq:l}:work", 0), ("{mq:t}:outbox", 0)] {
         redis.is(key, &format!("XLEN {key}"), count).await;
     }
-    redis.is("only the postponed message is delayed", "ZCARD {mq:t}:later", 1).await;
-    redis.is("with its body", "HLEN {mq:t}:later:body", 1).await;
-    redis.is("no isolation is recorded", "EXISTS {mq:t}:suspects", 0).await;
+    redis.is("only the postponed message is delayed", "ZCARD {mq:t}:delayed", 1).await;
+    redis.is("with its body", "HLEN {mq:t}:delayed:body", 1).await;
+    redis.is("no isolation is recorded", "EXISTS {mq:t}:isolated", 0).await;
     // The follow-ups in the outbox were relayed.
     assert_eq!(redis.envelopes("mq:other").await[0]["id"], "f-1");
     assert_eq!(redis.envelopes("{mq:other}:high").await[0]["id"], "f-2");
@@ -123,11 +123,11 @@ async fn stored_data_of_an_earlier_release_is_readable() {
     run(&["dead", "replay", "t", "--all"]);
     assert_eq!(redis.run::<i64>("XLEN {mq:t}:dead").await, 0);
     let once = Draft::new("once".to_owned(), &crate::support::topic("t"), "{}").encode(Timestamp::now()).unwrap();
-    assert!(!redis.queue("t", "p").publish_once(&once, Duration::from_secs(60)).await.unwrap());
+    assert!(!redis.queue("t", "p").publisher.publish_once(&once, Duration::from_secs(60)).await.unwrap());
     // The next token is not used yet.
     redis.publish_later("t", "another", "{}", Duration::from_secs(3600)).await;
-    assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:later:body p:3").await, 1);
-    let store = Store::new(&RedisTarget::at(&url).unwrap(), "mq:").unwrap();
+    assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:delayed:body p:3").await, 1);
+    let store = KeyValueStore::new(&RedisTarget::at(&url).unwrap(), "mq:").unwrap();
     assert_eq!(store.get("keeper", "k").await.unwrap().as_deref(), Some(&b"kept"[..]));
     let quota = Quota { keys: 1, bytes: 1000 };
     let other = NewValue { key: "j", value: b"v", ttl: None, only: Only::Always };
@@ -163,8 +163,9 @@ async fn old_worker_takes(redis: &Redis) -> usize {
             done.arg("done").arg(id).query_async::<i64>(&mut connection).await.unwrap();
             continue;
         }
-        let own = ["state", "later", "later:body", "dead", "out"].map(|part| format!("{{mq:puppet}}:{part}"));
-        let theirs = ["state", "work", "later", "later:body", "high", "low"].map(|part| format!("{{mq:seen}}:{part}"));
+        let own = ["state", "delayed", "delayed:body", "dead", "outbox"].map(|part| format!("{{mq:puppet}}:{part}"));
+        let theirs =
+            ["state", "work", "delayed", "delayed:body", "high", "low"].map(|part| format!("{{mq:seen}}:{part}"));
         let mut settle = redis::cmd("EVAL");
         settle.arg(OLD_SETTLE).arg(13).arg("mq:puppet").arg(&own[..]).arg("mq:seen").arg(&theirs[..]);
         settle.arg(GROUP).arg("old").arg(1).arg("").arg(1);

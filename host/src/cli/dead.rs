@@ -13,8 +13,8 @@ pub(super) use show::{ShowArgs, show};
 use super::output::print_json;
 use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs, table};
-use crate::queue::dead::{DeadLetter, Letter, Order, Origin};
-use crate::queue::{Connection, TopicQueue, inspect};
+use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetters, Order, Origin};
+use crate::queue::{Connection, TopicHandle, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
@@ -48,7 +48,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, letter: &Letter, details: &DeadLetter) -> bool {
+    fn matches(&self, letter: &DeadLetterEntry, details: &DeadLetter) -> bool {
         self.reason.as_ref().is_none_or(|reason| *reason == details.reason)
             && self.search.as_ref().is_none_or(|text| letter.contains(text))
     }
@@ -61,8 +61,8 @@ struct Listed {
     letter: DeadLetter,
 }
 
-fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> TopicQueue {
-    TopicQueue::new(connection, &settings.prefix, &settings.group, "", topic)
+fn queue(connection: &Connection, settings: &QueueSettings, topic: &Topic) -> TopicHandle {
+    TopicHandle::new(connection, &settings.prefix, &settings.group, "", topic)
 }
 
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
@@ -74,7 +74,11 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         }
         None => {
             let all = inspect::topics(&connection, &settings.prefix, &settings.group).await?;
-            all.iter().filter(|state| state.dead > 0).filter_map(|state| Topic::parse(&state.topic).ok()).collect()
+            all.topics
+                .iter()
+                .filter(|state| state.dead > 0)
+                .filter_map(|state| Topic::parse(&state.topic).ok())
+                .collect()
         }
     };
     let mut listed = Vec::new();
@@ -97,17 +101,17 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
 }
 
 /// The newest dead letters that match, native ones before legacy ones.
-async fn newest(queue: &TopicQueue, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
+async fn newest(queue: &TopicHandle, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
     let mut found = Vec::new();
     for origin in Origin::ALL {
-        let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
+        let mut walk = DeadLetters::new(queue.clone()).list(origin, Order::NewestFirst).await?;
         loop {
             let page = walk.next().await?;
             if page.is_empty() || found.len() == limit {
                 break;
             }
             for letter in &page {
-                let details = letter.told(queue.topic());
+                let details = letter.summary(queue.topic());
                 if found.len() < limit && filter.matches(letter, &details) {
                     found.push(details);
                 }

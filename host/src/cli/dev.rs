@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::message::rfc3339;
 use crate::private_redis::PrivateRedis;
 use crate::publication::Draft;
-use crate::queue::{Connection, RedisTarget, TopicQueue, inspect};
+use crate::queue::{Connection, Publisher, RedisTarget, TopicHandle, inspect};
 use crate::settings::Settings;
 use crate::topic::Topic;
 use clap::Args;
@@ -95,7 +95,8 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
         let publication =
             draft.encode(Timestamp::now()).map_err(|error| Failure::Failed(format!("{topic}{SAMPLE}: {error}")))?;
         let queue = &settings.queue;
-        TopicQueue::new(&connection, &queue.prefix, &queue.group, "", topic).publish(&publication).await?;
+        let handle = TopicHandle::new(&connection, &queue.prefix, &queue.group, "", topic);
+        Publisher::new(handle).publish(&publication).await?;
         println!("published  {topic}  {}", publication.id);
     }
     let mut open: Vec<&Topic> = samples.keys().collect();
@@ -158,7 +159,7 @@ impl DevRedis {
             let found = Self { url: url.trim().to_owned(), _server: None };
             let connection = Connection::to(&found.target()?)?;
             // Another server may listen on the port by now.
-            if inspect::data_folder(&connection).await.is_ok_and(|dir| Path::new(&dir) == data) {
+            if inspect::data_dir(&connection).await.is_ok_and(|dir| Path::new(&dir) == data) {
                 return Ok(found);
             }
         }

@@ -4,7 +4,7 @@ use super::output::print_json;
 use super::table::{self, format_cell};
 use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs};
-use crate::queue::{Found, Place, TopicQueue, Topics};
+use crate::queue::{Found, MessageLocation, MessageSearch, TopicHandle, inspect};
 use crate::topic::Topic;
 use clap::Args;
 use std::time::{Duration, Instant};
@@ -75,13 +75,13 @@ impl Progress {
 pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     ensure_topic_exists(&connection, &settings, &args.topic).await?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let found = queue.peek(args.limit as usize).await?;
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let found = MessageSearch::new(handle).peek(args.limit as usize).await?;
     if args.json {
         return print_json(&found);
     }
     let row = |one: &Found| {
-        let (kind, at, detail) = format_location(&one.place);
+        let (kind, at, detail) = format_location(&one.location);
         let id = one.id.clone().unwrap_or_default();
         let text = one.message.as_deref().unwrap_or_default().chars().take(80).collect();
         [kind.to_owned(), id, at, detail, text]
@@ -98,18 +98,18 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
             ensure_topic_exists(&connection, &settings, &topic).await?;
             vec![topic]
         }
-        None => Topics::all(&connection, &settings.prefix).await?,
+        None => inspect::names(&connection, &settings.prefix).await?.topics.into_iter().collect(),
     };
     let (mut found, mut progress) = (Vec::new(), Progress::new("searched"));
     for topic in &topics {
-        let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", topic);
-        found.extend(queue.find(&args.id, &mut |count| progress.add(count)).await?);
+        let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", topic);
+        found.extend(MessageSearch::new(handle).find(&args.id, &mut |count| progress.add(count)).await?);
     }
     if args.json {
         print_json(&found)?;
     } else if !found.is_empty() {
         let row = |one: &Found| {
-            let (kind, at, detail) = format_location(&one.place);
+            let (kind, at, detail) = format_location(&one.location);
             [one.topic.clone(), kind.to_owned(), at, detail]
         };
         let rows: Vec<_> = found.iter().map(row).collect();
@@ -127,9 +127,9 @@ pub(super) async fn find(args: FindArgs) -> Result<(), Failure> {
 pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     ensure_topic_exists(&connection, &settings, &args.topic).await?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let mut progress = Progress::new("searched");
-    let cancelled = queue.cancel(&args.id, &mut |count| progress.add(count)).await?;
+    let cancelled = MessageSearch::new(handle).cancel(&args.id, &mut |count| progress.add(count)).await?;
     for (location, count) in &cancelled.removed {
         let (kind, at, detail) = format_location(location);
         let copies = if *count > 1 { format!("{count} copies ") } else { String::new() };
@@ -138,11 +138,11 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     }
     let (id, topic) = (format_cell(&args.id), format_cell(args.topic.as_str()));
     for one in &cancelled.in_flight {
-        let (_, at, detail) = format_location(&one.place);
+        let (_, at, detail) = format_location(&one.location);
         eprintln!("{id} is in flight as {at} ({}) and can't be cancelled", format_cell(&detail));
     }
-    if let Some(one) = cancelled.wanted.first() {
-        let (_, at, _) = format_location(&one.place);
+    if let Some(one) = cancelled.unread.first() {
+        let (_, at, _) = format_location(&one.location);
         return Err(Failure::Failed(format!(
             "{id} waits as {at}, where other consumer groups have not read it yet: it was not cancelled and will run \
              (`topics pause {topic}` prevents that)"
@@ -158,21 +158,21 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), Failure> {
 }
 
 /// The kind of a location, the position in it, and details.
-fn format_location(location: &Place) -> (&'static str, String, String) {
+fn format_location(location: &MessageLocation) -> (&'static str, String, String) {
     let idle = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
     match location {
-        Place::Waiting { source, entry } => ("waiting", source.at(entry), String::new()),
-        Place::List { position } => ("waiting", format!("list:{position}"), String::new()),
-        Place::ListOut { position } => ("waiting", format!("in:{position}"), String::new()),
-        Place::Delayed { token, due } => ("delayed", token.clone(), format!("due {due}")),
-        Place::LegacyDelayed { due } => ("delayed", "legacy".to_owned(), format!("due {due}")),
-        Place::InFlight { source, entry, consumer, idle_ms, deliveries } => {
-            let detail = format!("{consumer}, idle {}, deliveries {deliveries}", idle(*idle_ms));
-            ("in flight", source.at(entry), detail)
+        MessageLocation::Waiting { stream, entry } => ("waiting", stream.at(entry), String::new()),
+        MessageLocation::List { position } => ("waiting", format!("list:{position}"), String::new()),
+        MessageLocation::ListOut { position } => ("waiting", format!("in:{position}"), String::new()),
+        MessageLocation::Delayed { token, due } => ("delayed", token.clone(), format!("due {due}")),
+        MessageLocation::LegacyDelayed { due } => ("delayed", "legacy".to_owned(), format!("due {due}")),
+        MessageLocation::InFlight { stream, entry, consumer, idle_ms, delivery_count } => {
+            let detail = format!("{consumer}, idle {}, deliveries {delivery_count}", idle(*idle_ms));
+            ("in flight", stream.at(entry), detail)
         }
-        Place::Dead { entry, reason } => ("dead", entry.clone(), reason.clone()),
-        Place::LegacyDead { entry, .. } => ("dead", entry.clone(), "legacy".to_owned()),
-        Place::Outgoing { entry, to } => ("outgoing", entry.clone(), format!("to {to}")),
-        Place::Finished => ("finished", String::new(), String::new()),
+        MessageLocation::Dead { entry, reason } => ("dead", entry.clone(), reason.clone()),
+        MessageLocation::LegacyDead { entry, .. } => ("dead", entry.clone(), "legacy".to_owned()),
+        MessageLocation::Outbox { entry, to } => ("outgoing", entry.clone(), format!("to {to}")),
+        MessageLocation::Finished => ("finished", String::new(), String::new()),
     }
 }

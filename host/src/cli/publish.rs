@@ -3,7 +3,7 @@
 use super::table::format_cell;
 use super::{Failure, RedisArgs};
 use crate::publication::{DELAY_MAX, Draft, Priority};
-use crate::queue::{TopicQueue, inspect};
+use crate::queue::{Publisher, TopicHandle, handled_topics};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
@@ -74,7 +74,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     // Usage errors are reported before connection errors.
     let first = encode(args.id.clone())?;
     let (connection, settings) = args.redis.connect()?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let queue = Publisher::new(TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic));
 
     let mut published = 0;
     let mut reported = Instant::now();
@@ -102,7 +102,7 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     if args.count > 1 {
         eprintln!("{published} messages published to {topic}; the id is that of the last one");
     }
-    if !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
+    if !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
         eprintln!("no active worker has a handler for {topic}: the message waits");
     }
     Ok(())

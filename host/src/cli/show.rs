@@ -4,7 +4,7 @@ use super::output::print_json;
 use super::table::format_cell;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
-use crate::queue::{Details, TopicQueue, inspect};
+use crate::queue::{TopicDetails, TopicHandle, handled_topics, topic_details};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
@@ -22,9 +22,9 @@ pub(super) struct ShowArgs {
 
 pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
-    let details = queue.details(is_handled).await?;
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
+    let details = topic_details(&handle, is_handled).await?;
     if args.json {
         return print_json(&details);
     }
@@ -36,7 +36,7 @@ pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn format_lines(details: &Details, now: Timestamp) -> Vec<(String, String)> {
+fn format_lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push((name.to_owned(), text));
     let state = match (details.is_paused, details.has_handler) {

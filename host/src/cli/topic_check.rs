@@ -2,7 +2,7 @@
 //! so commands report it instead of doing nothing.
 
 use super::Failure;
-use crate::queue::{Connection, Topics};
+use crate::queue::{Connection, inspect};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 
@@ -15,7 +15,7 @@ pub(super) async fn ensure_topic_exists(
     settings: &QueueSettings,
     topic: &Topic,
 ) -> Result<(), Failure> {
-    let Some(others) = Topics::unless_known(connection, &settings.prefix, topic).await? else { return Ok(()) };
+    let Some(others) = inspect::others_if_unknown(connection, &settings.prefix, topic).await? else { return Ok(()) };
     let hint = match suggestions(topic, &others).as_slice() {
         [] => "`topics ls` lists all topics".to_owned(),
         names => format!("did you mean {}? `topics ls` lists all topics", names.join(" or ")),

@@ -6,7 +6,7 @@ use super::output::print_json;
 use super::table::{self, format_cell};
 use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs};
-use crate::queue::{Connection, TopicQueue, inspect};
+use crate::queue::{Connection, Probes, Purge, TopicHandle, handled_topics, inspect, set_paused as set_topic_paused};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write, stderr, stdin};
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
-    /// Print a JSON array
+    /// Print a JSON object with the lists `topics` and `unservable`
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -63,7 +63,8 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> Result<(), Failure> {
-    let topics = inspect::topics(connection, &settings.prefix, &settings.group).await?;
+    let inspect::TopicList { topics, unservable } =
+        inspect::topics(connection, &settings.prefix, &settings.group).await?;
     let row = |topic: &inspect::TopicState| {
         let state = match (topic.has_handler, topic.kind.as_str()) {
             (_, kind) if !matches!(kind, "stream" | "list" | "none") => format!("its key has the wrong type {kind}"),
@@ -79,6 +80,10 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     };
     let rows: Vec<_> = topics.iter().map(row).collect();
     table::print(["TOPIC", "WAITING", "IN FLIGHT", "DELAYED", "DEAD", "DONE", "STATE"], &rows);
+    if !unservable.is_empty() {
+        let keys: Vec<_> = unservable.iter().map(|key| table::shown(key)).collect();
+        eprintln!("keys that are no legal topic: {}", keys.join(", "));
+    }
     Ok(())
 }
 
@@ -95,8 +100,8 @@ async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(),
     if !force {
         ensure_topic_exists(&connection, &settings, &args.topic).await?;
     }
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let has_changed = queue.set_paused(is_paused).await?;
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let has_changed = set_topic_paused(&handle, is_paused).await?;
     let topic = format_cell(args.topic.as_str());
     match (is_paused, has_changed) {
         (true, true) => println!("{topic} paused: workers start no messages of it until it is resumed"),
@@ -117,14 +122,15 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     let question = question(&args, &topic);
     let (connection, settings) = args.redis.connect()?;
     ensure_topic_exists(&connection, &settings, &args.topic).await?;
-    let queue = TopicQueue::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
-    let is_handled = inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic);
-    if is_handled && !queue.flags().await?.is_paused {
+    let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
+    let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
+    if is_handled && !Probes::new(handle.clone()).flags().await?.is_paused {
         eprintln!(
             "{topic} has active workers: messages that they fetch first will still run (`topics pause {topic}` prevents that)"
         );
     }
-    let others = queue.other_groups().await?;
+    let purge = Purge::new(handle.clone());
+    let others = purge.other_groups().await?;
     if others > 0 {
         eprintln!("{topic} has other consumer groups ({others}): the messages are deleted for them too");
     }
@@ -132,7 +138,7 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
         return Err(Failure::Failed("nothing was deleted".to_owned()));
     }
     let mut progress = Progress::new("deleted");
-    let purged = queue.purge(args.delayed, &mut |count| progress.add(count)).await?;
+    let purged = purge.purge(args.delayed, &mut |count| progress.add(count)).await?;
     if args.delayed {
         println!("{} waiting and {} delayed messages deleted", purged.waiting, purged.delayed);
     } else {
@@ -140,7 +146,7 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     }
     if args.dead {
         let mut letters = 0;
-        let result = purge_all(&queue, None, &mut letters).await;
+        let result = purge_all(&handle, None, &mut letters).await;
         println!("{letters} dead letters deleted");
         result?;
     }

@@ -1,47 +1,74 @@
-//! Which topics have, or may soon have, messages to be taken: for a worker
-//! that takes those which nobody named.
+//! Finds the topics that have messages, for a worker that serves topics which
+//! no plugin names.
 
-use super::QueueError;
-use super::connection::Connection;
-use super::keys::Keys;
-use super::scan::Pages;
+use super::error::QueueError;
+use super::keyspace::{Family, KeyName};
+use super::server::{Connection, KeyPages};
+use crate::events;
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 
-/// What holds messages that are to be run, beside the topic's own key. The
-/// others hold what has been, or what is known of it.
-const FAMILIES: [&str; 6] = ["in", "work", "high", "low", "later", "out"];
+/// The keys besides the main key whose messages are to be run.
+const MESSAGE_KEYS: [&str; 6] = ["in", "work", "high", "low", "delayed", "outbox"];
 
-/// The topics with keys for messages, on whatever server they are.
-pub async fn topics_with_messages(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
-    let (mut found, mut pages) = (BTreeSet::new(), Pages::of(connection, prefix).await?);
-    while let Some((mut server, keys)) = pages.next().await? {
-        found.extend(keys.iter().filter_map(|key| waiting_in(prefix, key)));
-        let own: Vec<_> = keys.iter().filter_map(|key| Some((key, own_key_of(prefix, key)?))).collect();
-        if own.is_empty() {
-            continue;
-        }
-        let mut pipe = redis::pipe();
-        for (key, _) in &own {
-            pipe.cmd("TYPE").arg(key);
-        }
-        let kinds: Vec<String> = pipe.query_async(&mut server).await?;
-        let holds = |kind: &String| matches!(kind.as_str(), "stream" | "list");
-        found.extend(own.into_iter().zip(&kinds).filter(|(_, kind)| holds(kind)).map(|((_, topic), _)| topic));
+/// Keys whose warning is remembered: publishers may create any number of them.
+const WARNED_MAX: usize = 1000;
+
+pub struct TopicDiscovery {
+    connection: Connection,
+    prefix: String,
+    /// Keys of illegal topics that were warned about.
+    warned: BTreeSet<Vec<u8>>,
+}
+
+impl TopicDiscovery {
+    pub fn new(connection: &Connection, prefix: &str) -> Self {
+        Self { connection: connection.clone(), prefix: prefix.to_owned(), warned: BTreeSet::new() }
     }
-    Ok(found)
+
+    /// The topics with keys for messages, on all servers.
+    pub async fn topics_with_messages(&mut self) -> Result<BTreeSet<Topic>, QueueError> {
+        let (mut found, mut pages) = (BTreeSet::new(), KeyPages::new(&self.connection, &self.prefix).await?);
+        while let Some((mut server, keys)) = pages.next().await? {
+            let mut main_keys = Vec::new();
+            for key in &keys {
+                match KeyName::parse(&self.prefix, key) {
+                    KeyName::Topic(topic, Family::Main) => main_keys.push((key, topic)),
+                    KeyName::Topic(topic, family) if has_messages(family) => drop(found.insert(topic)),
+                    KeyName::Unservable => self.warn(key),
+                    _ => {}
+                }
+            }
+            if main_keys.is_empty() {
+                continue;
+            }
+            let mut pipe = redis::pipe();
+            for (key, _) in &main_keys {
+                pipe.cmd("TYPE").arg(key);
+            }
+            let kinds: Vec<String> = pipe.query_async(&mut server).await?;
+            let is_queue = |kind: &String| matches!(kind.as_str(), "stream" | "list");
+            found.extend(
+                main_keys.into_iter().zip(&kinds).filter(|(_, kind)| is_queue(kind)).map(|((_, topic), _)| topic),
+            );
+        }
+        Ok(found)
+    }
+
+    fn warn(&mut self, key: &[u8]) {
+        if self.warned.len() < WARNED_MAX && self.warned.insert(key.to_vec()) {
+            let key = String::from_utf8_lossy(key);
+            tracing::warn!(?key, "{}", events::UNSERVABLE_KEY);
+        }
+    }
 }
 
-/// The topic whose own key this is, which may be of any type.
-fn own_key_of(prefix: &str, key: &str) -> Option<Topic> {
-    Topic::parse(key.strip_prefix(prefix)?).ok()
-}
-
-/// The topic that has messages in this key beside its own.
-fn waiting_in(prefix: &str, key: &str) -> Option<Topic> {
-    let is_ours = key.starts_with('{') && key.split_once("}:").is_some_and(|(_, family)| FAMILIES.contains(&family));
-    let is_legacy = key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("delay:"));
-    if is_ours || is_legacy { Keys::topic_of(prefix, key) } else { None }
+fn has_messages(family: Family<'_>) -> bool {
+    match family {
+        Family::Main | Family::LegacyDelayed => true,
+        Family::Suffix(suffix) => MESSAGE_KEYS.contains(&suffix),
+        Family::LegacyDead => false,
+    }
 }
 
 #[cfg(test)]
@@ -49,26 +76,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_with_messages_are_told_from_those_with_what_has_been() {
-        for (key, topic) in [
-            ("{mq:a}:high", Some("a")),
-            ("{mq:a}:later", Some("a")),
-            ("{mq:a}:in", Some("a")),
-            ("{mq:a}:later:body", None),
-            ("{mq:a}:state", None),
-            ("{mq:a}:dead", None),
-            ("{mq:a}:cron", None),
-            ("{mq:a}:done:0123", None),
-            ("mq:delay:a", Some("a")),
-            ("mq:dead-letter:a", None),
-            ("mq::workers", None),
-            ("{mq::kv:x}:in", None),
-            ("{other:a}:in", None),
+    fn keys_of_messages_differ_from_bookkeeping_keys() {
+        for (key, expected) in [
+            ("{mq:a}:high", true),
+            ("{mq:a}:delayed", true),
+            ("{mq:a}:in", true),
+            ("mq:delay:a", true),
+            ("{mq:a}:delayed:body", false),
+            ("{mq:a}:state", false),
+            ("{mq:a}:dead", false),
+            ("{mq:a}:cron", false),
+            ("{mq:a}:done:0123", false),
+            ("mq:dead-letter:a", false),
         ] {
-            assert_eq!(waiting_in("mq:", key).as_ref().map(Topic::as_str), topic, "{key}");
-        }
-        for (key, topic) in [("mq:a", Some("a")), ("mq:delay:a", None), ("mq::workers", None), ("x:a", None)] {
-            assert_eq!(own_key_of("mq:", key).as_ref().map(Topic::as_str), topic, "{key}");
+            let KeyName::Topic(topic, family) = KeyName::parse("mq:", key.as_bytes()) else { panic!("{key}") };
+            assert_eq!((topic.as_str(), has_messages(family)), ("a", expected), "{key}");
         }
     }
 }

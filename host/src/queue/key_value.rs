@@ -1,43 +1,43 @@
-//! The values that plugins keep, as strings in Redis with an account of them
-//! beside. All keys of a plugin share a slot, so one script does each step.
+//! The key-value store of plugins: strings in Redis, with a record of their sizes
+//! for the quota. All keys of a plugin share a slot, so each change is one script.
 
-use super::connection::Connection;
-use super::keys::StoreKeys;
-use super::{QueueError, scripts};
+use super::error::QueueError;
+use super::keyspace::KeyValueKeys;
+use super::lua::scripts;
+use super::server::Connection;
 use crate::capability::{Fault, KeyValue, NewValue, Only, Quota};
 use crate::settings::RedisTarget;
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// A handler waits no longer for Redis: it has better things to do than use
-/// up its own time.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A handler waits no longer for Redis, so that it does not use up its time limit.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The answers of `key_value.lua` that are no yes or no.
+/// The results of `key_value.lua` besides 0 and 1.
 const TOO_MANY: i64 = -1;
 const TOO_LARGE: i64 = -2;
-const NOT_KNOWN_YET: i64 = -3;
+const CALL_AGAIN: i64 = -3;
 
 /// The store of all plugins.
-pub struct Store {
+pub struct KeyValueStore {
     connection: Connection,
     prefix: String,
 }
 
-impl Store {
-    /// It has a connection of its own: what serves a connection runs where that
-    /// was first used, here on the threads of handlers, and must not hold up
-    /// leases; nor must values of a megabyte.
+impl KeyValueStore {
+    /// Opens a separate connection. A connection is served by the threads that
+    /// first used it, here those of handlers, and neither they nor large values
+    /// may delay the renewal of leases.
     pub fn new(target: &RedisTarget, prefix: &str) -> Result<Self, QueueError> {
         Ok(Self { connection: Connection::to(target)?, prefix: prefix.to_owned() })
     }
 
-    /// One step of the script.
-    async fn step(&self, plugin: &str, quota: Quota, how: &str, new: NewValue<'_>) -> Result<i64, Fault> {
-        let keys = StoreKeys::new(&self.prefix, plugin);
+    /// One call of the script.
+    async fn call(&self, plugin: &str, quota: Quota, how: &str, new: NewValue<'_>) -> Result<i64, Fault> {
+        let keys = KeyValueKeys::new(&self.prefix, plugin);
         let expected = if let Only::If(expected) = new.only { expected } else { &[] };
         let mut script = scripts::KEY_VALUE.prepare_invoke();
-        script.key(keys.value(new.key)).key(&keys.sizes).key(&keys.ends);
+        script.key(keys.value(new.key)).key(&keys.sizes).key(&keys.expiries);
         script.arg(new.key).arg(how).arg(new.value).arg(new.ttl.unwrap_or_default().as_millis()).arg(expected);
         script.arg(quota.keys).arg(quota.bytes);
         in_time(script.invoke_async(&mut self.connection.shared())).await
@@ -45,9 +45,9 @@ impl Store {
 }
 
 #[async_trait]
-impl KeyValue for Store {
+impl KeyValue for KeyValueStore {
     async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Fault> {
-        let key = StoreKeys::new(&self.prefix, plugin).value(key);
+        let key = KeyValueKeys::new(&self.prefix, plugin).value(key);
         in_time(redis::cmd("GET").arg(key).query_async(&mut self.connection.shared())).await
     }
 
@@ -59,21 +59,24 @@ impl KeyValue for Store {
         };
         let all = async {
             loop {
-                match self.step(plugin, quota, how, new).await? {
-                    NOT_KNOWN_YET => {}
+                match self.call(plugin, quota, how, new).await? {
+                    CALL_AGAIN => {}
                     answer => return Ok(answer),
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, all).await.map_err(|_| late())?? {
+        match tokio::time::timeout(TIMEOUT, all).await.map_err(|_| timed_out())?? {
             TOO_MANY => Err(Fault::new(
                 "too-many",
-                format!("limits.keyvalue_keys = {} are in use: delete some, or raise it in {plugin}.toml", quota.keys),
+                format!(
+                    "limits.keyvalue_keys = {} are in use: delete some, or raise the limit in {plugin}.toml",
+                    quota.keys
+                ),
             )),
             TOO_LARGE => Err(Fault::new(
                 "too-large",
                 format!(
-                    "limits.keyvalue = {} bytes leave no room for {} more: delete some, or raise it in {plugin}.toml",
+                    "limits.keyvalue = {} bytes leave no room for {} more: delete some, or raise the limit in {plugin}.toml",
                     quota.bytes,
                     new.key.len() + new.value.len()
                 ),
@@ -84,15 +87,15 @@ impl KeyValue for Store {
 
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), Fault> {
         let nothing = NewValue { key, value: &[], ttl: None, only: Only::Always };
-        self.step(plugin, Quota { keys: 0, bytes: 0 }, "delete", nothing).await.map(drop)
+        self.call(plugin, Quota { keys: 0, bytes: 0 }, "delete", nothing).await.map(drop)
     }
 }
 
 async fn in_time<T>(answer: impl Future<Output = redis::RedisResult<T>>) -> Result<T, Fault> {
-    let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| late())?;
+    let answer = tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| timed_out())?;
     answer.map_err(|error| Fault::unavailable(QueueError::from(error)))
 }
 
-fn late() -> Fault {
-    Fault::unavailable(format!("Redis has not answered for {PATIENCE:?}"))
+fn timed_out() -> Fault {
+    Fault::unavailable(format!("Redis has not answered for {TIMEOUT:?}"))
 }

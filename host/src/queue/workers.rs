@@ -1,18 +1,27 @@
-//! The workers seen lately, for display only: nothing is decided by it.
+//! The recently seen workers. They are for display only: no decision about a
+//! message depends on them.
 
-use super::connection::Connection;
-use super::{QueueError, keys};
+use super::error::QueueError;
+use super::keyspace;
+use super::server::Connection;
+use crate::topic::Topic;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeSet;
 
-/// Says in `mq::workers` that a worker lives, or no longer does. `stale` is
-/// what it said before.
+/// A worker that was last seen longer ago does not count.
+const SEEN_WITHIN_SECONDS: i64 = 30;
+
+/// Records in `mq::workers` that a worker is alive, or with `None` that it has
+/// stopped. `stale` is its previous record.
 pub async fn announce(
     connection: &Connection,
     prefix: &str,
     member: Option<&str>,
     stale: Option<&str>,
 ) -> Result<(), QueueError> {
-    let key = keys::workers(prefix);
-    let now = jiff::Timestamp::now().as_second();
+    let key = keyspace::workers(prefix);
+    let now = Timestamp::now().as_second();
     let mut pipe = redis::pipe();
     if let Some(stale) = stale {
         pipe.zrem(&key, stale).ignore();
@@ -22,4 +31,16 @@ pub async fn announce(
     }
     pipe.zrembyscore(&key, "-inf", now - 86_400).ignore();
     Ok(pipe.query_async(&mut connection.shared()).await?)
+}
+
+/// The topics that recently seen workers have handlers for.
+pub async fn handled_topics(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
+    let since = Timestamp::now().as_second() - SEEN_WITHIN_SECONDS;
+    let mut command = redis::cmd("ZRANGEBYSCORE");
+    let members: Vec<String> =
+        command.arg(keyspace::workers(prefix)).arg(since).arg("+inf").query_async(&mut connection.shared()).await?;
+    let topics = |member: &String| -> Option<Vec<String>> {
+        serde_json::from_str::<Value>(member).ok()?.get("topics").cloned().map(serde_json::from_value)?.ok()
+    };
+    Ok(members.iter().filter_map(topics).flatten().filter_map(|topic| Topic::parse(&topic).ok()).collect())
 }

@@ -2,7 +2,7 @@
 //! while there is one.
 
 use crate::plugin::Routes;
-use crate::queue::{Connection, topics_with_messages};
+use crate::queue::TopicDiscovery;
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,8 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const TOPICS_MAX: usize = 256;
 
 pub(super) struct Discovery {
-    pub(super) connection: Connection,
-    pub(super) prefix: String,
+    pub(super) topics: TopicDiscovery,
     pub(super) routes: watch::Receiver<Arc<Routes>>,
     pub(super) found: watch::Sender<BTreeSet<Topic>>,
 }
@@ -32,7 +31,7 @@ impl Discovery {
                 if self.routes.wait_for(has_catch_all).await.is_err() {
                     return;
                 }
-                match topics_with_messages(&self.connection, &self.prefix).await {
+                match self.topics.topics_with_messages().await {
                     Ok(topics) => {
                         let chosen = self.choose(topics, &mut is_full);
                         self.found.send_if_modified(|found| {

@@ -14,7 +14,7 @@ const UNFINISHED: &str = r"
     for _, key in ipairs(redis.call('KEYS', '*')) do
       local kind = redis.call('TYPE', key).ok
       local is_excluded = excluded[key] or string.find(key, '}:dead$') or string.find(key, '}:state$')
-        or string.find(key, '}:suspects$')
+        or string.find(key, '}:isolated$')
       if sizes[kind] and not is_excluded then
         local count = redis.call(sizes[kind], key)
         if kind == 'stream' then
@@ -67,7 +67,7 @@ impl Census {
         for line in unfinished(redis).await {
             let [key, kind, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             // The members of this sorted set have their bodies in a hash.
-            if key.ends_with("}:later") {
+            if key.ends_with("}:delayed") {
                 continue;
             }
             for bytes in messages(redis, key, kind).await {

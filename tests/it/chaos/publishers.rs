@@ -2,9 +2,10 @@
 
 use super::redis_setup::{PublisherTarget, REPLY_TIMEOUT};
 use crate::support::{topic, try_connection};
+use crate::topic_client::TopicClient;
 use fastrand::Rng;
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::{Connection, QueueError, RedisTarget, TopicQueue};
+use gateway_worker::queue::{Connection, QueueError, RedisTarget};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -99,15 +100,15 @@ impl Publishers {
     }
 }
 
-fn queue(url: &str, name: &str) -> TopicQueue {
+fn queue(url: &str, name: &str) -> TopicClient {
     let connection = Connection::to(&RedisTarget::at(url).unwrap()).unwrap();
-    TopicQueue::new(&connection, "mq:", "consumer-group-{topic}", "publisher", &topic(name))
+    TopicClient::new(&connection, "mq:", "consumer-group-{topic}", "publisher", &topic(name))
 }
 
 struct Publisher {
     name: &'static str,
     stage: String,
-    queue: TopicQueue,
+    queue: TopicClient,
     target: PublisherTarget,
     ledger: Arc<Ledger>,
     rng: Rng,
@@ -230,10 +231,10 @@ impl Publisher {
     }
 }
 
-async fn send(queue: &TopicQueue, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> PublishResult {
+async fn send(queue: &TopicClient, name: &str, id: &str, data: &str, how: (Duration, Priority)) -> PublishResult {
     let topic = topic(name);
     let draft = Draft { delay: how.0, priority: how.1, ..Draft::new(id.to_owned(), &topic, data) };
-    let sent: Result<(), QueueError> = queue.publish(&draft.encode(Timestamp::now()).unwrap()).await;
+    let sent: Result<(), QueueError> = queue.publisher.publish(&draft.encode(Timestamp::now()).unwrap()).await;
     sent.map_or_else(|error| publish_result(&error.to_string()), |()| PublishResult::Acknowledged)
 }
 

@@ -4,6 +4,7 @@
 use super::{puppet, run_ok, start};
 use crate::servers::Server;
 use crate::support::{Plugins, built, text, until};
+use gateway_worker::events;
 use std::time::Duration;
 
 const OPTIONS: [&str; 2] = ["--queue-lease", "500ms"];
@@ -40,7 +41,7 @@ pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_
         assert_eq!(text(&letter, "gw-reason"), "timeout");
     }
     for topic in ["puppet", "other"] {
-        server.is("no isolation is recorded", &format!("EXISTS {{mq:{topic}}}:suspects"), 0).await;
+        server.is("no isolation is recorded", &format!("EXISTS {{mq:{topic}}}:isolated"), 0).await;
     }
 }
 
@@ -74,9 +75,12 @@ pub(super) async fn a_full_redis_blocks_only_settlements_that_need_memory(server
     let gateway = start(server, &plugins, &[]);
     server.is("what is done is settled", "XLEN mq:puppet", 9).await;
     gateway.until_logged("not settled yet", |line| line["waiting"] == 9).await;
-    for (command, expected) in
-        [("XLEN {mq:puppet}:dead", 0), ("ZCARD {mq:puppet}:later", 1), ("XLEN {mq:puppet}:out", 0), ("XLEN mq:seen", 0)]
-    {
+    for (command, expected) in [
+        ("XLEN {mq:puppet}:dead", 0),
+        ("ZCARD {mq:puppet}:delayed", 1),
+        ("XLEN {mq:puppet}:outbox", 0),
+        ("XLEN mq:seen", 0),
+    ] {
         assert_eq!(server.run::<i64>(command).await, expected, "{command}");
     }
     // Commands that free memory work too.
@@ -88,7 +92,7 @@ pub(super) async fn a_full_redis_blocks_only_settlements_that_need_memory(server
     server.is("the failed ones are dead", "XLEN {mq:puppet}:dead", 6).await;
     server.is("the follow-ups are sent", "XLEN mq:seen", 3).await;
     gateway.until_outcome("puppet", "due", "done").await;
-    for command in ["XLEN mq:puppet", "ZCARD {mq:puppet}:later", "XLEN {mq:puppet}:out"] {
+    for command in ["XLEN mq:puppet", "ZCARD {mq:puppet}:delayed", "XLEN {mq:puppet}:outbox"] {
         server.is("nothing is left", command, 0).await;
     }
     // A message whose settlement failed is not run again.
@@ -109,7 +113,7 @@ pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaire
     let send = |to: &str| format!(r#"{{"do":"publish","to":"{to}","times":1,"then":null}}"#);
     let all = ["fine", "broken", "fine"].map(send).join(",");
     server.publish("puppet", "m", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
-    let warning = if server.is_cluster() { "a follow-up does not arrive" } else { "follow-ups of a run can't be sent" };
+    let warning = if server.is_cluster() { events::FOLLOW_UP_REFUSED } else { "follow-ups of a run can't be sent" };
     gateway.until_logged(warning, |_| true).await;
     server.publish("puppet", "beside", &send("other")).await;
     server.is("others are not blocked", "XLEN mq:other", 1).await;
@@ -117,7 +121,7 @@ pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaire
     for (topic, count) in [("broken", 1), ("fine", 2)] {
         server.is("it has arrived", &format!("XLEN mq:{topic}"), count).await;
     }
-    for key in ["mq:puppet", "{mq:puppet}:out"] {
+    for key in ["mq:puppet", "{mq:puppet}:outbox"] {
         server.is("nothing is left", &format!("XLEN {key}"), 0).await;
     }
     for (key, count) in [("mq:broken", 1), ("mq:fine", 2), ("mq:other", 1), ("{mq:puppet}:dead", 0)] {

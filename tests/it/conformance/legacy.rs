@@ -117,7 +117,7 @@ pub(super) async fn legacy_delayed_messages_are_due_by_the_clock_of_redis(server
         assert_eq!(gateway.outcomes("quiet").len(), 2);
     }
     assert_eq!(server.run::<i64>("ZCARD mq:delay:quiet").await, 1);
-    assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:later").await, 2);
+    assert_eq!(server.run::<i64>("ZCARD {mq:quiet}:delayed").await, 2);
 }
 
 pub(super) async fn legacy_delayed_messages_run_once_over_two_workers(server: &Server) {

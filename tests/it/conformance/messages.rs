@@ -7,7 +7,7 @@ use crate::servers::Server;
 use crate::support::topic;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Priority};
-use gateway_worker::queue::Source;
+use gateway_worker::queue::StreamKind;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::time::Duration;
@@ -32,10 +32,10 @@ async fn fill(server: &Server) {
         server.publish("t", id, "{}").await;
     }
     let queue = server.queue("t", "me");
-    let taken = take(&queue, Source::Normal, 3).await;
+    let taken = take(&queue, StreamKind::Normal, 3).await;
     let set = |name: &str, value: &str| -> Fields { vec![(name.into(), value.into())] };
-    queue.settle(&[taken[1].dead(set("gw-reason", "boom"))], HOUR).await.unwrap();
-    queue.settle(&[taken[2].later(HOUR, set("gw-attempt", "2"))], HOUR).await.unwrap();
+    queue.settlements.settle(&[taken[1].dead_letter(set("gw-reason", "boom"))], HOUR).await.unwrap();
+    queue.settlements.settle(&[taken[2].run_again(HOUR, set("gw-attempt", "2"))], HOUR).await.unwrap();
     for (id, priority, delay) in [
         ("stream", Priority::Normal, Duration::ZERO),
         ("high", Priority::High, Duration::ZERO),
@@ -94,8 +94,8 @@ pub(super) async fn waiting_messages_are_cancelled_and_others_are_located(server
     for key in ["{mq:t}:high", "{mq:t}:low"] {
         assert_eq!(server.run::<i64>(&format!("XLEN {key}")).await, 1, "{key}");
     }
-    assert_eq!(server.run::<i64>("ZCARD {mq:t}:later").await, 1);
-    assert_eq!(server.run::<i64>("HLEN {mq:t}:later:body").await, 1);
+    assert_eq!(server.run::<i64>("ZCARD {mq:t}:delayed").await, 1);
+    assert_eq!(server.run::<i64>("HLEN {mq:t}:delayed:body").await, 1);
     for (id, fragment) in [("flies", "only in flight"), ("dies", "no message dies waits"), ("nobody", "messages find")]
     {
         let (code, out, error) = run(server, &["messages", "cancel", "t", id]);
@@ -154,7 +154,7 @@ pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {
     let (_, text, _) = run(server, &["topics", "show", "t"]);
     assert!(text.contains("no handler: waits") && text.contains("cancelled"), "{text}");
     // `topics ls` reports the same counts.
-    let listed = &json(server, &["topics", "ls"])[0];
+    let listed = &json(server, &["topics", "ls"])["topics"][0];
     let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
     assert_eq!(counts, [7, 1, 4, 2]);
     // An unknown topic is empty, and a key of another type is named.

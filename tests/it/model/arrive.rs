@@ -1,7 +1,7 @@
-//! Messages come: from publishers, plain clients, the original, schedules, and
-//! from topics in other slots.
+//! The model of how messages arrive: from publishers, plain clients, legacy
+//! publishers, schedules, and from topics in other slots.
 
-use super::world::{HOUR, Kind, Place, SCHEDULES, WORKERS, World, plain};
+use super::world::{HOUR, Kind, Location, SCHEDULES, WORKERS, World, plain};
 use crate::servers::parse_command;
 use crate::support::topic;
 use gateway_worker::publication::{Draft, Priority, Publication};
@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// Between two fire times of a schedule.
-const BEAT: SignedDuration = SignedDuration::from_secs(10);
+/// The interval of a schedule.
+const INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) enum Arrival {
@@ -18,22 +18,22 @@ pub(super) enum Arrival {
         priority: Priority,
         is_delayed: bool,
     },
-    /// With an id that counts once: the one of this place among those that
-    /// there were, or a new one.
+    /// With `publish_once`: the id at this position among the earlier ones, or a new
+    /// one.
     PublishOnce {
         at: usize,
         is_delayed: bool,
     },
-    /// A plain client's, or in a stream the original's.
+    /// By a plain client, or for a stream by a legacy publisher.
     Push {
         is_left: bool,
     },
-    /// A delayed one of the original's.
+    /// A legacy delayed message.
     PushLegacy {
         is_due: bool,
     },
-    /// A follow-up of a topic in another slot.
-    PutOut {
+    /// A follow-up for a topic in another slot.
+    AddToOutbox {
         priority: Priority,
         is_delayed: bool,
     },
@@ -45,13 +45,13 @@ pub(super) enum Arrival {
     },
 }
 
-/// What who fires a schedule takes the time for.
+/// How the clock of a worker that fires a schedule is set.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Clock {
     Right,
-    /// It does not know of the last fire time.
+    /// The worker does not know the last fire time.
     Slow,
-    /// The last of its times is still to come.
+    /// Its last fire time is in the future.
     Fast,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn arrivals() -> impl Strategy<Value = Arrival> {
         2 => (0..4_usize, any::<bool>()).prop_map(|(at, is_delayed)| Arrival::PublishOnce { at, is_delayed }),
         4 => any::<bool>().prop_map(|is_left| Arrival::Push { is_left }),
         2 => any::<bool>().prop_map(|is_due| Arrival::PushLegacy { is_due }),
-        2 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| Arrival::PutOut { priority, is_delayed }),
+        2 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| Arrival::AddToOutbox { priority, is_delayed }),
         2 => (0..WORKERS, 0..SCHEDULES.len(), 1..4_usize, clock)
             .prop_map(|(worker, schedule, count, clock)| Arrival::Fire { worker, schedule, count, clock }),
     ]
@@ -79,7 +79,7 @@ impl World<'_> {
             Arrival::PublishOnce { at, is_delayed } => self.publish_once(at, is_delayed).await,
             Arrival::Push { is_left } => self.push(is_left).await,
             Arrival::PushLegacy { is_due } => self.push_legacy(is_due).await,
-            Arrival::PutOut { priority, is_delayed } => self.put_out(priority, is_delayed).await,
+            Arrival::AddToOutbox { priority, is_delayed } => self.add_to_outbox(priority, is_delayed).await,
             Arrival::Fire { worker, schedule, count, clock } => self.fire(worker, schedule, count, clock).await,
         }
     }
@@ -87,18 +87,20 @@ impl World<'_> {
     async fn publish(&mut self, priority: Priority, is_delayed: bool) {
         let id = self.next_id();
         let publication = publication("t", &id, priority, is_delayed);
-        if self.unless_refused(self.queue(0).publish(&publication).await).is_some() {
-            self.put(&id, self.place_of(priority, is_delayed));
+        if self.unless_refused(self.queue(0).publisher.publish(&publication).await).is_some() {
+            self.put(&id, self.location_of(priority, is_delayed));
         }
     }
 
     async fn publish_once(&mut self, at: usize, is_delayed: bool) {
         let id = self.once.get(at).cloned().unwrap_or_else(|| self.next_id());
         let publication = publication("t", &id, Priority::Normal, is_delayed);
-        let Some(is_new) = self.unless_refused(self.queue(0).publish_once(&publication, HOUR).await) else { return };
+        let Some(is_new) = self.unless_refused(self.queue(0).publisher.publish_once(&publication, HOUR).await) else {
+            return;
+        };
         assert_eq!(is_new, !self.once.contains(&id), "{id}");
         if is_new {
-            self.put(&id, self.place_of(Priority::Normal, is_delayed));
+            self.put(&id, self.location_of(Priority::Normal, is_delayed));
             self.once.push(id);
         }
     }
@@ -111,7 +113,7 @@ impl World<'_> {
             Kind::Stream | Kind::Shared => "XADD mq:t * message",
         };
         if self.client::<redis::Value>(&format!("{command} {}", plain(&id, 1))).await.is_some() {
-            self.put(&id, if self.is_list() { Place::List } else { Place::Waiting(self.main()) });
+            self.put(&id, if self.is_list() { Location::List } else { Location::Waiting(self.main()) });
         }
     }
 
@@ -119,49 +121,49 @@ impl World<'_> {
         let id = self.next_id();
         let second = if is_due { 1 } else { Timestamp::now().as_second() + 3600 };
         if self.client::<i64>(&format!("ZADD mq:delay:t {second} {}", plain(&id, 1))).await.is_some() {
-            self.put(&id, Place::Legacy { is_due });
+            self.put(&id, Location::LegacyDelayed { is_due });
         }
     }
 
-    async fn put_out(&mut self, priority: Priority, is_delayed: bool) {
+    async fn add_to_outbox(&mut self, priority: Priority, is_delayed: bool) {
         let id = self.next_id();
         let due = if is_delayed { Timestamp::now().as_millisecond() + 3_600_000 } else { 0 };
         let class = publication("t", &id, priority, false).class();
-        let mut command = parse_command(&format!("XADD {{mq:t}}:out * topic t due {due} priority"));
+        let mut command = parse_command(&format!("XADD {{mq:t}}:outbox * topic t due {due} priority"));
         command.arg(class).arg("message").arg(plain(&id, 1));
         if self.send::<String>(&command).await.is_some() {
-            self.put(&id, Place::Out(Box::new(self.place_of(priority, is_delayed))));
+            self.put(&id, Location::Outbox(Box::new(self.location_of(priority, is_delayed))));
         }
     }
 
-    /// Long ago, so that there are fire times enough.
+    /// Sets the last fire times long ago, so that there are enough fire times since.
     pub(super) async fn begin_schedules(&mut self) {
         let begin = Timestamp::from_second(Timestamp::now().as_second() - 1_000_000).unwrap();
         for name in SCHEDULES {
-            self.queue(0).look_at_schedule(name).await.unwrap();
+            self.queue(0).schedules.last_fire(name).await.unwrap();
             self.ask::<i64>(&format!("HSET {{mq:t}}:cron {name} {}", begin.as_millisecond())).await;
         }
         self.fired = [begin; SCHEDULES.len()];
     }
 
-    /// Each of them a message, unless another was faster or it is too early;
-    /// nor where the other schedule has just fired the same time.
+    /// Publishes a message for each fire time, unless another worker was faster, the
+    /// time is in the future, or the other schedule has just fired at the same time.
     async fn fire(&mut self, worker: usize, schedule: usize, count: usize, clock: Clock) {
         let known = self.fired[schedule];
-        let last = if matches!(clock, Clock::Slow) { known - BEAT } else { known };
-        let mut times: Vec<Timestamp> = (1..).map(|beat| last + BEAT * beat).take(count).collect();
+        let last = if matches!(clock, Clock::Slow) { known - INTERVAL } else { known };
+        let mut times: Vec<Timestamp> = (1..).map(|number| last + INTERVAL * number).take(count).collect();
         if matches!(clock, Clock::Fast) {
             times.push(Timestamp::from_second(Timestamp::now().as_second() + 3600).unwrap());
         }
         let fires: Vec<(Timestamp, Publication)> =
             times.iter().map(|at| (*at, publication("t", &self.next_id(), Priority::Normal, false))).collect();
-        let fired = self.queue(worker).fire(SCHEDULES[schedule], last, &fires).await;
+        let fired = self.queue(worker).schedules.fire(SCHEDULES[schedule], last, &fires).await;
         let Some(fired) = self.unless_refused(fired) else { return };
         let mut published = 0;
         if matches!(clock, Clock::Right) {
             let other = self.fired[1 - schedule];
             for (_, publication) in fires.iter().filter(|(at, _)| *at != other) {
-                self.put(&publication.id, Place::Waiting(self.main()));
+                self.put(&publication.id, Location::Waiting(self.main()));
                 published += 1;
             }
             self.fired[schedule] = times[count - 1];

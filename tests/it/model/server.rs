@@ -1,12 +1,13 @@
-//! The servers that a model's world may stand on.
+//! The Redis servers that the model runs on.
 
 use crate::process::free_port;
 use crate::support::{Redis, topic, until};
-use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
+use crate::topic_client::TopicClient;
+use gateway_worker::queue::{Connection, RedisTarget};
 use redis::aio::MultiplexedConnection;
 
-/// One that holds all keys, and a cluster of one: there too no script may use
-/// keys of two slots.
+/// A single server, and a cluster of one node, where too no script may use keys of
+/// two slots.
 pub(super) struct Servers {
     single: Server,
     cluster: Server,
@@ -14,7 +15,7 @@ pub(super) struct Servers {
 
 pub(super) struct Server {
     pub(super) is_cluster: bool,
-    /// For what plain clients do.
+    /// The connection of plain clients.
     pub(super) client: MultiplexedConnection,
     workers: Connection,
     _redis: Redis,
@@ -27,7 +28,7 @@ impl Servers {
         let options = ["--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", &port];
         let cluster = Redis::start_with(&options);
         cluster.run::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await;
-        until("the cluster is whole", async || {
+        until("the cluster is complete", async || {
             cluster.run::<String>("CLUSTER INFO").await.contains("cluster_state:ok").then_some(())
         })
         .await;
@@ -46,8 +47,8 @@ impl Server {
         Self { is_cluster, client: redis.connection().await, workers, _redis: redis }
     }
 
-    /// The topic, seen by a worker of this name.
-    pub(super) fn queue(&self, me: &str) -> TopicQueue {
-        TopicQueue::new(&self.workers, "mq:", "consumer-group-{topic}", me, &topic("t"))
+    /// The client of a worker with this name.
+    pub(super) fn queue(&self, me: &str) -> TopicClient {
+        TopicClient::new(&self.workers, "mq:", "consumer-group-{topic}", me, &topic("t"))
     }
 }

@@ -1,82 +1,82 @@
-//! What becomes of what was taken.
+//! The model of settlements.
 
 use super::arrive::{priorities, publication};
-use super::world::{HOUR, Place, WORKERS, World, id_of};
+use super::world::{HOUR, Location, WORKERS, World, id_of};
 use crate::support::topic;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::Priority;
-use gateway_worker::queue::{Counted, Settled, Settlement, Taken};
+use gateway_worker::queue::{Delivery, DoneKind, Settled, Settlement};
 use proptest::prelude::*;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
-pub(super) enum Verdict {
-    /// What the worker holds at this place, in its order.
-    Settle { worker: usize, at: usize, fate: Fate },
-    /// The last one once more, as after a lost reply.
+pub(super) enum SettleStep {
+    /// The worker's delivery at this position.
+    Settle { worker: usize, at: usize, kind: SettleKind },
+    /// The last settlement once more, as after a lost reply.
     Again,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Fate {
+pub(super) enum SettleKind {
     Done,
-    /// Unless one of its kind has finished; and remembered.
-    Once,
+    /// Unless another message with its deduplication key has finished.
+    DoneOnce,
     Duplicate,
     Expired,
-    /// Done and remembered, with a follow-up: to the topic itself, or to
-    /// another, which in a cluster is in another slot.
+    /// Done, with a follow-up: to the same topic, or to another one, which in a
+    /// cluster is in another slot.
     Send {
         priority: Priority,
         is_delayed: bool,
     },
     SendOut,
-    Again,
-    Later,
+    RunAgainNow,
+    RunAgainLater,
     Dead,
 }
 
-/// What was asked for, to be asked for again.
+/// A settlement that may be sent again.
 #[derive(Debug, Clone)]
-pub(super) struct Settling {
+pub(super) struct SettleRequest {
     worker: usize,
-    one: Taken,
-    fate: Fate,
+    one: Delivery,
+    kind: SettleKind,
 }
 
-pub(super) fn verdicts() -> impl Strategy<Value = Verdict> {
-    let fate = prop_oneof![
-        3 => Just(Fate::Done),
-        3 => Just(Fate::Once),
-        1 => Just(Fate::Expired),
-        2 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| Fate::Send { priority, is_delayed }),
-        1 => Just(Fate::SendOut),
-        2 => Just(Fate::Again),
-        1 => Just(Fate::Later),
-        3 => Just(Fate::Dead),
+pub(super) fn settle_steps() -> impl Strategy<Value = SettleStep> {
+    let kind = prop_oneof![
+        3 => Just(SettleKind::Done),
+        3 => Just(SettleKind::DoneOnce),
+        1 => Just(SettleKind::Expired),
+        2 => (priorities(), any::<bool>()).prop_map(|(priority, is_delayed)| SettleKind::Send { priority, is_delayed }),
+        1 => Just(SettleKind::SendOut),
+        2 => Just(SettleKind::RunAgainNow),
+        1 => Just(SettleKind::RunAgainLater),
+        3 => Just(SettleKind::Dead),
     ];
     prop_oneof![
-        6 => (0..WORKERS, 0..8_usize, fate).prop_map(|(worker, at, fate)| Verdict::Settle { worker, at, fate }),
-        1 => Just(Verdict::Again),
+        6 => (0..WORKERS, 0..8_usize, kind).prop_map(|(worker, at, kind)| SettleStep::Settle { worker, at, kind }),
+        1 => Just(SettleStep::Again),
     ]
 }
 
 impl World<'_> {
-    pub(super) async fn judge(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Settle { worker, at, fate } => {
-                if at >= self.workers[worker].held.len() {
+    pub(super) async fn settle_step(&mut self, step: SettleStep) {
+        match step {
+            SettleStep::Settle { worker, at, kind } => {
+                if at >= self.workers[worker].deliveries.len() {
                     return;
                 }
-                let one = self.workers[worker].held.remove(at);
-                // As a worker does that drops copies: it asks before the run.
-                let mark = mark_of(&id_of(&one));
-                let is_known = self.queue(worker).finished(std::slice::from_ref(&mark)).await.unwrap();
-                assert_eq!(is_known, [self.marks.contains(&mark)]);
-                let fate = if fate == Fate::Once && is_known[0] { Fate::Duplicate } else { fate };
-                self.settle(Settling { worker, one, fate }).await;
+                let one = self.workers[worker].deliveries.remove(at);
+                // A worker that discards duplicates asks before the run.
+                let dedup_key = dedup_key_of(&id_of(&one));
+                let is_known = self.queue(worker).dedup.finished(std::slice::from_ref(&dedup_key)).await.unwrap();
+                assert_eq!(is_known, [self.finished_keys.contains(&dedup_key)]);
+                let kind = if kind == SettleKind::DoneOnce && is_known[0] { SettleKind::Duplicate } else { kind };
+                self.settle(SettleRequest { worker, one, kind }).await;
             }
-            Verdict::Again => {
+            SettleStep::Again => {
                 if let Some(last) = self.last.take() {
                     self.settle(last).await;
                 }
@@ -84,94 +84,93 @@ impl World<'_> {
         }
     }
 
-    async fn settle(&mut self, settling: Settling) {
-        let Settling { worker, one, fate } = &settling;
+    async fn settle(&mut self, request: SettleRequest) {
+        let SettleRequest { worker, one, kind } = &request;
         let id = id_of(one);
         let child = self.next_id();
-        let settlement = self.settlement(one, *fate, &child);
-        let next = self.next_place(*worker, one, *fate);
-        let result = self.queue(*worker).settle(&[settlement], HOUR).await.unwrap().remove(0);
+        let settlement = self.settlement(one, *kind, &child);
+        let next = self.next_location(*worker, one, *kind);
+        let result = self.queue(*worker).settlements.settle(&[settlement], HOUR).await.unwrap().remove(0);
         if matches!(&result, Settled::Failed(error) if self.is_refusal(error)) {
-            // To move is to add first. To be done adds nothing.
-            assert!(next.is_some() && !fate.is_plain(), "{id} {fate:?}");
+            // A refused settlement moves the message; an acknowledgement writes nothing new.
+            assert!(next.is_some() && !kind.is_acknowledgement(), "{id} {kind:?}");
         } else {
-            let expected = if next.is_some() || fate.is_plain() { Settled::Ok } else { Settled::Gone };
-            assert_eq!(result, expected, "{id} {fate:?}");
-            self.note(&settling, &child, next);
+            let expected = if next.is_some() || kind.is_acknowledgement() { Settled::Ok } else { Settled::Gone };
+            assert_eq!(result, expected, "{id} {kind:?}");
+            self.apply(&request, &child, next);
         }
-        self.last = Some(settling);
+        self.last = Some(request);
     }
 
-    fn settlement(&self, one: &Taken, fate: Fate, child: &str) -> Settlement {
+    fn settlement(&self, one: &Delivery, kind: SettleKind, child: &str) -> Settlement {
         let id = id_of(one);
         let attempt = self.attempts.get(&id).copied().unwrap_or(0) + 1;
         let set = |name: &str, value: String| -> Fields { vec![(name.into(), value.into_bytes())] };
-        let with = |child| one.done(Some(mark_of(&id)), vec![child], None);
-        match fate {
-            Fate::Done => one.done(None, Vec::new(), None),
-            Fate::Once => one.done(Some(mark_of(&id)), Vec::new(), None),
-            Fate::Duplicate => one.dropped(Counted::Duplicate),
-            Fate::Expired => one.dropped(Counted::Expired),
-            Fate::Send { priority, is_delayed } => with(publication("t", child, priority, is_delayed)),
-            Fate::SendOut => with(publication("child", child, Priority::Normal, false)),
-            Fate::Again => one.later(Duration::ZERO, set("gw-attempt", attempt.to_string())),
-            Fate::Later => one.later(HOUR, set("gw-attempt", attempt.to_string())),
-            Fate::Dead => {
-                let source = format!("{}/{}", one.entry.source.of(&topic("t")), one.entry.id);
-                one.dead([set("gw-reason", "reject".to_owned()), set("gw-source", source)].concat())
+        let with = |child| one.done(Some(dedup_key_of(&id)), vec![child], None);
+        match kind {
+            SettleKind::Done => one.done(None, Vec::new()),
+            SettleKind::DoneOnce => one.done(Some(dedup_key_of(&id)), Vec::new(), None),
+            SettleKind::Duplicate => one.discard(DoneKind::Duplicate),
+            SettleKind::Expired => one.discard(DoneKind::Expired),
+            SettleKind::Send { priority, is_delayed } => with(publication("t", child, priority, is_delayed)),
+            SettleKind::SendOut => with(publication("child", child, Priority::Normal, false)),
+            SettleKind::RunAgainNow => one.run_again(Duration::ZERO, set("gw-attempt", attempt.to_string())),
+            SettleKind::RunAgainLater => one.run_again(HOUR, set("gw-attempt", attempt.to_string())),
+            SettleKind::Dead => {
+                let stream = format!("{}/{}", one.entry.stream.of(&topic("t")), one.entry.id);
+                one.dead_letter([set("gw-reason", "reject".to_owned()), set("gw-stream", stream)].concat())
             }
         }
     }
 
-    /// Where it goes, if it does. An entry stands until it is settled; whoever
-    /// has it may finish it, but only its owner, and only of this delivery, may
-    /// move it.
-    fn next_place(&self, worker: usize, one: &Taken, fate: Fate) -> Option<Place> {
-        let is_mine = match &self.places[&id_of(one)] {
-            Place::InFlight { entry, owner, deliveries, .. } if *entry == one.entry => {
-                *owner == worker && *deliveries == one.deliveries
+    /// The location after a settlement, unless it is `Gone`. Any worker may finish an
+    /// existing entry, but only its owner may move it, and only of this delivery.
+    fn next_location(&self, worker: usize, one: &Delivery, kind: SettleKind) -> Option<Location> {
+        let is_mine = match &self.locations[&id_of(one)] {
+            Location::InFlight { entry, owner, delivery_count, .. } if *entry == one.entry => {
+                *owner == worker && *delivery_count == one.delivery_count
             }
             _ => return None,
         };
-        let source = one.entry.source;
-        match fate {
-            Fate::Again => is_mine.then_some(Place::Later { source, is_due: true }),
-            Fate::Later => is_mine.then_some(Place::Later { source, is_due: false }),
-            Fate::Dead => is_mine.then_some(Place::Dead { source, is_legacy: false }),
-            _ => Some(Place::Done),
+        let stream = one.entry.stream;
+        match kind {
+            SettleKind::RunAgainNow => is_mine.then_some(Location::Delayed { stream, is_due: true }),
+            SettleKind::RunAgainLater => is_mine.then_some(Location::Delayed { stream, is_due: false }),
+            SettleKind::Dead => is_mine.then_some(Location::Dead { stream, is_legacy: false }),
+            _ => Some(Location::Done),
         }
     }
 
-    /// It has happened.
-    fn note(&mut self, Settling { one, fate, .. }: &Settling, child: &str, next: Option<Place>) {
-        let (id, fate) = (&id_of(one), *fate);
-        // Who has run to the end has finished, even if it counts no more.
-        if fate == Fate::Once || (fate.sends() && next.is_some()) {
-            self.marks.insert(mark_of(id));
+    /// Applies a settlement to the model.
+    fn apply(&mut self, SettleRequest { one, kind, .. }: &SettleRequest, child: &str, next: Option<Location>) {
+        let (id, kind) = (&id_of(one), *kind);
+        // A finished run stores its deduplication key even after a lost lease.
+        if kind == SettleKind::DoneOnce || (kind.sends() && next.is_some()) {
+            self.finished_keys.insert(dedup_key_of(id));
         }
         let Some(next) = next else { return };
         self.put(id, next);
-        self.leave_behind(id, one.entry.source);
-        let counter = match fate {
-            Fate::Done | Fate::Once | Fate::Send { .. } | Fate::SendOut => "done",
-            Fate::Duplicate => "duplicate",
-            Fate::Expired => "expired",
-            Fate::Again | Fate::Later => "retried",
-            Fate::Dead => "dead",
+        self.add_history(id, one.entry.stream);
+        let counter = match kind {
+            SettleKind::Done | SettleKind::DoneOnce | SettleKind::Send { .. } | SettleKind::SendOut => "done",
+            SettleKind::Duplicate => "duplicate",
+            SettleKind::Expired => "expired",
+            SettleKind::RunAgainNow | SettleKind::RunAgainLater => "retried",
+            SettleKind::Dead => "dead",
         };
         self.add(counter, 1);
-        match fate {
-            Fate::Again | Fate::Later => *self.attempts.entry(id.clone()).or_default() += 1,
-            Fate::Send { priority, is_delayed } => self.put(child, self.place_of(priority, is_delayed)),
-            Fate::SendOut if self.server.is_cluster => self.put(child, Place::Out(Box::new(Place::Sent))),
-            Fate::SendOut => self.put(child, Place::Sent),
+        match kind {
+            SettleKind::RunAgainNow | SettleKind::RunAgainLater => *self.attempts.entry(id.clone()).or_default() += 1,
+            SettleKind::Send { priority, is_delayed } => self.put(child, self.location_of(priority, is_delayed)),
+            SettleKind::SendOut if self.server.is_cluster => self.put(child, Location::Outbox(Box::new(Location::Sent))),
+            SettleKind::SendOut => self.put(child, Location::Sent),
             _ => {}
         }
     }
 }
 
-impl Fate {
-    fn is_plain(self) -> bool {
+impl SettleKind {
+    fn is_acknowledgement(self) -> bool {
         matches!(self, Self::Done | Self::Once | Self::Duplicate | Self::Expired)
     }
 
@@ -180,9 +179,9 @@ impl Fate {
     }
 }
 
-/// What copies are known by. Some messages are said to be copies of others.
-pub(super) fn mark_of(id: &str) -> String {
-    format!("k{}", id[1..].parse::<usize>().unwrap() % MARKS)
+/// The deduplication key of a message. Several messages share one.
+pub(super) fn dedup_key_of(id: &str) -> String {
+    format!("k{}", id[1..].parse::<usize>().unwrap() % DEDUP_KEYS)
 }
 
-pub(super) const MARKS: usize = 7;
+pub(super) const DEDUP_KEYS: usize = 7;

@@ -1,12 +1,13 @@
-//! Where each message is, as a plain program would have it.
+//! The model: where each message has to be.
 
 use super::Step;
 use super::server::Server;
-use super::settle::Settling;
+use super::settle::SettleRequest;
 use crate::servers::parse_command;
+use crate::topic_client::TopicClient;
 use gateway_worker::message::field;
 use gateway_worker::publication::Priority;
-use gateway_worker::queue::{EntryKey, QueueError, Reader, Source, SweptTo, Taken, TopicQueue};
+use gateway_worker::queue::{BlockingReader, Delivery, EntryId, QueueError, StreamKind, SweepCursor};
 use jiff::Timestamp;
 use redis::{Cmd, FromRedisValue};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,81 +17,81 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const WORKERS: usize = 3;
 pub(super) const SCHEDULES: [&str; 2] = ["one", "other"];
 
-/// What the topic's key is.
+/// The type of the topic's main key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
-    /// Plain clients', which is emptied into the work stream.
+    /// A list of plain clients, which workers empty into the work stream.
     List,
     Stream,
-    /// A stream that another group reads too, or rather has still to read.
+    /// A stream that another group has not read yet.
     Shared,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Place {
+pub(super) enum Location {
     /// In the list of plain clients.
     List,
-    Waiting(Source),
+    Waiting(StreamKind),
     InFlight {
-        entry: EntryKey,
+        entry: EntryId,
         owner: usize,
-        deliveries: u32,
-        is_given_back: bool,
+        delivery_count: u32,
+        is_requeued: bool,
     },
-    /// Where it comes back to, and whether it is due.
-    Later {
-        source: Source,
+    /// The stream that it goes to, and whether it is due.
+    Delayed {
+        stream: StreamKind,
         is_due: bool,
     },
-    /// Among the original's delayed messages.
-    Legacy {
+    /// Among the legacy delayed messages.
+    LegacyDelayed {
         is_due: bool,
     },
-    /// On its way to there, through the outbox.
-    Out(Box<Place>),
-    /// In the topic of follow-ups.
+    /// In the outbox, to arrive at this location.
+    Outbox(Box<Location>),
+    /// In the topic of the follow-ups.
     Sent,
     Dead {
-        source: Source,
+        stream: StreamKind,
         is_legacy: bool,
     },
-    /// Done, or a duplicate, or expired, or cancelled, or purged.
+    /// Done, a duplicate, expired, cancelled, or purged.
     Done,
 }
 
 pub(super) struct Worker {
-    pub(super) queue: TopicQueue,
-    pub(super) reader: Option<Reader>,
-    /// What it believes to hold.
-    pub(super) held: Vec<Taken>,
+    pub(super) queue: TopicClient,
+    pub(super) reader: Option<BlockingReader>,
+    /// The messages that it has in flight, as far as it knows.
+    pub(super) deliveries: Vec<Delivery>,
 }
 
-/// One topic, its messages, and what else its keys say.
+/// One topic with its messages and the other contents of its keys.
 pub(super) struct World<'a> {
     pub(super) server: &'a Server,
     pub(super) kind: Kind,
     pub(super) workers: Vec<Worker>,
-    pub(super) places: BTreeMap<String, Place>,
-    /// Whose entries stand in the topic's stream, delivered and acknowledged.
+    pub(super) locations: BTreeMap<String, Location>,
+    /// Messages whose entries are delivered and acknowledged, and still in the stream.
     pub(super) history: Vec<String>,
-    /// What the bodies say that are not as they came.
+    /// The data of edited bodies.
     pub(super) data: BTreeMap<String, u32>,
-    /// How often a message was put off, which its entry says.
+    /// The attempts that the entries state.
     pub(super) attempts: BTreeMap<String, u32>,
     pub(super) counted: BTreeMap<String, u64>,
-    /// What has finished and is remembered.
-    pub(super) marks: BTreeSet<String>,
-    /// What was published with an id that counts once.
+    /// The stored deduplication keys of finished messages.
+    pub(super) finished_keys: BTreeSet<String>,
+    /// The ids of `publish_once`.
     pub(super) once: Vec<String>,
-    pub(super) suspects: BTreeMap<String, (u32, usize)>,
-    /// When each schedule fired last.
+    pub(super) isolated: BTreeMap<String, (u32, usize)>,
+    /// The last fire time of each schedule.
     pub(super) fired: [Timestamp; SCHEDULES.len()],
-    pub(super) last: Option<Settling>,
-    pub(super) swept: Option<SweptTo>,
+    pub(super) last: Option<SettleRequest>,
+    pub(super) swept: Option<SweepCursor>,
     pub(super) is_paused: bool,
     pub(super) turn: usize,
-    /// How many began under a rate.
-    pub(super) begun: usize,
+    /// How many messages started under a rate limit.
+    pub(super) started: usize,
     is_full: bool,
     ids: usize,
 }
@@ -99,34 +100,34 @@ impl<'a> World<'a> {
     pub(super) async fn new(server: &'a Server, kind: Kind) -> Self {
         let worker = |number| {
             let queue = server.queue(&format!("worker-{number}"));
-            Worker { queue, reader: None, held: Vec::new() }
+            Worker { queue, reader: None, deliveries: Vec::new() }
         };
         let mut world = Self {
             server,
             kind,
             workers: (0..WORKERS).map(worker).collect(),
-            places: BTreeMap::new(),
+            locations: BTreeMap::new(),
             history: Vec::new(),
             data: BTreeMap::new(),
             attempts: BTreeMap::new(),
             counted: BTreeMap::new(),
-            marks: BTreeSet::new(),
+            finished_keys: BTreeSet::new(),
             once: Vec::new(),
-            suspects: BTreeMap::new(),
+            isolated: BTreeMap::new(),
             fired: [Timestamp::UNIX_EPOCH; SCHEDULES.len()],
             last: None,
             swept: None,
             is_paused: false,
             turn: 0,
-            begun: 0,
+            started: 0,
             is_full: false,
             ids: 0,
         };
-        // A world that was given up may have left it full.
+        // A failed case may have left the memory full.
         world.ask::<()>("CONFIG SET maxmemory 0").await;
         world.ask::<()>("FLUSHALL").await;
         match kind {
-            // Plain clients came first.
+            // Plain clients have used the key before.
             Kind::List => world.ask::<()>("HSET {mq:t}:state kind list").await,
             Kind::Stream => {}
             Kind::Shared => world.ask::<()>("XGROUP CREATE mq:t audit 0 MKSTREAM").await,
@@ -141,16 +142,15 @@ impl<'a> World<'a> {
     pub(super) async fn step(&mut self, step: Step) {
         match step {
             Step::Arrive(arrival) => self.arrive(arrival).await,
-            Step::Pass(passage) => self.pass(passage).await,
-            Step::Hold(grip) => self.grip(grip).await,
-            Step::Settle(verdict) => self.judge(verdict).await,
-            Step::Bury(rite) => self.bury(rite).await,
-            Step::Operate(order) => self.operate(order).await,
+            Step::Transfer(step) => self.transfer(step).await,
+            Step::Lease(step) => self.lease_step(step).await,
+            Step::Settle(step) => self.settle_step(step).await,
+            Step::DeadLetter(step) => self.dead_letter_step(step).await,
+            Step::Operate(step) => self.operate(step).await,
         }
     }
 
-    /// With a full memory an operation happens as ever, or is refused and
-    /// changes nothing.
+    /// With a full memory an operation succeeds, or it is refused and changes nothing.
     pub(super) async fn fill(&mut self, is_full: bool) {
         if self.is_full != is_full {
             self.ask::<()>(&format!("CONFIG SET maxmemory {}", u8::from(is_full))).await;
@@ -162,7 +162,7 @@ impl<'a> World<'a> {
         self.is_full
     }
 
-    /// What an operation brought; nothing where the full memory refused it.
+    /// The result of an operation; `None` where the full memory refused it.
     pub(super) fn unless_refused<T>(&self, result: Result<T, QueueError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -175,8 +175,8 @@ impl<'a> World<'a> {
         self.is_full && error.contains("OOM")
     }
 
-    /// A plain client's command, written as in a shell without quotes; nothing
-    /// where it was refused.
+    /// A command of a plain client, written as in a shell without quotes; `None` where
+    /// it was refused.
     pub(super) async fn client<T: FromRedisValue>(&self, command: &str) -> Option<T> {
         self.send(&parse_command(command)).await
     }
@@ -186,21 +186,20 @@ impl<'a> World<'a> {
         self.unless_refused(result.map_err(QueueError::from))
     }
 
-    /// A command that is never refused.
+    /// A command that a full memory does not refuse.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &str) -> T {
         self.client(command).await.unwrap()
     }
 
-    pub(super) fn queue(&self, worker: usize) -> &TopicQueue {
+    pub(super) fn queue(&self, worker: usize) -> &TopicClient {
         &self.workers[worker].queue
     }
 
-    /// The streams that stand, with their groups made; nothing where those were
-    /// refused.
-    pub(super) async fn sources(&self, worker: usize) -> Option<Vec<Source>> {
+    /// The existing streams, with their groups created; `None` where that was refused.
+    pub(super) async fn streams(&self, worker: usize) -> Option<Vec<StreamKind>> {
         let opened = self.unless_refused(self.queue(worker).open().await)?;
         assert_eq!(opened.is_paused, self.is_paused);
-        Some(opened.sources)
+        Some(opened.streams)
     }
 
     pub(super) fn next_id(&mut self) -> String {
@@ -212,47 +211,46 @@ impl<'a> World<'a> {
         self.kind == Kind::List
     }
 
-    pub(super) fn is_shared(&self, source: Source) -> bool {
-        self.kind == Kind::Shared && source == Source::Normal
+    pub(super) fn is_shared(&self, stream: StreamKind) -> bool {
+        self.kind == Kind::Shared && stream == StreamKind::Normal
     }
 
-    /// Where messages go that have no priority.
-    pub(super) fn main(&self) -> Source {
-        if self.is_list() { Source::Work } else { Source::Normal }
+    /// The stream of messages without a priority.
+    pub(super) fn main(&self) -> StreamKind {
+        if self.is_list() { StreamKind::Work } else { StreamKind::Normal }
     }
 
-    pub(super) fn place_of(&self, priority: Priority, is_delayed: bool) -> Place {
-        let source = match priority {
-            Priority::High => Source::High,
+    pub(super) fn location_of(&self, priority: Priority, is_delayed: bool) -> Location {
+        let stream = match priority {
+            Priority::High => StreamKind::High,
             Priority::Normal => self.main(),
-            Priority::Low => Source::Low,
+            Priority::Low => StreamKind::Low,
         };
-        if is_delayed { Place::Later { source, is_due: false } } else { Place::Waiting(source) }
+        if is_delayed { Location::Delayed { stream, is_due: false } } else { Location::Waiting(stream) }
     }
 
-    pub(super) fn put(&mut self, id: &str, place: Place) {
-        self.places.insert(id.to_owned(), place);
+    pub(super) fn put(&mut self, id: &str, location: Location) {
+        self.locations.insert(id.to_owned(), location);
     }
 
-    /// The one of this place among all that there ever were.
+    /// The id at this position among all that ever existed.
     pub(super) fn any(&self, at: usize) -> Option<String> {
-        self.places.keys().nth(at % self.places.len().max(1)).cloned()
+        self.locations.keys().nth(at % self.locations.len().max(1)).cloned()
     }
 
-    /// An entry is acknowledged; where another group has still to read it, it
-    /// stays.
-    pub(super) fn leave_behind(&mut self, id: &str, source: Source) {
-        if self.is_shared(source) {
+    /// Records an acknowledged entry that stays for another group.
+    pub(super) fn add_history(&mut self, id: &str, stream: StreamKind) {
+        if self.is_shared(stream) {
             self.history.push(id.to_owned());
         }
     }
 
-    pub(super) fn count(&self, is: impl Fn(&Place) -> bool) -> usize {
-        self.places.values().filter(|place| is(place)).count()
+    pub(super) fn count(&self, is: impl Fn(&Location) -> bool) -> usize {
+        self.locations.values().filter(|location| is(location)).count()
     }
 
-    pub(super) fn in_flight(&self, is: impl Fn(Source) -> bool) -> usize {
-        self.count(|place| matches!(place, Place::InFlight { entry, .. } if is(entry.source)))
+    pub(super) fn in_flight(&self, is: impl Fn(StreamKind) -> bool) -> usize {
+        self.count(|location| matches!(location, Location::InFlight { entry, .. } if is(entry.stream)))
     }
 
     pub(super) fn add(&mut self, counter: &str, count: usize) {
@@ -260,11 +258,11 @@ impl<'a> World<'a> {
     }
 
     /// Returns how many moved.
-    pub(super) fn move_all(&mut self, to: impl Fn(&Place) -> Option<Place>) -> usize {
+    pub(super) fn move_all(&mut self, to: impl Fn(&Location) -> Option<Location>) -> usize {
         let mut moved = 0;
-        for place in self.places.values_mut() {
-            if let Some(next) = to(place) {
-                *place = next;
+        for location in self.locations.values_mut() {
+            if let Some(next) = to(location) {
+                *location = next;
                 moved += 1;
             }
         }
@@ -272,7 +270,7 @@ impl<'a> World<'a> {
     }
 }
 
-pub(super) fn id_of(taken: &Taken) -> String {
+pub(super) fn id_of(taken: &Delivery) -> String {
     id_in(field(&taken.fields, "message").unwrap())
 }
 
@@ -281,16 +279,16 @@ pub(super) fn id_in(body: &[u8]) -> String {
     envelope["id"].as_str().unwrap().to_owned()
 }
 
-/// As plain clients write it.
+/// A message as plain clients write it.
 pub(super) fn plain(id: &str, data: u32) -> String {
     format!(r#"{{"id":"{id}","topic":"t","data":{data}}}"#)
 }
 
-pub(super) fn key_of(source: Source) -> &'static str {
-    match source {
-        Source::High => "{mq:t}:high",
-        Source::Normal => "mq:t",
-        Source::Work => "{mq:t}:work",
-        Source::Low => "{mq:t}:low",
+pub(super) fn key_of(stream: StreamKind) -> &'static str {
+    match stream {
+        StreamKind::High => "{mq:t}:high",
+        StreamKind::Normal => "mq:t",
+        StreamKind::Work => "{mq:t}:work",
+        StreamKind::Low => "{mq:t}:low",
     }
 }

@@ -4,7 +4,7 @@ use super::queue;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs, publish};
 use crate::message;
-use crate::queue::dead::{LetterId, Origin};
+use crate::queue::dead::{DeadLetterId, DeadLetters, Origin};
 use crate::topic::Topic;
 use clap::Args;
 
@@ -12,7 +12,7 @@ use clap::Args;
 pub(in crate::cli) struct EditArgs {
     topic: Topic,
     /// Entry of the dead letter, as `dead ls` shows it
-    entry: LetterId,
+    entry: DeadLetterId,
     /// New data as JSON, @FILE, or - for stdin; replaces the whole message where it has no envelope
     #[arg(long, value_name = "JSON|@FILE|-")]
     data: String,
@@ -26,9 +26,9 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
     let (connection, settings) = args.redis.connect()?;
     ensure_topic_exists(&connection, &settings, &args.topic).await?;
-    let queue = queue(&connection, &settings, &args.topic);
+    let letters = DeadLetters::new(queue(&connection, &settings, &args.topic));
     let missing = || super::not_found(&args.topic, &args.entry.to_string());
-    let letter = queue.dead_letter(&args.entry).await?.ok_or_else(missing)?;
+    let letter = letters.get(&args.entry).await?.ok_or_else(missing)?;
     if letter.origin == Origin::Legacy {
         let (topic, entry) = (&args.topic, &args.entry);
         return Err(Failure::Failed(format!(
@@ -39,7 +39,7 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     }
     let body = message::with_data(letter.body().unwrap_or_default(), &data);
     let body = body.map_err(|error| Failure::Failed(format!("{}: {error}", args.entry)))?;
-    let id = queue.edit_dead(&args.entry, &body).await?.ok_or_else(missing)?;
+    let id = letters.edit(&args.entry, &body).await?.ok_or_else(missing)?;
     println!("{id}");
     Ok(())
 }

@@ -4,8 +4,8 @@ use super::queue;
 use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
-use crate::queue::TopicQueue;
-use crate::queue::dead::{LetterId, Origin};
+use crate::queue::TopicHandle;
+use crate::queue::dead::{DeadLetterId, DeadLetterPurge, DeadLetters, Origin};
 use crate::topic::Topic;
 use clap::{ArgGroup, Args};
 use std::io::{BufRead, IsTerminal};
@@ -17,7 +17,7 @@ pub(in crate::cli) struct PurgeArgs {
     topic: Topic,
     /// Entries of dead letters, as `dead ls` shows them
     #[arg(value_name = "ENTRY")]
-    entries: Vec<LetterId>,
+    entries: Vec<DeadLetterId>,
     /// All current dead letters
     #[arg(long)]
     all: bool,
@@ -52,13 +52,15 @@ pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
 }
 
 async fn is_confirmed(
-    queue: &TopicQueue,
-    entries: &[LetterId],
+    queue: &TopicHandle,
+    entries: &[DeadLetterId],
     older_than: Option<humantime::Duration>,
 ) -> Result<bool, Failure> {
     let which = match (entries.len(), older_than) {
-        (0, Some(age)) => format!("those of {} that are older than {age}", queue.dead_count().await?),
-        (0, None) => format!("all {}", queue.dead_count().await?),
+        (0, Some(age)) => {
+            format!("those of {} that are older than {age}", DeadLetters::new(queue.clone()).count().await?)
+        }
+        (0, None) => format!("all {}", DeadLetters::new(queue.clone()).count().await?),
         (count, _) => count.to_string(),
     };
     eprintln!("Permanently delete dead letters of {}: {which}? [y/N]", format_cell(queue.topic().as_str()));
@@ -68,10 +70,10 @@ async fn is_confirmed(
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-async fn purge_entries(queue: &TopicQueue, entries: &[LetterId], purged: &mut u64) -> Result<(), Failure> {
+async fn purge_entries(queue: &TopicHandle, entries: &[DeadLetterId], purged: &mut u64) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for id in entries {
-        if queue.delete_dead(id).await? {
+        if DeadLetters::new(queue.clone()).delete(id).await? {
             *purged += 1;
         } else {
             missing.push(id.to_string());
@@ -82,17 +84,17 @@ async fn purge_entries(queue: &TopicQueue, entries: &[LetterId], purged: &mut u6
 
 /// Deletes all dead letters, or those that are older than `age`.
 pub(in crate::cli) async fn purge_all(
-    queue: &TopicQueue,
+    queue: &TopicHandle,
     age: Option<Duration>,
     purged: &mut u64,
 ) -> Result<(), Failure> {
-    let mut reported = Instant::now();
+    let (purge, mut reported) = (DeadLetterPurge::new(queue.clone()), Instant::now());
     for origin in Origin::ALL {
         let mut newest = None;
         loop {
             let count = match age {
-                Some(age) => queue.purge_older(origin, age).await?,
-                None => queue.purge_dead(origin, &mut newest).await?,
+                Some(age) => purge.older_than(origin, age).await?,
+                None => purge.all(origin, &mut newest).await?,
             };
             *purged += count;
             if count == 0 {

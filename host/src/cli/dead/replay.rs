@@ -4,8 +4,8 @@ use super::{Filter, queue};
 use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
-use crate::queue::dead::{Letter, LetterId, Order, Origin, Replayed};
-use crate::queue::{TopicQueue, inspect};
+use crate::queue::dead::{DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin, Replay, Replayed};
+use crate::queue::{TopicHandle, handled_topics};
 use crate::topic::Topic;
 use clap::Args;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub(in crate::cli) struct ReplayArgs {
     topic: Topic,
     /// Entries of dead letters, as `dead ls` shows them
     #[arg(value_name = "ENTRY", conflicts_with_all = ["all", "reason", "search"])]
-    entries: Vec<LetterId>,
+    entries: Vec<DeadLetterId>,
     /// All current dead letters, or those of them that --reason and --search select
     #[arg(long)]
     all: bool,
@@ -50,7 +50,7 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     };
     println!("{} replayed", progress.replayed);
     result?;
-    if progress.replayed > 0 && !inspect::handled(&connection, &settings.prefix).await?.contains(&args.topic) {
+    if progress.replayed > 0 && !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
         let topic = format_cell(args.topic.as_str());
         eprintln!("no active worker has a handler for {topic}: the replayed messages wait");
     }
@@ -62,9 +62,9 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     }
 }
 
-async fn replay_entries(queue: &TopicQueue, entries: &[LetterId], progress: &mut Progress) -> Result<(), Failure> {
+async fn replay_entries(queue: &TopicHandle, entries: &[DeadLetterId], progress: &mut Progress) -> Result<(), Failure> {
     for id in entries {
-        match queue.dead_letter(id).await? {
+        match DeadLetters::new(queue.clone()).get(id).await? {
             Some(letter) => progress.replay(queue, &[letter]).await?,
             None => progress.failed(id, "no such dead letter"),
         }
@@ -72,12 +72,12 @@ async fn replay_entries(queue: &TopicQueue, entries: &[LetterId], progress: &mut
     Ok(())
 }
 
-async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress) -> Result<(), Failure> {
+async fn replay_all(queue: &TopicHandle, filter: &Filter, progress: &mut Progress) -> Result<(), Failure> {
     // Both lists are opened first, so that a message that dies again during the
     // replay is not replayed again.
     let mut walks = Vec::new();
     for origin in Origin::ALL {
-        walks.push(queue.dead_letters(origin, Order::OldestFirst).await?);
+        walks.push(DeadLetters::new(queue.clone()).list(origin, Order::OldestFirst).await?);
     }
     for mut walk in walks {
         loop {
@@ -85,7 +85,7 @@ async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress
             if page.is_empty() {
                 break;
             }
-            page.retain(|letter| filter.matches(letter, &letter.told(queue.topic())));
+            page.retain(|letter| filter.matches(letter, &letter.summary(queue.topic())));
             progress.replay(queue, &page).await?;
         }
     }
@@ -93,8 +93,8 @@ async fn replay_all(queue: &TopicQueue, filter: &Filter, progress: &mut Progress
 }
 
 impl Progress {
-    async fn replay(&mut self, queue: &TopicQueue, letters: &[Letter]) -> Result<(), Failure> {
-        let results = queue.replay(letters).await?;
+    async fn replay(&mut self, queue: &TopicHandle, letters: &[DeadLetterEntry]) -> Result<(), Failure> {
+        let results = Replay::new(queue.clone()).replay(letters).await?;
         for (letter, result) in letters.iter().zip(results) {
             match result {
                 Replayed::Ok => self.replayed += 1,
@@ -110,7 +110,7 @@ impl Progress {
         Ok(())
     }
 
-    fn failed(&mut self, id: &LetterId, error: &str) {
+    fn failed(&mut self, id: &DeadLetterId, error: &str) {
         self.not_replayed += 1;
         self.last_error = format!("{id}: {error}");
     }

@@ -7,8 +7,8 @@ use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::message;
 use crate::plugin::is_dangerous;
-use crate::queue::TopicQueue;
-use crate::queue::dead::{DeadLetter, Letter, LetterId, Order, Origin};
+use crate::queue::TopicHandle;
+use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin};
 use crate::topic::Topic;
 use clap::Args;
 use serde::Serialize;
@@ -45,7 +45,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let letter = find(&queue, &args.id).await?.ok_or_else(|| super::not_found(&args.topic, &args.id))?;
     let details = Details {
         topic: args.topic.to_string(),
-        letter: letter.told(&args.topic),
+        letter: letter.summary(&args.topic),
         fields: letter.fields.iter().map(|(name, value)| (escaped(name), escaped(value))).collect(),
         data: data(&args.topic, &letter),
     };
@@ -67,20 +67,20 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
 }
 
 /// Legacy ids of messages look like entries, so both are tried.
-async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
-    if let Ok(entry) = id.parse::<LetterId>()
-        && let Some(letter) = queue.dead_letter(&entry).await?
+async fn find(queue: &TopicHandle, id: &str) -> Result<Option<DeadLetterEntry>, Failure> {
+    if let Ok(entry) = id.parse::<DeadLetterId>()
+        && let Some(letter) = DeadLetters::new(queue.clone()).get(&entry).await?
     {
         return Ok(Some(letter));
     }
     for origin in Origin::ALL {
-        let mut walk = queue.dead_letters(origin, Order::NewestFirst).await?;
+        let mut walk = DeadLetters::new(queue.clone()).list(origin, Order::NewestFirst).await?;
         loop {
             let page = walk.next().await?;
             if page.is_empty() {
                 break;
             }
-            let has_id = |letter: &Letter| letter.told(queue.topic()).id.as_deref() == Some(id);
+            let has_id = |letter: &DeadLetterEntry| letter.summary(queue.topic()).id.as_deref() == Some(id);
             if let Some(letter) = page.into_iter().find(has_id) {
                 return Ok(Some(letter));
             }
@@ -89,7 +89,7 @@ async fn find(queue: &TopicQueue, id: &str) -> Result<Option<Letter>, Failure> {
     Ok(None)
 }
 
-fn data(topic: &Topic, letter: &Letter) -> Option<Box<RawValue>> {
+fn data(topic: &Topic, letter: &DeadLetterEntry) -> Option<Box<RawValue>> {
     let fields = match letter.body() {
         Some(body) => vec![(message::MESSAGE_FIELD.as_bytes().to_vec(), body.to_vec())],
         None => letter.fields.clone(),

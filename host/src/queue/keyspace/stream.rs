@@ -1,0 +1,80 @@
+//! The streams that a topic's messages are delivered from, and their entries.
+
+use super::keys::Keys;
+use crate::topic::Topic;
+use serde::Serialize;
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamKind {
+    /// Messages of high priority.
+    High,
+    /// `mq:<topic>`, where that is a stream.
+    Normal,
+    /// Messages that came through a list, with normal priority.
+    Work,
+    Low,
+}
+
+impl StreamKind {
+    pub const ALL: [Self; 4] = [Self::High, Self::Normal, Self::Work, Self::Low];
+
+    /// Its share of ten turns while all streams have waiting messages.
+    pub(crate) fn weight(self) -> usize {
+        match self {
+            Self::High => 6,
+            Self::Normal | Self::Work => 3,
+            Self::Low => 1,
+        }
+    }
+
+    /// Its name within keys and tokens; empty for the main key.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "",
+            Self::Work => "work",
+            Self::Low => "low",
+        }
+    }
+
+    /// Its name in dead letters: the topic, and the class where it has one.
+    pub fn of(self, topic: &Topic) -> String {
+        match self.class() {
+            "" => topic.to_string(),
+            class => format!("{topic}:{class}"),
+        }
+    }
+
+    /// The text of an entry id in this stream.
+    pub fn at(self, entry: &str) -> String {
+        EntryId { stream: self, id: entry.to_owned() }.to_string()
+    }
+
+    pub(crate) fn key(self, keys: &Keys) -> &str {
+        match self {
+            Self::High => &keys.high,
+            Self::Normal => &keys.main,
+            Self::Work => &keys.work,
+            Self::Low => &keys.low,
+        }
+    }
+}
+
+/// Identifies an entry of a topic; Redis' id alone is unique only within its stream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntryId {
+    pub stream: StreamKind,
+    /// `<ms>-<sequence>`
+    pub id: String,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.stream.class() {
+            "" => f.write_str(&self.id),
+            class => write!(f, "{class}:{}", self.id),
+        }
+    }
+}

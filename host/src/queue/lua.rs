@@ -1,0 +1,3 @@
+//! The Lua scripts.
+
+pub(crate) mod scripts;

@@ -1,0 +1,16 @@
+//! Connections to Redis: a single server, the master that sentinels name, or a
+//! cluster.
+
+mod servers;
+mod shared;
+mod cluster_slots;
+mod blocking;
+mod connection;
+mod policy;
+mod scan;
+
+pub(crate) use blocking::BlockingSlot;
+pub use connection::{Connection, Health};
+pub use policy::check_policy;
+pub(crate) use scan::KeyPages;
+pub(crate) use shared::Shared;

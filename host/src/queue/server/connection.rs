@@ -1,0 +1,122 @@
+//! Hands out connections: one that all share and that reconnects by itself, and
+//! a new one for each blocking reader, because a blocking read delays whatever is
+//! sent after it.
+
+use super::blocking::{BlockingReaders, BlockingSlot};
+use super::cluster_slots;
+use super::servers::{Node, Servers};
+use super::shared::Shared;
+use crate::queue::error::QueueError;
+use crate::settings::RedisTarget;
+use redis::aio::MultiplexedConnection;
+use redis::cluster_routing::Slot;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Clone)]
+pub struct Connection {
+    servers: Arc<Servers>,
+    shared: Shared,
+    readers: Arc<BlockingReaders>,
+    /// Connections to single masters of a cluster, by name.
+    masters: Arc<Mutex<HashMap<String, Shared>>>,
+}
+
+/// A server that takes longer to answer a ping counts as away.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Connected,
+    Away(String),
+}
+
+/// A server that takes writes.
+pub(crate) struct Master {
+    /// Its address, for messages.
+    pub(crate) name: String,
+    pub(crate) connection: Shared,
+}
+
+impl Connection {
+    /// Connects on first use, so that a worker starts while Redis is away. An
+    /// error means that the settings are invalid.
+    pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
+        let servers = Arc::new(Servers::new(target)?);
+        Ok(Self { shared: Shared::new(servers.clone()), servers, readers: Arc::default(), masters: Arc::default() })
+    }
+
+    pub(crate) fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// A new connection for blocking reads of this key. It has no response
+    /// timeout: with one, the client abandons a read that Redis still executes,
+    /// and nobody receives the message that Redis then delivers.
+    pub(crate) async fn blocking(&self, key: &str) -> Result<(MultiplexedConnection, BlockingSlot), QueueError> {
+        let node = self.owner_of(key).await?;
+        // After a failover, reads and writes have to move to the new master together.
+        self.shared.disconnect_unless_at(&node);
+        BlockingSlot::connect(node, &self.readers).await
+    }
+
+    /// The server that owns a key now.
+    async fn owner_of(&self, key: &str) -> Result<Node, QueueError> {
+        if self.servers.is_cluster() {
+            return cluster_slots::owner(&self.servers, key, &mut self.shared()).await;
+        }
+        Ok(self.servers.master().await?)
+    }
+
+    /// Ends the running blocking read of this reader.
+    pub(crate) async fn unblock(&self, reader_id: i64) -> Result<(), QueueError> {
+        self.readers.unblock(reader_id, &mut self.shared()).await
+    }
+
+    /// Whether one script may use both keys.
+    pub(crate) fn is_same_slot(&self, one: &str, other: &str) -> bool {
+        !self.servers.is_cluster() || Slot::for_key(one) == Slot::for_key(other)
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.servers.is_cluster()
+    }
+
+    /// Every server that stores a part of the keys.
+    pub(crate) async fn masters(&self) -> Result<Vec<Master>, QueueError> {
+        if !self.servers.is_cluster() {
+            return Ok(vec![Master { name: self.servers.name(), connection: self.shared() }]);
+        }
+        let nodes = cluster_slots::masters(&self.servers, &mut self.shared()).await?;
+        let mut known = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| nodes.iter().any(|node| node.name == *name));
+        let master = |node: Node| {
+            let name = node.name.clone();
+            let connection = known.entry(name.clone()).or_insert_with(|| Shared::new(Arc::new(node.into())));
+            Master { connection: connection.clone(), name }
+        };
+        Ok(nodes.into_iter().map(master).collect())
+    }
+
+    /// In a cluster every master has to answer a ping of its connection: the
+    /// cluster client drops a master that is away and asks only the others.
+    pub async fn ping(&self) -> Health {
+        match tokio::time::timeout(PING_TIMEOUT, self.ping_masters()).await {
+            Ok(Ok(())) => Health::Connected,
+            Ok(Err(reason)) => Health::Away(reason),
+            Err(_) => Health::Away(format!("Redis is away: no answer within {PING_TIMEOUT:?}")),
+        }
+    }
+
+    async fn ping_masters(&self) -> Result<(), String> {
+        for mut master in self.masters().await.map_err(|error| error.to_string())? {
+            let answer = redis::cmd("PING").query_async::<redis::Value>(&mut master.connection).await;
+            answer.map_err(|error| match QueueError::from(error) {
+                error if self.servers.is_cluster() => format!("{}: {error}", master.name),
+                error => error.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What happens to a delivered message once its run has ended.
+
+use super::keyspace::EntryId;
+use crate::message::Fields;
+use crate::publication::Publication;
+use std::time::Duration;
+
+/// The field of a dead letter that says why the message died.
+pub const ERROR_FIELD: &str = "gw-error";
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settlement {
+    pub entry: EntryId,
+    pub(crate) delivery_count: u32,
+    pub(crate) disposition: Disposition,
+    /// The bytes that its script reads and is sent.
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Disposition {
+    Done { kind: DoneKind, dedup_key: Option<String>, publications: Vec<Publication> },
+    RunAgain { after: Duration, set_fields: Fields },
+    DeadLetter { set_fields: Fields },
+}
+
+/// Which counter of the topic a finished message adds to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DoneKind {
+    Done,
+    /// Another message with its deduplication key had finished before.
+    Duplicate,
+    Expired,
+}
+
+impl DoneKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Done, Self::Duplicate, Self::Expired];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Duplicate => "duplicate",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Settlement {
+    pub fn is_dead_letter(&self) -> bool {
+        matches!(self.disposition, Disposition::DeadLetter { .. })
+    }
+
+    /// The delay before the message runs again, if it does.
+    pub fn runs_again_in(&self) -> Option<Duration> {
+        match self.disposition {
+            Disposition::RunAgain { after, .. } => Some(after),
+            _ => None,
+        }
+    }
+
+    /// Its kind, if it needs no more than an acknowledgement.
+    pub(crate) fn acknowledgement(&self) -> Option<DoneKind> {
+        match &self.disposition {
+            Disposition::Done { kind, publications, .. } if publications.is_empty() => Some(*kind),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn dedup_key(&self) -> Option<&String> {
+        match &self.disposition {
+            Disposition::Done { dedup_key, .. } => dedup_key.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn publications(&self) -> &[Publication] {
+        match &self.disposition {
+            Disposition::Done { publications, .. } => publications,
+            _ => &[],
+        }
+    }
+}
