@@ -9,7 +9,7 @@ use crate::health::HealthLoop;
 use crate::lanes::Lanes;
 use crate::mail::Post;
 use crate::metrics::Metrics;
-use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Means, Registry};
+use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, EngineResources, Folder, Registry};
 use crate::queue::{Connection, QueueError, Store};
 use crate::reloader::{Reloader, Request};
 use crate::secrets::GivenSecrets;
@@ -100,8 +100,10 @@ impl App {
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let means = Means { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), means)?;
+        let resources =
+            EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
+        let engine =
+            Engine::with_resources(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), resources)?;
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());

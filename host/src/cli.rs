@@ -24,8 +24,8 @@ use crate::app::StartError;
 use crate::plugin::CompileLimits;
 use crate::queue::{Connection, QueueError};
 use crate::settings::{BadSettings, QueueSettings, Typed, TypedQueue, TypedRedis};
+use crate::text::sanitize_lines;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use print::plain_lines;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -233,11 +233,11 @@ impl Cli {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Ended(code, told)) => {
-                eprintln!("{}", plain_lines(&told));
+                eprintln!("{}", sanitize_lines(&told));
                 code
             }
             Err(failure) => {
-                eprintln!("gateway-worker: {}", plain_lines(&failure.to_string()));
+                eprintln!("gateway-worker: {}", sanitize_lines(&failure.to_string()));
                 failure.exit_code()
             }
         }

@@ -24,7 +24,6 @@ mod take;
 mod tidy;
 
 pub use alone::Alone;
-pub use run::short;
 
 use crate::backlog::Backlog;
 use crate::metrics::TopicMetrics;

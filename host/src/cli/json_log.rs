@@ -3,7 +3,7 @@
 //! the log are anybody's: ids of messages, reasons of handlers. They are
 //! written as numbers, which mean the same to whoever parses the line.
 
-use crate::plugin::plain_json;
+use crate::text::sanitize_json;
 use std::borrow::Cow;
 use std::io::{self, Stdout, Write};
 
@@ -18,7 +18,7 @@ impl JsonLog {
 
 impl Write for JsonLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(bytes).map(plain_json) {
+        match std::str::from_utf8(bytes).map(sanitize_json) {
             Ok(Cow::Owned(line)) => self.0.write_all(line.as_bytes())?,
             Ok(Cow::Borrowed(_)) | Err(_) => self.0.write_all(bytes)?,
         }

@@ -5,9 +5,10 @@ use super::print::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::metrics::Metrics;
-use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
+use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests};
 use crate::secrets::GivenSecrets;
 use crate::settings::{FileCheck, Typed, TypedPlugins, TypedSecrets};
+use crate::text::sanitize;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -180,7 +181,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     }
     for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
         let told = format!("warning  {name}.toml is for nothing: there is no {name}.wasm beside it");
-        if args.json { eprintln!("{}", plain(&told)) } else { print_line(&told) }
+        if args.json { eprintln!("{}", sanitize(&told)) } else { print_line(&told) }
     }
     ended(&all)
 }
@@ -224,7 +225,7 @@ fn print_verdict(told: &Inspection) {
 /// A file's names and words are whoever made it's: they must not steer the
 /// terminal, nor look like lines of ours.
 fn print_line(line: &str) {
-    println!("{}", plain(line).trim_end());
+    println!("{}", sanitize(line).trim_end());
 }
 
 fn topics(told: &Inspection) -> String {

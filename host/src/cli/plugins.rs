@@ -3,8 +3,7 @@
 use super::http::WorkerArgs;
 use super::print::print_json;
 use super::{Failure, table};
-use crate::plugin::plain;
-use crate::worker::short;
+use crate::text::{sanitize, short_digest};
 use clap::Args;
 use hyper::Method;
 use serde_json::Value;
@@ -47,15 +46,15 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         let grants = plugin["grants"].as_object().map(|grants| grants.keys().cloned().collect::<Vec<_>>().join(", "));
         let topics: Vec<&str> = plugin["topics"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let (topics, grants) =
-            (plain(&topics.join(", ")).into_owned(), plain(&grants.unwrap_or_default()).into_owned());
+            (sanitize(&topics.join(", ")).into_owned(), sanitize(&grants.unwrap_or_default()).into_owned());
         [text(plugin, "name"), state(plugin), digest(plugin, "digest"), topics, grants]
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
-        let again = plugin["again_at"].as_str().map(|at| format!("; tried again at {}", plain(at)));
+        let again = plugin["again_at"].as_str().map(|at| format!("; tried again at {}", sanitize(at)));
         let again = again.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}{again}", text(plugin, "name"), plain(reason));
+            println!("\n{}: {}{again}", text(plugin, "name"), sanitize(reason));
         }
     }
     Ok(())
@@ -87,14 +86,14 @@ pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
     println!(
         "{} stays out until its bytes change, or `gateway-worker plugins release {}`",
         digest(&change, "withdrawn"),
-        plain(&args.name)
+        sanitize(&args.name)
     );
     Ok(())
 }
 
 pub(super) async fn release(args: NameArgs) -> Result<(), Failure> {
     args.worker.ask(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "release"]].concat()).await?;
-    println!("nothing is held against {} any longer", plain(&args.name));
+    println!("nothing is held against {} any longer", sanitize(&args.name));
     Ok(())
 }
 
@@ -142,9 +141,9 @@ fn list<'a>(answer: &'a Value, key: &str) -> Result<&'a Vec<Value>, Failure> {
 
 /// What comes from plugins must not steer the terminal.
 fn text(value: &Value, key: &str) -> String {
-    plain(value[key].as_str().unwrap_or_default()).into_owned()
+    sanitize(value[key].as_str().unwrap_or_default()).into_owned()
 }
 
 fn digest(value: &Value, key: &str) -> String {
-    plain(short(value[key].as_str().unwrap_or("-"))).into_owned()
+    sanitize(short_digest(value[key].as_str().unwrap_or("-"))).into_owned()
 }

@@ -1,6 +1,6 @@
 //! Rows in columns, numbers to the right.
 
-use crate::plugin::is_dangerous;
+use crate::text::is_control_or_bidi;
 
 /// What stands in the cells is anybody's: ids of messages, reasons of handlers.
 pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
@@ -24,5 +24,5 @@ pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
 
 /// What a terminal may be given on one line.
 pub(super) fn shown(text: &str) -> String {
-    text.replace(|char: char| char.is_control() || is_dangerous(char), " ")
+    text.replace(|char: char| char.is_control() || is_control_or_bidi(char), " ")
 }

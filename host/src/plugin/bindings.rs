@@ -1,4 +1,4 @@
-//! What is generated from `wit/gateway.wit`. All worlds share their imports.
+//! What is generated from `wit/gateway.wit`. All worlds quota their imports.
 
 mod one {
     wasmtime::component::bindgen!({

@@ -11,17 +11,17 @@ pub(super) struct MemoryBudget {
     /// All threads write to it for each call: what they read is in another line
     /// of a processor's cache.
     used: CachePadded<AtomicU64>,
-    /// How many have a share of it.
+    /// How many have a quota of it.
     plugins: AtomicUsize,
 }
 
 /// The typed reason for ending a guest that did nothing wrong.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoMemoryLeft {
+pub(super) enum MemoryExhausted {
     #[error("the memory of all handlers together (handler_memory) is in use")]
-    OfAll,
+    Total,
     #[error("the memory that one plugin may have, half of that of all handlers together (handler_memory), is in use")]
-    OfPlugin,
+    Plugin,
 }
 
 impl MemoryBudget {
@@ -38,20 +38,20 @@ impl MemoryBudget {
 /// What the instances of one plugin have of it: half at most, as soon as there
 /// are others that would be left with nothing.
 #[derive(Debug)]
-pub(super) struct MemoryShare {
+pub(super) struct MemoryQuota {
     budget: Arc<MemoryBudget>,
     used: AtomicU64,
 }
 
-impl MemoryShare {
-    pub(super) fn of(budget: &Arc<MemoryBudget>) -> Self {
+impl MemoryQuota {
+    pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {
         budget.plugins.fetch_add(1, Ordering::Relaxed);
         Self { budget: budget.clone(), used: AtomicU64::new(0) }
     }
 
     /// For what is only tried out.
     pub(super) fn unbounded() -> Self {
-        Self::of(&Arc::new(MemoryBudget::new(u64::MAX)))
+        Self::new(&Arc::new(MemoryBudget::new(u64::MAX)))
     }
 
     pub(super) fn max(&self) -> u64 {
@@ -60,33 +60,33 @@ impl MemoryShare {
     }
 
     /// Whether instances that only wait had better go.
-    pub(super) fn is_scarce(&self) -> bool {
+    pub(super) fn is_under_pressure(&self) -> bool {
         let is_half_used = |used: &AtomicU64, max: u64| used.load(Ordering::Relaxed) > max / 2;
         is_half_used(&self.used, self.max()) || is_half_used(&self.budget.used, self.budget.max)
     }
 
-    pub(super) fn take(&self, bytes: u64) -> Result<(), NoMemoryLeft> {
-        take(&self.used, bytes, self.max()).ok_or(NoMemoryLeft::OfPlugin)?;
-        take(&self.budget.used, bytes, self.budget.max).ok_or_else(|| {
+    pub(super) fn acquire(&self, bytes: u64) -> Result<(), MemoryExhausted> {
+        acquire(&self.used, bytes, self.max()).ok_or(MemoryExhausted::Plugin)?;
+        acquire(&self.budget.used, bytes, self.budget.max).ok_or_else(|| {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            NoMemoryLeft::OfAll
+            MemoryExhausted::Total
         })
     }
 
-    pub(super) fn give_back(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for MemoryShare {
+impl Drop for MemoryQuota {
     fn drop(&mut self) {
         self.budget.plugins.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Counts what is taken of so many at most; nothing where it would be more.
-fn take(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
+fn acquire(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
     let taken = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
     used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok().map(drop)
 }
@@ -100,7 +100,7 @@ pub(super) struct FileBudget {
 
 impl FileBudget {
     /// Of a process that may have so many.
-    pub(super) fn of(open_files: u64) -> Self {
+    pub(super) fn for_process(open_files: u64) -> Self {
         Self { max: open_files / 2, used: AtomicU64::new(0) }
     }
 
@@ -109,15 +109,15 @@ impl FileBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    pub(super) fn take(&self, files: u64) -> bool {
+    pub(super) fn acquire(&self, files: u64) -> bool {
         if files == 0 {
             // Most instances open none: nobody else is to notice them.
             return true;
         }
-        take(&self.used, files, self.max).is_some()
+        acquire(&self.used, files, self.max).is_some()
     }
 
-    pub(super) fn give_back(&self, files: u64) {
+    pub(super) fn release(&self, files: u64) {
         if files > 0 {
             self.used.fetch_sub(files, Ordering::Relaxed);
         }

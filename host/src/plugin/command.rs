@@ -2,11 +2,11 @@
 //! its message on stdin, finds what it needs to know of it in its environment,
 //! and says with its exit code how it ended.
 
-use super::component::Facts;
-use super::words::{cut, with_output};
+use super::component::PluginContext;
 use crate::manifest::{Instances, Manifest};
 use crate::message::Message;
 use crate::publication::{Publication, envelope};
+use crate::text::{truncate_error, with_output};
 use crate::verdict::Outcome;
 use wasmtime::Module;
 use wasmtime_wasi::WasiCtxBuilder;
@@ -17,10 +17,10 @@ pub(super) const WASI_P1: &str = "wasi_snapshot_preview1";
 /// Where it begins.
 pub(super) const START: &str = "_start";
 
-const MEND: &str = "build a handler for wasm32-wasip2, or a program for wasm32-wasip1";
+const HINT: &str = "build a handler for wasm32-wasip2, or a program for wasm32-wasip1";
 
 /// The exit code that says that it will never work: `EX_DATAERR`.
-const REJECT: i32 = 65;
+const EXIT_REJECT: i32 = 65;
 /// Variables that begin so are the host's.
 const HOST_PREFIX: &str = "GW_";
 
@@ -54,7 +54,7 @@ pub(super) fn check_module(module: &Module) -> Result<(), String> {
     if let Some(import) = foreign {
         let (from, name) = (import.module(), import.name());
         let told = "a core module may import from wasi_snapshot_preview1 alone";
-        return Err(format!("it imports `{name}` of {from}: {told}; {MEND}"));
+        return Err(format!("it imports `{name}` of {from}: {told}; {HINT}"));
     }
     let start = module.get_export(START).and_then(|found| found.func().cloned());
     let is_start = start.is_some_and(|start| start.params().next().is_none() && start.results().next().is_none());
@@ -62,18 +62,18 @@ pub(super) fn check_module(module: &Module) -> Result<(), String> {
         (true, _) if module.get_export("memory").is_none() => Err("it exports no memory: a program must".to_owned()),
         (true, _) => Ok(()),
         (false, true) => {
-            Err(format!("it is a reactor: it exports `_initialize` and no `{START}`, so it has nothing to run; {MEND}"))
+            Err(format!("it is a reactor: it exports `_initialize` and no `{START}`, so it has nothing to run; {HINT}"))
         }
-        (false, false) => Err(format!("it is a core module without a function `{START}`, so it is no program; {MEND}")),
+        (false, false) => Err(format!("it is a core module without a function `{START}`, so it is no program; {HINT}")),
     }
 }
 
 /// What one run of it gets to see.
-pub(super) fn equip(wasi: &mut WasiCtxBuilder, facts: &Facts, message: &Message, max_attempts: u32) {
-    let manifest = &facts.manifest;
+pub(super) fn configure(wasi: &mut WasiCtxBuilder, context: &PluginContext, message: &Message, max_attempts: u32) {
+    let manifest = &context.manifest;
     // What C would take for the end of the text.
     let text = |text: &str| text.replace('\0', "\u{fffd}");
-    wasi.arg(&facts.name).args(&manifest.args);
+    wasi.arg(&context.name).args(&manifest.args);
     for (name, value) in &manifest.config {
         wasi.env(name, text(value));
     }
@@ -87,10 +87,10 @@ pub(super) fn equip(wasi: &mut WasiCtxBuilder, facts: &Facts, message: &Message,
 /// How a run ended that returned with this code, after it had printed this and
 /// published those.
 pub(super) fn outcome(code: i32, printed: &str, publications: Vec<Publication>) -> Outcome {
-    let reason = || cut(with_output(&format!("exit code {code}"), printed));
+    let reason = || truncate_error(with_output(&format!("exit code {code}"), printed));
     match code {
         0 => Outcome::Done(publications),
-        REJECT => Outcome::Reject { code: format!("exit-{REJECT}"), reason: reason() },
+        EXIT_REJECT => Outcome::Reject { code: format!("exit-{EXIT_REJECT}"), reason: reason() },
         _ => Outcome::Retry { reason: reason(), after: None },
     }
 }

@@ -1,17 +1,17 @@
 //! One version of a plugin: checked and compiled once, then called.
 
 use super::engine::{self, Engine};
-use super::folders;
+use super::host_interfaces::Import;
 use super::http::{Outbound, headers};
 use super::imports;
+use super::instance_pool::InstancePool;
 use super::load_error::{Cause, LoadError};
-use super::offer::Import;
 use super::output::LogBudget;
+use super::preopens;
 use super::probation::Probation;
-use super::program::{Compiled, Program};
-use super::reuse::Kept;
-use super::shares::Share;
-use super::struck::Struck;
+use super::program::{Compiled, LinkedProgram};
+use super::quotas::PluginQuota;
+use super::redact::Redactor;
 use crate::capability::Capabilities;
 use crate::manifest::Manifest;
 use crate::topic::Topic;
@@ -20,46 +20,46 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What stays the same over all calls of a version.
-pub(super) struct Facts {
+pub(super) struct PluginContext {
     pub(super) name: String,
     pub(super) manifest: Manifest,
     pub(super) is_command: bool,
     pub(super) log: LogBudget,
     pub(super) http: Outbound,
-    pub(super) struck: Struck,
+    pub(super) redactor: Redactor,
     pub(super) capabilities: Arc<Capabilities>,
 }
 
-impl Facts {
+impl PluginContext {
     /// Whether a line of so many bytes may go into the log.
     pub(super) fn may_log(&self, bytes: usize) -> bool {
         let Some(dropped) = self.log.admit(bytes) else { return false };
-        self.tell_dropped(dropped);
+        self.warn_of_dropped(dropped);
         true
     }
 
-    pub(super) fn tell_dropped(&self, dropped: u64) {
+    pub(super) fn warn_of_dropped(&self, dropped: u64) {
         if dropped > 0 {
             tracing::warn!(plugin = self.name, dropped, "log lines dropped: more than limits.log");
         }
     }
 }
 
-impl Drop for Facts {
+impl Drop for PluginContext {
     fn drop(&mut self) {
-        self.tell_dropped(self.log.dropped());
+        self.warn_of_dropped(self.log.take_dropped());
     }
 }
 
 pub struct Plugin {
     pub(super) engine: Engine,
-    pub(super) program: Program,
+    pub(super) program: LinkedProgram,
     /// Instances that wait for another call.
-    pub(super) kept: Kept,
-    pub(super) facts: Arc<Facts>,
+    pub(super) instances: InstancePool,
+    pub(super) context: Arc<PluginContext>,
     /// What its name has of what is there for all, and how many slots a call
     /// takes.
-    pub(super) share: Arc<Share>,
+    pub(super) quota: Arc<PluginQuota>,
     pub(super) weight: u32,
     digest: String,
     withheld: Vec<String>,
@@ -79,42 +79,42 @@ impl Plugin {
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
         let compiled = engine.compile(&bytes).await?;
-        Self::of(engine, name, &compiled, manifest, digest).await
+        Self::from_compiled(engine, name, &compiled, manifest, digest).await
     }
 
     /// The same for what has been compiled.
-    pub(super) async fn of(
+    pub(super) async fn from_compiled(
         engine: &Engine,
         name: &str,
         compiled: &Compiled,
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
-        folders::check(&manifest.grants, name)?;
-        folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name)
+        preopens::check(&manifest.grants, name)?;
+        preopens::check_separate(&manifest.grants, &engine.capabilities().own_folders, name)
             .map_err(|told| LoadError::lasting(&told))?;
-        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
+        let program = LinkedProgram::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
         let imports = compiled.imports(engine);
-        let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
-        let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
-        let facts = Arc::new(Facts {
+        let imports = imports.iter().map(|name| Import::classify(name, &manifest.grants));
+        let withheld = imports.filter(Import::is_ungranted).map(|import| import.name).collect();
+        let context = Arc::new(PluginContext {
             name: name.to_owned(),
             is_command: program.is_command(),
             log: LogBudget::new(manifest.limits.log),
             http: Outbound::new(),
-            struck: Struck::default(),
+            redactor: Redactor::default(),
             capabilities: engine.capabilities().clone(),
             manifest,
         });
-        let (kept, probation) = (Kept::new(facts.manifest.instances), Probation::default());
-        let (engine, share, weight) = (engine.clone(), engine.share(name), engine::weight(compiled));
-        let plugin = Self { engine, program, kept, facts, share, weight, digest, withheld, probation };
+        let (instances, probation) = (InstancePool::new(context.manifest.instances), Probation::default());
+        let (engine, quota, weight) = (engine.clone(), engine.quota(name), engine::weight(compiled));
+        let plugin = Self { engine, program, instances, context, quota, weight, digest, withheld, probation };
         // It may burn CPU, and leases are renewed where it is loaded.
         let (plugin, tried) = match plugin.engine.runtime().cloned() {
-            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
+            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.checked()))
                 .await
                 .map_err(|error| LoadError::lasting(&format!("it can't be tried out: {error}")))?,
-            None => plugin.tried_out().await,
+            None => plugin.checked().await,
         };
         match tried {
             Ok(Ok(())) => {
@@ -133,37 +133,37 @@ impl Plugin {
     fn warn_of_secrets(&self) {
         let (plugin, manifest) = (self.name(), self.manifest());
         let secrets = self.engine.capabilities().secrets.as_deref();
-        for wanting in secrets.into_iter().flat_map(|secrets| imports::secrets::wanting(manifest, secrets)) {
-            tracing::warn!(plugin, secret = wanting.secret, "{}", wanting.told);
+        for warning in secrets.into_iter().flat_map(|secrets| imports::secrets::secret_warnings(manifest, secrets)) {
+            tracing::warn!(plugin, secret = warning.secret, "{}", warning.told);
         }
         for fault in headers::faults(manifest, secrets) {
             tracing::warn!(plugin, "{fault}");
         }
     }
 
-    async fn tried_out(self) -> (Self, Result<Result<(), String>, Outcome>) {
-        let tried = self.run(&[], async |life| self.program.try_out(&mut life.store).await).await;
+    async fn checked(self) -> (Self, Result<Result<(), String>, Outcome>) {
+        let tried = self.run(&[], async |instance| self.program.check_instance(&mut instance.store).await).await;
         (self, tried)
     }
 
     /// What is to be done for it once in a while: tells how many log lines were
     /// dropped, if that was not told yet, and lets go of instances that nobody
     /// needs.
-    pub(super) fn tend(&self) {
-        self.facts.tell_dropped(self.facts.log.dropped());
-        self.kept.forget_old();
+    pub(super) fn maintain(&self) {
+        self.context.warn_of_dropped(self.context.log.take_dropped());
+        self.instances.evict_idle();
     }
 
     /// The same while it is not live and only the way back: its manifest grants
     /// nothing now.
-    pub(super) fn rest(&self) {
-        self.tend();
-        self.kept.forget_all();
-        self.facts.http.disconnect();
+    pub(super) fn deactivate(&self) {
+        self.maintain();
+        self.instances.clear();
+        self.context.http.disconnect();
     }
 
     pub fn name(&self) -> &str {
-        &self.facts.name
+        &self.context.name
     }
 
     pub fn digest(&self) -> &str {
@@ -187,15 +187,15 @@ impl Plugin {
 
     /// Calls that wait for room to run, those of its other versions too.
     pub fn waiting(&self) -> usize {
-        self.share.waiting()
+        self.quota.waiting()
     }
 
     pub fn manifest(&self) -> &Manifest {
-        &self.facts.manifest
+        &self.context.manifest
     }
 
     pub fn topics(&self) -> &[Topic] {
-        &self.facts.manifest.topics
+        &self.context.manifest.topics
     }
 }
 

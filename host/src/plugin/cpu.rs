@@ -23,7 +23,7 @@ pub(super) const TICK: Duration = Duration::from_millis(5);
 
 /// The turns that there are for so many threads. First come, first served, and
 /// who has had one goes to the end.
-pub(super) fn turns(threads: usize) -> Arc<Semaphore> {
+pub(super) fn permits(threads: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)))
 }
 
@@ -33,14 +33,14 @@ pub(super) struct CpuBudget {
     used: Duration,
     /// What the turns so far are worth.
     granted: Duration,
-    slice: Option<Slice>,
+    slice: Option<TimeSlice>,
     /// Whether the first slice is over.
     is_measured: bool,
 }
 
 /// The clock at the start of a slice.
 #[derive(Debug)]
-enum Slice {
+enum TimeSlice {
     /// The first goes by the clock on the wall: nearly every call ends within
     /// it, and reading the thread's own is a system call.
     First(Instant),
@@ -50,7 +50,7 @@ enum Slice {
 /// The typed reason for ending a guest that has used up its budget.
 #[derive(Debug, thiserror::Error)]
 #[error("out of CPU time")]
-pub(super) struct OutOfCpu;
+pub(super) struct CpuLimitExceeded;
 
 impl CpuBudget {
     pub(super) fn new(limit: Duration) -> Self {
@@ -61,18 +61,19 @@ impl CpuBudget {
         self.limit
     }
 
-    fn needs_turn(&self) -> bool {
+    fn needs_permit(&self) -> bool {
         self.used >= self.granted
     }
 
     fn begin_slice(&mut self) {
-        self.slice = Some(if self.is_measured { Slice::Later(thread_time()) } else { Slice::First(Instant::now()) });
+        self.slice =
+            Some(if self.is_measured { TimeSlice::Later(thread_time()) } else { TimeSlice::First(Instant::now()) });
     }
 
     fn end_slice(&mut self) {
         match self.slice.take() {
-            Some(Slice::First(start)) => self.end_first(start.elapsed()),
-            Some(Slice::Later(start)) => self.used += thread_time().saturating_sub(start),
+            Some(TimeSlice::First(start)) => self.end_first(start.elapsed()),
+            Some(TimeSlice::Later(start)) => self.used += thread_time().saturating_sub(start),
             None => {}
         }
     }
@@ -88,7 +89,7 @@ impl CpuBudget {
     pub(super) fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         self.end_slice();
         if self.used >= self.limit {
-            return Err(OutOfCpu.into());
+            return Err(CpuLimitExceeded.into());
         }
         // Tokio's own yield goes to the back of the queue; Wasmtime's would come
         // back at once and keep timers from running.
@@ -98,17 +99,17 @@ impl CpuBudget {
 
 /// Marks the slices of a call, waits for its turns, and makes a value of a
 /// panic of ours.
-pub(super) struct Metered<'a, F> {
+pub(super) struct CpuMetered<'a, F> {
     call: F,
     budget: &'a Mutex<CpuBudget>,
-    turns: &'a Arc<Semaphore>,
+    permits: &'a Arc<Semaphore>,
     /// Its place among those who wait for a turn, once it has waited.
-    place: Option<PollSemaphore>,
+    queue: Option<PollSemaphore>,
 }
 
-impl<'a, F: Future + Unpin> Metered<'a, F> {
-    pub(super) fn new(call: F, budget: &'a Mutex<CpuBudget>, turns: &'a Arc<Semaphore>) -> Self {
-        Self { call, budget, turns, place: None }
+impl<'a, F: Future + Unpin> CpuMetered<'a, F> {
+    pub(super) fn new(call: F, budget: &'a Mutex<CpuBudget>, permits: &'a Arc<Semaphore>) -> Self {
+        Self { call, budget, permits, queue: None }
     }
 
     fn lock(&self) -> MutexGuard<'a, CpuBudget> {
@@ -116,23 +117,23 @@ impl<'a, F: Future + Unpin> Metered<'a, F> {
     }
 }
 
-impl<F: Future + Unpin> Future for Metered<'_, F> {
+impl<F: Future + Unpin> Future for CpuMetered<'_, F> {
     type Output = Result<F::Output, Box<dyn Any + Send>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut turn = None;
-        if self.lock().needs_turn() {
-            let turns = self.turns;
-            let place = self.place.get_or_insert_with(|| PollSemaphore::new(turns.clone()));
-            let Poll::Ready(gotten) = place.poll_acquire(context) else { return Poll::Pending };
+        let mut permit = None;
+        if self.lock().needs_permit() {
+            let permits = self.permits;
+            let queue = self.queue.get_or_insert_with(|| PollSemaphore::new(permits.clone()));
+            let Poll::Ready(acquired) = queue.poll_acquire(context) else { return Poll::Pending };
             self.lock().granted += TICK;
-            turn = gotten;
+            permit = acquired;
         }
         self.lock().begin_slice();
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.call).poll(context)));
         self.lock().end_slice();
         // Who waits, waits without it.
-        drop(turn);
+        drop(permit);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
@@ -191,14 +192,15 @@ mod tests {
     /// How many at the most spun at once on four threads.
     fn most_at_once(threads: usize) -> usize {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
-        let (turns, spinning, most) = (turns(threads), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (permits, spinning, most) =
+            (permits(threads), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let spinners: Vec<_> = (0..12)
             .map(|_| {
-                let (turns, spinning, most) = (turns.clone(), spinning.clone(), most.clone());
+                let (permits, spinning, most) = (permits.clone(), spinning.clone(), most.clone());
                 runtime.spawn(async move {
                     let budget = Mutex::new(CpuBudget::new(Duration::from_secs(3600)));
                     let spinner = Spinner { budget: &budget, slices_left: 8, spinning: &spinning, most: &most };
-                    Metered::new(spinner, &budget, &turns).await.unwrap();
+                    CpuMetered::new(spinner, &budget, &permits).await.unwrap();
                 })
             })
             .collect();
@@ -220,19 +222,19 @@ mod tests {
     #[test]
     fn a_turn_is_worth_a_slice_in_whatever_pieces() {
         let mut budget = CpuBudget::new(Duration::from_secs(1));
-        assert!(!budget.needs_turn());
+        assert!(!budget.needs_permit());
         budget.end_first(TICK);
-        assert!(budget.needs_turn());
+        assert!(budget.needs_permit());
         budget.granted += TICK;
         for _ in 0..5 {
-            assert!(!budget.needs_turn());
+            assert!(!budget.needs_permit());
             budget.used += TICK / 5;
         }
-        assert!(budget.needs_turn());
+        assert!(budget.needs_permit());
         // What was run beyond it is paid later.
         budget.used += TICK;
         budget.granted += TICK;
-        assert!(budget.needs_turn());
+        assert!(budget.needs_permit());
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         let mut budget = CpuBudget::new(Duration::from_secs(1));
         budget.end_first(TICK / 5);
         assert_eq!(budget.used, TICK / 5);
-        assert!(!budget.needs_turn());
+        assert!(!budget.needs_permit());
         let mut budget = CpuBudget::new(Duration::from_secs(1));
         budget.end_first(10 * TICK);
         assert_eq!(budget.used, TICK);
@@ -250,7 +252,7 @@ mod tests {
     fn the_first_tick_ends_nobody() {
         for limit in [Duration::from_millis(1), TICK] {
             let mut budget = CpuBudget::new(limit);
-            budget.slice = Some(Slice::First(Instant::now().checked_sub(10 * TICK).unwrap()));
+            budget.slice = Some(TimeSlice::First(Instant::now().checked_sub(10 * TICK).unwrap()));
             assert!(budget.tick().is_ok());
             budget.used += limit / 2;
             assert!(budget.tick().is_err());
@@ -270,8 +272,8 @@ mod tests {
     #[test]
     fn a_panic_of_ours_is_a_value() {
         let budget = Mutex::new(CpuBudget::new(Duration::from_secs(1)));
-        let turns = turns(1);
-        let mut panics = Metered::new(std::future::poll_fn(|_| -> Poll<()> { panic!("ours") }), &budget, &turns);
+        let permits = permits(1);
+        let mut panics = CpuMetered::new(std::future::poll_fn(|_| -> Poll<()> { panic!("ours") }), &budget, &permits);
         let polled = Pin::new(&mut panics).poll(&mut Context::from_waker(std::task::Waker::noop()));
         let Poll::Ready(Err(panic)) = polled else { panic!("it is no value") };
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"ours"));
@@ -281,8 +283,8 @@ mod tests {
     #[test]
     fn waiting_is_free() {
         let budget = Mutex::new(CpuBudget::new(Duration::from_secs(1)));
-        let turns = turns(1);
-        let mut waits = Metered::new(std::future::pending::<()>(), &budget, &turns);
+        let permits = permits(1);
+        let mut waits = CpuMetered::new(std::future::pending::<()>(), &budget, &permits);
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut waits).poll(&mut context).is_pending());
         let mut budget = budget.lock().unwrap();

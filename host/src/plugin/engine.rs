@@ -2,12 +2,12 @@
 //! clock that interrupts them.
 
 use super::budgets::{FileBudget, MemoryBudget};
+use super::call_permits::{CALLS_MAX, CallPermit, CallPermits, PLUGIN_CALLS_MAX, TRIALS_MAX};
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
 use super::program::Compiled;
-use super::shares::{Share, Shares};
-use super::slots::{CALLS_MAX, SHARE, Slot, Slots, TRIALS_MAX};
+use super::quotas::{PluginQuota, Quotas};
 use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +28,17 @@ const IDLE_TICKS: u32 = 20;
 
 /// Instances that wait for another call, over all plugins: beside those that
 /// run, so that they take nothing from them.
-const WAITING_MAX: u32 = 256;
+const IDLE_INSTANCES_MAX: u32 = 256;
 
-const INSTANCES_MAX: u32 = CALLS_MAX + WAITING_MAX + TRIALS_MAX;
+const INSTANCES_MAX: u32 = CALLS_MAX + IDLE_INSTANCES_MAX + TRIALS_MAX;
 
 /// Core modules in one component: a Rust handler has three or four. They are
 /// only counted, so that all may have as many.
 const CORE_INSTANCES_MAX: u32 = 64;
 
 /// What the pool has for each slot; who needs more takes several.
-const MEMORIES_PER_SLOT: u32 = 2;
-const TABLES_PER_SLOT: u32 = 4;
+const MEMORIES_PER_CALL: u32 = 2;
+const TABLES_PER_CALL: u32 = 4;
 
 /// A slot keeps this much of what a guest touched instead of giving it back to
 /// the kernel: giving it back is what costs most of a fresh instance.
@@ -59,7 +59,7 @@ impl From<wasmtime::Error> for EngineError {
 }
 
 /// What handlers have of the machine.
-pub struct Means {
+pub struct EngineResources {
     /// How many are theirs.
     pub threads: usize,
     /// Bytes, for the memories of all of them together.
@@ -70,7 +70,7 @@ pub struct Means {
     pub runtime: Option<Handle>,
 }
 
-/// Clones share the one engine.
+/// Clones quota the one engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
@@ -80,27 +80,35 @@ struct Inner {
     module_linker: ModuleLinker<Guest>,
     compiler: Compiler,
     capabilities: Arc<Capabilities>,
-    slots: Slots,
-    room_to_wait: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    call_permits: CallPermits,
+    idle_instance_permits: Arc<Semaphore>,
+    cpu_permits: Arc<Semaphore>,
     /// One, so that a version is not refused for what else runs.
-    trial_turns: Arc<Semaphore>,
-    shares: Shares,
+    trial_cpu_permits: Arc<Semaphore>,
+    quotas: Quotas,
     runtime: Option<Handle>,
     /// Whether there was one since the last tick. All threads look at it for each
     /// call, and so they write to it only once a tick.
     was_called: AtomicBool,
     ticker: OnceLock<Thread>,
-    is_resting: AtomicBool,
+    is_parked: AtomicBool,
 }
 
 impl Engine {
     /// `threads` is how many the handlers have.
     pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
-        Self::with(capabilities, compiler, Means { threads, memory: u64::MAX, open_files: u64::MAX, runtime: None })
+        Self::with_resources(
+            capabilities,
+            compiler,
+            EngineResources { threads, memory: u64::MAX, open_files: u64::MAX, runtime: None },
+        )
     }
 
-    pub fn with(capabilities: Capabilities, compiler: Compiler, means: Means) -> Result<Self, EngineError> {
+    pub fn with_resources(
+        capabilities: Capabilities,
+        compiler: Compiler,
+        resources: EngineResources,
+    ) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(config().allocation_strategy(pool()))?;
         let inner = Arc::new(Inner {
             linker: guest::linker(&engine)?,
@@ -108,19 +116,19 @@ impl Engine {
             engine,
             compiler,
             capabilities: Arc::new(capabilities),
-            slots: Slots::new(),
-            room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
-            turns: cpu::turns(means.threads),
-            trial_turns: cpu::turns(1),
-            shares: Shares::of(
-                SHARE,
-                Arc::new(MemoryBudget::new(means.memory)),
-                Arc::new(FileBudget::of(means.open_files)),
+            call_permits: CallPermits::new(),
+            idle_instance_permits: Arc::new(Semaphore::new(IDLE_INSTANCES_MAX as usize)),
+            cpu_permits: cpu::permits(resources.threads),
+            trial_cpu_permits: cpu::permits(1),
+            quotas: Quotas::new(
+                PLUGIN_CALLS_MAX,
+                Arc::new(MemoryBudget::new(resources.memory)),
+                Arc::new(FileBudget::for_process(resources.open_files)),
             ),
-            runtime: means.runtime,
+            runtime: resources.runtime,
             was_called: AtomicBool::new(false),
             ticker: OnceLock::new(),
-            is_resting: AtomicBool::new(false),
+            is_parked: AtomicBool::new(false),
         });
         // A thread, not a task: a runtime whose threads are all busy in guests
         // would never get round to the task that makes them yield.
@@ -135,8 +143,8 @@ impl Engine {
     }
 
     /// For guests that have used up their first slice.
-    pub(super) fn turns(&self, is_trial: bool) -> &Arc<Semaphore> {
-        if is_trial { &self.0.trial_turns } else { &self.0.turns }
+    pub(super) fn cpu_permits(&self, is_trial: bool) -> &Arc<Semaphore> {
+        if is_trial { &self.0.trial_cpu_permits } else { &self.0.cpu_permits }
     }
 
     /// The handlers' own threads, where there are any.
@@ -145,8 +153,8 @@ impl Engine {
     }
 
     /// What all versions of a plugin have of what is there for all.
-    pub(super) fn share(&self, plugin: &str) -> Arc<Share> {
-        self.0.shares.share(plugin)
+    pub(super) fn quota(&self, plugin: &str) -> Arc<PluginQuota> {
+        self.0.quotas.of_plugin(plugin)
     }
 
     pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
@@ -167,26 +175,30 @@ impl Engine {
     }
 
     /// For instances between two calls.
-    pub(super) fn room_to_wait(&self) -> &Arc<Semaphore> {
-        &self.0.room_to_wait
+    pub(super) fn idle_instance_permits(&self) -> &Arc<Semaphore> {
+        &self.0.idle_instance_permits
     }
 
-    /// Room for one call, or without a share for a trial; while it is held the
+    /// Room for one call, or without a quota for a trial; while it is held the
     /// clock ticks. None where there is none for long.
-    pub(super) async fn slot<'a>(&'a self, share: Option<&'a Share>, weight: u32) -> Option<Slot<'a>> {
-        let slot = match share {
-            Some(share) => self.0.slots.call(share, weight).await?,
-            None => self.0.slots.trial(weight).await?,
+    pub(super) async fn acquire_call_permit<'a>(
+        &'a self,
+        quota: Option<&'a PluginQuota>,
+        weight: u32,
+    ) -> Option<CallPermit<'a>> {
+        let permit = match quota {
+            Some(quota) => self.0.call_permits.acquire(quota, weight).await?,
+            None => self.0.call_permits.acquire_trial(weight).await?,
         };
         if !self.0.was_called.load(Ordering::SeqCst) {
             self.0.was_called.store(true, Ordering::SeqCst);
         }
-        if self.0.is_resting.load(Ordering::SeqCst)
+        if self.0.is_parked.load(Ordering::SeqCst)
             && let Some(ticker) = self.0.ticker.get()
         {
             ticker.unpark();
         }
-        Some(slot)
+        Some(permit)
     }
 }
 
@@ -198,7 +210,7 @@ pub(super) fn weight(compiled: &Compiled) -> u32 {
     };
     needed.map_or(1, |needed| {
         let (memories, tables) = (needed.num_memories, needed.num_tables);
-        memories.div_ceil(MEMORIES_PER_SLOT).max(tables.div_ceil(TABLES_PER_SLOT)).max(1)
+        memories.div_ceil(MEMORIES_PER_CALL).max(tables.div_ceil(TABLES_PER_CALL)).max(1)
     })
 }
 
@@ -229,8 +241,8 @@ fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(INSTANCES_MAX)
         .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
-        .total_memories(INSTANCES_MAX * MEMORIES_PER_SLOT)
-        .total_tables(INSTANCES_MAX * TABLES_PER_SLOT)
+        .total_memories(INSTANCES_MAX * MEMORIES_PER_CALL)
+        .total_tables(INSTANCES_MAX * TABLES_PER_CALL)
         .total_stacks(INSTANCES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(16)
@@ -253,17 +265,17 @@ fn tick(engine: &Weak<Inner>) {
         thread::sleep(TICK);
         let Some(inner) = engine.upgrade() else { return };
         inner.engine.increment_epoch();
-        let is_idle = !inner.was_called.swap(false, Ordering::SeqCst) && inner.slots.is_idle();
+        let is_idle = !inner.was_called.swap(false, Ordering::SeqCst) && inner.call_permits.is_idle();
         idle = if is_idle { idle + 1 } else { 0 };
         if idle < IDLE_TICKS {
             continue;
         }
         idle = 0;
-        inner.is_resting.store(true, Ordering::SeqCst);
+        inner.is_parked.store(true, Ordering::SeqCst);
         // A call that came before this flag was seen wakes nobody, and is seen here.
         while !inner.was_called.load(Ordering::SeqCst) && Arc::strong_count(&inner) > 1 {
             thread::park_timeout(Duration::from_secs(1));
         }
-        inner.is_resting.store(false, Ordering::SeqCst);
+        inner.is_parked.store(false, Ordering::SeqCst);
     }
 }

@@ -3,17 +3,17 @@
 //! grant is denied at the call.
 
 use super::bindings::{FullHandler, logging};
-use super::call::Call;
+use super::call::Job;
 use super::command::{self, WASI_P1};
-use super::component::Facts;
+use super::component::PluginContext;
 use super::cpu::CpuBudget;
-use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
-use super::limits::InstanceLimit;
+use super::memory::InstanceLimiter;
 use super::open_files::{self, OpenFiles};
-use super::output::{Output, Printed};
-use super::shares::Share;
+use super::output::{CapturedOutput, Output};
+use super::preopens;
+use super::quotas::PluginQuota;
 use crate::publication::Publication;
 use crate::topic::Topic;
 use std::sync::{Arc, Mutex};
@@ -33,21 +33,21 @@ const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// each run.
 pub(super) struct Guest {
     // Before the tables, so that what is still on its way learns that it is over.
-    pub(super) run: Run,
+    pub(super) run: RunState,
     pub(super) wasi: WasiP1Ctx,
-    pub(super) limit: InstanceLimit,
+    pub(super) limit: InstanceLimiter,
     pub(super) files: OpenFiles,
     pub(super) output: Output,
-    pub(super) facts: Arc<Facts>,
+    pub(super) context: Arc<PluginContext>,
 }
 
 /// What one run has, and has used up so far.
-pub(super) struct Run {
+pub(super) struct RunState {
     pub(super) http: Http,
     pub(super) cpu: Arc<Mutex<CpuBudget>>,
     /// None where it is only tried out.
     pub(super) topic: Option<Topic>,
-    pub(super) members: Vec<Member>,
+    pub(super) items: Vec<BatchItem>,
     /// What it has published so far.
     pub(super) buffer: Buffer,
     /// To whom it has sent mails so far.
@@ -55,7 +55,7 @@ pub(super) struct Run {
 }
 
 /// A message of this call, and what is to follow it.
-pub(super) struct Member {
+pub(super) struct BatchItem {
     pub(super) id: String,
     pub(super) entry: String,
     pub(super) hops: u32,
@@ -64,76 +64,76 @@ pub(super) struct Member {
 
 impl Guest {
     /// Fails where a folder that was granted is gone, or can't be opened now.
-    pub(super) fn new(facts: &Arc<Facts>, share: &Arc<Share>, calls: &[Call]) -> Result<Self, String> {
-        let limits = &facts.manifest.limits;
-        let files = OpenFiles::with(share, facts.manifest.grants.folders())?;
+    pub(super) fn new(context: &Arc<PluginContext>, quota: &Arc<PluginQuota>, jobs: &[Job]) -> Result<Self, String> {
+        let limits = &context.manifest.limits;
+        let files = OpenFiles::new(quota, context.manifest.grants.folders())?;
         let (output, errors) = Output::pair();
         // Nothing is inherited: no environment, no arguments, no files, no network.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(output.clone()).stderr(errors).max_random_size(RANDOM_BYTES_MAX);
-        folders::open(&mut wasi, &facts.manifest.grants)?;
-        if let Some(call) = calls.first().filter(|_| facts.is_command) {
-            command::equip(&mut wasi, facts, &call.message, call.max_attempts);
+        preopens::open(&mut wasi, &context.manifest.grants)?;
+        if let Some(job) = jobs.first().filter(|_| context.is_command) {
+            command::configure(&mut wasi, context, &job.message, job.max_attempts);
         }
         let mut wasi = wasi.build_p1();
         // A handle of the guest's may stand for two things of the host's: a
         // clock's is something to wait for, and the moment that it waits for.
         WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
         Ok(Self {
-            run: Run::new(facts, calls),
+            run: RunState::new(context, jobs),
             wasi,
-            limit: InstanceLimit::of(limits, share),
+            limit: InstanceLimiter::new(limits, quota),
             files,
             output,
-            facts: facts.clone(),
+            context: context.clone(),
         })
     }
 
     /// Forgets the run before, for another one in the same instance.
-    pub(super) fn begin(&mut self, calls: &[Call]) {
-        self.run = Run::new(&self.facts, calls);
-        self.limit.begin();
+    pub(super) fn begin_run(&mut self, jobs: &[Job]) {
+        self.run = RunState::new(&self.context, jobs);
+        self.limit.begin_run();
     }
 
-    /// What is to follow the message at this place.
-    pub(super) fn publications_of(&mut self, place: usize) -> Vec<Publication> {
-        self.run.members.get_mut(place).map(|member| std::mem::take(&mut member.publications)).unwrap_or_default()
+    /// What is to follow the message at this index.
+    pub(super) fn publications_of(&mut self, index: usize) -> Vec<Publication> {
+        self.run.items.get_mut(index).map(|item| std::mem::take(&mut item.publications)).unwrap_or_default()
     }
 
     /// Writes what the guest printed to the log. Returns what may say why it
     /// failed: what is on stderr, else on stdout.
     pub(super) fn log_output(&self) -> String {
-        let Printed { text, errors, was_cut } = self.output.take();
+        let CapturedOutput { text, errors, was_truncated } = self.output.take();
         let safe = |bytes: &[u8]| {
             let printed = String::from_utf8_lossy(bytes);
-            if was_cut {
-                self.facts.struck.strike_cut(&printed)
+            if was_truncated {
+                self.context.redactor.redact_truncated(&printed)
             } else {
-                self.facts.struck.strike(&printed).into_owned()
+                self.context.redactor.redact(&printed).into_owned()
             }
         };
         let (text, errors) = (safe(&text), safe(&errors));
         for line in text.lines().chain(errors.lines()) {
             self.log_line(logging::Level::Info, line, &[]);
         }
-        if was_cut {
-            self.facts.log.drop_line();
+        if was_truncated {
+            self.context.log.drop_line();
         }
-        self.facts.tell_dropped(self.facts.log.dropped_by_now());
+        self.context.warn_of_dropped(self.context.log.take_dropped_if_due());
         if errors.trim().is_empty() { text } else { errors }
     }
 }
 
-impl Run {
-    fn new(facts: &Arc<Facts>, calls: &[Call]) -> Self {
-        let is_trial = calls.is_empty();
+impl RunState {
+    fn new(context: &Arc<PluginContext>, jobs: &[Job]) -> Self {
+        let is_trial = jobs.is_empty();
         let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
-        let cpu = CpuBudget::new(facts.manifest.limits.cpu.min(cpu_max));
+        let cpu = CpuBudget::new(context.manifest.limits.cpu.min(cpu_max));
         Self {
-            http: Http::new(facts, is_trial),
+            http: Http::new(context, is_trial),
             cpu: Arc::new(Mutex::new(cpu)),
-            topic: calls.first().map(|call| call.message.topic.clone()),
-            members: calls.iter().map(Member::of).collect(),
+            topic: jobs.first().map(|job| job.message.topic.clone()),
+            items: jobs.iter().map(BatchItem::new).collect(),
             buffer: Buffer::default(),
             mails: Vec::new(),
         }
@@ -144,10 +144,10 @@ impl Run {
     }
 }
 
-impl Member {
-    fn of(call: &Call) -> Self {
-        let message = &call.message;
-        Self { id: message.id.clone(), entry: call.entry.clone(), hops: message.hops, publications: Vec::new() }
+impl BatchItem {
+    fn new(job: &Job) -> Self {
+        let message = &job.message;
+        Self { id: message.id.clone(), entry: job.entry.clone(), hops: message.hops, publications: Vec::new() }
     }
 }
 
@@ -183,18 +183,18 @@ impl Guest {
     /// One that is only tried out.
     pub(super) fn under(manifest: &str) -> Self {
         use super::budgets::{FileBudget, MemoryBudget};
-        let facts = Facts {
+        let context = PluginContext {
             name: "a".to_owned(),
             manifest: crate::manifest::Manifest::parse(manifest, "a").unwrap(),
             is_command: false,
             log: super::output::LogBudget::new(1 << 20),
             http: http::Outbound::new(),
-            struck: super::struck::Struck::default(),
+            redactor: super::redact::Redactor::default(),
             capabilities: Arc::default(),
         };
-        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(u64::MAX));
-        let share = super::shares::Shares::of(1, Arc::new(memory), Arc::new(files)).share("a");
-        Self::new(&Arc::new(facts), &share, &[]).unwrap()
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::for_process(u64::MAX));
+        let quota = super::quotas::Quotas::new(1, Arc::new(memory), Arc::new(files)).of_plugin("a");
+        Self::new(&Arc::new(context), &quota, &[]).unwrap()
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn what_was_printed_may_be_cut_within_a_secret() {
         let mut guest = Guest::under("");
-        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+        guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         guest.output.write(vec![b'x'; (16 << 10) - 6].into()).unwrap();
         guest.output.write("sesame!open".into()).unwrap();
         let told = guest.log_output();

@@ -27,8 +27,8 @@ impl From<capability::Fault> for Fault {
 impl Guest {
     /// A line about the guest, which is not to flood the log with those either.
     fn warn(&self, text: &str) {
-        if self.facts.may_log(text.len()) {
-            tracing::warn!(plugin = self.facts.name, "{text}");
+        if self.context.may_log(text.len()) {
+            tracing::warn!(plugin = self.context.name, "{text}");
         }
     }
 
@@ -40,7 +40,7 @@ impl Guest {
         if is_granted {
             return Ok(());
         }
-        let mend = format!("{}.toml does not grant it: under [grants], write {line}", self.facts.name);
+        let mend = format!("{}.toml does not grant it: under [grants], write {line}", self.context.name);
         self.warn(&format!("{what} denied: {mend}"));
         Err(fault("denied", format!("{what}: {mend}")))
     }

@@ -5,7 +5,7 @@
 
 use super::command::WASI_P1;
 use super::guest::Guest;
-use super::shares::Share;
+use super::quotas::PluginQuota;
 use std::fs::File;
 use std::sync::{Arc, Weak};
 use wasmtime::component::{Linker, Resource};
@@ -27,7 +27,7 @@ const ERRNO_MFILE: i32 = 33;
 /// What one instance holds.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    share: Arc<Share>,
+    quota: Arc<PluginQuota>,
     folders: u64,
     /// Of the budget, folders included.
     taken: u64,
@@ -38,12 +38,12 @@ pub(super) struct OpenFiles {
 
 impl OpenFiles {
     /// With the folders that are open from its start on.
-    pub(super) fn with(share: &Arc<Share>, folders: usize) -> Result<Self, String> {
+    pub(super) fn new(quota: &Arc<PluginQuota>, folders: usize) -> Result<Self, String> {
         let folders = folders as u64;
-        if !share.files.take(folders) {
+        if !quota.files.acquire(folders) {
             return Err("handlers hold as many files open as this worker allows them".to_owned());
         }
-        Ok(Self { share: share.clone(), folders, taken: folders, opened: Vec::new() })
+        Ok(Self { quota: quota.clone(), folders, taken: folders, opened: Vec::new() })
     }
 
     /// Whether there is room for one more beside those that are open.
@@ -52,10 +52,10 @@ impl OpenFiles {
             return false;
         }
         let wanted = self.folders + open as u64 + 1;
-        if wanted > self.taken && !self.share.files.take(wanted - self.taken) {
+        if wanted > self.taken && !self.quota.files.acquire(wanted - self.taken) {
             return false;
         }
-        self.share.files.give_back(self.taken.saturating_sub(wanted));
+        self.quota.files.release(self.taken.saturating_sub(wanted));
         self.taken = wanted;
         true
     }
@@ -68,7 +68,7 @@ impl OpenFiles {
 
 impl Drop for OpenFiles {
     fn drop(&mut self) {
-        self.share.files.give_back(self.taken);
+        self.quota.files.release(self.taken);
     }
 }
 
@@ -120,7 +120,7 @@ type PlaceP1 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 async fn path_open(mut caller: Caller<'_, Guest>, params: PlaceP1) -> wasmtime::Result<i32> {
     let guest = caller.data_mut();
     let held = guest.ctx().table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count();
-    let open = held.saturating_sub(guest.facts.manifest.grants.folders());
+    let open = held.saturating_sub(guest.context.manifest.grants.folders());
     if !guest.files.admit(open) {
         return Ok(ERRNO_MFILE);
     }
@@ -140,11 +140,11 @@ async fn path_open(mut caller: Caller<'_, Guest>, params: PlaceP1) -> wasmtime::
 mod tests {
     use super::*;
     use crate::plugin::budgets::{FileBudget, MemoryBudget};
-    use crate::plugin::shares::Shares;
+    use crate::plugin::quotas::Quotas;
 
-    fn share(open_files: u64) -> Arc<Share> {
-        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(open_files));
-        Shares::of(1, Arc::new(memory), Arc::new(files)).share("a")
+    fn quota(open_files: u64) -> Arc<PluginQuota> {
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::for_process(open_files));
+        Quotas::new(1, Arc::new(memory), Arc::new(files)).of_plugin("a")
     }
 
     fn open(files: &mut OpenFiles) -> Option<Arc<File>> {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_instance_has_so_many_and_gets_room_by_closing() {
-        let mut files = OpenFiles::with(&share(u64::MAX), 2).unwrap();
+        let mut files = OpenFiles::new(&quota(u64::MAX), 2).unwrap();
         let mut held: Vec<_> = std::iter::from_fn(|| open(&mut files)).collect();
         assert_eq!(held.len(), FILES_MAX);
         held.pop();
@@ -168,16 +168,16 @@ mod tests {
 
     #[test]
     fn all_together_have_half_of_the_process_and_give_it_back() {
-        let share = share(20);
-        let (mut one, mut other) = (OpenFiles::with(&share, 1).unwrap(), OpenFiles::with(&share, 0).unwrap());
+        let quota = quota(20);
+        let (mut one, mut other) = (OpenFiles::new(&quota, 1).unwrap(), OpenFiles::new(&quota, 0).unwrap());
         let held: Vec<_> = std::iter::from_fn(|| open(&mut one)).collect();
         assert_eq!(held.len(), 9);
-        assert!(open(&mut other).is_none() && OpenFiles::with(&share, 1).is_err());
+        assert!(open(&mut other).is_none() && OpenFiles::new(&quota, 1).is_err());
         drop(held);
         // It is noticed with the next.
         let _file = open(&mut one).unwrap();
         assert!(open(&mut other).is_some());
         drop((one, other));
-        assert_eq!(share.files.used(), 0);
+        assert_eq!(quota.files.used(), 0);
     }
 }

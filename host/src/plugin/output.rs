@@ -11,45 +11,45 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 /// As much of a call's output as is kept; what comes after is dropped.
-const KEPT_BYTES_MAX: usize = 16 << 10;
+const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
 /// One of a run's two streams. Both are kept together, and each by itself:
 /// lines of one must not end up in the midst of lines of the other.
 #[derive(Clone)]
 pub(super) struct Output {
-    printed: Arc<Mutex<Printed>>,
+    printed: Arc<Mutex<CapturedOutput>>,
     is_errors: bool,
 }
 
 /// What was printed to stdout and to stderr, and whether there was more.
 #[derive(Default)]
-pub(super) struct Printed {
+pub(super) struct CapturedOutput {
     pub(super) text: Vec<u8>,
     pub(super) errors: Vec<u8>,
-    pub(super) was_cut: bool,
+    pub(super) was_truncated: bool,
 }
 
 impl Output {
     /// Stdout and stderr.
     pub(super) fn pair() -> (Self, Self) {
-        let printed = Arc::<Mutex<Printed>>::default();
+        let printed = Arc::<Mutex<CapturedOutput>>::default();
         (Self { printed: printed.clone(), is_errors: false }, Self { printed, is_errors: true })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Printed> {
+    fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
         self.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, bytes: &[u8]) {
         let mut printed = self.lock();
-        let room = KEPT_BYTES_MAX.saturating_sub(printed.text.len() + printed.errors.len());
+        let room = OUTPUT_BYTES_MAX.saturating_sub(printed.text.len() + printed.errors.len());
         let kept = if self.is_errors { &mut printed.errors } else { &mut printed.text };
         kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        printed.was_cut |= bytes.len() > room;
+        printed.was_truncated |= bytes.len() > room;
     }
 
     /// What both have printed so far.
-    pub(super) fn take(&self) -> Printed {
+    pub(super) fn take(&self) -> CapturedOutput {
         std::mem::take(&mut *self.lock())
     }
 }
@@ -86,7 +86,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(KEPT_BYTES_MAX)
+        Ok(OUTPUT_BYTES_MAX)
     }
 }
 
@@ -116,7 +116,7 @@ struct LogState {
     at: Instant,
     /// Since it was last told, and when that was.
     dropped: u64,
-    told_at: Option<Instant>,
+    warned_at: Option<Instant>,
 }
 
 /// What a line counts at the least: what stands around it is written too.
@@ -124,12 +124,12 @@ const LINE_BYTES_MIN: u64 = 128;
 
 /// How often it is told at the most that lines were dropped, where no line
 /// follows that could tell it.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LogBudget {
     pub(super) fn new(bytes_per_second: u64) -> Self {
         let bytes = bytes_per_second.max(LINE_BYTES_MIN) as f64;
-        let state = LogState { bytes, at: Instant::now(), dropped: 0, told_at: None };
+        let state = LogState { bytes, at: Instant::now(), dropped: 0, warned_at: None };
         Self { bytes_per_second, state: Mutex::new(state) }
     }
 
@@ -146,21 +146,22 @@ impl LogBudget {
 
     /// How many dropped lines are to be told at the end of a call: none where
     /// that was done just now.
-    pub(super) fn dropped_by_now(&self) -> u64 {
-        self.dropped_by(Instant::now())
+    pub(super) fn take_dropped_if_due(&self) -> u64 {
+        self.take_dropped_if_due_at(Instant::now())
     }
 
     /// All that have not been told.
-    pub(super) fn dropped(&self) -> u64 {
+    pub(super) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.lock().dropped)
     }
 
-    fn dropped_by(&self, now: Instant) -> u64 {
+    fn take_dropped_if_due_at(&self, now: Instant) -> u64 {
         let mut state = self.lock();
-        if state.dropped == 0 || state.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_EVERY) {
+        if state.dropped == 0 || state.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARNING_INTERVAL)
+        {
             return 0;
         }
-        state.told_at = Some(now);
+        state.warned_at = Some(now);
         std::mem::take(&mut state.dropped)
     }
 
@@ -181,7 +182,7 @@ impl LogBudget {
         }
         state.bytes -= length;
         if state.dropped > 0 {
-            state.told_at = Some(now);
+            state.warned_at = Some(now);
         }
         Some(std::mem::take(&mut state.dropped))
     }
@@ -220,14 +221,14 @@ mod tests {
     fn what_was_dropped_is_told_though_no_line_follows() {
         let budget = LogBudget::new(100);
         let start = Instant::now();
-        assert_eq!(budget.dropped_by(start), 0);
+        assert_eq!(budget.take_dropped_if_due_at(start), 0);
         assert_eq!(budget.admit_at(129, start), None);
-        assert_eq!(budget.dropped_by(start), 1);
+        assert_eq!(budget.take_dropped_if_due_at(start), 1);
         assert_eq!(budget.admit_at(129, start), None);
-        assert_eq!(budget.dropped_by(start + Duration::from_millis(999)), 0);
-        assert_eq!(budget.dropped_by(start + Duration::from_millis(1000)), 1);
+        assert_eq!(budget.take_dropped_if_due_at(start + Duration::from_millis(999)), 0);
+        assert_eq!(budget.take_dropped_if_due_at(start + Duration::from_millis(1000)), 1);
         budget.drop_line();
-        assert_eq!((budget.dropped(), budget.dropped()), (1, 0));
+        assert_eq!((budget.take_dropped(), budget.take_dropped()), (1, 0));
     }
 
     #[test]
@@ -238,11 +239,11 @@ mod tests {
             errors.append(&[b'y'; 100]);
         }
         let printed = output.take();
-        assert_eq!((printed.text.len() + printed.errors.len(), printed.was_cut), (KEPT_BYTES_MAX, true));
+        assert_eq!((printed.text.len() + printed.errors.len(), printed.was_truncated), (OUTPUT_BYTES_MAX, true));
         assert!(printed.text.iter().all(|byte| *byte == b'x') && printed.errors.iter().all(|byte| *byte == b'y'));
         let printed = errors.take();
-        assert!(printed.text.is_empty() && printed.errors.is_empty() && !printed.was_cut);
-        output.append(&[b'x'; KEPT_BYTES_MAX]);
-        assert!(!output.take().was_cut);
+        assert!(printed.text.is_empty() && printed.errors.is_empty() && !printed.was_truncated);
+        output.append(&[b'x'; OUTPUT_BYTES_MAX]);
+        assert!(!output.take().was_truncated);
     }
 }

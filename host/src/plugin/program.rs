@@ -8,9 +8,9 @@ use super::bindings::{
 use super::command::{self, START};
 use super::engine::Engine;
 use super::guest::Guest;
-use super::offer;
-use super::words::shown;
+use super::host_interfaces;
 use crate::manifest::Manifest;
+use crate::text::error_text;
 use std::collections::BTreeSet;
 use wasmtime::component::{Component, Instance, InstancePre};
 use wasmtime::{InstancePre as ModulePre, Module, Store, TypedFunc};
@@ -48,12 +48,12 @@ impl Compiled {
 }
 
 /// Linked to the host, and ready to be started.
-pub(super) enum Program {
-    Component { linked: InstancePre<Guest>, entry: Entry, self_test: Option<SelfTestedIndices> },
+pub(super) enum LinkedProgram {
+    Component { linked: InstancePre<Guest>, entry: EntryPoint, self_test: Option<SelfTestedIndices> },
     Module(ModulePre<Guest>),
 }
 
-pub(super) enum Entry {
+pub(super) enum EntryPoint {
     Handler(FullHandlerIndices),
     BatchHandler(BatchMessageHandlerIndices),
     /// `wasi:cli/run`.
@@ -61,7 +61,7 @@ pub(super) enum Entry {
 }
 
 /// An instance, ready to be called.
-pub(super) enum Live {
+pub(super) enum RunningInstance {
     Handler(FullHandler),
     BatchHandler(BatchMessageHandler),
     Command(Command),
@@ -70,24 +70,24 @@ pub(super) enum Live {
 
 /// What a run came back with.
 pub(super) enum Reply {
-    Handled(Result<(), Failure>),
+    Returned(Result<(), Failure>),
     Exited(i32),
 }
 
-impl Program {
+impl LinkedProgram {
     /// Links it and finds what the manifest asks for; an error says what is
     /// missing on which side.
     pub(super) fn link(engine: &Engine, compiled: &Compiled, manifest: &Manifest) -> Result<Self, String> {
         let program = match compiled {
             Compiled::Component(component) => {
-                let linked = engine.link(component).map_err(|error| offer::lacking(&error))?;
-                let entry = Entry::find(&linked, manifest.batch.is_some(), &compiled.exports(engine).join(", "))?;
+                let linked = engine.link(component).map_err(|error| host_interfaces::link_error(&error))?;
+                let entry = EntryPoint::find(&linked, manifest.batch.is_some(), &compiled.exports(engine).join(", "))?;
                 let self_test = SelfTestedIndices::new(&linked).ok();
                 Self::Component { linked, entry, self_test }
             }
             Compiled::Module(module) => {
                 command::check_module(module)?;
-                Self::Module(engine.link_module(module).map_err(|error| offer::lacking(&error))?)
+                Self::Module(engine.link_module(module).map_err(|error| host_interfaces::link_error(&error))?)
             }
         };
         if program.is_command() {
@@ -99,20 +99,20 @@ impl Program {
     }
 
     pub(super) fn is_command(&self) -> bool {
-        matches!(self, Self::Module(_) | Self::Component { entry: Entry::Command(_), .. })
+        matches!(self, Self::Module(_) | Self::Component { entry: EntryPoint::Command(_), .. })
     }
 
     /// What the host calls it as.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Component { entry: Entry::Handler(_), .. } => "handler",
-            Self::Component { entry: Entry::BatchHandler(_), .. } => "batch-handler",
-            Self::Component { entry: Entry::Command(_), .. } | Self::Module(_) => "command",
+            Self::Component { entry: EntryPoint::Handler(_), .. } => "handler",
+            Self::Component { entry: EntryPoint::BatchHandler(_), .. } => "batch-handler",
+            Self::Component { entry: EntryPoint::Command(_), .. } | Self::Module(_) => "command",
         }
     }
 
     /// Makes an instance.
-    pub(super) async fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Live> {
+    pub(super) async fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<RunningInstance> {
         match self {
             Self::Component { linked, entry, .. } => {
                 let instance = linked.instantiate_async(&mut *store).await?;
@@ -120,31 +120,31 @@ impl Program {
             }
             Self::Module(linked) => {
                 let instance = linked.instantiate_async(&mut *store).await?;
-                Ok(Live::Start(instance.get_typed_func(store, START)?))
+                Ok(RunningInstance::Start(instance.get_typed_func(store, START)?))
             }
         }
     }
 
     /// Makes one to throw away: the types of what is exported are only known
     /// then. And lets it test itself.
-    pub(super) async fn try_out(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), String>> {
+    pub(super) async fn check_instance(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), String>> {
         let Self::Component { linked, entry, self_test } = self else {
             return Ok(Ok(self.start(store).await.map(drop)?));
         };
         let instance = linked.instantiate_async(&mut *store).await?;
         if let Err(error) = entry.load(&mut *store, &instance) {
-            return Ok(Err(mistyped(entry.interface(), &error)));
+            return Ok(Err(type_mismatch(entry.interface(), &error)));
         }
         let Some(indices) = self_test else { return Ok(Ok(())) };
         let tested = match indices.load(&mut *store, &instance) {
             Ok(exports) => exports.gateway_worker_self_test().call_check(store).await?,
-            Err(error) => return Ok(Err(mistyped("gateway:worker/self-test@1.0.0", &error))),
+            Err(error) => return Ok(Err(type_mismatch("gateway:worker/self-test@1.0.0", &error))),
         };
         Ok(tested.map_err(|told| format!("its self-test failed: {told}")))
     }
 }
 
-impl Live {
+impl RunningInstance {
     /// Runs it with its messages; a command has got its own in another way.
     pub(super) async fn call(&self, store: &mut Store<Guest>, messages: &[WitMessage]) -> wasmtime::Result<Vec<Reply>> {
         match self {
@@ -153,29 +153,29 @@ impl Live {
                 // One, since only a batch handler is ever given more.
                 for message in messages {
                     let reply = handler.gateway_worker_handler().call_handle(&mut *store, message).await?;
-                    replies.push(Reply::Handled(reply));
+                    replies.push(Reply::Returned(reply));
                 }
                 Ok(replies)
             }
             Self::BatchHandler(handler) => {
                 let replies = handler.gateway_worker_batch_handler().call_handle_batch(store, messages).await?;
-                Ok(replies.into_iter().map(Reply::Handled).collect())
+                Ok(replies.into_iter().map(Reply::Returned).collect())
             }
             Self::Command(command) => {
-                exited(command.wasi_cli_run().call_run(store).await.map(|ended| i32::from(ended.is_err())))
+                exit_reply(command.wasi_cli_run().call_run(store).await.map(|ended| i32::from(ended.is_err())))
             }
-            Self::Start(start) => exited(start.call_async(store, ()).await.map(|()| 0)),
+            Self::Start(start) => exit_reply(start.call_async(store, ()).await.map(|()| 0)),
         }
     }
 }
 
 /// Exiting ends a run from within, so that it looks like a failure.
-fn exited(ended: wasmtime::Result<i32>) -> wasmtime::Result<Vec<Reply>> {
+fn exit_reply(ended: wasmtime::Result<i32>) -> wasmtime::Result<Vec<Reply>> {
     let code = ended.or_else(|error| error.downcast_ref::<I32Exit>().map(|exit| exit.0).ok_or(error))?;
     Ok(vec![Reply::Exited(code)])
 }
 
-impl Entry {
+impl EntryPoint {
     /// The export that the manifest asks for, `[batch]` or not. A handler goes
     /// before a command: some languages always export the start of one.
     fn find(linked: &InstancePre<Guest>, is_batch: bool, exports: &str) -> Result<Self, String> {
@@ -210,19 +210,19 @@ impl Entry {
         }
     }
 
-    fn load(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<Live> {
+    fn load(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<RunningInstance> {
         Ok(match self {
-            Self::Handler(indices) => Live::Handler(indices.load(store, instance)?),
-            Self::BatchHandler(indices) => Live::BatchHandler(indices.load(store, instance)?),
-            Self::Command(indices) => Live::Command(indices.load(store, instance)?),
+            Self::Handler(indices) => RunningInstance::Handler(indices.load(store, instance)?),
+            Self::BatchHandler(indices) => RunningInstance::BatchHandler(indices.load(store, instance)?),
+            Self::Command(indices) => RunningInstance::Command(indices.load(store, instance)?),
         })
     }
 }
 
-fn mistyped(interface: &str, error: &wasmtime::Error) -> String {
+fn type_mismatch(interface: &str, error: &wasmtime::Error) -> String {
     format!(
         "its export {interface} has another type than this host's: {} (expected is what the host has); build it \
          against this host's wit/gateway.wit",
-        shown(error)
+        error_text(error)
     )
 }

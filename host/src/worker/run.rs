@@ -3,8 +3,9 @@
 use super::Lane;
 use super::alone::Turn;
 use crate::message::{self, Fields, Message};
-use crate::plugin::{Call, Plugin};
+use crate::plugin::{Job, Plugin};
 use crate::queue::{Counted, ERROR_FIELD, Settlement, Taken};
+use crate::text::short_digest;
 use crate::verdict::{Outcome, Standing, Verdict, judge};
 use jiff::Timestamp;
 use std::slice;
@@ -74,25 +75,25 @@ impl Lane {
     /// batch ended as a whole; it has what could not be run anyhow.
     async fn call(&self, plugin: &Plugin, taken: &[Taken]) -> Result<Vec<Settlement>, Vec<Settlement>> {
         let now = Timestamp::now();
-        let (mut settlements, mut runs, mut calls) = (Vec::with_capacity(taken.len()), Vec::new(), Vec::new());
+        let (mut settlements, mut runs, mut jobs) = (Vec::with_capacity(taken.len()), Vec::new(), Vec::new());
         for one in taken {
             match self.runnable(one, now) {
                 Ok(message) => {
                     let max_attempts = plugin.manifest().retry.max_attempts(message.max_attempts);
                     runs.push(self.prepared(one, &message, max_attempts, now));
-                    calls.push(Call { message, entry: one.entry.to_string(), max_attempts });
+                    jobs.push(Job { message, entry: one.entry.to_string(), max_attempts });
                 }
                 Err(settlement) => settlements.push(settlement),
             }
         }
-        if calls.is_empty() {
+        if jobs.is_empty() {
             return Ok(settlements);
         }
         let started = Instant::now();
-        let outcomes = plugin.call(&mut calls).await;
+        let outcomes = plugin.call(&mut jobs).await;
         let took = started.elapsed();
-        if calls.len() > 1 && outcomes.iter().all(Outcome::ended_instance) {
-            tracing::warn!(topic = %self.topic(), size = calls.len(), outcome = outcomes[0].name(), "a batch is run one by one");
+        if jobs.len() > 1 && outcomes.iter().all(Outcome::ended_instance) {
+            tracing::warn!(topic = %self.topic(), size = jobs.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);
         }
         plugin.probation().ended(runs.iter().map(|run| run.id.as_str()).zip(&outcomes));
@@ -122,7 +123,7 @@ impl Lane {
     }
 
     fn judged(&self, run: Run<'_>, outcome: Outcome, plugin: &Plugin, took: Duration) -> Settlement {
-        let (name, error, digest) = (outcome.name(), outcome.error(), short(plugin.digest()));
+        let (name, error, digest) = (outcome.name(), outcome.error(), short_digest(plugin.digest()));
         self.metrics.processing.observe(took.as_secs_f64());
         self.metrics.outcome(name).inc();
         let (topic, id, attempt) = (self.topic().as_str(), run.id.as_str(), run.standing.attempt);
@@ -255,9 +256,4 @@ impl Run<'_> {
 
 fn fields<const N: usize>(pairs: [(&str, &str); N]) -> Fields {
     pairs.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).to_vec()
-}
-
-/// Enough of a digest to tell versions apart.
-pub fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }

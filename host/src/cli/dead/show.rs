@@ -5,9 +5,9 @@ use crate::cli::known::known;
 use crate::cli::print::print_json;
 use crate::cli::{Failure, RedisArgs, table};
 use crate::message;
-use crate::plugin::is_dangerous;
 use crate::queue::TopicQueue;
 use crate::queue::dead::{DeadLetter, Letter, LetterId, Order, Origin};
+use crate::text::is_control_or_bidi;
 use crate::topic::Topic;
 use clap::Args;
 use serde::Serialize;
@@ -110,7 +110,7 @@ fn escaped(bytes: &[u8]) -> String {
 fn printable(text: &str) -> String {
     let shown = |char: char| match char {
         '\n' | '\t' => char.to_string(),
-        char if is_dangerous(char) => char.escape_default().to_string(),
+        char if is_control_or_bidi(char) => char.escape_default().to_string(),
         char => char.to_string(),
     };
     text.chars().map(shown).collect()

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 type Polled = Poll<Option<Result<Frame<Bytes>, Error>>>;
 
 /// What a guest sends.
-pub(super) struct Outgoing {
+pub(super) struct RequestBody {
     body: WasiBody,
     budget: Budget,
     /// Closed when the run is over.
@@ -23,7 +23,7 @@ pub(super) struct Outgoing {
 }
 
 /// What a server replies with.
-pub(super) struct Reply {
+pub(super) struct ResponseBody {
     body: Incoming,
     budget: Budget,
     /// How long the next piece may take.
@@ -36,7 +36,7 @@ impl Http {
     /// Whether something of its requests is still about: one that waits for its
     /// reply, a body that was not sent or read to its end.
     pub(in crate::plugin) fn is_under_way(&self) -> bool {
-        self.hooks.room.as_ref().is_some_and(|room| Arc::strong_count(room) > 1)
+        self.hooks.permits.as_ref().is_some_and(|permits| Arc::strong_count(permits) > 1)
     }
 }
 
@@ -59,13 +59,13 @@ impl Budget {
     }
 }
 
-impl Outgoing {
+impl RequestBody {
     pub(super) fn new(body: WasiBody, max: u64, run: Arc<Semaphore>) -> Self {
         Self { body, budget: Budget::new(max), run }
     }
 }
 
-impl Body for Outgoing {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -89,7 +89,7 @@ impl Body for Outgoing {
     }
 }
 
-impl Reply {
+impl ResponseBody {
     /// Fails where the reply itself says that it is larger than allowed.
     pub(super) fn new(
         body: Incoming,
@@ -105,7 +105,7 @@ impl Reply {
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 

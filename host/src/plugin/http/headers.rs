@@ -2,11 +2,11 @@
 //! neither the guest nor the log sees them: a server may send back what it got,
 //! so they are struck out like those that handlers read.
 
-use super::words::Refusal;
+use super::error_message::RequestError;
 use crate::capability::{Fault, Secret, Secrets};
 use crate::manifest::{Header, Manifest, Piece};
-use crate::plugin::component::Facts;
-use crate::plugin::struck;
+use crate::plugin::component::PluginContext;
+use crate::plugin::redact;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
 use url::Url;
@@ -21,20 +21,20 @@ pub(super) fn is_forbidden(name: &HeaderName) -> bool {
 /// Adds the manifest's headers for this URL, in place of what the guest set.
 pub(super) fn add(
     headers: &mut HeaderMap,
-    facts: &Facts,
+    context: &PluginContext,
     url: &Url,
     secrets: Option<&dyn Secrets>,
-) -> Result<(), Refusal> {
+) -> Result<(), RequestError> {
     // Exact names come first in their order: last, they win over patterns.
-    for (_, added) in facts.manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
+    for (_, added) in context.manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
         for header in added {
             let read = |name: &str| {
-                let secret = secrets.ok_or_else(none)?.read(&facts.name, name)?;
-                facts.struck.learn(name, &secret);
+                let secret = secrets.ok_or_else(none)?.read(&context.name, name)?;
+                context.redactor.add(name, &secret);
                 Ok(secret)
             };
             let made = made(header, read);
-            let (name, value) = made.map_err(|told| Refusal::new(Error::ConfigurationError, "header", told))?;
+            let (name, value) = made.map_err(|told| RequestError::new(Error::ConfigurationError, "header", told))?;
             headers.insert(name, value);
         }
     }
@@ -76,8 +76,8 @@ fn check(secret: &str) -> Result<(), String> {
     if secret.is_empty() {
         return Err("is empty".to_owned());
     }
-    if secret.len() < struck::BYTES_MIN {
-        return Err(format!("has less than {} bytes: the handler could see it in a reply", struck::BYTES_MIN));
+    if secret.len() < redact::BYTES_MIN {
+        return Err(format!("has less than {} bytes: the handler could see it in a reply", redact::BYTES_MIN));
     }
     match HeaderValue::try_from(secret) {
         Ok(_) => Ok(()),
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::plugin::http::Outbound;
     use crate::plugin::output::LogBudget;
-    use crate::plugin::struck::Struck;
+    use crate::plugin::redact::Redactor;
     use std::sync::Arc;
 
     struct Store;
@@ -127,14 +127,14 @@ mod tests {
         x-lines = "${secret:LINES}"
     "#;
 
-    fn facts() -> Facts {
-        Facts {
+    fn context() -> PluginContext {
+        PluginContext {
             name: "a".to_owned(),
             manifest: Manifest::parse(MANIFEST, "a").unwrap(),
             is_command: false,
             log: LogBudget::new(1),
             http: Outbound::new(),
-            struck: Struck::default(),
+            redactor: Redactor::default(),
             capabilities: Arc::default(),
         }
     }
@@ -143,7 +143,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("authorization", HeaderValue::from_static("the guest's"));
         headers.append("authorization", HeaderValue::from_static("and another"));
-        add(&mut headers, &facts(), &Url::parse(url).unwrap(), secrets).map_err(|refusal| refusal.words)?;
+        add(&mut headers, &context(), &Url::parse(url).unwrap(), secrets).map_err(|error| error.message)?;
         Ok(headers)
     }
 
@@ -172,12 +172,12 @@ mod tests {
             let text = format!(
                 "[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\nX-Key = \"{value}\""
             );
-            let mut facts = facts();
-            facts.manifest = Manifest::parse(&text, "a").unwrap();
-            let told = faults(&facts.manifest, Some(&Store)).pop();
+            let mut context = context();
+            context.manifest = Manifest::parse(&text, "a").unwrap();
+            let told = faults(&context.manifest, Some(&Store)).pop();
             // And then the request is.
             let url = Url::parse("https://a.example/").unwrap();
-            let refused = add(&mut HeaderMap::new(), &facts, &url, Some(&Store)).map_err(|refusal| refusal.words);
+            let refused = add(&mut HeaderMap::new(), &context, &url, Some(&Store)).map_err(|error| error.message);
             assert_eq!(told, refused.err().map(|words| format!("[http_headers] for https://a.example: {words}")));
             told.unwrap_or_default()
         };

@@ -21,7 +21,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Path and query stay as they are: a signature may be over them.
-    pub(super) fn of(uri: &Uri) -> Result<Self, String> {
+    pub(super) fn parse(uri: &Uri) -> Result<Self, String> {
         let written = uri.authority().map_or("", |authority| authority.as_str());
         let shown: String = written.escape_debug().take(SHOWN_CHARS_MAX).collect();
         if written.contains('@') {
@@ -62,7 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn target(uri: &str) -> Result<Target, String> {
-        Target::of(&uri.parse().unwrap())
+        Target::parse(&uri.parse().unwrap())
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
         #[test]
         fn what_is_taken_is_connected_to(authority in "[a-zA-Z0-9.:%x\\[\\]@_-]{1,24}|[0-9x.]{1,15}|\\[[0-9a-f:.]{2,20}\\]") {
             let Ok(uri) = format!("http://{authority}/").parse::<Uri>() else { return Ok(()) };
-            let Ok(target) = Target::of(&uri) else { return Ok(()) };
+            let Ok(target) = Target::parse(&uri) else { return Ok(()) };
             let checked = target.url.host_str().unwrap();
             let bare = checked.strip_suffix('.').unwrap_or(checked);
             let connected = Url::parse(&target.uri.to_string()).unwrap();
@@ -146,7 +146,7 @@ mod tests {
             "http://api.example.com../",
         ] {
             if let Ok(uri) = uri.parse::<Uri>() {
-                let told = Target::of(&uri).err();
+                let told = Target::parse(&uri).err();
                 assert!(told.is_some(), "{uri}");
             }
         }

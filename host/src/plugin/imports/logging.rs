@@ -2,8 +2,8 @@
 
 use crate::plugin::bindings::logging;
 use crate::plugin::guest::Guest;
-use crate::plugin::plain::plain;
-use crate::plugin::words::cut_to;
+use crate::text::sanitize;
+use crate::text::truncate;
 
 /// What a line may have; more is cut.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -27,12 +27,12 @@ impl Guest {
             name.len().min(FIELD_NAME_BYTES_MAX) + value.len().min(FIELD_VALUE_BYTES_MAX)
         };
         let bytes = text.len().min(TEXT_BYTES_MAX) + fields.iter().take(FIELDS_MAX).map(length).sum::<usize>();
-        if !self.facts.may_log(bytes) {
+        if !self.context.may_log(bytes) {
             return;
         }
         // Of a batch, the line may be any one's.
-        let id = if let [only] = self.run.members.as_slice() { only.id.as_str() } else { "" };
-        let (plugin, topic) = (self.facts.name.as_str(), self.run.topic_name());
+        let id = if let [only] = self.run.items.as_slice() { only.id.as_str() } else { "" };
+        let (plugin, topic) = (self.context.name.as_str(), self.run.topic_name());
         let text = self.safe(text, TEXT_BYTES_MAX);
         let fields = (!fields.is_empty()).then(|| self.shown_fields(fields));
         match level {
@@ -60,7 +60,7 @@ impl Guest {
 
     /// Without secrets, first of all: what is cut or taken out could hide one.
     fn safe(&self, text: &str, bytes_max: usize) -> String {
-        plain(&cut_to(&self.facts.struck.strike(text), bytes_max)).into_owned()
+        sanitize(&truncate(&self.context.redactor.redact(text), bytes_max)).into_owned()
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn half_a_secret_is_one_too() {
         let guest = Guest::under("");
-        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+        guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         for bytes_max in [12, 20] {
             let told = guest.safe("it is sesame!open.", bytes_max);
             assert!(told.starts_with("it is [secre") && !told.contains("sesame"), "{told}");

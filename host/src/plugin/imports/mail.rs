@@ -4,7 +4,7 @@ use super::fault;
 use crate::capability::{Letter, Part};
 use crate::plugin::bindings::{Fault, mail};
 use crate::plugin::guest::Guest;
-use crate::plugin::words::hex;
+use crate::text::hex;
 use sha2::{Digest, Sha256};
 
 /// What one run may send.
@@ -20,8 +20,8 @@ impl mail::Host for Guest {
         headers: Vec<(String, String)>,
         parts: Vec<mail::Part>,
     ) -> Result<(), Fault> {
-        self.need(self.facts.manifest.grants.mail, "mail", "mail = true")?;
-        let mailer = self.facts.capabilities.mailer.clone();
+        self.need(self.context.manifest.grants.mail, "mail", "mail = true")?;
+        let mailer = self.context.capabilities.mailer.clone();
         let mailer =
             mailer.ok_or_else(|| fault("unavailable", "this host has no mail relay: mail.relay would name one"))?;
         if self.run.mails.len() >= MAILS_MAX {
@@ -33,7 +33,7 @@ impl mail::Host for Guest {
         let id = self.mail_id(&to.join(","));
         let part = |part: mail::Part| Part { content_type: part.content_type, name: part.name, data: part.data };
         let letter = Letter { id, to, headers, parts: parts.into_iter().map(part).collect() };
-        Ok(mailer.send(&self.facts.name, letter).await?)
+        Ok(mailer.send(&self.context.name, letter).await?)
     }
 }
 
@@ -46,7 +46,7 @@ impl Guest {
         let earlier = self.run.mails.iter().filter(|known| **known == hash).count();
         self.run.mails.push(hash);
         let topic = self.run.topic_name();
-        let ids: Vec<&str> = self.run.members.iter().map(|member| member.id.as_str()).collect();
+        let ids: Vec<&str> = self.run.items.iter().map(|item| item.id.as_str()).collect();
         format!("{topic}/{}/{to}/{earlier}", ids.join("/"))
     }
 }

@@ -3,7 +3,7 @@
 use super::fault;
 use crate::plugin::bindings::Fault;
 use crate::plugin::bindings::publisher::{self, Options, Priority as WitPriority};
-use crate::plugin::guest::{Guest, Member, Run};
+use crate::plugin::guest::{BatchItem, Guest, RunState};
 use crate::publication::{Draft, Priority};
 use crate::topic::Topic;
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ impl publisher::Host for Guest {
 
     fn publish_with(&mut self, topic: String, data: Vec<u8>, options: Options) -> Result<String, Fault> {
         let topic = Topic::parse(&topic).map_err(|error| fault("invalid", error))?;
-        let is_granted = self.facts.manifest.grants.publish.contains(&topic);
+        let is_granted = self.context.manifest.grants.publish.contains(&topic);
         self.need(is_granted, &format!("publishing to {topic}"), &format!("publish = [\"{topic}\"]"))?;
         if self.run.buffer.messages >= PUBLICATIONS_MAX {
             return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
@@ -73,18 +73,18 @@ impl publisher::Host for Guest {
     }
 }
 
-impl Run {
+impl RunState {
     /// The message that a publish follows. One alone need not be named.
-    fn parent(&mut self, named: Option<&str>) -> Result<&mut Member, Fault> {
-        let told = if self.members.len() > 1 {
+    fn parent(&mut self, named: Option<&str>) -> Result<&mut BatchItem, Fault> {
+        let told = if self.items.len() > 1 {
             "name the parent: one of the messages of this batch"
         } else {
             "parent is not the id of the message at hand"
         };
-        let parent = match (named, self.members.as_mut_slice()) {
+        let parent = match (named, self.items.as_mut_slice()) {
             (None, [only]) => Some(only),
             (None, _) => None,
-            (Some(named), members) => members.iter_mut().find(|member| member.id == named),
+            (Some(named), items) => items.iter_mut().find(|item| item.id == named),
         };
         parent.ok_or_else(|| fault("invalid", told))
     }
@@ -97,10 +97,10 @@ mod tests {
     #[test]
     fn what_is_published_follows_one_message_at_hand() {
         let mut guest = Guest::under("");
-        let mut parent = |members: &[&str], named| {
-            let member =
-                |id: &&str| Member { id: (*id).to_owned(), entry: String::new(), hops: 0, publications: Vec::new() };
-            guest.run.members = members.iter().map(member).collect();
+        let mut parent = |items: &[&str], named| {
+            let item =
+                |id: &&str| BatchItem { id: (*id).to_owned(), entry: String::new(), hops: 0, publications: Vec::new() };
+            guest.run.items = items.iter().map(item).collect();
             guest.run.parent(named).map(|found| found.id.clone()).map_err(|fault| fault.code)
         };
         let invalid = Err("invalid".to_owned());

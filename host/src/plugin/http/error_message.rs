@@ -13,17 +13,17 @@ use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct RequestError {
     pub(super) code: Error,
-    /// Told apart in the log.
+    /// RateLimitedWarning apart in the log.
     kind: &'static str,
     /// Empty where the code says it all.
-    pub(super) words: String,
+    pub(super) message: String,
 }
 
-impl Refusal {
-    pub(super) fn new(code: Error, kind: &'static str, words: impl Into<String>) -> Self {
-        Self { code, kind, words: words.into() }
+impl RequestError {
+    pub(super) fn new(code: Error, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { code, kind, message: message.into() }
     }
 
     fn code(code: Error) -> Self {
@@ -31,11 +31,11 @@ impl Refusal {
     }
 
     /// A request that was made and has failed.
-    pub(super) fn of(error: &legacy::Error, plugin: &str) -> Self {
+    pub(super) fn from_client(error: &legacy::Error, plugin: &str) -> Self {
         let mut cause = error.source();
         while let Some(error) = cause {
-            if let Some(refusal) = of_cause(error, plugin) {
-                return refusal;
+            if let Some(error) = from_cause(error, plugin) {
+                return error;
             }
             // An error within an I/O error is not among its sources.
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -45,14 +45,14 @@ impl Refusal {
     }
 }
 
-fn of_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option<Refusal> {
+fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option<RequestError> {
     if let Some(error) = error.downcast_ref::<ResolveError>() {
         return Some(match error {
-            ResolveError::Lookup(_) => {
+            ResolveError::Resolve(_) => {
                 let code = Error::DnsError { rcode: Some("no address".to_owned()), info_code: None };
-                Refusal::new(code, "lookup", error.to_string())
+                RequestError::new(code, "resolve", error.to_string())
             }
-            ResolveError::Prohibited(address) => Refusal::new(
+            ResolveError::Prohibited(address) => RequestError::new(
                 Error::DestinationIpProhibited,
                 "address",
                 format!(
@@ -67,27 +67,27 @@ fn of_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option<R
             rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
             _ => Error::TlsProtocolError,
         };
-        return Some(Refusal::new(code, "tls", format!("the server's TLS is not accepted: {error}")));
+        return Some(RequestError::new(code, "tls", format!("the server's TLS is not accepted: {error}")));
     }
     // What our own bodies say.
     match error.downcast_ref::<Error>() {
-        Some(Error::HttpRequestBodySize(max)) => return Some(Refusal::code(Error::HttpRequestBodySize(*max))),
-        Some(Error::ConnectionTerminated) => return Some(Refusal::code(Error::ConnectionTerminated)),
+        Some(Error::HttpRequestBodySize(max)) => return Some(RequestError::code(Error::HttpRequestBodySize(*max))),
+        Some(Error::ConnectionTerminated) => return Some(RequestError::code(Error::ConnectionTerminated)),
         _ => {}
     }
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_parse_too_large() {
-            return Some(Refusal::code(Error::HttpResponseHeaderSectionSize(None)));
+            return Some(RequestError::code(Error::HttpResponseHeaderSectionSize(None)));
         }
         if error.is_incomplete_message() {
-            return Some(Refusal::code(Error::HttpResponseIncomplete));
+            return Some(RequestError::code(Error::HttpResponseIncomplete));
         }
     }
     match error.downcast_ref::<io::Error>()?.kind() {
-        io::ErrorKind::TimedOut => Some(Refusal::code(Error::ConnectionTimeout)),
-        io::ErrorKind::ConnectionRefused => Some(Refusal::code(Error::ConnectionRefused)),
+        io::ErrorKind::TimedOut => Some(RequestError::code(Error::ConnectionTimeout)),
+        io::ErrorKind::ConnectionRefused => Some(RequestError::code(Error::ConnectionRefused)),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-            Some(Refusal::code(Error::ConnectionTerminated))
+            Some(RequestError::code(Error::ConnectionTerminated))
         }
         _ => None,
     }
@@ -105,30 +105,30 @@ pub(super) fn body_code(error: &Error) -> Option<ErrorCode> {
 }
 
 /// How long what was told is not told again, and how much is told in that time.
-const QUIET_FOR: Duration = Duration::from_secs(60);
-const TOLD_MAX: usize = 32;
+const INTERVAL: Duration = Duration::from_secs(60);
+const WARNINGS_MAX: usize = 32;
 
 /// What the log has been told lately about one version of a plugin.
-pub(super) struct Told(Mutex<(Instant, HashSet<(String, &'static str)>)>);
+pub(super) struct RateLimitedWarning(Mutex<(Instant, HashSet<(String, &'static str)>)>);
 
-impl Told {
+impl RateLimitedWarning {
     pub(super) fn new() -> Self {
         Self(Mutex::new((Instant::now(), HashSet::new())))
     }
 
     /// Tells the log why a plugin's request to this target is not made.
-    pub(super) fn tell(&self, plugin: &str, target: &str, refusal: &Refusal) {
-        if !refusal.words.is_empty() && self.is_new(target, refusal.kind, Instant::now()) {
-            tracing::warn!(plugin, target_origin = target, "request not made: {}", refusal.words);
+    pub(super) fn log(&self, plugin: &str, target: &str, error: &RequestError) {
+        if !error.message.is_empty() && self.is_new(target, error.kind, Instant::now()) {
+            tracing::warn!(plugin, target_origin = target, "request not made: {}", error.message);
         }
     }
 
     fn is_new(&self, target: &str, kind: &'static str, now: Instant) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(told.0) >= QUIET_FOR {
+        if now.saturating_duration_since(told.0) >= INTERVAL {
             *told = (now, HashSet::new());
         }
-        told.1.len() < TOLD_MAX && told.1.insert((target.to_owned(), kind))
+        told.1.len() < WARNINGS_MAX && told.1.insert((target.to_owned(), kind))
     }
 }
 
@@ -138,13 +138,13 @@ mod tests {
 
     #[test]
     fn the_same_is_told_once_a_minute_and_not_too_much_of_it() {
-        let told = Told::new();
+        let told = RateLimitedWarning::new();
         let start = Instant::now();
         assert!(told.is_new("https://a.example", "origin", start));
         assert!(!told.is_new("https://a.example", "origin", start));
         assert!(told.is_new("https://a.example", "tls", start));
         let heard = (0..1000).filter(|number| told.is_new(&number.to_string(), "origin", start)).count();
-        assert_eq!(heard, TOLD_MAX - 2);
-        assert!(told.is_new("https://a.example", "origin", start + QUIET_FOR + Duration::from_secs(1)));
+        assert_eq!(heard, WARNINGS_MAX - 2);
+        assert!(told.is_new("https://a.example", "origin", start + INTERVAL + Duration::from_secs(1)));
     }
 }

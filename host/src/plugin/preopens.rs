@@ -40,7 +40,7 @@ pub(super) fn check(grants: &Grants, name: &str) -> Result<(), LoadError> {
 /// Fails where a handler would reach into what the host itself lives on: who may
 /// write there is no longer in a sandbox, and who may read there sees secrets
 /// that it was not granted.
-pub(super) fn check_apart(grants: &Grants, own: &[PathBuf], name: &str) -> Result<(), String> {
+pub(super) fn check_separate(grants: &Grants, own: &[PathBuf], name: &str) -> Result<(), String> {
     let own: Vec<PathBuf> = own.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
     for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
         for host in folders.values() {

@@ -14,16 +14,16 @@ use wasmtime_wasi_http::p2::bindings::http::types::{
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 /// For a method and a scheme of one's own.
-const WORD_BYTES_MAX: usize = 64;
+const TOKEN_BYTES_MAX: usize = 64;
 
 /// A name has 253, and a port.
 const AUTHORITY_BYTES_MAX: usize = 512;
 
 /// Each may hold 64 KiB of headers, or as much of a path, or two pieces of a body.
-const HANDLES_EACH: usize = 64;
+const RESOURCES_PER_HTTP_RESOURCE: usize = 64;
 
 /// However few handles there are, a request can be made.
-const HELD_MIN: usize = 16;
+const RESOURCES_MIN: usize = 16;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type Set = wasmtime::Result<(Result<(), ()>,)>;
@@ -57,14 +57,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 /// Whether there is room for one more. They are counted where they are: who
 /// lets go of one has it back, whatever way that was.
 fn admit(guest: &mut Guest) -> wasmtime::Result<()> {
-    let max = (guest.facts.manifest.limits.handles as usize / HANDLES_EACH).max(HELD_MIN);
-    let held = guest.ctx().table.iter_mut().filter(|entry| {
+    let max = (guest.context.manifest.limits.handles as usize / RESOURCES_PER_HTTP_RESOURCE).max(RESOURCES_MIN);
+    let used = guest.ctx().table.iter_mut().filter(|entry| {
         entry.is::<FieldMap>()
             || entry.is::<OutgoingRequest>()
             || entry.is::<OutgoingResponse>()
             || entry.is::<OutgoingBody>()
     });
-    if held.count() < max { Ok(()) } else { Err(ResourceTableError::Full.into()) }
+    if used.count() < max { Ok(()) } else { Err(ResourceTableError::Full.into()) }
 }
 
 type Fields = Result<Resource<FieldMap>, HeaderError>;
@@ -77,14 +77,14 @@ fn fields_from(mut store: Store<'_>, (entries,): (Vec<(String, Vec<u8>)>,)) -> w
 }
 
 fn set_method(mut store: Store<'_>, (request, method): (Resource<OutgoingRequest>, Method)) -> Set {
-    if matches!(&method, Method::Other(word) if word.len() > WORD_BYTES_MAX) {
+    if matches!(&method, Method::Other(token) if token.len() > TOKEN_BYTES_MAX) {
         return Ok((Err(()),));
     }
     Ok((Request::set_method(&mut store.data_mut().http(), request, method)?,))
 }
 
 fn set_scheme(mut store: Store<'_>, (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)) -> Set {
-    if matches!(&scheme, Some(Scheme::Other(word)) if word.len() > WORD_BYTES_MAX) {
+    if matches!(&scheme, Some(Scheme::Other(word)) if word.len() > TOKEN_BYTES_MAX) {
         return Ok((Err(()),));
     }
     Ok((Request::set_scheme(&mut store.data_mut().http(), request, scheme)?,))

@@ -11,7 +11,7 @@ pub(super) const BYTES_MIN: usize = 4;
 /// A line of a longer value, such as a key in PEM, is struck out by itself.
 const LINE_BYTES_MIN: usize = 16;
 /// One that was replaced may still be about.
-const KNOWN_MAX: usize = 1000;
+const VALUES_MAX: usize = 1000;
 /// So many of one value's lines: a bundle of keys must not push others out.
 const LINES_MAX: usize = 200;
 /// More of a text is not looked at, and cut off: nobody is told as much, and
@@ -20,10 +20,10 @@ const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What the runs of a plugin have read so far.
 #[derive(Default)]
-pub(super) struct Struck(ArcSwap<Vec<Known>>);
+pub(super) struct Redactor(ArcSwap<Vec<RedactedValue>>);
 
 #[derive(Clone)]
-struct Known {
+struct RedactedValue {
     name: String,
     value: Secret,
     is_line: bool,
@@ -31,9 +31,9 @@ struct Known {
     turn: u64,
 }
 
-impl Struck {
+impl Redactor {
     /// What a run has read is struck out from now on, of the others' too.
-    pub(super) fn learn(&self, name: &str, secret: &Secret) {
+    pub(super) fn add(&self, name: &str, secret: &Secret) {
         let value = secret.reveal();
         if value.len() < BYTES_MIN || self.0.load().iter().any(|known| known.value == *secret) {
             return;
@@ -43,23 +43,23 @@ impl Struck {
             let turn = known.iter().map(|known| known.turn).max().unwrap_or(0) + 1;
             let new = |text: &str, is_line| {
                 let (name, value) = (name.to_owned(), Secret::new(text.to_owned()));
-                Known { name, value, is_line, turn }
+                RedactedValue { name, value, is_line, turn }
             };
-            let mut all: Vec<Known> = lines.clone().take(LINES_MAX).map(|line| new(line, true)).collect();
+            let mut all: Vec<RedactedValue> = lines.clone().take(LINES_MAX).map(|line| new(line, true)).collect();
             all.push(new(value, false));
             all.extend(known.iter().cloned());
             // Lines go before values, and of both the oldest.
             all.sort_by_key(|known| (known.is_line, Reverse(known.turn)));
-            all.truncate(KNOWN_MAX);
+            all.truncate(VALUES_MAX);
             // One may be a part of another.
             all.sort_by_key(|known| Reverse(known.value.reveal().len()));
             Arc::new(all)
         });
     }
 
-    pub(super) fn strike<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub(super) fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if text.len() > TEXT_BYTES_MAX {
-            return Cow::Owned(self.strike_cut(text) + "...");
+            return Cow::Owned(self.redact_truncated(text) + "...");
         }
         let mut text = Cow::Borrowed(text);
         for known in self.0.load().iter() {
@@ -71,9 +71,9 @@ impl Struck {
     }
 
     /// The same for a text that was cut, maybe within a secret.
-    pub(super) fn strike_cut(&self, text: &str) -> String {
+    pub(super) fn redact_truncated(&self, text: &str) -> String {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        let mut text = self.strike(text).into_owned();
+        let mut text = self.redact(text).into_owned();
         for known in self.0.load().iter() {
             let value = known.value.reveal();
             let begun = (BYTES_MIN..value.len())
@@ -92,75 +92,75 @@ impl Struck {
 mod tests {
     use super::*;
 
-    fn knowing(secrets: &[(&str, &str)]) -> Struck {
-        let struck = Struck::default();
-        secrets.iter().for_each(|(name, value)| struck.learn(name, &Secret::new((*value).to_owned())));
-        struck
+    fn redactor_with(secrets: &[(&str, &str)]) -> Redactor {
+        let redactor = Redactor::default();
+        secrets.iter().for_each(|(name, value)| redactor.add(name, &Secret::new((*value).to_owned())));
+        redactor
     }
 
     #[test]
     fn what_was_read_is_struck_out_wherever_it_stands() {
-        let struck = knowing(&[("A", "abcd"), ("B", "abcdef"), ("A", "abcd"), ("SHORT", "xyz")]);
-        assert_eq!(struck.strike("abcd abcdef xabcdx xyz"), "[secret:A] [secret:B] x[secret:A]x xyz");
+        let redactor = redactor_with(&[("A", "abcd"), ("B", "abcdef"), ("A", "abcd"), ("SHORT", "xyz")]);
+        assert_eq!(redactor.redact("abcd abcdef xabcdx xyz"), "[secret:A] [secret:B] x[secret:A]x xyz");
         // Also what it was before it was replaced.
-        struck.learn("A", &Secret::new("new-value".to_owned()));
-        assert_eq!(struck.strike("new-value, once abcd"), "[secret:A], once [secret:A]");
+        redactor.add("A", &Secret::new("new-value".to_owned()));
+        assert_eq!(redactor.redact("new-value, once abcd"), "[secret:A], once [secret:A]");
         // The longer one first, in whatever order they were read.
-        assert_eq!(knowing(&[("B", "abcdef"), ("A", "abcd")]).strike("abcdef"), "[secret:B]");
-        assert!(matches!(struck.strike("nothing"), Cow::Borrowed(_)));
-        assert!(matches!(Struck::default().strike("abcd"), Cow::Borrowed("abcd")));
+        assert_eq!(redactor_with(&[("B", "abcdef"), ("A", "abcd")]).redact("abcdef"), "[secret:B]");
+        assert!(matches!(redactor.redact("nothing"), Cow::Borrowed(_)));
+        assert!(matches!(Redactor::default().redact("abcd"), Cow::Borrowed("abcd")));
     }
 
     #[test]
     fn a_key_of_many_lines_is_struck_out_line_by_line() {
-        let struck = knowing(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nshort\n")]);
-        assert_eq!(struck.strike("line MIIEvQIBADANBgkqhkiG, short"), "line [secret:KEY], short");
+        let redactor = redactor_with(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nshort\n")]);
+        assert_eq!(redactor.redact("line MIIEvQIBADANBgkqhkiG, short"), "line [secret:KEY], short");
     }
 
     #[test]
     fn a_value_of_very_many_lines_pushes_no_other_out() {
         let lines = |mark: char| (0..4000).map(|number| format!("{mark}{number:0>15}\n")).collect::<String>();
-        let struck = knowing(&[("FIRST", "abcd")]);
+        let redactor = redactor_with(&[("FIRST", "abcd")]);
         for mark in 'a'..='z' {
-            struck.learn("BUNDLE", &Secret::new(lines(mark)));
+            redactor.add("BUNDLE", &Secret::new(lines(mark)));
         }
-        assert_eq!(struck.strike("abcd"), "[secret:FIRST]");
-        assert_eq!(struck.strike(&lines('a')[..5000]).len(), 5000, "lines of the oldest go first");
-        assert_eq!(struck.strike("z000000000000000"), "[secret:BUNDLE]");
-        assert!(struck.0.load().len() <= KNOWN_MAX);
+        assert_eq!(redactor.redact("abcd"), "[secret:FIRST]");
+        assert_eq!(redactor.redact(&lines('a')[..5000]).len(), 5000, "lines of the oldest go first");
+        assert_eq!(redactor.redact("z000000000000000"), "[secret:BUNDLE]");
+        assert!(redactor.0.load().len() <= VALUES_MAX);
         // Of values too, the oldest go first, and not the shortest.
-        for number in 0..KNOWN_MAX {
-            struck.learn("MANY", &Secret::new(format!("value number {number:0>20}")));
+        for number in 0..VALUES_MAX {
+            redactor.add("MANY", &Secret::new(format!("value number {number:0>20}")));
         }
-        struck.learn("LAST", &Secret::new("wxyz".to_owned()));
-        assert_eq!(struck.strike("abcd wxyz"), "abcd [secret:LAST]");
+        redactor.add("LAST", &Secret::new("wxyz".to_owned()));
+        assert_eq!(redactor.redact("abcd wxyz"), "abcd [secret:LAST]");
     }
 
     #[test]
     fn a_bundle_leaves_the_lines_of_other_keys_in_place() {
         let bundle: String = (0..4000).map(|number| format!("b{number:0>15}\n")).collect();
-        let struck = knowing(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\n"), ("BUNDLE", &bundle)]);
-        assert_eq!(struck.strike("line MIIEvQIBADANBgkqhkiG"), "line [secret:KEY]");
+        let redactor = redactor_with(&[("KEY", "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\n"), ("BUNDLE", &bundle)]);
+        assert_eq!(redactor.redact("line MIIEvQIBADANBgkqhkiG"), "line [secret:KEY]");
     }
 
     #[test]
     fn a_text_grows_by_no_more_than_is_told_of_it() {
         let name = "N".repeat(128);
-        let struck = knowing(&[(&name, "aaaa"), ("B", "bcdefgh")]);
+        let redactor = redactor_with(&[(&name, "aaaa"), ("B", "bcdefgh")]);
         let text = "a".repeat(32 << 20);
-        let told = struck.strike(&text);
+        let told = redactor.redact(&text);
         assert!(told.len() < 50 * TEXT_BYTES_MAX && !told.contains("aaaa"), "{}", told.len());
         // Cut within a secret.
         let text = format!("{}bcdefgh", "x".repeat(TEXT_BYTES_MAX - 5));
-        assert!(struck.strike(&text).ends_with("x[secret:B]..."));
+        assert!(redactor.redact(&text).ends_with("x[secret:B]..."));
     }
 
     #[test]
     fn a_text_may_be_cut_within_a_secret() {
-        let struck = knowing(&[("A", "äabcdefgh")]);
-        assert_eq!(struck.strike_cut("it is äabcdefg"), "it is [secret:A]");
-        assert_eq!(struck.strike_cut("it is äab"), "it is [secret:A]");
-        assert_eq!(struck.strike_cut("it is äa"), "it is äa");
-        assert_eq!(struck.strike_cut("äabcdefgh."), "[secret:A].");
+        let redactor = redactor_with(&[("A", "äabcdefgh")]);
+        assert_eq!(redactor.redact_truncated("it is äabcdefg"), "it is [secret:A]");
+        assert_eq!(redactor.redact_truncated("it is äab"), "it is [secret:A]");
+        assert_eq!(redactor.redact_truncated("it is äa"), "it is äa");
+        assert_eq!(redactor.redact_truncated("äabcdefgh."), "[secret:A].");
     }
 }

@@ -1,25 +1,25 @@
 //! What one plugin may have of what is there for all: the same for all of its
 //! versions, so that none takes all of it.
 
-use super::budgets::{FileBudget, MemoryBudget, MemoryShare};
+use super::budgets::{FileBudget, MemoryBudget, MemoryQuota};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct PluginQuota {
     /// Calls at the same time.
     pub(super) calls: Semaphore,
     /// How many wait to be among them.
     waiting: AtomicUsize,
-    pub(super) memory: MemoryShare,
+    pub(super) memory: MemoryQuota,
     /// Of these it has all: an instance has few.
     pub(super) files: Arc<FileBudget>,
 }
 
-impl Share {
-    fn of(calls_max: usize, memory: MemoryShare, files: &Arc<FileBudget>) -> Arc<Self> {
+impl PluginQuota {
+    fn new(calls_max: usize, memory: MemoryQuota, files: &Arc<FileBudget>) -> Arc<Self> {
         let (calls, waiting) = (Semaphore::new(calls_max), AtomicUsize::new(0));
         Arc::new(Self { calls, waiting, memory, files: files.clone() })
     }
@@ -27,7 +27,7 @@ impl Share {
     /// For what is only tried out: it is not refused for what else runs, and
     /// soon gone.
     pub(super) fn for_trial(&self) -> Arc<Self> {
-        Self::of(0, MemoryShare::unbounded(), &self.files)
+        Self::new(0, MemoryQuota::unbounded(), &self.files)
     }
 
     /// Counts a call that waits, until what this returns is dropped.
@@ -49,28 +49,28 @@ impl Drop for Waiting<'_> {
     }
 }
 
-pub(super) struct Shares {
+pub(super) struct Quotas {
     calls_max: usize,
     memory: Arc<MemoryBudget>,
     files: Arc<FileBudget>,
-    shares: Mutex<BTreeMap<String, Weak<Share>>>,
+    quotas: Mutex<BTreeMap<String, Weak<PluginQuota>>>,
 }
 
-impl Shares {
+impl Quotas {
     /// Each of so many calls, and of the memory.
-    pub(super) fn of(calls_max: usize, memory: Arc<MemoryBudget>, files: Arc<FileBudget>) -> Self {
-        Self { calls_max, memory, files, shares: Mutex::default() }
+    pub(super) fn new(calls_max: usize, memory: Arc<MemoryBudget>, files: Arc<FileBudget>) -> Self {
+        Self { calls_max, memory, files, quotas: Mutex::default() }
     }
 
-    pub(super) fn share(&self, plugin: &str) -> Arc<Share> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(plugin).and_then(Weak::upgrade) {
-            return share;
+    pub(super) fn of_plugin(&self, plugin: &str) -> Arc<PluginQuota> {
+        let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(quota) = quotas.get(plugin).and_then(Weak::upgrade) {
+            return quota;
         }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Share::of(self.calls_max, MemoryShare::of(&self.memory), &self.files);
-        shares.insert(plugin.to_owned(), Arc::downgrade(&share));
-        share
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        let quota = PluginQuota::new(self.calls_max, MemoryQuota::new(&self.memory), &self.files);
+        quotas.insert(plugin.to_owned(), Arc::downgrade(&quota));
+        quota
     }
 }
 
@@ -80,13 +80,13 @@ mod tests {
 
     #[test]
     fn a_new_version_has_no_share_of_its_own() {
-        let shares = Shares::of(5, Arc::new(MemoryBudget::new(u64::MAX)), Arc::new(FileBudget::of(u64::MAX)));
-        let (old, new) = (shares.share("a"), shares.share("a"));
-        assert!(Arc::ptr_eq(&old, &new) && !Arc::ptr_eq(&old, &shares.share("b")));
+        let quotas = Quotas::new(5, Arc::new(MemoryBudget::new(u64::MAX)), Arc::new(FileBudget::for_process(u64::MAX)));
+        let (old, new) = (quotas.of_plugin("a"), quotas.of_plugin("a"));
+        assert!(Arc::ptr_eq(&old, &new) && !Arc::ptr_eq(&old, &quotas.of_plugin("b")));
         let taken = old.calls.try_acquire_many(3).unwrap();
         assert_eq!(new.calls.available_permits(), 2);
         drop(taken);
         drop((old, new));
-        assert_eq!(shares.share("a").calls.available_permits(), 5);
+        assert_eq!(quotas.of_plugin("a").calls.available_permits(), 5);
     }
 }

@@ -1,7 +1,7 @@
 //! What one instance may have: memory and table elements over all that it has
 //! of each, handles, and bytes in a call to the host.
 
-use super::shares::Share;
+use super::quotas::PluginQuota;
 use crate::manifest::Limits;
 use crate::verdict::Outcome;
 use std::sync::Arc;
@@ -14,32 +14,32 @@ const ELEMENT_BYTES: u64 = 8;
 /// A guest that is refused more sees its growth fail, as the standard has it,
 /// and mostly traps then; whether it does is not ours to say.
 #[derive(Debug)]
-pub(super) struct InstanceLimit {
+pub(super) struct InstanceLimiter {
     memory_max: u64,
     memory: u64,
-    share: Arc<Share>,
+    quota: Arc<PluginQuota>,
     elements_max: u32,
     elements: u64,
-    refused: Option<Refused>,
+    denied_by: Option<DeniedBy>,
 }
 
 /// What was asked for beyond its limit last.
 #[derive(Debug, Clone, Copy)]
-enum Refused {
+enum DeniedBy {
     Memory,
     Elements,
 }
 
-impl InstanceLimit {
+impl InstanceLimiter {
     /// A limit beyond what its plugin may have would be waited for in vain.
-    pub(super) fn of(limits: &Limits, share: &Arc<Share>) -> Self {
-        let (memory_max, elements_max) = (limits.memory.min(share.memory.max()), limits.table_elements);
-        Self { memory_max, memory: 0, share: share.clone(), elements_max, elements: 0, refused: None }
+    pub(super) fn new(limits: &Limits, quota: &Arc<PluginQuota>) -> Self {
+        let (memory_max, elements_max) = (limits.memory.min(quota.memory.max()), limits.table_elements);
+        Self { memory_max, memory: 0, quota: quota.clone(), elements_max, elements: 0, denied_by: None }
     }
 
     /// What an earlier run was refused is not why this one fails.
-    pub(super) fn begin(&mut self) {
-        self.refused = None;
+    pub(super) fn begin_run(&mut self) {
+        self.denied_by = None;
     }
 
     /// The limit that a guest failed at, if it failed at one.
@@ -54,32 +54,32 @@ impl InstanceLimit {
         if told.contains("fuel allocated for hostcalls") {
             return Some(Outcome::HostCallLimit(limits.host_call));
         }
-        self.refused.map(|refused| match refused {
-            Refused::Memory => Outcome::MemoryLimit(self.memory_max),
-            Refused::Elements => Outcome::TableLimit(limits.table_elements),
+        self.denied_by.map(|denied_by| match denied_by {
+            DeniedBy::Memory => Outcome::MemoryLimit(self.memory_max),
+            DeniedBy::Elements => Outcome::TableLimit(limits.table_elements),
         })
     }
 }
 
-impl Drop for InstanceLimit {
+impl Drop for InstanceLimiter {
     fn drop(&mut self) {
-        self.share.memory.give_back(self.memory + ELEMENT_BYTES * self.elements);
+        self.quota.memory.release(self.memory + ELEMENT_BYTES * self.elements);
     }
 }
 
-impl ResourceLimiter for InstanceLimit {
+impl ResourceLimiter for InstanceLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
         let bytes = self.memory + more;
         if bytes > self.memory_max {
-            self.refused = Some(Refused::Memory);
+            self.denied_by = Some(DeniedBy::Memory);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         // Not as a failure to grow: a guest would take that for its own.
-        self.share.memory.take(more)?;
+        self.quota.memory.acquire(more)?;
         self.memory = bytes;
         Ok(true)
     }
@@ -88,13 +88,13 @@ impl ResourceLimiter for InstanceLimit {
         let more = desired.saturating_sub(current) as u64;
         let elements = self.elements + more;
         if elements > u64::from(self.elements_max) {
-            self.refused = Some(Refused::Elements);
+            self.denied_by = Some(DeniedBy::Elements);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        self.share.memory.take(ELEMENT_BYTES * more)?;
+        self.quota.memory.acquire(ELEMENT_BYTES * more)?;
         self.elements = elements;
         Ok(true)
     }
@@ -103,27 +103,27 @@ impl ResourceLimiter for InstanceLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::budgets::{FileBudget, MemoryBudget, NoMemoryLeft};
-    use crate::plugin::shares::Shares;
+    use crate::plugin::budgets::{FileBudget, MemoryBudget, MemoryExhausted};
+    use crate::plugin::quotas::Quotas;
 
-    fn shares(bytes: u64) -> (Arc<MemoryBudget>, Shares) {
+    fn quotas(bytes: u64) -> (Arc<MemoryBudget>, Quotas) {
         let budget = Arc::new(MemoryBudget::new(bytes));
-        let shares = Shares::of(1, budget.clone(), Arc::new(FileBudget::of(u64::MAX)));
-        (budget, shares)
+        let quotas = Quotas::new(1, budget.clone(), Arc::new(FileBudget::for_process(u64::MAX)));
+        (budget, quotas)
     }
 
     #[test]
     fn all_instances_together_have_their_memory_and_give_it_back() {
-        let (budget, shares) = shares(100 << 20);
-        let share = shares.share("a");
+        let (budget, quotas) = quotas(100 << 20);
+        let quota = quotas.of_plugin("a");
         let limits = Limits { memory: 60 << 20, ..Limits::default() };
-        let (mut one, mut other) = (InstanceLimit::of(&limits, &share), InstanceLimit::of(&limits, &share));
+        let (mut one, mut other) = (InstanceLimiter::new(&limits, &quota), InstanceLimiter::new(&limits, &quota));
         assert!(one.memory_growing(0, 50 << 20, None).unwrap());
-        assert!(!share.memory.is_scarce());
+        assert!(!quota.memory.is_under_pressure());
         assert!(other.memory_growing(0, 50 << 20, None).unwrap());
-        assert!(share.memory.is_scarce());
+        assert!(quota.memory.is_under_pressure());
         // Within its own limit it is ended, beyond it it is refused.
-        assert!(one.memory_growing(50 << 20, 51 << 20, None).unwrap_err().is::<NoMemoryLeft>());
+        assert!(one.memory_growing(50 << 20, 51 << 20, None).unwrap_err().is::<MemoryExhausted>());
         assert!(!one.memory_growing(50 << 20, 61 << 20, None).unwrap());
         drop(other);
         assert!(one.memory_growing(50 << 20, 60 << 20, None).unwrap());
@@ -131,24 +131,24 @@ mod tests {
         assert_eq!(budget.used(), 0);
 
         let limits = Limits { memory: 4 << 30, ..limits };
-        assert!(!InstanceLimit::of(&limits, &share).memory_growing(0, 101 << 20, None).unwrap());
+        assert!(!InstanceLimiter::new(&limits, &quota).memory_growing(0, 101 << 20, None).unwrap());
     }
 
     #[test]
     fn a_plugin_among_others_has_half_of_the_memory() {
-        let (_, shares) = shares(100 << 20);
-        let greedy = shares.share("greedy");
+        let (_, quotas) = quotas(100 << 20);
+        let greedy = quotas.of_plugin("greedy");
         let limits = Limits::default();
-        let start = |share: &Arc<Share>| InstanceLimit::of(&limits, share);
+        let start = |quota: &Arc<PluginQuota>| InstanceLimiter::new(&limits, quota);
         let (mut one, mut two) = (start(&greedy), start(&greedy));
         assert!(one.memory_growing(0, 60 << 20, None).unwrap());
-        let other = shares.share("other");
+        let other = quotas.of_plugin("other");
         let told = two.memory_growing(0, 1 << 20, None).unwrap_err();
-        assert!(matches!(told.downcast_ref(), Some(NoMemoryLeft::OfPlugin)), "{told}");
+        assert!(matches!(told.downcast_ref(), Some(MemoryExhausted::Plugin)), "{told}");
         let mut third = start(&other);
         assert!(third.memory_growing(0, 40 << 20, None).unwrap());
         let told = third.memory_growing(40 << 20, 41 << 20, None).unwrap_err();
-        assert!(matches!(told.downcast_ref(), Some(NoMemoryLeft::OfAll)), "{told}");
+        assert!(matches!(told.downcast_ref(), Some(MemoryExhausted::Total)), "{told}");
         // What did not fit is not counted.
         drop(one);
         assert!(third.memory_growing(40 << 20, 50 << 20, None).unwrap());
@@ -161,9 +161,9 @@ mod tests {
     /// An instance may have several.
     #[test]
     fn the_memories_of_an_instance_are_one_sum() {
-        let (_, shares) = shares(u64::MAX);
+        let (_, quotas) = quotas(u64::MAX);
         let limits = Limits { memory: 60 << 20, ..Limits::default() };
-        let mut limit = InstanceLimit::of(&limits, &shares.share("a"));
+        let mut limit = InstanceLimiter::new(&limits, &quotas.of_plugin("a"));
         assert!(limit.memory_growing(0, 40 << 20, None).unwrap());
         assert!(!limit.memory_growing(0, 21 << 20, None).unwrap());
         assert!(limit.memory_growing(0, 20 << 20, None).unwrap());
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn tables_count_as_memory() {
-        let (budget, shares) = shares(1 << 20);
-        let share = shares.share("a");
-        let mut tables: Vec<_> = (0..2).map(|_| InstanceLimit::of(&Limits::default(), &share)).collect();
+        let (budget, quotas) = quotas(1 << 20);
+        let quota = quotas.of_plugin("a");
+        let mut tables: Vec<_> = (0..2).map(|_| InstanceLimiter::new(&Limits::default(), &quota)).collect();
         assert!(tables[0].table_growing(0, 100_000, None).unwrap());
-        assert!(tables[1].table_growing(0, 100_000, None).unwrap_err().is::<NoMemoryLeft>());
+        assert!(tables[1].table_growing(0, 100_000, None).unwrap_err().is::<MemoryExhausted>());
         tables.clear();
         assert_eq!(budget.used(), 0);
     }
