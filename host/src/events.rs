@@ -4,5 +4,10 @@
 // queue and worker
 
 // plugins
+pub const LOG_LINES_DROPPED: &str = "log lines dropped: more than limits.log";
+pub const NO_CA_CERTIFICATES: &str = "no https server can be verified";
+pub const REQUEST_NOT_MADE: &str = "request not made";
+pub const SECRET_READ: &str = "secret read";
+pub const SECRET_UNAVAILABLE: &str = "a granted secret is unavailable";
 
 // settings, commands, HTTP

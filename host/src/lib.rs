@@ -25,6 +25,7 @@
 pub mod events;
 pub mod text;
 pub mod topic;
+pub mod run_span;
 pub mod message;
 pub mod publication;
 pub mod verdict;

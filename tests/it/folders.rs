@@ -69,7 +69,7 @@ async fn a_folder_that_is_none_refuses_the_plugin_and_says_which() {
     let redis = Redis::start();
     for (grants, told) in [
         (format!("read = {{ \"/in\" = \"{shown}/none\" }}"), "grants.read: "),
-        (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is no folder"),
+        (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is not a directory"),
         (
             format!("read = {{ \"/a\" = \"{shown}\" }}\nwrite = {{ \"/a\" = \"{shown}\" }}"),
             "leave it only in grants.write",

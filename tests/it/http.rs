@@ -67,7 +67,7 @@ async fn a_name_that_leads_to_the_host_itself_needs_its_network_granted() {
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
     let told = rig.not_made();
-    assert!(told[0].contains("which is not public") && told[0].contains("write networks = [\""), "{told:?}");
+    assert!(told[0].contains("which is not public") && told[0].contains("write private_networks = [\""), "{told:?}");
     assert!(server.seen().is_empty());
 
     let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
@@ -140,7 +140,7 @@ async fn a_header_whose_secret_is_missing_keeps_the_request_back() {
     let rig =
         Rig::new(&format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"${{secret:NONE}}\"")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the header `x-key` can't be made"), "{:?}", rig.not_made());
+    assert!(rig.not_made()[0].contains("the header `x-key` can't be set"), "{:?}", rig.not_made());
     assert!(server.seen().is_empty());
 }
 

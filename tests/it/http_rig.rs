@@ -2,6 +2,7 @@
 //! publishes what came of it.
 
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,7 +55,7 @@ impl Rig {
 
     /// What the log says of requests that were not made.
     pub(crate) fn not_made(&self) -> Vec<String> {
-        let lines = self.gateway.logged("request not made");
+        let lines = self.gateway.logged(events::REQUEST_NOT_MADE);
         lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
 }

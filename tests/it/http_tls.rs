@@ -3,6 +3,7 @@
 use crate::certificates::Certificates;
 use crate::http_rig::Rig;
 use crate::http_server::Server;
+use gateway_worker::events;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -47,7 +48,7 @@ async fn a_server_with_a_good_certificate_is_spoken_to_and_one_of_another_name_i
     assert_eq!(rig.get(&format!("https://127.0.0.2:{}/hello", server.port)).await, "unavailable");
     assert_eq!(server.seen().len(), 4);
     let told = rig.not_made();
-    assert!(told[0].contains("the server's TLS is not accepted") && told[0].contains("not valid for name"), "{told:?}");
+    assert!(told[0].contains("the TLS handshake failed") && told[0].contains("not valid for name"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +58,7 @@ async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
     let authorities = others.path("ca.crt");
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert!(rig.not_made()[0].contains("the server's TLS is not accepted"), "{:?}", rig.not_made());
+    assert!(rig.not_made()[0].contains("the TLS handshake failed"), "{:?}", rig.not_made());
     assert!(server.seen().is_empty());
 }
 
@@ -66,8 +67,8 @@ async fn a_host_without_authorities_says_so() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", "/nonexistent")]).await;
-    assert!(rig.gateway.logged("no https server can be trusted").is_empty());
+    assert!(rig.gateway.logged(events::NO_CA_CERTIFICATES).is_empty());
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert_eq!(rig.gateway.logged("no https server can be trusted").len(), 1);
+    assert_eq!(rig.gateway.logged(events::NO_CA_CERTIFICATES).len(), 1);
     assert!(server.seen().is_empty());
 }

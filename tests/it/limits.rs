@@ -3,6 +3,7 @@
 
 use crate::guest::{OK, guest, guest_in, guest_with};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text, topic};
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
 use std::process::Command;
@@ -358,7 +359,7 @@ async fn as_many_lines_are_in_the_log_as_are_allowed() {
     }
     let lines = gateway.logged("told");
     assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
-    gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
+    gateway.until_logged(events::LOG_LINES_DROPPED, |line| line["dropped"] == 1).await;
 }
 
 /// Half of the slots are one plugin's own: as many run, and one more does not.

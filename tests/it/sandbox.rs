@@ -3,6 +3,7 @@
 
 use crate::key_value::{acts, manifest};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_odd, text, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 
 /// A topic of a hostile guest beside a well-behaved one: how the hostile ends.
@@ -208,7 +209,7 @@ async fn what_was_dropped_from_the_log_is_told_though_no_line_follows() {
     redis.publish("puppet", "first", flood).await;
     redis.publish("puppet", "second", flood).await;
     let counted = async || {
-        let (written, told) = (gateway.logged("0123456789").len() as u64, gateway.logged("log lines dropped"));
+        let (written, told) = (gateway.logged("0123456789").len() as u64, gateway.logged(events::LOG_LINES_DROPPED));
         let dropped: u64 = told.iter().map(|line| line["dropped"].as_u64().unwrap()).sum();
         (written + dropped == 2000).then_some(())
     };

@@ -1,26 +1,25 @@
-//! What there is for all instances together: memory, and files to hold open.
+//! Budgets that all instances share: memory and open files.
 
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The memory of all instances: that of their memories and their tables.
+/// The memory of all instances, for their linear memories and tables.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
     max: u64,
-    /// All threads write to it for each call: what they read is in another line
-    /// of a processor's cache.
+    /// Every thread writes to it for each call, so it has a cache line of its own.
     used: CachePadded<AtomicU64>,
-    /// How many have a quota of it.
+    /// How many plugins share it.
     plugins: AtomicUsize,
 }
 
-/// The typed reason for ending a guest that did nothing wrong.
+/// Ends a guest that has not exceeded its own limit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MemoryExhausted {
-    #[error("the memory of all handlers together (handler_memory) is in use")]
+    #[error("all handlers together use all of handler_memory")]
     Total,
-    #[error("the memory that one plugin may have, half of that of all handlers together (handler_memory), is in use")]
+    #[error("the plugin uses its quota of memory, which is half of handler_memory")]
     Plugin,
 }
 
@@ -35,8 +34,7 @@ impl MemoryBudget {
     }
 }
 
-/// What the instances of one plugin have of it: half at most, as soon as there
-/// are others that would be left with nothing.
+/// The quota of one plugin: half of the budget, or all of it for the only plugin.
 #[derive(Debug)]
 pub(super) struct MemoryQuota {
     budget: Arc<MemoryBudget>,
@@ -49,17 +47,17 @@ impl MemoryQuota {
         Self { budget: budget.clone(), used: AtomicU64::new(0) }
     }
 
-    /// For what is only tried out.
+    /// For load checks.
     pub(super) fn unbounded() -> Self {
         Self::new(&Arc::new(MemoryBudget::new(u64::MAX)))
     }
 
     pub(super) fn max(&self) -> u64 {
-        let is_alone = self.budget.plugins.load(Ordering::Relaxed) <= 1;
-        if is_alone { self.budget.max } else { self.budget.max / 2 }
+        let is_only = self.budget.plugins.load(Ordering::Relaxed) <= 1;
+        if is_only { self.budget.max } else { self.budget.max / 2 }
     }
 
-    /// Whether instances that only wait had better go.
+    /// Whether idle instances should be dropped.
     pub(super) fn is_under_pressure(&self) -> bool {
         let is_half_used = |used: &AtomicU64, max: u64| used.load(Ordering::Relaxed) > max / 2;
         is_half_used(&self.used, self.max()) || is_half_used(&self.budget.used, self.budget.max)
@@ -85,13 +83,13 @@ impl Drop for MemoryQuota {
     }
 }
 
-/// Counts what is taken of so many at most; nothing where it would be more.
+/// Adds to a counter, unless the sum would exceed `max`.
 fn acquire(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
-    let taken = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
-    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok().map(drop)
+    let sum = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).ok().map(drop)
 }
 
-/// The files that all instances together may hold open.
+/// The open files of all instances.
 #[derive(Debug)]
 pub(super) struct FileBudget {
     max: u64,
@@ -99,7 +97,7 @@ pub(super) struct FileBudget {
 }
 
 impl FileBudget {
-    /// Of a process that may have so many.
+    /// Half of what the process may open.
     pub(super) fn for_process(open_files: u64) -> Self {
         Self { max: open_files / 2, used: AtomicU64::new(0) }
     }
@@ -111,7 +109,7 @@ impl FileBudget {
 
     pub(super) fn acquire(&self, files: u64) -> bool {
         if files == 0 {
-            // Most instances open none: nobody else is to notice them.
+            // Most instances open none and need not touch the shared counter.
             return true;
         }
         acquire(&self.used, files, self.max).is_some()

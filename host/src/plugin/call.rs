@@ -1,8 +1,9 @@
-//! One run of a plugin: with one message or a batch of them, in an instance of
-//! its own, within limits. Every ending is an [`Outcome`].
+//! One run of a plugin with a message or a batch, in one instance and within its
+//! limits. However the run ends, the result is an [`Outcome`].
 
 use super::bindings::{Failure, WitMessage};
 use super::budgets::MemoryExhausted;
+use super::call_permits::WAIT_MAX;
 use super::command;
 use super::component::Plugin;
 use super::cpu::{CpuLimitExceeded, CpuMetered};
@@ -10,6 +11,7 @@ use super::guest::Guest;
 use super::instance_pool::PooledInstance;
 use super::program::Reply;
 use crate::message::{self, Message};
+use crate::run_span::RunSpan;
 use crate::text::{error_text, panic_message, truncate_error, with_output};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
@@ -21,53 +23,72 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
-/// As long as a trial may take, waiting included: others wait to be loaded.
+/// Upper bound for a load check, its waits included: other versions wait to be
+/// loaded.
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 
-/// A message to be handled.
+/// A message to handle.
 pub struct Job {
     pub message: Message,
-    /// What the ids of its follow-ups are made from.
+    /// The stream entry. Ids of publications are derived from it.
     pub entry: String,
     pub max_attempts: u32,
+    /// All jobs of a batch share one span.
+    pub span: RunSpan,
+}
+
+/// How a call ended.
+pub struct Called {
+    /// One for each job, in order.
+    pub outcomes: Vec<Outcome>,
+    /// How long the call waited for a permit before the run began.
+    pub admission_wait: Duration,
 }
 
 impl Plugin {
-    /// Runs the handler once, with one message or, where it takes several at
-    /// once, a batch; the outcomes are in their order.
-    pub async fn call(&self, jobs: &mut [Job]) -> Vec<Outcome> {
-        // A command is equipped with its message when its store is made.
+    /// Runs the handler once, with one job or, for a batch handler, several.
+    pub async fn call(&self, jobs: &mut [Job]) -> Called {
+        // A command gets its message when its store is made.
         let messages: Vec<WitMessage> =
             if self.context.is_command { Vec::new() } else { jobs.iter_mut().map(wit_message).collect() };
         let count = jobs.len();
-        let handled = self.run(jobs, async |instance| {
-            let running = match instance.running.take() {
-                Some(running) => running,
-                None => self.program.start(&mut instance.store).await?,
-            };
-            let replies = running.call(&mut instance.store, &messages).await?;
-            let outcomes = outcomes(replies, count, instance.store.data_mut());
-            // Who answers what is no answer is not asked again.
-            if !outcomes.iter().any(|outcome| matches!(outcome, Outcome::BadReply(_))) {
-                instance.running = Some(running);
-            }
-            Ok(outcomes)
-        });
-        handled.await.unwrap_or_else(|outcome| vec![outcome; count])
+        let (result, admission_wait) = self
+            .run(jobs, async |instance| {
+                let running = match instance.running.take() {
+                    Some(running) => running,
+                    None => self.program.start(&mut instance.store).await?,
+                };
+                let replies = running.call(&mut instance.store, &messages).await?;
+                let outcomes = outcomes(replies, count, instance.store.data_mut());
+                // An instance that gave a bad reply is not reused.
+                if !outcomes.iter().any(|outcome| matches!(outcome, Outcome::BadReply(_))) {
+                    instance.running = Some(running);
+                }
+                Ok(outcomes)
+            })
+            .await;
+        Called { outcomes: result.unwrap_or_else(|outcome| vec![outcome; count]), admission_wait }
     }
 
-    /// Does something with an instance, within limits; without jobs it is only
-    /// tried out. What came back with a reply may be kept for another call.
-    pub(super) async fn run<T, F>(&self, jobs: &[Job], work: F) -> Result<T, Outcome>
+    /// Uses an instance within its limits, and returns how long it waited for
+    /// permission. Without jobs it is a load check.
+    pub(super) async fn run<T, F>(&self, jobs: &[Job], work: F) -> (Result<T, Outcome>, Duration)
+    where
+        F: AsyncFnOnce(&mut PooledInstance) -> wasmtime::Result<T>,
+    {
+        let quota = (!jobs.is_empty()).then_some(&*self.quota);
+        let Some(permit) = self.engine.acquire_call_permit(quota, self.weight).await else {
+            let reason = "too many calls at once: a plugin may use half of a worker's call permits";
+            return (Err(Outcome::PluginUnavailable(reason.to_owned())), WAIT_MAX);
+        };
+        (self.run_admitted(jobs, work).await, permit.waited)
+    }
+
+    async fn run_admitted<T, F>(&self, jobs: &[Job], work: F) -> Result<T, Outcome>
     where
         F: AsyncFnOnce(&mut PooledInstance) -> wasmtime::Result<T>,
     {
         let is_trial = jobs.is_empty();
-        let quota = (!is_trial).then_some(&*self.quota);
-        let Some(_permit) = self.engine.acquire_call_permit(quota, self.weight).await else {
-            let told = "too many jobs at once: one plugin has room for half of all that a worker has";
-            return Err(Outcome::PluginUnavailable(told.to_owned()));
-        };
         let limits = &self.context.manifest.limits;
         let time = if is_trial { limits.timeout.min(TRIAL_MAX) } else { limits.timeout };
         let mut instance = match self.instances.checkout() {
@@ -116,8 +137,8 @@ impl Plugin {
         let limits = &self.context.manifest.limits;
         if error.downcast_ref::<CpuLimitExceeded>().is_some() {
             Outcome::CpuLimit(guest.run.cpu.lock().unwrap_or_else(PoisonError::into_inner).limit())
-        } else if let Some(told) = error.downcast_ref::<MemoryExhausted>() {
-            Outcome::PluginUnavailable(told.to_string())
+        } else if let Some(exhausted) = error.downcast_ref::<MemoryExhausted>() {
+            Outcome::PluginUnavailable(exhausted.to_string())
         } else if let Some(outcome) = guest.limit.outcome(error, limits) {
             outcome
         } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
@@ -212,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_no_code_that_is_told() {
-        let mut guest = Guest::under("");
+        let mut guest = Guest::for_test("");
         guest.context.redactor.add("KEY", &Secret::new("sesame-open".to_owned()));
         let mut told = |code: &str| {
             let fault = Fault { code: code.to_owned(), reason: String::new() };

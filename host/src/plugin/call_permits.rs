@@ -1,35 +1,35 @@
-//! Room for calls: what the pool has of it, shared so that no plugin takes all
-//! of it, and versions are tried out beside whatever runs.
+//! Permits for concurrent calls. A plugin gets at most half of them, and load
+//! checks have permits of their own, so that neither blocks the others.
 
 use super::quotas::PluginQuota;
 use crossbeam_utils::CachePadded;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-/// Calls at the same time, over all plugins. Each has a slot of the pool.
+/// Concurrent calls of all plugins. Each uses a slot of the pooling allocator.
 pub(super) const CALLS_MAX: u32 = 1000;
 
-/// What all versions of one plugin may have of them.
+/// Concurrent calls of all versions of one plugin.
 pub(super) const PLUGIN_CALLS_MAX: usize = CALLS_MAX as usize / 2;
 
-/// For what is only tried out, beside them.
+/// Concurrent load checks.
 pub(super) const TRIALS_MAX: u32 = 32;
 
-/// Who has found no room by then tries again later.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// A call that gets no permit in this time ends as `plugin-unavailable`.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct CallPermits {
-    /// All threads write to it for each call: nothing else is to be in its line
-    /// of a processor's cache.
+    /// Every thread writes to it for each call, so it has a cache line of its own.
     calls: CachePadded<Semaphore>,
     trials: Semaphore,
 }
 
-/// Room for one call, of its plugin's quota.
+/// Admits one call until it is dropped.
 pub(super) struct CallPermit<'a> {
     _plugin_permits: Option<SemaphorePermit<'a>>,
     _total_permits: SemaphorePermit<'a>,
+    pub(super) waited: Duration,
 }
 
 impl CallPermits {
@@ -42,29 +42,32 @@ impl CallPermits {
         self.calls.available_permits() == CALLS_MAX as usize && self.trials.available_permits() == TRIALS_MAX as usize
     }
 
-    /// None where there is no room in time. That wait is before the run, and not
-    /// part of its `limits.timeout`: a run is not charged with what others use up.
+    /// `None` if no permit becomes free in time. The wait does not count towards
+    /// `limits.timeout`, because other plugins cause it.
     pub(super) async fn acquire<'a>(&'a self, quota: &'a PluginQuota, weight: u32) -> Option<CallPermit<'a>> {
         if let Ok(plugin_permits) = quota.calls.try_acquire_many(weight)
             && let Ok(total_permits) = self.calls.try_acquire_many(weight)
         {
-            return Some(CallPermit { _plugin_permits: Some(plugin_permits), _total_permits: total_permits });
+            let waited = Duration::ZERO;
+            return Some(CallPermit { _plugin_permits: Some(plugin_permits), _total_permits: total_permits, waited });
         }
-        let _waiting = quota.wait();
+        let (_waiting, started) = (quota.wait(), Instant::now());
         timeout(WAIT_MAX, async {
-            // In this order: who waits for its own plugin keeps no other waiting.
+            // In this order, so that a call that waits for its plugin's quota
+            // takes no permit from other plugins.
             let plugin_permits = quota.calls.acquire_many(weight).await.ok()?;
             let total_permits = self.calls.acquire_many(weight).await.ok()?;
-            Some(CallPermit { _plugin_permits: Some(plugin_permits), _total_permits: total_permits })
+            let waited = started.elapsed();
+            Some(CallPermit { _plugin_permits: Some(plugin_permits), _total_permits: total_permits, waited })
         })
         .await
         .ok()?
     }
 
-    /// Those end by themselves, soon.
+    /// Has no timeout, because load checks are short.
     pub(super) async fn acquire_trial(&self, weight: u32) -> Option<CallPermit<'_>> {
         let total_permits = self.trials.acquire_many(weight).await.ok()?;
-        Some(CallPermit { _plugin_permits: None, _total_permits: total_permits })
+        Some(CallPermit { _plugin_permits: None, _total_permits: total_permits, waited: Duration::ZERO })
     }
 }
 
@@ -76,7 +79,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn no_plugin_has_all_of_it() {
+    async fn a_plugin_gets_half_of_the_permits() {
         let permits = CallPermits::new();
         let quotas = Quotas::new(
             PLUGIN_CALLS_MAX,
@@ -89,7 +92,7 @@ mod tests {
             taken.push(permits.acquire(&greedy, 1).await.unwrap());
         }
         assert_eq!(taken.len(), 500);
-        // Who waits is seen, and no longer once it has given up or has its turn.
+        // A call counts as waiting until it gets a permit or is dropped.
         let waits = permits.acquire(&greedy, 1);
         let seen = async {
             while greedy.waiting() == 0 {
@@ -97,7 +100,7 @@ mod tests {
             }
         };
         tokio::select! {
-            slot = waits => panic!("{}", permit.is_some()),
+            permit = waits => panic!("{}", permit.is_some()),
             () = seen => {}
         }
         assert_eq!(greedy.waiting(), 0);

@@ -1,6 +1,6 @@
-//! The state of one call, and what it is linked to. Everything is always
-//! linked, since whole languages import all of it; what the manifest does not
-//! grant is denied at the call.
+//! The state of an instance and of its current run, and the linker. All interfaces
+//! are always linked, because language runtimes import all of them; a call that the
+//! manifest does not grant is denied.
 
 use super::bindings::{FullHandler, logging};
 use super::call::Job;
@@ -15,24 +15,24 @@ use super::output::{CapturedOutput, Output};
 use super::preopens;
 use super::quotas::PluginQuota;
 use crate::publication::Publication;
-use crate::topic::Topic;
+use crate::run_span::RunSpan;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-/// As much CPU time as a version has that is only tried out: others wait to be
-/// loaded.
+/// CPU time of a load check: other versions wait to be loaded.
 const TRIAL_CPU_MAX: Duration = Duration::from_secs(2);
 
-/// What a guest may draw in one call.
+/// Upper bound for one call of `wasi:random`.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// What is in a store: what lives as long as the instance, and what is new for
-/// each run.
+/// The data of a store. `run` is replaced for each run; the other fields live as
+/// long as the instance.
 pub(super) struct Guest {
-    // Before the tables, so that what is still on its way learns that it is over.
+    // Dropped before the resource table, so that request bodies that are still
+    // being sent see the end of the run.
     pub(super) run: RunState,
     pub(super) wasi: WasiP1Ctx,
     pub(super) limit: InstanceLimiter,
@@ -41,20 +41,19 @@ pub(super) struct Guest {
     pub(super) context: Arc<PluginContext>,
 }
 
-/// What one run has, and has used up so far.
+/// The state of one run.
 pub(super) struct RunState {
     pub(super) http: Http,
     pub(super) cpu: Arc<Mutex<CpuBudget>>,
-    /// None where it is only tried out.
-    pub(super) topic: Option<Topic>,
+    /// `None` for a load check.
+    pub(super) span: Option<RunSpan>,
     pub(super) items: Vec<BatchItem>,
-    /// What it has published so far.
     pub(super) buffer: Buffer,
-    /// To whom it has sent mails so far.
+    /// A hash of the recipients of each mail sent so far.
     pub(super) mails: Vec<String>,
 }
 
-/// A message of this call, and what is to follow it.
+/// A message of this run, with the publications that follow it.
 pub(super) struct BatchItem {
     pub(super) id: String,
     pub(super) entry: String,
@@ -63,12 +62,12 @@ pub(super) struct BatchItem {
 }
 
 impl Guest {
-    /// Fails where a folder that was granted is gone, or can't be opened now.
+    /// Fails if a granted directory is missing or can't be opened.
     pub(super) fn new(context: &Arc<PluginContext>, quota: &Arc<PluginQuota>, jobs: &[Job]) -> Result<Self, String> {
         let limits = &context.manifest.limits;
         let files = OpenFiles::new(quota, context.manifest.grants.folders())?;
         let (output, errors) = Output::pair();
-        // Nothing is inherited: no environment, no arguments, no files, no network.
+        // Inherits no environment, arguments, files or network.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(output.clone()).stderr(errors).max_random_size(RANDOM_BYTES_MAX);
         preopens::open(&mut wasi, &context.manifest.grants)?;
@@ -76,8 +75,8 @@ impl Guest {
             command::configure(&mut wasi, context, &job.message, job.max_attempts);
         }
         let mut wasi = wasi.build_p1();
-        // A handle of the guest's may stand for two things of the host's: a
-        // clock's is something to wait for, and the moment that it waits for.
+        // A resource of the guest may use two table entries of the host: a timer
+        // is a pollable and its deadline.
         WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
         Ok(Self {
             run: RunState::new(context, jobs),
@@ -89,22 +88,22 @@ impl Guest {
         })
     }
 
-    /// Forgets the run before, for another one in the same instance.
+    /// Replaces the state of the previous run in this instance.
     pub(super) fn begin_run(&mut self, jobs: &[Job]) {
         self.run = RunState::new(&self.context, jobs);
         self.limit.begin_run();
     }
 
-    /// What is to follow the message at this index.
+    /// Takes the publications that follow the message at this index.
     pub(super) fn publications_of(&mut self, index: usize) -> Vec<Publication> {
         self.run.items.get_mut(index).map(|item| std::mem::take(&mut item.publications)).unwrap_or_default()
     }
 
-    /// Writes what the guest printed to the log. Returns what may say why it
-    /// failed: what is on stderr, else on stdout.
+    /// Logs what the guest printed. Returns the stderr text, else the stdout text,
+    /// because it may explain a failure.
     pub(super) fn log_output(&self) -> String {
-        let CapturedOutput { text, errors, was_truncated } = self.output.take();
-        let safe = |bytes: &[u8]| {
+        let CapturedOutput { stdout, stderr, was_truncated } = self.output.take();
+        let redacted = |bytes: &[u8]| {
             let printed = String::from_utf8_lossy(bytes);
             if was_truncated {
                 self.context.redactor.redact_truncated(&printed)
@@ -112,15 +111,15 @@ impl Guest {
                 self.context.redactor.redact(&printed).into_owned()
             }
         };
-        let (text, errors) = (safe(&text), safe(&errors));
-        for line in text.lines().chain(errors.lines()) {
+        let (stdout, stderr) = (redacted(&stdout), redacted(&stderr));
+        for line in stdout.lines().chain(stderr.lines()) {
             self.log_line(logging::Level::Info, line, &[]);
         }
         if was_truncated {
             self.context.log.drop_line();
         }
         self.context.warn_of_dropped(self.context.log.take_dropped_if_due());
-        if errors.trim().is_empty() { text } else { errors }
+        if stderr.trim().is_empty() { stdout } else { stderr }
     }
 }
 
@@ -130,9 +129,9 @@ impl RunState {
         let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
         let cpu = CpuBudget::new(context.manifest.limits.cpu.min(cpu_max));
         Self {
-            http: Http::new(context, is_trial),
+            http: Http::new(context, jobs.first().map(|job| job.span.clone())),
             cpu: Arc::new(Mutex::new(cpu)),
-            topic: jobs.first().map(|job| job.message.topic.clone()),
+            span: jobs.first().map(|job| job.span.clone()),
             items: jobs.iter().map(BatchItem::new).collect(),
             buffer: Buffer::default(),
             mails: Vec::new(),
@@ -140,7 +139,15 @@ impl RunState {
     }
 
     pub(super) fn topic_name(&self) -> &str {
-        self.topic.as_ref().map_or("", Topic::as_str)
+        self.span.as_ref().map_or("", |span| span.topic().as_str())
+    }
+
+    /// Logs with the fields of the run; a load check has none.
+    pub(super) fn in_span<T>(&self, log: impl FnOnce() -> T) -> T {
+        match &self.span {
+            Some(span) => span.in_scope(log),
+            None => log(),
+        }
     }
 }
 
@@ -166,11 +173,12 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     Ok(linker)
 }
 
-/// The same for core modules.
+/// The linker for core modules.
 pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {
     let mut linker = wasmtime::Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-    // The crate's own makes a fault of codes from 126 on, which programs do use.
+    // The implementation of the crate traps on exit codes above 125, which
+    // programs use.
     linker.allow_shadowing(true);
     linker.func_wrap(WASI_P1, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     linker.allow_shadowing(false);
@@ -180,8 +188,8 @@ pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmt
 
 #[cfg(test)]
 impl Guest {
-    /// One that is only tried out.
-    pub(super) fn under(manifest: &str) -> Self {
+    /// A guest of a load check.
+    pub(super) fn for_test(manifest: &str) -> Self {
         use super::budgets::{FileBudget, MemoryBudget};
         let context = PluginContext {
             name: "a".to_owned(),
@@ -204,22 +212,21 @@ mod tests {
     use crate::capability::Secret;
     use wasmtime_wasi::p2::OutputStream as _;
 
-    /// Whatever its manifest allows to its messages.
     #[test]
-    fn who_is_tried_out_has_little_cpu_time() {
+    fn a_load_check_has_little_cpu_time_whatever_the_manifest_allows() {
         for (written, given) in [("1h", TRIAL_CPU_MAX), ("1s", Duration::from_secs(1))] {
-            let guest = Guest::under(&format!("limits = {{ cpu = \"{written}\" }}"));
+            let guest = Guest::for_test(&format!("limits = {{ cpu = \"{written}\" }}"));
             assert_eq!(guest.run.cpu.lock().unwrap().limit(), given);
         }
     }
 
     #[test]
-    fn what_was_printed_may_be_cut_within_a_secret() {
-        let mut guest = Guest::under("");
+    fn a_secret_at_the_end_of_truncated_output_is_redacted() {
+        let mut guest = Guest::for_test("");
         guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         guest.output.write(vec![b'x'; (16 << 10) - 6].into()).unwrap();
         guest.output.write("sesame!open".into()).unwrap();
-        let told = guest.log_output();
-        assert!(told.ends_with("x[secret:KEY]"), "{}", &told[told.len() - 20..]);
+        let output = guest.log_output();
+        assert!(output.ends_with("x[secret:KEY]"), "{}", &output[output.len() - 20..]);
     }
 }

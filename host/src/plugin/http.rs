@@ -1,8 +1,6 @@
-//! Requests of guests to the outside, through `wasi:http`. It is always
-//! linked; what the manifest does not grant is denied at the call. The order
-//! of things: one spelling of the URL, the allow-list, permits among the run's
-//! requests, the host's headers, the addresses behind the name, and only then
-//! a connection, to an address that was checked.
+//! Outgoing requests of guests through `wasi:http`. A request is checked in this
+//! order: canonical URL, allow-list, limit of concurrent requests, headers of the
+//! host, addresses of the name. Then the host connects to a checked address.
 
 mod address;
 mod body;
@@ -15,6 +13,7 @@ mod error_message;
 
 use super::component::PluginContext;
 use super::guest::Guest;
+use crate::run_span::RunSpan;
 use body::{RequestBody, ResponseBody};
 use client::{Client, HEADERS_BYTES_MAX};
 use error_message::{RateLimitedWarning, RequestError};
@@ -37,10 +36,10 @@ use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-/// A piece of a body that a guest hands over at once; two of them wait.
+/// Upper bound for a body chunk that a guest writes; two of them are buffered.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What a version of a plugin keeps between runs.
+/// The HTTP client of a plugin version.
 pub(super) struct Outbound {
     client: Mutex<Option<Client>>,
     warning: RateLimitedWarning,
@@ -51,21 +50,21 @@ impl Outbound {
         Self { client: Mutex::new(None), warning: RateLimitedWarning::new() }
     }
 
-    /// Connections are first made when there is a request.
+    /// Creates the client at the first request.
     async fn client(&self, context: &Arc<PluginContext>) -> Result<Client, RequestError> {
-        let mut known = self.client.lock().await;
-        if let Some(client) = &*known {
+        let mut created = self.client.lock().await;
+        if let Some(client) = &*created {
             return Ok(client.clone());
         }
         let context = context.clone();
-        // Reading the system's certificates takes a while.
+        // Reading the system's certificates blocks.
         let made = tokio::task::spawn_blocking(move || client::connect(&context.name, &context.manifest)).await;
         let made = made.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()));
         let client = made.map_err(|error| RequestError::new(Error::ConfigurationError, "client", error))?;
-        Ok(known.insert(client).clone())
+        Ok(created.insert(client).clone())
     }
 
-    /// Lets go of connections that nobody uses.
+    /// Closes the idle connections.
     pub(super) fn disconnect(&self) {
         if let Ok(mut client) = self.client.try_lock() {
             *client = None;
@@ -73,7 +72,7 @@ impl Outbound {
     }
 }
 
-/// One run's way out.
+/// `wasi:http` of one run.
 pub(super) struct Http {
     wasi_http: WasiHttpCtx,
     hooks: Hooks,
@@ -81,14 +80,14 @@ pub(super) struct Http {
 
 struct Hooks {
     context: Arc<PluginContext>,
-    /// It is not run but tried out, without a network.
-    is_trial: bool,
+    /// `None` for a load check, which has no network.
+    span: Option<RunSpan>,
     started: Instant,
-    /// Room for requests; made by the first.
+    /// Limits concurrent requests; created by the first.
     permits: Option<Arc<Semaphore>>,
 }
 
-/// Tells bodies that are still on their way that the run is over.
+/// Ends request bodies that are still being sent.
 impl Drop for Hooks {
     fn drop(&mut self) {
         if let Some(permits) = &self.permits {
@@ -98,10 +97,10 @@ impl Drop for Hooks {
 }
 
 impl Http {
-    pub(super) fn new(context: &Arc<PluginContext>, is_trial: bool) -> Self {
+    pub(super) fn new(context: &Arc<PluginContext>, span: Option<RunSpan>) -> Self {
         let mut wasi_http = WasiHttpCtx::new();
         wasi_http.set_field_size_limit(HEADERS_BYTES_MAX);
-        Self { wasi_http, hooks: Hooks { context: context.clone(), is_trial, started: Instant::now(), permits: None } }
+        Self { wasi_http, hooks: Hooks { context: context.clone(), span, started: Instant::now(), permits: None } }
     }
 
     pub(super) fn view<'a>(&'a mut self, table: &'a mut wasmtime::component::ResourceTable) -> WasiHttpCtxView<'a> {
@@ -111,7 +110,7 @@ impl Http {
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    // The crate's own knows none of the errors that a body ends with.
+    // The implementation of the crate does not know the errors of our bodies.
     linker.allow_shadowing(true);
     linker.instance("wasi:http/types@0.2.12")?.func_wrap("http-error-code", error_code)?;
     resource_limits::add_to_linker(linker)?;
@@ -150,8 +149,9 @@ impl WasiHttpHooks for Hooks {
         let context = self.context.clone();
         let (target, admitted) = match Target::parse(request.uri()) {
             Ok(target) => (target.origin.clone(), self.admit(request, target)),
-            Err(told) => (String::new(), Err(RequestError::new(Error::HttpRequestUriInvalid, "url", told))),
+            Err(reason) => (String::new(), Err(RequestError::new(Error::HttpRequestUriInvalid, "url", reason))),
         };
+        let span = self.span.clone();
         let timeouts = Timeouts::new(options.unwrap_or_default(), context.manifest.limits.timeout, self.started);
         Box::new(async move {
             let sent = match admitted {
@@ -159,7 +159,7 @@ impl WasiHttpHooks for Hooks {
                 Err(error) => Err(error),
             };
             sent.map_err(|error| {
-                context.http.warning.log(&context.name, &target, &error);
+                context.http.warning.log(span.as_ref(), &target, &error);
                 error.code
             })
         })
@@ -171,36 +171,36 @@ impl WasiHttpHooks for Hooks {
 }
 
 impl Hooks {
-    /// The request as it is sent, with its place among those under way.
+    /// Checks the request and completes its headers.
     fn admit(
         &mut self,
         request: Request<WasiBody>,
         target: Target,
     ) -> Result<(Request<WasiBody>, OwnedSemaphorePermit), RequestError> {
         let (limits, grants) = (&self.context.manifest.limits, &self.context.manifest.grants);
-        if self.is_trial {
-            let told = "not while a version is only tried out";
-            return Err(RequestError::new(Error::HttpRequestDenied, "trial", told));
+        if self.span.is_none() {
+            let reason = "not available during the load check";
+            return Err(RequestError::new(Error::HttpRequestDenied, "trial", reason));
         }
         if !grants.http.iter().any(|origin| origin.allows(&target.url)) {
-            let mend = format!(
+            let hint = format!(
                 "{}.toml does not grant it: under [grants], write http = [\"{}\"]",
                 self.context.name, target.origin
             );
-            return Err(RequestError::new(Error::HttpRequestDenied, "origin", mend));
+            return Err(RequestError::new(Error::HttpRequestDenied, "origin", hint));
         }
-        // A tunnel leads past every check; a trace gives back what the host added.
+        // A tunnel bypasses every check; a trace returns the headers of the host.
         if [Method::CONNECT, Method::TRACE].iter().any(|no| no.as_str().eq_ignore_ascii_case(request.method().as_str()))
         {
-            let told = format!("the method {} is not sent", request.method());
-            return Err(RequestError::new(Error::HttpRequestMethodInvalid, "method", told));
+            let reason = format!("the method {} is not allowed", request.method());
+            return Err(RequestError::new(Error::HttpRequestMethodInvalid, "method", reason));
         }
         let permits = self.permits.get_or_insert_with(|| Arc::new(Semaphore::new(limits.http_requests as usize)));
-        // Waiting for permits, a guest that holds it itself would wait for ever.
+        // Waiting would deadlock a guest that has the other requests open itself.
         let permit = permits.clone().try_acquire_owned().map_err(|_| {
-            let told =
-                format!("{} requests of the run are under way, the most by limits.http_requests", limits.http_requests);
-            RequestError::new(Error::ConnectionLimitReached, "permits", told)
+            let reason =
+                format!("{} requests are in progress, the maximum by limits.http_requests", limits.http_requests);
+            RequestError::new(Error::ConnectionLimitReached, "concurrency", reason)
         })?;
 
         let (mut head, body) = request.into_parts();
@@ -218,8 +218,7 @@ impl Hooks {
     }
 }
 
-/// How long each part of a request may take: what the guest says, and never
-/// longer than its run.
+/// The timeouts that the guest has set, bounded by the time left for the run.
 struct Timeouts {
     connect: Duration,
     first_byte: Duration,
@@ -266,7 +265,7 @@ async fn send(
     let (head, body) = replied.map_err(|error| RequestError::from_client(&error, &context.name))?.into_parts();
     let body = ResponseBody::new(body, context.manifest.limits.http_body, timeouts.between_bytes, permit)
         .map_err(|code| RequestError::new(code, "", ""))?;
-    // The pool keeps the connection going, not the guest's own task.
+    // The connection pool drives the connection, so the guest has no task for it.
     let io: Io = Box::new(async { Ok(()) });
     Ok((Response::from_parts(head, body.boxed_unsync()), io))
 }

@@ -1,7 +1,6 @@
-//! Instances that are kept for another call, where the manifest asks for it.
-//! One is kept only after a call that came back with a good reply and left
-//! nothing of its requests open; what it has in memory, the next message's call
-//! sees.
+//! Instances that are pooled for further calls, if the manifest asks for it. An
+//! instance returns to the pool only after a valid reply, and without open requests.
+//! The next call sees what the previous one left in memory.
 
 use super::guest::Guest;
 use super::program::RunningInstance;
@@ -11,14 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 
-/// A store with what lives in it; none yet where the first call makes it.
+/// A store and its instance, which the first call creates.
 pub(super) struct PooledInstance {
     pub(super) store: Store<Guest>,
     pub(super) running: Option<RunningInstance>,
     calls: u32,
 }
 
-/// Those of one version that wait for a call.
+/// The idle instances of one version, most recently used last.
 pub(super) struct InstancePool {
     max_calls: u32,
     idle_timeout: Duration,
@@ -28,7 +27,6 @@ pub(super) struct InstancePool {
 struct IdleInstance {
     instance: PooledInstance,
     since: Instant,
-    /// Its place in the pool.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -47,13 +45,11 @@ impl InstancePool {
         Self { max_calls, idle_timeout, idle: Mutex::default() }
     }
 
-    /// One that may be called again; the one that was used last, so that those
-    /// which are not needed grow old.
+    /// Takes the most recently used instance, so that surplus ones expire.
     pub(super) fn checkout(&self) -> Option<PooledInstance> {
         if self.is_enabled() { self.checkout_at(Instant::now()) } else { None }
     }
 
-    /// Whether any is to be kept.
     pub(super) fn is_enabled(&self) -> bool {
         self.max_calls > 1
     }
@@ -61,7 +57,7 @@ impl InstancePool {
     fn checkout_at(&self, now: Instant) -> Option<PooledInstance> {
         let mut idle = self.idle();
         let last = idle.pop()?;
-        // If even the last one is too old, all are.
+        // The last one is the most recently used: if it has expired, all have.
         if self.is_expired(&last, now) {
             idle.clear();
             return None;
@@ -69,22 +65,20 @@ impl InstancePool {
         Some(last.instance)
     }
 
-    /// To be called when a call has come back with a reply.
+    /// Returns an instance after a call with a valid reply.
     pub(super) fn checkin(&self, mut instance: PooledInstance, permits: &Arc<Semaphore>, weight: u32) {
         instance.calls += 1;
-        // What is left open of its requests would hold connections that no
-        // run's limit counts.
-        if instance.calls >= self.max_calls || instance.store.data().run.http.is_under_way() {
+        // Open requests would use connections that no run's limit counts.
+        if instance.calls >= self.max_calls || instance.store.data().run.http.has_open_requests() {
             return;
         }
-        // Where there is no permits it was the last call of this one.
+        // Without a permit the instance is dropped.
         if let Ok(permits) = permits.clone().try_acquire_many_owned(weight) {
             self.idle().push(IdleInstance { instance, since: Instant::now(), _permit: permits });
         }
     }
 
-    /// Lets go of those that nobody has needed for long. To be called once in a
-    /// while.
+    /// Drops instances that have been idle for too long. Runs periodically.
     pub(super) fn evict_idle(&self) {
         let now = Instant::now();
         self.idle().retain(|idle| !self.is_expired(idle, now));
@@ -108,12 +102,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_has_waited_for_too_long_is_not_called_again() {
+    fn an_expired_instance_is_not_reused() {
         let idle = Duration::from_secs(10);
         let pool = InstancePool::new(Instances::Reused { calls: 10, idle });
         let (engine, permits) = (wasmtime::Engine::default(), Arc::new(Semaphore::new(1)));
         let checkin = || {
-            pool.checkin(PooledInstance::new(Store::new(&engine, Guest::under(""))), &permits, 1);
+            pool.checkin(PooledInstance::new(Store::new(&engine, Guest::for_test(""))), &permits, 1);
             Instant::now()
         };
         assert!(pool.checkout_at(checkin()).is_some());

@@ -1,5 +1,5 @@
-//! What one instance may have: memory and table elements over all that it has
-//! of each, handles, and bytes in a call to the host.
+//! The limits of one instance: memory and table elements, summed over its memories
+//! and tables, and the outcomes for resources and host call bytes.
 
 use super::quotas::PluginQuota;
 use crate::manifest::Limits;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTableError;
 
-/// What an element of a table takes of the host's memory.
+/// Memory of the host per table element.
 const ELEMENT_BYTES: u64 = 8;
 
-/// A guest that is refused more sees its growth fail, as the standard has it,
-/// and mostly traps then; whether it does is not ours to say.
+/// Beyond its limit, growth fails as WebAssembly specifies. Most guests trap then;
+/// if they do, the outcome names the limit.
 #[derive(Debug)]
 pub(super) struct InstanceLimiter {
     memory_max: u64,
@@ -23,7 +23,7 @@ pub(super) struct InstanceLimiter {
     denied_by: Option<DeniedBy>,
 }
 
-/// What was asked for beyond its limit last.
+/// The limit that the last failed growth has hit.
 #[derive(Debug, Clone, Copy)]
 enum DeniedBy {
     Memory,
@@ -31,27 +31,27 @@ enum DeniedBy {
 }
 
 impl InstanceLimiter {
-    /// A limit beyond what its plugin may have would be waited for in vain.
+    /// Bounded by the quota of the plugin: retries could never succeed beyond it.
     pub(super) fn new(limits: &Limits, quota: &Arc<PluginQuota>) -> Self {
         let (memory_max, elements_max) = (limits.memory.min(quota.memory.max()), limits.table_elements);
         Self { memory_max, memory: 0, quota: quota.clone(), elements_max, elements: 0, denied_by: None }
     }
 
-    /// What an earlier run was refused is not why this one fails.
+    /// Growth that failed in a previous run does not explain a failure of this one.
     pub(super) fn begin_run(&mut self) {
         self.denied_by = None;
     }
 
-    /// The limit that a guest failed at, if it failed at one.
+    /// The outcome, if the guest failed at a limit.
     pub(super) fn outcome(&self, error: &wasmtime::Error, limits: &Limits) -> Option<Outcome> {
-        // Wasmtime has no types for two of these; tests hold its words to us.
-        let told = error.root_cause().to_string();
-        if told.contains("handle limit exceeded")
+        // Wasmtime has no types for these errors; tests check the texts.
+        let cause = error.root_cause().to_string();
+        if cause.contains("handle limit exceeded")
             || matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full))
         {
             return Some(Outcome::HandleLimit(limits.handles));
         }
-        if told.contains("fuel allocated for hostcalls") {
+        if cause.contains("fuel allocated for hostcalls") {
             return Some(Outcome::HostCallLimit(limits.host_call));
         }
         self.denied_by.map(|denied_by| match denied_by {
@@ -78,7 +78,7 @@ impl ResourceLimiter for InstanceLimiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        // Not as a failure to grow: a guest would take that for its own.
+        // An error instead of failed growth: the guest has not reached its limit.
         self.quota.memory.acquire(more)?;
         self.memory = bytes;
         Ok(true)
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn all_instances_together_have_their_memory_and_give_it_back() {
+    fn all_instances_share_the_budget_and_release_it() {
         let (budget, quotas) = quotas(100 << 20);
         let quota = quotas.of_plugin("a");
         let limits = Limits { memory: 60 << 20, ..Limits::default() };
@@ -122,7 +122,7 @@ mod tests {
         assert!(!quota.memory.is_under_pressure());
         assert!(other.memory_growing(0, 50 << 20, None).unwrap());
         assert!(quota.memory.is_under_pressure());
-        // Within its own limit it is ended, beyond it it is refused.
+        // Within its own limit a guest is ended; beyond it, growth fails.
         assert!(one.memory_growing(50 << 20, 51 << 20, None).unwrap_err().is::<MemoryExhausted>());
         assert!(!one.memory_growing(50 << 20, 61 << 20, None).unwrap());
         drop(other);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_among_others_has_half_of_the_memory() {
+    fn a_plugin_among_others_gets_half_of_the_memory() {
         let (_, quotas) = quotas(100 << 20);
         let greedy = quotas.of_plugin("greedy");
         let limits = Limits::default();
@@ -143,24 +143,23 @@ mod tests {
         let (mut one, mut two) = (start(&greedy), start(&greedy));
         assert!(one.memory_growing(0, 60 << 20, None).unwrap());
         let other = quotas.of_plugin("other");
-        let told = two.memory_growing(0, 1 << 20, None).unwrap_err();
-        assert!(matches!(told.downcast_ref(), Some(MemoryExhausted::Plugin)), "{told}");
+        let error = two.memory_growing(0, 1 << 20, None).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(MemoryExhausted::Plugin)), "{error}");
         let mut third = start(&other);
         assert!(third.memory_growing(0, 40 << 20, None).unwrap());
-        let told = third.memory_growing(40 << 20, 41 << 20, None).unwrap_err();
-        assert!(matches!(told.downcast_ref(), Some(MemoryExhausted::Total)), "{told}");
-        // What did not fit is not counted.
+        let error = third.memory_growing(40 << 20, 41 << 20, None).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(MemoryExhausted::Total)), "{error}");
+        // Failed growth is not counted.
         drop(one);
         assert!(third.memory_growing(40 << 20, 50 << 20, None).unwrap());
-        // More than half is no longer waited for, but refused.
+        // More than the quota fails as growth, without a retry.
         assert!(!start(&other).memory_growing(0, 51 << 20, None).unwrap());
         drop((third, other));
         assert!(two.memory_growing(0, 64 << 20, None).unwrap());
     }
 
-    /// An instance may have several.
     #[test]
-    fn the_memories_of_an_instance_are_one_sum() {
+    fn memories_of_an_instance_are_summed() {
         let (_, quotas) = quotas(u64::MAX);
         let limits = Limits { memory: 60 << 20, ..Limits::default() };
         let mut limit = InstanceLimiter::new(&limits, &quotas.of_plugin("a"));

@@ -1,5 +1,5 @@
-//! Folders of the host that a guest may read or write. Nothing else of the
-//! file system is there for it, and a link cannot lead it out of them.
+//! Directories of the host that a guest may read or write: WASI preopens. The guest
+//! can't leave them, not even through symbolic links.
 
 use super::load_error::LoadError;
 use crate::manifest::Grants;
@@ -7,49 +7,52 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
-/// What is wrong with the folders of a manifest, and how to mend it.
+/// Checks that the granted directories exist and can be read.
 pub(super) fn check(grants: &Grants, name: &str) -> Result<(), LoadError> {
-    for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
-        for (guest, host) in folders {
-            let told = |what: &str| {
+    for (key, directories) in [("read", &grants.read), ("write", &grants.write)] {
+        for (guest, host) in directories {
+            let fault = |problem: &str| {
                 format!(
-                    "grants.{key}: {} (for {}) {what}; make that folder, or take it out of {name}.toml",
+                    "grants.{key}: {} (for {}) {problem}; create the directory, or remove it from {name}.toml",
                     host.display(),
                     guest.display()
                 )
             };
             match fs::metadata(host) {
                 Ok(found) if found.is_dir() => {
-                    // What is mounted may be away for a while, or come later than we.
-                    fs::read_dir(host).map(drop).map_err(|error| LoadError::of_io(&told(&error.to_string()), &error))?
+                    // A mount may be absent for a while, or appear after the worker has started.
+                    fs::read_dir(host)
+                        .map(drop)
+                        .map_err(|error| LoadError::of_io(&fault(&error.to_string()), &error))?
                 }
-                Ok(_) => return Err(LoadError::lasting(&told("is no folder"))),
-                Err(error) => return Err(LoadError::of_io(&told(&format!("is not there: {error}")), &error)),
+                Ok(_) => return Err(LoadError::lasting(&fault("is not a directory"))),
+                Err(error) => return Err(LoadError::of_io(&fault(&format!("can't be found: {error}")), &error)),
             }
         }
     }
     match grants.read.keys().find(|guest| grants.write.contains_key(*guest)) {
-        Some(twice) => Err(LoadError::lasting(&format!(
-            "{} stands in grants.read and in grants.write: what may be written may be read, so leave it only in grants.write of {name}.toml",
-            twice.display()
+        Some(guest) => Err(LoadError::lasting(&format!(
+            "{} is in grants.read and in grants.write: write access includes read access, so leave it only in grants.write of {name}.toml",
+            guest.display()
         ))),
         None => Ok(()),
     }
 }
 
-/// Fails where a handler would reach into what the host itself lives on: who may
-/// write there is no longer in a sandbox, and who may read there sees secrets
-/// that it was not granted.
-pub(super) fn check_separate(grants: &Grants, own: &[PathBuf], name: &str) -> Result<(), String> {
-    let own: Vec<PathBuf> = own.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
-    for (key, folders) in [("read", &grants.read), ("write", &grants.write)] {
-        for host in folders.values() {
+/// Fails if a grant overlaps with a directory of the worker. A handler that writes
+/// there could escape its sandbox, and one that reads there could see secrets that it
+/// was not granted.
+pub(super) fn check_separate(grants: &Grants, protected: &[PathBuf], name: &str) -> Result<(), String> {
+    let protected: Vec<PathBuf> = protected.iter().filter_map(|directory| directory.canonicalize().ok()).collect();
+    for (key, directories) in [("read", &grants.read), ("write", &grants.write)] {
+        for host in directories.values() {
             let Ok(granted) = host.canonicalize() else { continue };
-            if let Some(own) = own.iter().find(|own| own.starts_with(&granted) || granted.starts_with(own)) {
+            if let Some(protected) = protected.iter().find(|own| own.starts_with(&granted) || granted.starts_with(own))
+            {
                 return Err(format!(
-                    "grants.{key}: {} reaches into {}, which is the worker's own; name another folder in {name}.toml",
+                    "grants.{key}: {} reaches into {}, which belongs to the worker; grant another directory in {name}.toml",
                     host.display(),
-                    own.display()
+                    protected.display()
                 ));
             }
         }
@@ -57,12 +60,12 @@ pub(super) fn check_separate(grants: &Grants, own: &[PathBuf], name: &str) -> Re
     Ok(())
 }
 
-/// Opens them for one run. They were there when the plugin was loaded.
+/// Opens the directories for one instance.
 pub(super) fn open(wasi: &mut WasiCtxBuilder, grants: &Grants) -> Result<(), String> {
-    for (folders, perms) in [(&grants.read, FsPerms::ReadOnly), (&grants.write, FsPerms::ReadWrite)] {
-        for (guest, host) in folders {
+    for (directories, perms) in [(&grants.read, FsPerms::ReadOnly), (&grants.write, FsPerms::ReadWrite)] {
+        for (guest, host) in directories {
             preopen(wasi, guest, host, perms)
-                .map_err(|error| format!("the folder {} can't be opened: {error:#}", host.display()))?;
+                .map_err(|error| format!("the directory {} can't be opened: {error:#}", host.display()))?;
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What one plugin may have of what is there for all: the same for all of its
-//! versions, so that none takes all of it.
+//! The quota of each plugin, shared by all of its versions, so that no plugin uses
+//! all resources.
 
 use super::budgets::{FileBudget, MemoryBudget, MemoryQuota};
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub(super) struct PluginQuota {
-    /// Calls at the same time.
+    /// Permits for concurrent calls.
     pub(super) calls: Semaphore,
-    /// How many wait to be among them.
+    /// Calls that wait for a permit.
     waiting: AtomicUsize,
     pub(super) memory: MemoryQuota,
-    /// Of these it has all: an instance has few.
+    /// Not limited per plugin, because an instance may open only a few.
     pub(super) files: Arc<FileBudget>,
 }
 
@@ -24,13 +24,12 @@ impl PluginQuota {
         Arc::new(Self { calls, waiting, memory, files: files.clone() })
     }
 
-    /// For what is only tried out: it is not refused for what else runs, and
-    /// soon gone.
+    /// For a load check, which is short, and must not fail because of running calls.
     pub(super) fn for_trial(&self) -> Arc<Self> {
         Self::new(0, MemoryQuota::unbounded(), &self.files)
     }
 
-    /// Counts a call that waits, until what this returns is dropped.
+    /// Counts a waiting call until the result is dropped.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
@@ -57,7 +56,6 @@ pub(super) struct Quotas {
 }
 
 impl Quotas {
-    /// Each of so many calls, and of the memory.
     pub(super) fn new(calls_max: usize, memory: Arc<MemoryBudget>, files: Arc<FileBudget>) -> Self {
         Self { calls_max, memory, files, quotas: Mutex::default() }
     }
@@ -79,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_version_has_no_share_of_its_own() {
+    fn all_versions_of_a_plugin_share_a_quota() {
         let quotas = Quotas::new(5, Arc::new(MemoryBudget::new(u64::MAX)), Arc::new(FileBudget::for_process(u64::MAX)));
         let (old, new) = (quotas.of_plugin("a"), quotas.of_plugin("a"));
         assert!(Arc::ptr_eq(&old, &new) && !Arc::ptr_eq(&old, &quotas.of_plugin("b")));

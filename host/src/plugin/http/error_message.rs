@@ -1,8 +1,9 @@
-//! Why a request was not made or has failed: a code for the guest, words for
-//! the log. A guest that is refused may ask for ever, so the log is told once
-//! a minute of each.
+//! Why a request was not made or has failed: a code for the guest, a message for
+//! the log. Warnings are rate limited, because a guest may retry for ever.
 
 use super::resolve::ResolveError;
+use crate::events;
+use crate::run_span::RunSpan;
 use hyper_util::client::legacy;
 use std::collections::HashSet;
 use std::error::Error as _;
@@ -15,9 +16,9 @@ use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 #[derive(Debug)]
 pub(super) struct RequestError {
     pub(super) code: Error,
-    /// RateLimitedWarning apart in the log.
+    /// Warnings are rate limited for each kind.
     kind: &'static str,
-    /// Empty where the code says it all.
+    /// Empty where the code is enough.
     pub(super) message: String,
 }
 
@@ -30,14 +31,14 @@ impl RequestError {
         Self::new(code, "", "")
     }
 
-    /// A request that was made and has failed.
+    /// From an error of the HTTP client.
     pub(super) fn from_client(error: &legacy::Error, plugin: &str) -> Self {
         let mut cause = error.source();
         while let Some(error) = cause {
             if let Some(error) = from_cause(error, plugin) {
                 return error;
             }
-            // An error within an I/O error is not among its sources.
+            // `source()` of an I/O error skips the error that it wraps.
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             cause = inner.map(|inner| inner as _).or_else(|| error.source());
         }
@@ -56,7 +57,7 @@ fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option
                 Error::DestinationIpProhibited,
                 "address",
                 format!(
-                    "{error}; where that is meant: {plugin}.toml, under [grants], write networks = [\"{address}/{}\"]",
+                    "{error}; to allow it, write private_networks = [\"{address}/{}\"] under [grants] in {plugin}.toml",
                     if address.is_ipv4() { 32 } else { 128 }
                 ),
             ),
@@ -67,9 +68,9 @@ fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option
             rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
             _ => Error::TlsProtocolError,
         };
-        return Some(RequestError::new(code, "tls", format!("the server's TLS is not accepted: {error}")));
+        return Some(RequestError::new(code, "tls", format!("the TLS handshake failed: {error}")));
     }
-    // What our own bodies say.
+    // The errors of our own bodies.
     match error.downcast_ref::<Error>() {
         Some(Error::HttpRequestBodySize(max)) => return Some(RequestError::code(Error::HttpRequestBodySize(*max))),
         Some(Error::ConnectionTerminated) => return Some(RequestError::code(Error::ConnectionTerminated)),
@@ -93,7 +94,7 @@ fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option
     }
 }
 
-/// What a body ended with, as a guest knows it.
+/// The code that a guest gets for an error of a body.
 pub(super) fn body_code(error: &Error) -> Option<ErrorCode> {
     match error {
         Error::HttpRequestBodySize(max) => Some(ErrorCode::HttpRequestBodySize(*max)),
@@ -104,11 +105,11 @@ pub(super) fn body_code(error: &Error) -> Option<ErrorCode> {
     }
 }
 
-/// How long what was told is not told again, and how much is told in that time.
+/// A warning is logged once in this time, and at most `WARNINGS_MAX` are.
 const INTERVAL: Duration = Duration::from_secs(60);
 const WARNINGS_MAX: usize = 32;
 
-/// What the log has been told lately about one version of a plugin.
+/// The recent warnings about a plugin version.
 pub(super) struct RateLimitedWarning(Mutex<(Instant, HashSet<(String, &'static str)>)>);
 
 impl RateLimitedWarning {
@@ -116,19 +117,20 @@ impl RateLimitedWarning {
         Self(Mutex::new((Instant::now(), HashSet::new())))
     }
 
-    /// Tells the log why a plugin's request to this target is not made.
-    pub(super) fn log(&self, plugin: &str, target: &str, error: &RequestError) {
+    /// Logs why a request to this target was not made.
+    pub(super) fn log(&self, span: Option<&RunSpan>, target: &str, error: &RequestError) {
         if !error.message.is_empty() && self.is_new(target, error.kind, Instant::now()) {
-            tracing::warn!(plugin, target_origin = target, "request not made: {}", error.message);
+            let _entered = span.map(|span| span.span().enter());
+            tracing::warn!(target_origin = target, "{}: {}", events::REQUEST_NOT_MADE, error.message);
         }
     }
 
     fn is_new(&self, target: &str, kind: &'static str, now: Instant) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(told.0) >= INTERVAL {
-            *told = (now, HashSet::new());
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(recent.0) >= INTERVAL {
+            *recent = (now, HashSet::new());
         }
-        told.1.len() < WARNINGS_MAX && told.1.insert((target.to_owned(), kind))
+        recent.1.len() < WARNINGS_MAX && recent.1.insert((target.to_owned(), kind))
     }
 }
 
@@ -137,14 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_is_told_once_a_minute_and_not_too_much_of_it() {
-        let told = RateLimitedWarning::new();
+    fn warnings_are_rate_limited() {
+        let warning = RateLimitedWarning::new();
         let start = Instant::now();
-        assert!(told.is_new("https://a.example", "origin", start));
-        assert!(!told.is_new("https://a.example", "origin", start));
-        assert!(told.is_new("https://a.example", "tls", start));
-        let heard = (0..1000).filter(|number| told.is_new(&number.to_string(), "origin", start)).count();
-        assert_eq!(heard, WARNINGS_MAX - 2);
-        assert!(told.is_new("https://a.example", "origin", start + INTERVAL + Duration::from_secs(1)));
+        assert!(warning.is_new("https://a.example", "origin", start));
+        assert!(!warning.is_new("https://a.example", "origin", start));
+        assert!(warning.is_new("https://a.example", "tls", start));
+        let logged = (0..1000).filter(|number| warning.is_new(&number.to_string(), "origin", start)).count();
+        assert_eq!(logged, WARNINGS_MAX - 2);
+        assert!(warning.is_new("https://a.example", "origin", start + INTERVAL + Duration::from_secs(1)));
     }
 }

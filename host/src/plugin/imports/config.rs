@@ -1,4 +1,4 @@
-//! The `[config]` of the manifest.
+//! `config`: the `[config]` table of the manifest.
 
 use crate::plugin::bindings::config;
 use crate::plugin::guest::Guest;

@@ -1,4 +1,4 @@
-//! Small values that stay, apart for each plugin.
+//! `key-value`: small persistent values, in a namespace per plugin.
 
 use super::fault;
 use crate::capability::{KeyValue, NewValue, Only, Quota};
@@ -12,7 +12,7 @@ const VALUE_BYTES_MAX: usize = 1 << 20;
 
 impl Guest {
     fn store(&self, key: &str) -> Result<Arc<dyn KeyValue>, Fault> {
-        self.need(self.context.manifest.grants.keyvalue, "the key-value store", "keyvalue = true")?;
+        self.require(self.context.manifest.grants.keyvalue, "the key-value store", "keyvalue = true")?;
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Err(fault("invalid", format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}", key.len())));
         }
@@ -26,11 +26,11 @@ impl Guest {
     async fn store_value(&mut self, key: &str, value: &[u8], ttl_seconds: u32, only: Only<'_>) -> Result<bool, Fault> {
         let store = self.store(key)?;
         if value.len() > VALUE_BYTES_MAX {
-            let told = format!("a value has at most {VALUE_BYTES_MAX} bytes, not {}", value.len());
-            return Err(fault("too-large", told));
+            let reason = format!("a value has at most {VALUE_BYTES_MAX} bytes, not {}", value.len());
+            return Err(fault("too-large", reason));
         }
         if matches!(only, Only::If(expected) if expected.len() > VALUE_BYTES_MAX) {
-            // No value is like that, and it need not travel.
+            // No stored value is that long, so the store need not be asked.
             return Ok(false);
         }
         let limits = &self.context.manifest.limits;
