@@ -151,8 +151,8 @@ impl Plugin {
     }
 }
 
-/// What it comes to, if it does so in time. Most jobs end in their first slice
-/// and need no clock, which is one for all threads.
+/// A timeout that creates its timer only when the call waits for the first time,
+/// because all threads share the timer wheel and most calls never wait.
 async fn within<F: Future>(time: Duration, mut call: Pin<&mut F>) -> Option<F::Output> {
     let (started, mut clock) = (Instant::now(), None);
     poll_fn(|context| {
@@ -165,8 +165,8 @@ async fn within<F: Future>(time: Duration, mut call: Pin<&mut F>) -> Option<F::O
     .await
 }
 
-/// Whether it failed while the guest ran, in its own code or in a call to the
-/// host, and not in what it replied.
+/// Whether it failed while the guest ran, in its own code or in a host call. Other
+/// errors concern the reply.
 fn is_trap(error: &wasmtime::Error) -> bool {
     error.is::<Trap>() || error.is::<WasmBacktrace>() || error.is::<wasmtime_wasi::I32Exit>()
 }
@@ -184,7 +184,7 @@ fn wit_message(job: &mut Job) -> WitMessage {
     }
 }
 
-/// Of each message, in their order.
+/// The outcome of each message, in order.
 fn outcomes(replies: Vec<Reply>, count: usize, guest: &mut Guest) -> Vec<Outcome> {
     if replies.len() != count {
         return vec![Outcome::BadReply(format!("{} replies to a batch of {count}", replies.len())); count];
@@ -195,24 +195,24 @@ fn outcomes(replies: Vec<Reply>, count: usize, guest: &mut Guest) -> Vec<Outcome
 fn reply_outcome(reply: Reply, guest: &mut Guest, index: usize) -> Outcome {
     let reply = match reply {
         Reply::Returned(reply) => reply,
-        // It is the reason for what it printed last.
+        // The last output is the reason.
         Reply::Exited(code) => return command::outcome(code, &guest.log_output(), guest.publications_of(index)),
     };
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
-    let told = |guest: &Guest, reason: &str| truncate_error(guest.context.redactor.redact(reason).into_owned());
+    let redacted = |guest: &Guest, reason: &str| truncate_error(guest.context.redactor.redact(reason).into_owned());
     match reply {
         Ok(()) => Outcome::Done(guest.publications_of(index)),
-        Err(Failure::Retry(again)) => {
-            Outcome::Retry { reason: told(guest, &again.reason), after: after(again.after_ms) }
+        Err(Failure::Retry(options)) => {
+            Outcome::Retry { reason: redacted(guest, &options.reason), after: after(options.after_ms) }
         }
-        Err(Failure::Postpone(again)) => {
-            Outcome::Postpone { reason: told(guest, &again.reason), after: after(again.after_ms) }
+        Err(Failure::Postpone(options)) => {
+            Outcome::Postpone { reason: redacted(guest, &options.reason), after: after(options.after_ms) }
         }
         Err(Failure::Reject(fault)) if is_code(&fault.code) => {
-            // Who puts a secret there does not get a code.
+            // With a redaction marker it would not be a valid code.
             let is_secret = matches!(guest.context.redactor.redact(&fault.code), Cow::Owned(_));
             let code = if is_secret { "secret".to_owned() } else { fault.code };
-            Outcome::Reject { code, reason: told(guest, &fault.reason) }
+            Outcome::Reject { code, reason: redacted(guest, &fault.reason) }
         }
         Err(Failure::Reject(fault)) => {
             let shown: String = guest.context.redactor.redact(&fault.code).escape_debug().take(80).collect();
@@ -232,18 +232,18 @@ mod tests {
     use crate::capability::Secret;
 
     #[test]
-    fn a_secret_is_no_code_that_is_told() {
+    fn a_code_that_contains_a_secret_is_replaced() {
         let mut guest = Guest::for_test("");
         guest.context.redactor.add("KEY", &Secret::new("sesame-open".to_owned()));
-        let mut told = |code: &str| {
+        let mut outcome = |code: &str| {
             let fault = Fault { code: code.to_owned(), reason: String::new() };
             reply_outcome(Reply::Returned(Err(Failure::Reject(fault))), &mut guest, 0)
         };
-        for (code, told_code) in [("bad-data", "bad-data"), ("sesame-open", "secret"), ("x-sesame-open", "secret")] {
-            assert_eq!(told(code), Outcome::Reject { code: told_code.to_owned(), reason: String::new() }, "{code}");
+        for (code, shown) in [("bad-data", "bad-data"), ("sesame-open", "secret"), ("x-sesame-open", "secret")] {
+            assert_eq!(outcome(code), Outcome::Reject { code: shown.to_owned(), reason: String::new() }, "{code}");
         }
-        // One that is no code either.
-        let Outcome::BadReply(reason) = told("sesame-open!") else { panic!("it is a code") };
+        // An invalid code.
+        let Outcome::BadReply(reason) = outcome("sesame-open!") else { panic!("the code is valid") };
         assert!(reason.starts_with("reject with code \"[secret:KEY]!\""), "{reason}");
     }
 }

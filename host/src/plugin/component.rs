@@ -155,8 +155,8 @@ impl Plugin {
         self.instances.evict_idle();
     }
 
-    /// Releases what the version holds while it is only the previous version: its
-    /// manifest grants nothing then.
+    /// Frees instances and connections while it is only the previous version, whose
+    /// manifest grants nothing.
     pub(super) fn deactivate(&self) {
         self.maintain();
         self.instances.clear();

@@ -1,14 +1,14 @@
-//! What this host offers to guests, what each of it takes to be granted, and
-//! words for what it does not have.
+//! The interfaces of this host, the grants that they need, and the errors for missing
+//! ones.
 
 use super::command::WASI_P1;
 use crate::manifest::Grants;
 use crate::text::truncate_error;
 use serde::Serialize;
 
-/// The version of `wit/gateway.wit`, and its interfaces with the grant_kinds of
-/// grants that each takes any of.
+/// The version of `wit/gateway.wit`.
 const VERSION: &str = "1.0.0";
+/// Each interface with the kinds of grants that permit its use.
 const GATEWAY_INTERFACES: [(&str, &[&str]); 7] = [
     ("config", &[]),
     ("key-value", &["keyvalue"]),
@@ -19,7 +19,7 @@ const GATEWAY_INTERFACES: [(&str, &[&str]); 7] = [
     ("types", &[]),
 ];
 
-/// The same for packages of WASI 0.2.
+/// Each package of WASI 0.2 with the kinds of grants that permit its use.
 const WASI_PACKAGES: [(&str, &[&str]); 7] = [
     ("cli", &[]),
     ("clocks", &[]),
@@ -29,12 +29,12 @@ const WASI_PACKAGES: [(&str, &[&str]); 7] = [
     ("random", &[]),
     (SOCKETS, &[]),
 ];
-/// What a core module gets, all in one.
+/// The grants for files. A core module has one import for all of WASI.
 const FILES: &[&str] = &["read", "write"];
-/// They are there, since languages import them, and lead nowhere.
+/// Linked, because language runtimes import them, but always denied.
 const SOCKETS: &str = "sockets";
 
-/// How an import stands with a manifest.
+/// What the manifest permits of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "access", rename_all = "kebab-case")]
 pub enum Access {
@@ -43,17 +43,17 @@ pub enum Access {
     Granted {
         what: Vec<String>,
     },
-    /// It is there and denies, until this is written into `[grants]`.
+    /// Calls are denied until the manifest has this line in `[grants]`.
     NotGranted {
         write: String,
     },
-    /// It is there and denies, whatever is written.
+    /// Calls are always denied.
     Denied,
     /// The host does not have it.
     Missing,
 }
 
-/// One interface that a component imports.
+/// An interface that a component imports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Import {
     pub name: String,
@@ -66,8 +66,8 @@ impl Import {
         Self { name: name.to_owned(), access: access(name, grants) }
     }
 
-    /// Whether a grant was forgotten or is withheld. Files do not count: whole
-    /// languages import them and never look.
+    /// Whether a grant is missing. Files do not count: language runtimes import them
+    /// even if the handler does not use them.
     pub(super) fn is_ungranted(&self) -> bool {
         matches!(self.access, Access::NotGranted { .. })
             && InterfaceName::parse(&self.name).grant_kinds() != Some(FILES)
@@ -100,7 +100,7 @@ fn example(grant_kinds: &[&str]) -> &'static str {
     }
 }
 
-/// What is granted and, as nothing that could use it is imported, for nothing.
+/// Kinds of grants that no import uses.
 pub(super) fn unused(imports: &[Import], grants: &Grants) -> Vec<String> {
     let used: Vec<&str> = imports
         .iter()
@@ -108,12 +108,12 @@ pub(super) fn unused(imports: &[Import], grants: &Grants) -> Vec<String> {
         .flatten()
         .copied()
         .collect();
-    // Networks only say where requests may lead.
+    // Networks restrict the targets of HTTP requests.
     let is_used = |kind| used.contains(&if kind == "networks" { "http" } else { kind });
     grants.by_kind().into_keys().filter(|kind| !is_used(kind)).map(str::to_owned).collect()
 }
 
-/// `gateway:worker/logging@1.0.0` in its parts.
+/// The parts of a name such as `gateway:worker/logging@1.0.0`.
 struct InterfaceName<'a> {
     package: &'a str,
     interface: &'a str,
@@ -127,8 +127,8 @@ impl<'a> InterfaceName<'a> {
         Self { package, interface, version }
     }
 
-    /// The grant_kinds of grants that it takes any of. None where the host does not
-    /// have it, in whatever version.
+    /// The kinds of grants, any of which permits its use. `None` if the host has no
+    /// version of it.
     fn grant_kinds(&self) -> Option<&'static [&'static str]> {
         let found = match self.package.strip_prefix("wasi:") {
             Some(package) => WASI_PACKAGES.iter().find(|(name, _)| *name == package),
@@ -142,8 +142,8 @@ impl<'a> InterfaceName<'a> {
     }
 }
 
-/// What a component needs that is not here, in words of ours: which interface,
-/// which function, what there is instead, and what to do.
+/// Turns Wasmtime's link error into one that names the interface, the function, the
+/// available interfaces, and a remedy.
 pub(super) fn link_error(error: &wasmtime::Error) -> String {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     let quoted =
@@ -151,7 +151,7 @@ pub(super) fn link_error(error: &wasmtime::Error) -> String {
     let interface = quoted(causes.first(), "component imports instance `");
     let function = quoted(causes.get(1), "instance export `");
     let (Some(interface), Some(function), Some(why)) = (interface, function, causes.get(2)) else {
-        return truncate_error(format!("it needs what this host does not offer: {error:#}; {HINT}"));
+        return truncate_error(format!("it needs an import that this host does not have: {error:#}; {HINT}"));
     };
     let name = InterfaceName::parse(&interface);
     truncate_error(if !why.contains("is missing") {
@@ -168,7 +168,7 @@ pub(super) fn link_error(error: &wasmtime::Error) -> String {
 
 const HINT: &str = "build it against this host's wit/gateway.wit, or update the worker";
 
-/// Versions that only differ in what they add.
+/// Whether the version differs from that of the host only by additions.
 fn is_compatible_version(name: &InterfaceName) -> bool {
     let track = |version: &str| {
         version.split('.').take(if version.starts_with('0') { 2 } else { 1 }).map(str::to_owned).collect::<Vec<_>>()
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_import_stands_somehow_with_a_manifest() {
+    fn access_depends_on_interface_and_manifest() {
         let none = Grants::default();
         let all = grants(
             "publish = [\"b\", \"a\"]\nmail = true\nkeyvalue = true\nsecrets = [\"S\"]\nread = { \"/in\" = \"/data\" }",
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_for_nothing_is_told() {
+    fn unused_grants_are_found() {
         let granted = grants("publish = [\"a\"]\nmail = true");
         let imports = [Import::classify("gateway:worker/mail@1.0.0", &granted)];
         assert_eq!(unused(&imports, &granted), ["publish"]);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_example_of_a_grant_is_one() {
+    fn every_example_of_a_grant_is_valid() {
         for import in ["publisher", "mail", "key-value", "secrets"].map(|name| format!("gateway:worker/{name}@1.0.0")) {
             let Access::NotGranted { write } = access(&import, &Grants::default()) else { panic!("{import}") };
             assert!(matches!(access(&import, &grants(&write)), Access::Granted { .. }), "{write}");

@@ -159,7 +159,7 @@ impl WasiHttpHooks for Hooks {
                 Err(error) => Err(error),
             };
             sent.map_err(|error| {
-                context.http.warning.log(span.as_ref(), &target, &error);
+                context.http.warning.log(&context.name, span.as_ref(), &target, &error);
                 error.code
             })
         })

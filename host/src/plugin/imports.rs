@@ -33,15 +33,15 @@ impl Guest {
     }
 
     /// Denies what the manifest does not grant, and says which line to add to it.
-    fn require(&self, is_granted: bool, what: &str, line: &str) -> Result<(), Fault> {
+    fn require(&self, is_granted: bool, operation: &str, line: &str) -> Result<(), Fault> {
         if self.run.span.is_none() {
-            return Err(fault("denied", format!("{what}: not available during the load check")));
+            return Err(fault("denied", format!("{operation}: not available during the load check")));
         }
         if is_granted {
             return Ok(());
         }
         let hint = format!("{}.toml does not grant it: under [grants], write {line}", self.context.name);
-        self.warn(&format!("{what} denied: {hint}"));
-        Err(fault("denied", format!("{what}: {hint}")))
+        self.warn(&format!("{operation} denied: {hint}"));
+        Err(fault("denied", format!("{operation}: {hint}")))
     }
 }

@@ -82,8 +82,8 @@ impl Inspection {
     /// What the worker would warn of when it loads it.
     fn warn_of_secrets(&mut self, engine: &Engine, manifest: &Manifest) {
         let Some(secrets) = engine.capabilities().secrets.as_deref() else { return };
-        let wanting = secrets::secret_warnings(manifest, secrets).into_iter();
-        self.warnings.extend(wanting.map(|wanting| format!("grants.secrets: {}: {}", wanting.secret, wanting.told)));
+        let found = secrets::secret_warnings(manifest, secrets).into_iter();
+        self.warnings.extend(found.map(|found| format!("grants.secrets: {}: {}", found.secret, found.message)));
         self.warnings.extend(headers::faults(manifest, Some(secrets)));
     }
 

@@ -23,7 +23,7 @@ pub(super) struct InstanceLimiter {
     denied_by: Option<DeniedBy>,
 }
 
-/// The limit that the last failed growth has hit.
+/// The limit that the last failed growth has exceeded.
 #[derive(Debug, Clone, Copy)]
 enum DeniedBy {
     Memory,

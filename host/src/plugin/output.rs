@@ -1,5 +1,5 @@
-//! What a guest prints. It ends up in the log, and the last of it in the
-//! error of a trap: a panic's message is on stderr.
+//! The output of guests. It goes to the log, and the error of a trap includes it,
+//! because stderr has the message of a panic. Also the limit of log lines.
 
 use std::io;
 use std::pin::Pin;
@@ -10,45 +10,45 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// As much of a call's output as is kept; what comes after is dropped.
+/// Output of one call; the excess is dropped.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
-/// One of a run's two streams. Both are kept together, and each by itself:
-/// lines of one must not end up in the midst of lines of the other.
+/// Stdout or stderr of a run. Both share a limit, but have separate buffers, so that
+/// their lines are not mixed.
 #[derive(Clone)]
 pub(super) struct Output {
-    printed: Arc<Mutex<CapturedOutput>>,
-    is_errors: bool,
+    captured: Arc<Mutex<CapturedOutput>>,
+    is_stderr: bool,
 }
 
-/// What was printed to stdout and to stderr, and whether there was more.
+/// The output so far, and whether more of it was dropped.
 #[derive(Default)]
 pub(super) struct CapturedOutput {
-    pub(super) text: Vec<u8>,
-    pub(super) errors: Vec<u8>,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
     pub(super) was_truncated: bool,
 }
 
 impl Output {
-    /// Stdout and stderr.
+    /// Returns stdout and stderr.
     pub(super) fn pair() -> (Self, Self) {
-        let printed = Arc::<Mutex<CapturedOutput>>::default();
-        (Self { printed: printed.clone(), is_errors: false }, Self { printed, is_errors: true })
+        let captured = Arc::<Mutex<CapturedOutput>>::default();
+        (Self { captured: captured.clone(), is_stderr: false }, Self { captured, is_stderr: true })
     }
 
     fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, bytes: &[u8]) {
-        let mut printed = self.lock();
-        let room = OUTPUT_BYTES_MAX.saturating_sub(printed.text.len() + printed.errors.len());
-        let kept = if self.is_errors { &mut printed.errors } else { &mut printed.text };
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        printed.was_truncated |= bytes.len() > room;
+        let mut captured = self.lock();
+        let available = OUTPUT_BYTES_MAX.saturating_sub(captured.stdout.len() + captured.stderr.len());
+        let buffer = if self.is_stderr { &mut captured.stderr } else { &mut captured.stdout };
+        buffer.extend_from_slice(&bytes[..bytes.len().min(available)]);
+        captured.was_truncated |= bytes.len() > available;
     }
 
-    /// What both have printed so far.
+    /// Takes the output of both streams.
     pub(super) fn take(&self) -> CapturedOutput {
         std::mem::take(&mut *self.lock())
     }
@@ -105,7 +105,7 @@ impl AsyncWrite for Output {
     }
 }
 
-/// A plugin's allowance of log bytes a second; it can save up one second's.
+/// A token bucket for a plugin's log: bytes per second, with a burst of one second.
 pub(super) struct LogBudget {
     bytes_per_second: u64,
     state: Mutex<LogState>,
@@ -114,16 +114,15 @@ pub(super) struct LogBudget {
 struct LogState {
     bytes: f64,
     at: Instant,
-    /// Since it was last told, and when that was.
+    /// Lines dropped since the last warning, and when that was.
     dropped: u64,
     warned_at: Option<Instant>,
 }
 
-/// What a line counts at the least: what stands around it is written too.
+/// A line counts as at least this, because the log adds fields to it.
 const LINE_BYTES_MIN: u64 = 128;
 
-/// How often it is told at the most that lines were dropped, where no line
-/// follows that could tell it.
+/// Minimum interval of warnings about dropped lines at the end of calls.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LogBudget {
@@ -133,24 +132,24 @@ impl LogBudget {
         Self { bytes_per_second, state: Mutex::new(state) }
     }
 
-    /// Whether a line of this length may be written; if so, how many were
-    /// dropped since the last one.
+    /// Whether a line of this length may be logged; if so, how many were dropped since
+    /// the last warning.
     pub(super) fn admit(&self, length: usize) -> Option<u64> {
         self.admit_at(length, Instant::now())
     }
 
-    /// A line was dropped for another reason.
+    /// Counts a line that was dropped for another reason.
     pub(super) fn drop_line(&self) {
         self.lock().dropped += 1;
     }
 
-    /// How many dropped lines are to be told at the end of a call: none where
-    /// that was done just now.
+    /// The dropped lines to report at the end of a call; 0 within the interval since
+    /// the last warning.
     pub(super) fn take_dropped_if_due(&self) -> u64 {
         self.take_dropped_if_due_at(Instant::now())
     }
 
-    /// All that have not been told.
+    /// All dropped lines that have not been reported.
     pub(super) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.lock().dropped)
     }
@@ -193,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_lines_is_cut_and_counted() {
+    fn lines_above_the_limit_are_dropped_and_counted() {
         let budget = LogBudget::new(1000);
         let start = Instant::now();
         assert_eq!(budget.admit_at(600, start), Some(0));
@@ -206,19 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_nothing_counts() {
+    fn an_empty_line_counts() {
         let budget = LogBudget::new(1000);
         let start = Instant::now();
         let written = (0..1000).filter(|_| budget.admit_at(0, start).is_some()).count();
         assert_eq!(written, 1000 / 128);
-        // Who may write less than a line a second writes one now and then.
+        // A limit below one line per second still admits a line from time to time.
         let budget = LogBudget::new(64);
         assert_eq!((budget.admit_at(1, start), budget.admit_at(1, start)), (Some(0), None));
         assert_eq!(budget.admit_at(1, start + Duration::from_secs(2)), Some(1));
     }
 
     #[test]
-    fn what_was_dropped_is_told_though_no_line_follows() {
+    fn dropped_lines_are_reported_without_a_further_line() {
         let budget = LogBudget::new(100);
         let start = Instant::now();
         assert_eq!(budget.take_dropped_if_due_at(start), 0);
@@ -232,18 +231,18 @@ mod tests {
     }
 
     #[test]
-    fn output_is_kept_up_to_its_bound() {
-        let (output, errors) = Output::pair();
+    fn output_is_captured_up_to_its_limit() {
+        let (stdout, stderr) = Output::pair();
         for _ in 0..100 {
-            output.append(&[b'x'; 1000]);
-            errors.append(&[b'y'; 100]);
+            stdout.append(&[b'x'; 1000]);
+            stderr.append(&[b'y'; 100]);
         }
-        let printed = output.take();
-        assert_eq!((printed.text.len() + printed.errors.len(), printed.was_truncated), (OUTPUT_BYTES_MAX, true));
-        assert!(printed.text.iter().all(|byte| *byte == b'x') && printed.errors.iter().all(|byte| *byte == b'y'));
-        let printed = errors.take();
-        assert!(printed.text.is_empty() && printed.errors.is_empty() && !printed.was_truncated);
-        output.append(&[b'x'; OUTPUT_BYTES_MAX]);
-        assert!(!output.take().was_truncated);
+        let captured = stdout.take();
+        assert_eq!((captured.stdout.len() + captured.stderr.len(), captured.was_truncated), (OUTPUT_BYTES_MAX, true));
+        assert!(captured.stdout.iter().all(|byte| *byte == b'x') && captured.stderr.iter().all(|byte| *byte == b'y'));
+        let captured = stderr.take();
+        assert!(captured.stdout.is_empty() && captured.stderr.is_empty() && !captured.was_truncated);
+        stdout.append(&[b'x'; OUTPUT_BYTES_MAX]);
+        assert!(!stdout.take().was_truncated);
     }
 }

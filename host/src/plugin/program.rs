@@ -1,5 +1,5 @@
-//! What a version is made of, and which of its exports is called: a handler's,
-//! or the start of a command.
+//! The program of a version, and the export that is called: that of a handler, or the
+//! start function of a command.
 
 use super::bindings::{
     BatchMessageHandler, BatchMessageHandlerIndices, Failure, FullHandler, FullHandlerIndices, SelfTestedIndices,
@@ -17,14 +17,14 @@ use wasmtime::{InstancePre as ModulePre, Module, Store, TypedFunc};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::{Command, CommandIndices};
 
-/// What the compiler has made of a file.
+/// A compiled file.
 pub(super) enum Compiled {
     Component(Component),
     Module(Module),
 }
 
 impl Compiled {
-    /// The interfaces that it imports. What a module imports is one.
+    /// The names of the imported interfaces, or modules for a core module.
     pub(super) fn imports(&self, engine: &Engine) -> Vec<String> {
         match self {
             Self::Component(component) => {
@@ -47,7 +47,7 @@ impl Compiled {
     }
 }
 
-/// Linked to the host, and ready to be started.
+/// A program linked to the host, ready to be instantiated.
 pub(super) enum LinkedProgram {
     Component { linked: InstancePre<Guest>, entry: EntryPoint, self_test: Option<SelfTestedIndices> },
     Module(ModulePre<Guest>),
@@ -60,7 +60,7 @@ pub(super) enum EntryPoint {
     Command(CommandIndices),
 }
 
-/// An instance, ready to be called.
+/// An instance that can be called.
 pub(super) enum RunningInstance {
     Handler(FullHandler),
     BatchHandler(BatchMessageHandler),
@@ -68,15 +68,15 @@ pub(super) enum RunningInstance {
     Start(TypedFunc<(), ()>),
 }
 
-/// What a run came back with.
+/// The result of a run.
 pub(super) enum Reply {
     Returned(Result<(), Failure>),
     Exited(i32),
 }
 
 impl LinkedProgram {
-    /// Links it and finds what the manifest asks for; an error says what is
-    /// missing on which side.
+    /// Links the program and finds the export that the manifest asks for. The error
+    /// names what is missing, and where.
     pub(super) fn link(engine: &Engine, compiled: &Compiled, manifest: &Manifest) -> Result<Self, String> {
         let program = match compiled {
             Compiled::Component(component) => {
@@ -102,7 +102,7 @@ impl LinkedProgram {
         matches!(self, Self::Module(_) | Self::Component { entry: EntryPoint::Command(_), .. })
     }
 
-    /// What the host calls it as.
+    /// `handler`, `batch-handler` or `command`.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Component { entry: EntryPoint::Handler(_), .. } => "handler",
@@ -111,7 +111,6 @@ impl LinkedProgram {
         }
     }
 
-    /// Makes an instance.
     pub(super) async fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<RunningInstance> {
         match self {
             Self::Component { linked, entry, .. } => {
@@ -125,8 +124,8 @@ impl LinkedProgram {
         }
     }
 
-    /// Makes one to throw away: the types of what is exported are only known
-    /// then. And lets it test itself.
+    /// Creates an instance to check the types of its exports, which are unknown before,
+    /// and runs its self-test.
     pub(super) async fn check_instance(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), String>> {
         let Self::Component { linked, entry, self_test } = self else {
             return Ok(Ok(self.start(store).await.map(drop)?));
@@ -140,17 +139,17 @@ impl LinkedProgram {
             Ok(exports) => exports.gateway_worker_self_test().call_check(store).await?,
             Err(error) => return Ok(Err(type_mismatch("gateway:worker/self-test@1.0.0", &error))),
         };
-        Ok(tested.map_err(|told| format!("its self-test failed: {told}")))
+        Ok(tested.map_err(|reason| format!("its self-test failed: {reason}")))
     }
 }
 
 impl RunningInstance {
-    /// Runs it with its messages; a command has got its own in another way.
+    /// Calls a handler with its messages; a command has its message on stdin.
     pub(super) async fn call(&self, store: &mut Store<Guest>, messages: &[WitMessage]) -> wasmtime::Result<Vec<Reply>> {
         match self {
             Self::Handler(handler) => {
                 let mut replies = Vec::with_capacity(1);
-                // One, since only a batch handler is ever given more.
+                // A single message: only a batch handler gets more.
                 for message in messages {
                     let reply = handler.gateway_worker_handler().call_handle(&mut *store, message).await?;
                     replies.push(Reply::Returned(reply));
@@ -169,15 +168,15 @@ impl RunningInstance {
     }
 }
 
-/// Exiting ends a run from within, so that it looks like a failure.
+/// A call of `exit` surfaces as an error, which holds the exit code.
 fn exit_reply(ended: wasmtime::Result<i32>) -> wasmtime::Result<Vec<Reply>> {
     let code = ended.or_else(|error| error.downcast_ref::<I32Exit>().map(|exit| exit.0).ok_or(error))?;
     Ok(vec![Reply::Exited(code)])
 }
 
 impl EntryPoint {
-    /// The export that the manifest asks for, `[batch]` or not. A handler goes
-    /// before a command: some languages always export the start of one.
+    /// The export that the manifest asks for with `[batch]` or without. A handler takes
+    /// precedence over a command, because some languages always export `wasi:cli/run`.
     fn find(linked: &InstancePre<Guest>, is_batch: bool, exports: &str) -> Result<Self, String> {
         let handler = FullHandlerIndices::new(linked).ok().map(Self::Handler);
         let batch_handler = BatchMessageHandlerIndices::new(linked).ok().map(Self::BatchHandler);
@@ -186,7 +185,7 @@ impl EntryPoint {
         match (is_batch, handler, batch_handler, command) {
             (false, Some(handler), ..) => Ok(handler),
             (true, _, Some(batch_handler), _) => Ok(batch_handler),
-            // What is wrong with its manifest is told where commands are checked.
+            // `command::check` reports faults of its manifest.
             (_, None, None, Some(command)) => Ok(command),
             (true, ..) => Err(format!(
                 "it exports {exports}; with [batch] in its manifest it must export gateway:worker/batch-handler@1.0.0"

@@ -3,8 +3,9 @@
 use super::Lane;
 use super::alone::Turn;
 use crate::message::{self, Fields, Message};
-use crate::plugin::{Job, Plugin};
+use crate::plugin::{Called, Job, Plugin};
 use crate::queue::{Counted, ERROR_FIELD, Settlement, Taken};
+use crate::run_span::RunSpan;
 use crate::text::short_digest;
 use crate::verdict::{Outcome, Standing, Verdict, judge};
 use jiff::Timestamp;
@@ -76,12 +77,18 @@ impl Lane {
     async fn call(&self, plugin: &Plugin, taken: &[Taken]) -> Result<Vec<Settlement>, Vec<Settlement>> {
         let now = Timestamp::now();
         let (mut settlements, mut runs, mut jobs) = (Vec::with_capacity(taken.len()), Vec::new(), Vec::new());
+        let batch =
+            (taken.len() > 1).then(|| RunSpan::for_batch(self.topic().clone(), plugin.label().clone(), taken.len()));
         for one in taken {
             match self.runnable(one, now) {
                 Ok(message) => {
                     let max_attempts = plugin.manifest().retry.max_attempts(message.max_attempts);
                     runs.push(self.prepared(one, &message, max_attempts, now));
-                    jobs.push(Job { message, entry: one.entry.to_string(), max_attempts });
+                    let span = batch.clone().unwrap_or_else(|| {
+                        let (id, attempt) = (message.id.clone(), message.attempt);
+                        RunSpan::for_message(self.topic().clone(), plugin.label().clone(), id, attempt)
+                    });
+                    jobs.push(Job { message, entry: one.entry.to_string(), max_attempts, span });
                 }
                 Err(settlement) => settlements.push(settlement),
             }
@@ -90,8 +97,8 @@ impl Lane {
             return Ok(settlements);
         }
         let started = Instant::now();
-        let outcomes = plugin.call(&mut jobs).await;
-        let took = started.elapsed();
+        let Called { outcomes, admission_wait } = plugin.call(&mut jobs).await;
+        let took = started.elapsed().saturating_sub(admission_wait);
         if jobs.len() > 1 && outcomes.iter().all(Outcome::ended_instance) {
             tracing::warn!(topic = %self.topic(), size = jobs.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);

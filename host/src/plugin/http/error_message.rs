@@ -118,10 +118,12 @@ impl RateLimitedWarning {
     }
 
     /// Logs why a request to this target was not made.
-    pub(super) fn log(&self, span: Option<&RunSpan>, target: &str, error: &RequestError) {
+    pub(super) fn log(&self, plugin: &str, span: Option<&RunSpan>, target: &str, error: &RequestError) {
         if !error.message.is_empty() && self.is_new(target, error.kind, Instant::now()) {
             let _entered = span.map(|span| span.span().enter());
-            tracing::warn!(target_origin = target, "{}: {}", events::REQUEST_NOT_MADE, error.message);
+            // The span names the plugin; a load check has no span.
+            let plugin = span.is_none().then_some(plugin);
+            tracing::warn!(plugin, target_origin = target, "{}: {}", events::REQUEST_NOT_MADE, error.message);
         }
     }
 

@@ -84,7 +84,7 @@ fn set_method(mut store: Store<'_>, (request, method): (Resource<OutgoingRequest
 }
 
 fn set_scheme(mut store: Store<'_>, (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)) -> Set {
-    if matches!(&scheme, Some(Scheme::Other(word)) if word.len() > TOKEN_BYTES_MAX) {
+    if matches!(&scheme, Some(Scheme::Other(token)) if token.len() > TOKEN_BYTES_MAX) {
         return Ok((Err(()),));
     }
     Ok((Request::set_scheme(&mut store.data_mut().http(), request, scheme)?,))
