@@ -292,7 +292,7 @@ async fn secrets_that_are_not_as_they_should_be_are_told() {
         "warning  grants.secrets: none: a granted secret is unavailable: this host has no secret none".to_owned(),
         header("x-a") + "the secret tiny has less than 4 bytes",
         header("x-b") + "unavailable: the secret empty: ",
-        header("x-c") + "the secret lines has characters that no header may have",
+        header("x-c") + "the secret lines has characters that a header must not have",
         header("x-d") + "unavailable: this host has no secret missing",
     ] {
         assert!(out.contains(&told), "{told}: {out}");

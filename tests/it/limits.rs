@@ -439,7 +439,7 @@ async fn no_plugin_takes_the_memory_of_others() {
     gateway.until_ready().await;
     publish_many(&redis, "hostile", 10).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
-    assert!(line["error"].as_str().unwrap().contains("one plugin may have, half of"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("its quota of memory"), "{line}");
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
     assert!(gateway.outcomes("good").iter().all(|(_, outcome)| outcome == "done"));

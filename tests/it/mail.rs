@@ -201,7 +201,7 @@ async fn a_host_without_mail_says_so() {
     office.redis.publish("store", "m", &act.to_string()).await;
     let dead = office.redis.dead("store").await;
     assert_eq!(text(&dead, "gw-reason"), "retry");
-    assert!(text(&dead, "gw-error").contains("mail.relay would name one"), "{dead:?}");
+    assert!(text(&dead, "gw-error").contains("this host has no mail relay"), "{dead:?}");
 }
 
 #[test]

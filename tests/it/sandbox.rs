@@ -305,7 +305,7 @@ async fn a_loop_that_never_rests_ends() {
     // Each run tells `seen` as well, at once, so that the last can't either.
     redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
     let dead = redis.dead("ring").await;
-    assert!(text(&dead, "gw-error").starts_with("too-many: 100 messages before this one"), "{dead:?}");
+    assert!(text(&dead, "gw-error").starts_with("too-many: the last 100 messages"), "{dead:?}");
     let envelope: Value = serde_json::from_str(&text(&dead, "message")).unwrap();
     assert_eq!(envelope["headers"], json!({ "worker-hops": "100" }));
     assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);

@@ -19,7 +19,7 @@ pub(super) struct MemoryBudget {
 pub(super) enum MemoryExhausted {
     #[error("all handlers together use all of handler_memory")]
     Total,
-    #[error("the plugin uses its quota of memory, which is half of handler_memory")]
+    #[error("the plugin uses all of its quota of memory, which is half of handler_memory")]
     Plugin,
 }
 

@@ -25,7 +25,7 @@ use wasmtime::{Store, Trap, WasmBacktrace};
 
 /// Upper bound for a load check, its waits included: other versions wait to be
 /// loaded.
-const TRIAL_MAX: Duration = Duration::from_secs(10);
+const LOAD_CHECK_MAX: Duration = Duration::from_secs(10);
 
 /// A message to handle.
 pub struct Job {
@@ -88,9 +88,9 @@ impl Plugin {
     where
         F: AsyncFnOnce(&mut PooledInstance) -> wasmtime::Result<T>,
     {
-        let is_trial = jobs.is_empty();
+        let is_load_check = jobs.is_empty();
         let limits = &self.context.manifest.limits;
-        let time = if is_trial { limits.timeout.min(TRIAL_MAX) } else { limits.timeout };
+        let time = if is_load_check { limits.timeout.min(LOAD_CHECK_MAX) } else { limits.timeout };
         let mut instance = match self.instances.checkout() {
             Some(mut pooled) => {
                 pooled.store.data_mut().begin_run(jobs);
@@ -102,7 +102,7 @@ impl Plugin {
         let budget = instance.store.data().run.cpu.clone();
         let ended = {
             let call = pin!(work(&mut instance));
-            within(time, pin!(CpuMetered::new(call, &budget, self.engine.cpu_permits(is_trial)))).await
+            within(time, pin!(CpuMetered::new(call, &budget, self.engine.cpu_permits(is_load_check)))).await
         };
         let printed = instance.store.data().log_output();
         match ended {
@@ -120,7 +120,7 @@ impl Plugin {
 
     fn new_instance(&self, jobs: &[Job]) -> Result<PooledInstance, String> {
         let limits = &self.context.manifest.limits;
-        let quota = if jobs.is_empty() { &self.quota.for_trial() } else { &self.quota };
+        let quota = if jobs.is_empty() { &self.quota.for_load_check() } else { &self.quota };
         let guest = Guest::new(&self.context, quota, jobs)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);

@@ -14,7 +14,7 @@ pub(super) const CALLS_MAX: u32 = 1000;
 pub(super) const PLUGIN_CALLS_MAX: usize = CALLS_MAX as usize / 2;
 
 /// Concurrent load checks.
-pub(super) const TRIALS_MAX: u32 = 32;
+pub(super) const LOAD_CHECKS_MAX: u32 = 32;
 
 /// A call that gets no permit in this time ends as `plugin-unavailable`.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 pub(super) struct CallPermits {
     /// Every thread writes to it for each call, so it has a cache line of its own.
     calls: CachePadded<Semaphore>,
-    trials: Semaphore,
+    load_checks: Semaphore,
 }
 
 /// Admits one call until it is dropped.
@@ -35,11 +35,12 @@ pub(super) struct CallPermit<'a> {
 impl CallPermits {
     pub(super) fn new() -> Self {
         let calls = CachePadded::new(Semaphore::new(CALLS_MAX as usize));
-        Self { calls, trials: Semaphore::new(TRIALS_MAX as usize) }
+        Self { calls, load_checks: Semaphore::new(LOAD_CHECKS_MAX as usize) }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.calls.available_permits() == CALLS_MAX as usize && self.trials.available_permits() == TRIALS_MAX as usize
+        self.calls.available_permits() == CALLS_MAX as usize
+            && self.load_checks.available_permits() == LOAD_CHECKS_MAX as usize
     }
 
     /// `None` if no permit becomes free in time. The wait does not count towards
@@ -65,8 +66,8 @@ impl CallPermits {
     }
 
     /// Has no timeout, because load checks are short.
-    pub(super) async fn acquire_trial(&self, weight: u32) -> Option<CallPermit<'_>> {
-        let total_permits = self.trials.acquire_many(weight).await.ok()?;
+    pub(super) async fn acquire_for_load_check(&self, weight: u32) -> Option<CallPermit<'_>> {
+        let total_permits = self.load_checks.acquire_many(weight).await.ok()?;
         Some(CallPermit { _plugin_permits: None, _total_permits: total_permits, waited: Duration::ZERO })
     }
 }
@@ -105,7 +106,7 @@ mod tests {
         }
         assert_eq!(greedy.waiting(), 0);
         assert!(permits.acquire(&other, 8).await.is_some());
-        assert!(permits.acquire_trial(8).await.is_some());
+        assert!(permits.acquire_for_load_check(8).await.is_some());
         assert!(!permits.is_idle());
         drop(taken);
         assert!(permits.is_idle());

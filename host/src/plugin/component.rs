@@ -114,10 +114,10 @@ impl Plugin {
         let plugin = Self { engine, program, instances, context, quota, weight, digest, label, withheld, probation };
         // The check may burn CPU, and this runtime also renews leases.
         let (plugin, result) = match plugin.engine.runtime().cloned() {
-            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.checked()))
+            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.load_checked()))
                 .await
                 .map_err(|error| LoadError::lasting(&format!("the load check can't run: {error}")))?,
-            None => plugin.checked().await,
+            None => plugin.load_checked().await,
         };
         match result {
             Ok(Ok(())) => {
@@ -144,7 +144,7 @@ impl Plugin {
         }
     }
 
-    async fn checked(self) -> (Self, Result<Result<(), String>, Outcome>) {
+    async fn load_checked(self) -> (Self, Result<Result<(), String>, Outcome>) {
         let (result, _) = self.run(&[], async |instance| self.program.check_instance(&mut instance.store).await).await;
         (self, result)
     }

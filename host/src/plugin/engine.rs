@@ -1,7 +1,7 @@
 //! Wasmtime's engine, one per process, with the linkers and the epoch ticker.
 
 use super::budgets::{FileBudget, MemoryBudget};
-use super::call_permits::{CALLS_MAX, CallPermit, CallPermits, PLUGIN_CALLS_MAX, TRIALS_MAX};
+use super::call_permits::{CALLS_MAX, CallPermit, CallPermits, LOAD_CHECKS_MAX, PLUGIN_CALLS_MAX};
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
@@ -29,7 +29,7 @@ const IDLE_TICKS: u32 = 20;
 /// ones, so that they take no capacity from them.
 const IDLE_INSTANCES_MAX: u32 = 256;
 
-const INSTANCES_MAX: u32 = CALLS_MAX + IDLE_INSTANCES_MAX + TRIALS_MAX;
+const INSTANCES_MAX: u32 = CALLS_MAX + IDLE_INSTANCES_MAX + LOAD_CHECKS_MAX;
 
 /// Core instances in one component: a Rust handler has three or four. The pool
 /// reserves no memory for them, so every component may have this many.
@@ -83,7 +83,7 @@ struct Inner {
     idle_instance_permits: Arc<Semaphore>,
     cpu_permits: Arc<Semaphore>,
     /// Separate, so that running handlers do not fail a load check.
-    trial_cpu_permits: Arc<Semaphore>,
+    load_check_cpu_permits: Arc<Semaphore>,
     quotas: Quotas,
     runtime: Option<Handle>,
     /// Whether there was a call since the last tick. Every thread reads it for each
@@ -118,7 +118,7 @@ impl Engine {
             call_permits: CallPermits::new(),
             idle_instance_permits: Arc::new(Semaphore::new(IDLE_INSTANCES_MAX as usize)),
             cpu_permits: cpu::permits(resources.threads),
-            trial_cpu_permits: cpu::permits(1),
+            load_check_cpu_permits: cpu::permits(1),
             quotas: Quotas::new(
                 PLUGIN_CALLS_MAX,
                 Arc::new(MemoryBudget::new(resources.memory)),
@@ -142,8 +142,8 @@ impl Engine {
     }
 
     /// Permits for guests that have used their first time slice.
-    pub(super) fn cpu_permits(&self, is_trial: bool) -> &Arc<Semaphore> {
-        if is_trial { &self.0.trial_cpu_permits } else { &self.0.cpu_permits }
+    pub(super) fn cpu_permits(&self, is_load_check: bool) -> &Arc<Semaphore> {
+        if is_load_check { &self.0.load_check_cpu_permits } else { &self.0.cpu_permits }
     }
 
     /// The runtime that runs handlers, if it is a separate one.
@@ -187,7 +187,7 @@ impl Engine {
     ) -> Option<CallPermit<'a>> {
         let permit = match quota {
             Some(quota) => self.0.call_permits.acquire(quota, weight).await?,
-            None => self.0.call_permits.acquire_trial(weight).await?,
+            None => self.0.call_permits.acquire_for_load_check(weight).await?,
         };
         if !self.0.was_called.load(Ordering::SeqCst) {
             self.0.was_called.store(true, Ordering::SeqCst);

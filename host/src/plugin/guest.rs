@@ -23,7 +23,7 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 /// CPU time of a load check: other versions wait to be loaded.
-const TRIAL_CPU_MAX: Duration = Duration::from_secs(2);
+const LOAD_CHECK_CPU_MAX: Duration = Duration::from_secs(2);
 
 /// Upper bound for one call of `wasi:random`.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
@@ -125,8 +125,8 @@ impl Guest {
 
 impl RunState {
     fn new(context: &Arc<PluginContext>, jobs: &[Job]) -> Self {
-        let is_trial = jobs.is_empty();
-        let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
+        let is_load_check = jobs.is_empty();
+        let cpu_max = if is_load_check { LOAD_CHECK_CPU_MAX } else { Duration::MAX };
         let cpu = CpuBudget::new(context.manifest.limits.cpu.min(cpu_max));
         Self {
             http: Http::new(context, jobs.first().map(|job| job.span.clone())),
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_load_check_has_little_cpu_time_whatever_the_manifest_allows() {
-        for (written, given) in [("1h", TRIAL_CPU_MAX), ("1s", Duration::from_secs(1))] {
+        for (written, given) in [("1h", LOAD_CHECK_CPU_MAX), ("1s", Duration::from_secs(1))] {
             let guest = Guest::for_test(&format!("limits = {{ cpu = \"{written}\" }}"));
             assert_eq!(guest.run.cpu.lock().unwrap().limit(), given);
         }

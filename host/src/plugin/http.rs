@@ -180,7 +180,7 @@ impl Hooks {
         let (limits, grants) = (&self.context.manifest.limits, &self.context.manifest.grants);
         if self.span.is_none() {
             let reason = "not available during the load check";
-            return Err(RequestError::new(Error::HttpRequestDenied, "trial", reason));
+            return Err(RequestError::new(Error::HttpRequestDenied, "load-check", reason));
         }
         if !grants.http.iter().any(|origin| origin.allows(&target.url)) {
             let hint = format!(

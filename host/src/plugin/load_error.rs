@@ -1,7 +1,6 @@
 //! Why a file is no plugin, and whether that may pass by itself.
 
-use crate::text::sanitize;
-use crate::text::truncate_error;
+use crate::text::{sanitize, truncate_error};
 use std::io;
 
 /// Whether a load that failed is worth another try with the same bytes.

@@ -25,7 +25,7 @@ impl PluginQuota {
     }
 
     /// For a load check, which is short, and must not fail because of running calls.
-    pub(super) fn for_trial(&self) -> Arc<Self> {
+    pub(super) fn for_load_check(&self) -> Arc<Self> {
         Self::new(0, MemoryQuota::unbounded(), &self.files)
     }
 

@@ -77,7 +77,7 @@ impl RunState {
     /// The message that a publication follows. A batch has to name it.
     fn parent(&mut self, named: Option<&str>) -> Result<&mut BatchItem, Fault> {
         let reason = if self.items.len() > 1 {
-            "set `parent` to the id of a message of this batch"
+            "name the parent: set `parent` to the id of a message of this batch"
         } else {
             "`parent` is not the id of the message being handled"
         };
