@@ -14,8 +14,8 @@ use crate::plugin::{Refusal, Routes};
 use crate::queue::Health;
 use crate::reloader::Request;
 use crate::settings::AdminSettings;
+use crate::text::short_digest;
 use crate::topic::Topic;
-use crate::worker::short;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
@@ -157,7 +157,7 @@ impl Status {
         let plugin = |plugin: &Arc<crate::plugin::Plugin>| {
             json!({
                 "plugin": plugin.name(),
-                "digest": short(plugin.digest()),
+                "digest": short_digest(plugin.digest()),
                 "topics": plugin.topics().iter().map(Topic::as_str).collect::<Vec<_>>(),
                 "grants": plugin.manifest().grants.by_kind(),
             })

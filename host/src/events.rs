@@ -46,6 +46,11 @@ pub const FOLLOW_UPS_ACCEPTED: &str = "follow-ups are accepted again";
 pub const UNSERVABLE_KEY: &str = "this key belongs to no legal topic: its messages are not run; rename or delete it";
 
 // plugins
+pub const LOG_LINES_DROPPED: &str = "log lines dropped: more than limits.log";
+pub const NO_CA_CERTIFICATES: &str = "no https server can be verified";
+pub const REQUEST_NOT_MADE: &str = "request not made";
+pub const SECRET_READ: &str = "secret read";
+pub const SECRET_UNAVAILABLE: &str = "a granted secret is unavailable";
 
 // settings, commands, HTTP
 pub const FORCED_SHUTDOWN: &str = "forced shutdown: messages in flight run again when their leases expire";

@@ -26,6 +26,7 @@ pub mod text;
 pub mod run_span;
 pub mod backoff;
 pub mod topic;
+pub mod run_span;
 pub mod message;
 pub mod publication;
 pub mod verdict;

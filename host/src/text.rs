@@ -1,2 +1,8 @@
-//! Rules for texts that are shown to people: what may stand in a log line, and
-//! how much of it.
+//! Rules for text that people read: which characters may appear in a log line
+//! or on a terminal, and how long the text may be.
+
+mod sanitize;
+mod shorten;
+
+pub use sanitize::{is_control_or_bidi, sanitize, sanitize_json, sanitize_lines};
+pub use shorten::{error_text, hex, panic_message, short_digest, truncate, truncate_error, with_output};

@@ -16,10 +16,11 @@ use gateway_worker::manifest::Manifest;
 use gateway_worker::message;
 use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{
-    Archive, Cache, Call, CompileLimits, Compiler, Engine, Folder, Plugin, Registry, SHORT_QUIET,
+    Archive, Cache, CompileLimits, Compiler, Engine, Folder, Job, Plugin, Registry, SHORT_QUIET,
 };
 use gateway_worker::queue::Publisher;
 use gateway_worker::reloader::{Reloader, Request};
+use gateway_worker::run_span::{PluginLabel, RunSpan};
 use gateway_worker::settings::FilePermissionPolicy;
 use gateway_worker::topic::Topic;
 use gateway_worker::verdict::Outcome;
@@ -78,11 +79,13 @@ async fn plugin(engine: &Engine, wasm: &[u8], manifest: &str) -> Arc<Plugin> {
     Arc::new(Plugin::load(engine, "topic", wasm.into(), manifest, String::new()).await.unwrap())
 }
 
-fn call() -> Call {
+fn call() -> Job {
     let envelope = r#"{"id":"0190b3a4-5e0c-7b3c-9a51-8b1f4c8a0001","topic":"topic","data":{"order_id":"o-1","user_id":"u-1"},"timestamp":"2026-11-23T07:45:23.585Z","retry":0,"max_retry":3}"#;
     let fields = vec![(b"message".to_vec(), envelope.as_bytes().to_vec())];
     let message = message::read(&Topic::parse("topic").unwrap(), "1795419923585-0", &fields).unwrap();
-    Call { message, entry: "1795419923585-0".to_owned(), max_attempts: 3 }
+    let label = PluginLabel::new("topic", "");
+    let span = RunSpan::for_message(message.topic.clone(), label, message.id.clone(), message.attempt);
+    Job { message, entry: "1795419923585-0".to_owned(), max_attempts: 3, span }
 }
 
 /// Sorted microseconds of `count` calls.
@@ -91,7 +94,7 @@ async fn timed(plugins: &[Arc<Plugin>], count: usize) -> Vec<f64> {
     for number in 0..count + count / 10 {
         let mut calls = [call()];
         let started = Instant::now();
-        let outcomes = plugins[number % plugins.len()].call(&mut calls).await;
+        let outcomes = plugins[number % plugins.len()].call(&mut calls).await.outcomes;
         let elapsed = started.elapsed();
         assert!(!matches!(outcomes[0], Outcome::PluginUnavailable(_)));
         // The first tenth is warm-up.

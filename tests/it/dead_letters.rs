@@ -2,8 +2,8 @@
 
 use crate::servers::{Mode, Server};
 use crate::support::{BINARY, Gateway, Plugins, Redis, field, guest, run_command, text, until};
-use crate::topic_client;
-use gateway_worker::events::TopicClient;
+use crate::topic_client::TopicClient;
+use gateway_worker::events;
 use gateway_worker::queue::dead::{DeadLetterEntry, Order, Origin, Replayed};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

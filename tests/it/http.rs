@@ -67,7 +67,7 @@ async fn a_name_that_resolves_to_a_private_address_needs_a_network_grant() {
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
     let refused = rig.refused_requests();
-    assert!(refused[0].contains("which is not public") && refused[0].contains("write networks = [\""), "{refused:?}");
+    assert!(refused[0].contains("which is not public") && refused[0].contains("write private_networks = [\""), "{refused:?}");
     assert!(server.seen().is_empty());
 
     let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
@@ -140,7 +140,7 @@ async fn a_header_with_a_missing_secret_blocks_the_request() {
     let rig =
         Rig::new(&format!("http = [\"{origin}\"]\n[http_headers.\"{origin}\"]\nX-Key = \"${{secret:NONE}}\"")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "unavailable");
-    assert!(rig.refused_requests()[0].contains("the header `x-key` can't be made"), "{:?}", rig.refused_requests());
+    assert!(rig.refused_requests()[0].contains("the header `x-key` can't be set"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 

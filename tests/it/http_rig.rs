@@ -2,6 +2,7 @@
 //! messages say, and publishes the results.
 
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,7 +55,7 @@ impl Rig {
 
     /// The log messages of requests that the host refused to make.
     pub(crate) fn refused_requests(&self) -> Vec<String> {
-        let lines = self.gateway.logged("request not made");
+        let lines = self.gateway.logged(events::REQUEST_NOT_MADE);
         lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     }
 }

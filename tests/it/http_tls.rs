@@ -3,6 +3,7 @@
 use crate::certificates::Certificates;
 use crate::http_rig::Rig;
 use crate::http_server::Server;
+use gateway_worker::events;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -47,7 +48,7 @@ async fn a_certificate_is_accepted_for_its_own_names_only() {
     assert_eq!(server.seen().len(), 4);
     let refused = rig.refused_requests();
     assert!(
-        refused[0].contains("the server's TLS is not accepted") && refused[0].contains("not valid for name"),
+        refused[0].contains("the TLS handshake failed") && refused[0].contains("not valid for name"),
         "{refused:?}"
     );
 }
@@ -59,7 +60,7 @@ async fn a_server_of_an_unknown_http_authority_is_rejected() {
     let authorities = others.path("ca.crt");
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", authorities.as_str())]).await;
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert!(rig.refused_requests()[0].contains("the server's TLS is not accepted"), "{:?}", rig.refused_requests());
+    assert!(rig.refused_requests()[0].contains("the TLS handshake failed"), "{:?}", rig.refused_requests());
     assert!(server.seen().is_empty());
 }
 
@@ -68,8 +69,8 @@ async fn a_host_without_trusted_authorities_logs_an_error() {
     let certificates = Certificates::new("ours");
     let server = server(&certificates).await;
     let rig = Rig::with_env(&grants(server.port), &[("SSL_CERT_FILE", "/nonexistent")]).await;
-    assert!(rig.gateway.logged("no https server can be trusted").is_empty());
+    assert!(rig.gateway.logged(events::NO_CA_CERTIFICATES).is_empty());
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
-    assert_eq!(rig.gateway.logged("no https server can be trusted").len(), 1);
+    assert_eq!(rig.gateway.logged(events::NO_CA_CERTIFICATES).len(), 1);
     assert!(server.seen().is_empty());
 }

@@ -289,12 +289,12 @@ async fn unusable_secrets_are_reported() {
     let (code, out, _) = plugin(&["check", &file, "--secrets-dir", dir]);
     assert_eq!(code, 0, "{out}");
     let header =
-        |name: &str| format!("warning  [http_headers] for https://a.example: the header `{name}` can't be made: ");
+        |name: &str| format!("warning  [http_headers] for https://a.example: the header `{name}` can't be set: ");
     for warning in [
-        "warning  grants.secrets: none: a granted secret can't be had: this host has no secret none".to_owned(),
+        "warning  grants.secrets: none: a granted secret is unavailable: this host has no secret none".to_owned(),
         header("x-a") + "the secret tiny has less than 4 bytes",
         header("x-b") + "unavailable: the secret empty: ",
-        header("x-c") + "the secret lines has characters that no header may have",
+        header("x-c") + "the secret lines has characters that a header must not have",
         header("x-d") + "unavailable: this host has no secret missing",
     ] {
         assert!(out.contains(&warning), "{warning}: {out}");
@@ -302,7 +302,7 @@ async fn unusable_secrets_are_reported() {
     assert!(!out.contains("x-e") && !out.contains("grants.secrets: good") && !out.contains("abc"), "{out}");
     let redis = Redis::start();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--secrets-dir", dir]);
-    gateway.until_logged("the header `x-d` can't be made", |line| line["level"] == "WARN").await;
+    gateway.until_logged("the header `x-d` can't be set", |line| line["level"] == "WARN").await;
     assert_eq!(gateway.logged("[http_headers] for https://a.example: ").len(), 4);
 }
 

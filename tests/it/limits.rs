@@ -3,6 +3,7 @@
 
 use crate::guest::{OK, guest, guest_in, guest_with};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, text, topic};
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
 use std::process::Command;
@@ -361,7 +362,7 @@ async fn log_lines_beyond_the_limit_are_dropped() {
     }
     let lines = gateway.logged("measured");
     assert!(lines.len() == 1 && lines[0]["id"] == "within", "{lines:?}");
-    gateway.until_logged("log lines dropped", |line| line["dropped"] == 1).await;
+    gateway.until_logged(events::LOG_LINES_DROPPED, |line| line["dropped"] == 1).await;
 }
 
 /// A plugin can use half of all call permits, and not one more.
@@ -442,7 +443,7 @@ async fn no_plugin_uses_up_the_memory_of_others() {
     gateway.until_ready().await;
     publish_many(&redis, "hostile", 10).await;
     let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
-    assert!(line["error"].as_str().unwrap().contains("one plugin may have, half of"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("its quota of memory"), "{line}");
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
     assert!(gateway.outcomes("good").iter().all(|(_, outcome)| outcome == "done"));

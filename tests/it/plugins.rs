@@ -135,7 +135,7 @@ async fn an_invalid_file_is_rejected_and_the_last_good_version_keeps_running() {
         (b"not wasm at all", "it is not WebAssembly"),
         (b"\0asm\x01\0\0\0", "build a handler for wasm32-wasip2"),
         (b"\x7fELF\x02\x01\x01\0", "precompiled components are not taken"),
-        (b"\0asm\x0e\0\x01\0", "another version of WebAssembly"),
+        (b"\0asm\x0e\0\x01\0", "unsupported WebAssembly version"),
         (&types, "its export gateway:worker/handler@1.0.0 has another type"),
         (&needs, "other:thing/missing@0.1.0"),
         (&other, "it exports other:thing/run@0.1.0; a handler exports gateway:worker/handler@1.0.0"),

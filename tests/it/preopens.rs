@@ -69,7 +69,7 @@ async fn an_invalid_directory_gets_the_plugin_rejected_and_is_named() {
     let redis = Redis::start();
     for (grants, fragment) in [
         (format!("read = {{ \"/in\" = \"{shown}/none\" }}"), "grants.read: "),
-        (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is no folder"),
+        (format!("write = {{ \"/out\" = \"{shown}/file\" }}"), "is not a directory"),
         (
             format!("read = {{ \"/a\" = \"{shown}\" }}\nwrite = {{ \"/a\" = \"{shown}\" }}"),
             "leave it only in grants.write",

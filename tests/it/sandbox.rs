@@ -3,6 +3,7 @@
 
 use crate::key_value::{manifest, run_actions};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, guest, is_control_or_bidi, text, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 
 /// Runs a hostile guest next to a well-behaved one. Returns reason and error of the dead
@@ -209,7 +210,7 @@ async fn dropped_log_lines_are_reported_though_no_line_follows() {
     redis.publish("puppet", "first", flood).await;
     redis.publish("puppet", "second", flood).await;
     let counted = async || {
-        let (written, reports) = (gateway.logged("0123456789").len() as u64, gateway.logged("log lines dropped"));
+        let (written, reports) = (gateway.logged("0123456789").len() as u64, gateway.logged(events::LOG_LINES_DROPPED));
         let dropped: u64 = reports.iter().map(|line| line["dropped"].as_u64().unwrap()).sum();
         (written + dropped == 2000).then_some(())
     };
@@ -306,7 +307,7 @@ async fn an_endless_message_chain_is_stopped() {
     // Each run publishes to `seen` too, without a delay, so the last run fails at that.
     redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
     let dead = redis.dead("ring").await;
-    assert!(text(&dead, "gw-error").starts_with("too-many: 100 messages before this one"), "{dead:?}");
+    assert!(text(&dead, "gw-error").starts_with("too-many: the last 100 messages"), "{dead:?}");
     let envelope: Value = serde_json::from_str(&text(&dead, "message")).unwrap();
     assert_eq!(envelope["headers"], json!({ "worker-hops": "100" }));
     assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);

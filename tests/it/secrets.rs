@@ -5,6 +5,7 @@ use crate::http_rig::{Rig, status_or_error};
 use crate::http_server::Server;
 use crate::key_value::{manifest, run_actions};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -30,11 +31,11 @@ async fn a_granted_secret_is_read_and_counted_and_others_are_denied() {
     std::fs::write(dir.path().join("ungranted"), "hidden-value").unwrap();
     let plugins = Plugins::with("store", &built("store"), &manifest(GRANTS, ""));
     let gateway = start(&redis, &plugins, dir.path());
-    let missing = gateway.until_logged("a granted secret can't be had", |line| line["secret"] == "missing").await;
+    let missing = gateway.until_logged(events::SECRET_UNAVAILABLE, |line| line["secret"] == "missing").await;
     assert!(missing["message"].as_str().unwrap().contains("GATEWAY_SECRET_MISSING"), "{missing}");
     assert_eq!(missing["level"], "WARN");
     gateway.until_logged("less than 4 bytes", |line| line["secret"] == "tiny").await;
-    assert_eq!(gateway.logged("can't be had").len(), 1);
+    assert_eq!(gateway.logged(events::SECRET_UNAVAILABLE).len(), 1);
 
     let names = ["api-key", "FROM_OUTSIDE", "missing", "ungranted", "../api-key", ""];
     let answers = run_actions(&redis, "store", "a", names.map(read).into()).await;
@@ -46,7 +47,7 @@ async fn a_granted_secret_is_read_and_counted_and_others_are_denied() {
     std::fs::write(dir.path().join("api-key"), "second-value").unwrap();
     let answers = run_actions(&redis, "store", "b", json!([read("api-key")])).await;
     assert_eq!(answers, [json!({ "ok": "second-value" })]);
-    gateway.until_logged("secret read", |line| line["plugin"] == "store" && line["secret"] == "api-key").await;
+    gateway.until_logged(events::SECRET_READ, |line| line["plugin"] == "store" && line["secret"] == "api-key").await;
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
     for (secret, count) in [("api-key", 2), ("FROM_OUTSIDE", 1)] {
         let line = format!("gateway_secret_reads_total{{plugin=\"store\",secret=\"{secret}\"}} {count}\n");

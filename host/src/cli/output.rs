@@ -2,16 +2,11 @@
 //! sanitised, because control characters in them could steer the terminal.
 
 use super::Failure;
-use crate::plugin::{plain, plain_json};
+use crate::text::sanitize_json;
 use serde::Serialize;
 
 pub(super) fn print_json(value: &(impl Serialize + ?Sized)) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
-    println!("{}", plain_json(&json));
+    println!("{}", sanitize_json(&json));
     Ok(())
-}
-
-/// Sanitises a text of several lines.
-pub(super) fn sanitize_lines(text: &str) -> String {
-    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }

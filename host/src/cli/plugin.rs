@@ -5,9 +5,10 @@ use super::output::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::metrics::Metrics;
-use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
+use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests};
 use crate::secrets::GivenSecrets;
 use crate::settings::{FilePermissionPolicy, RawPlugins, RawSecrets, RawSettings};
+use crate::text::sanitize;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -182,7 +183,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     }
     for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
         let warning = format!("warning  orphaned manifest: {name}.toml has no {name}.wasm");
-        if args.json { eprintln!("{}", plain(&warning)) } else { print_line(&warning) }
+        if args.json { eprintln!("{}", sanitize(&warning)) } else { print_line(&warning) }
     }
     result(&all)
 }
@@ -228,7 +229,7 @@ fn print_verdict(inspection: &Inspection) {
 /// Sanitises the line, because names and texts of a plugin could steer the
 /// terminal or imitate other lines.
 fn print_line(line: &str) {
-    println!("{}", plain(line).trim_end());
+    println!("{}", sanitize(line).trim_end());
 }
 
 fn format_topics(inspection: &Inspection) -> String {

@@ -3,8 +3,7 @@
 use super::http::WorkerArgs;
 use super::output::print_json;
 use super::{Failure, table};
-use crate::plugin::plain;
-use crate::worker::short;
+use crate::text::{sanitize, short_digest};
 use clap::Args;
 use hyper::Method;
 use serde_json::Value;
@@ -47,15 +46,15 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         let grants = plugin["grants"].as_object().map(|grants| grants.keys().cloned().collect::<Vec<_>>().join(", "));
         let topics: Vec<&str> = plugin["topics"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let (topics, grants) =
-            (plain(&topics.join(", ")).into_owned(), plain(&grants.unwrap_or_default()).into_owned());
+            (sanitize(&topics.join(", ")).into_owned(), sanitize(&grants.unwrap_or_default()).into_owned());
         [text(plugin, "name"), state(plugin), digest(plugin, "digest"), topics, grants]
     };
     table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
-        let retry = plugin["retry_at"].as_str().map(|at| format!("; retry at {}", plain(at)));
+        let retry = plugin["retry_at"].as_str().map(|at| format!("; retry at {}", sanitize(at)));
         let retry = retry.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}{retry}", text(plugin, "name"), plain(reason));
+            println!("\n{}: {}{retry}", text(plugin, "name"), sanitize(reason));
         }
     }
     Ok(())
@@ -85,14 +84,14 @@ pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
     println!(
         "{} is blocked until the file changes, or until `gateway-worker plugins unblock {}`",
         digest(&change, "withdrawn"),
-        plain(&args.name)
+        sanitize(&args.name)
     );
     Ok(())
 }
 
 pub(super) async fn unblock(args: NameArgs) -> Result<(), Failure> {
     args.worker.request(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "unblock"]].concat()).await?;
-    println!("{} unblocked", plain(&args.name));
+    println!("{} unblocked", sanitize(&args.name));
     Ok(())
 }
 
@@ -143,9 +142,9 @@ fn list<'a>(answer: &'a Value, key: &str) -> Result<&'a Vec<Value>, Failure> {
 
 /// Sanitises the text, because texts of plugins could steer the terminal.
 fn text(value: &Value, key: &str) -> String {
-    plain(value[key].as_str().unwrap_or_default()).into_owned()
+    sanitize(value[key].as_str().unwrap_or_default()).into_owned()
 }
 
 fn digest(value: &Value, key: &str) -> String {
-    plain(short(value[key].as_str().unwrap_or("-"))).into_owned()
+    sanitize(short_digest(value[key].as_str().unwrap_or("-"))).into_owned()
 }

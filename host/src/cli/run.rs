@@ -1,6 +1,6 @@
 //! `run`: the worker as a service, until a signal stops it.
 
-use super::json_log::JsonLog;
+use super::json_log::{FlatJson, JsonLog};
 use super::{Failure, RunArgs, with_file};
 use crate::app::App;
 use crate::events;
@@ -8,6 +8,7 @@ use crate::settings::{LogFormat, LogSettings, unknown_variables};
 use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=warn,regalloc2=warn";
 
@@ -81,7 +82,7 @@ pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let started = match settings.format {
         LogFormat::Json => {
-            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.fmt_fields(JsonFields::new()).event_format(FlatJson::new());
             log.with_writer(JsonLog::new).try_init()
         }
         LogFormat::Pretty => log.try_init(),

@@ -1,6 +1,6 @@
 //! Tables with aligned columns, numbers to the right.
 
-use crate::plugin::is_dangerous;
+use crate::text::is_control_or_bidi;
 
 /// Sanitises the cells, because they contain texts of publishers and handlers.
 pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
@@ -24,5 +24,5 @@ pub(super) fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
 
 /// The text with a space for each character that could steer the terminal.
 pub(super) fn format_cell(text: &str) -> String {
-    text.replace(|char: char| char.is_control() || is_dangerous(char), " ")
+    text.replace(|char: char| char.is_control() || is_control_or_bidi(char), " ")
 }

@@ -6,7 +6,7 @@ use super::folder::Source;
 use super::load_error::LoadError;
 use super::private;
 use super::version::Held;
-use super::words::hex;
+use crate::text::hex;
 use crate::topic::Topic;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
-//! What is generated from `wit/gateway.wit`. All worlds share their imports.
+//! Bindings generated from `wit/gateway.wit`. All worlds share the types of imports.
 
-mod one {
+mod handler {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "full-handler",
@@ -16,21 +16,21 @@ mod one {
     });
 }
 
-mod many {
+mod batch_handler {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "batch-message-handler",
         exports: { default: async },
         with: {
-            "gateway:worker/types": super::one::gateway::worker::types,
-            "gateway:worker/logging": super::one::gateway::worker::logging,
-            "gateway:worker/config": super::one::gateway::worker::config,
-            "gateway:worker/publisher": super::one::gateway::worker::publisher,
+            "gateway:worker/types": super::handler::gateway::worker::types,
+            "gateway:worker/logging": super::handler::gateway::worker::logging,
+            "gateway:worker/config": super::handler::gateway::worker::config,
+            "gateway:worker/publisher": super::handler::gateway::worker::publisher,
         },
     });
 }
 
-mod test {
+mod self_test {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "self-tested",
@@ -38,8 +38,8 @@ mod test {
     });
 }
 
-pub(super) use many::{BatchMessageHandler, BatchMessageHandlerIndices};
-pub(super) use one::gateway::worker::types::{Failure, Fault, Message as WitMessage};
-pub(super) use one::gateway::worker::{config, key_value, logging, mail, publisher, secrets, types};
-pub(super) use one::{FullHandler, FullHandlerIndices};
-pub(super) use test::SelfTestedIndices;
+pub(super) use batch_handler::{BatchMessageHandler, BatchMessageHandlerIndices};
+pub(super) use handler::gateway::worker::types::{Failure, Fault, Message as WitMessage};
+pub(super) use handler::gateway::worker::{config, key_value, logging, mail, publisher, secrets, types};
+pub(super) use handler::{FullHandler, FullHandlerIndices};
+pub(super) use self_test::SelfTestedIndices;

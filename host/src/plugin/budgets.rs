@@ -1,27 +1,26 @@
-//! What there is for all instances together: memory, and files to hold open.
+//! Budgets that all instances share: memory and open files.
 
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The memory of all instances: that of their memories and their tables.
+/// The memory of all instances, for their linear memories and tables.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
     max: u64,
-    /// All threads write to it for each call: what they read is in another line
-    /// of a processor's cache.
+    /// Every thread writes to it for each call, so it has a cache line of its own.
     used: CachePadded<AtomicU64>,
-    /// How many have a share of it.
+    /// How many plugins share it.
     plugins: AtomicUsize,
 }
 
-/// The typed reason for ending a guest that did nothing wrong.
+/// Ends a guest that has not exceeded its own limit.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoMemoryLeft {
-    #[error("the memory of all handlers together (handler_memory) is in use")]
-    OfAll,
-    #[error("the memory that one plugin may have, half of that of all handlers together (handler_memory), is in use")]
-    OfPlugin,
+pub(super) enum MemoryExhausted {
+    #[error("all handlers together use all of handler_memory")]
+    Total,
+    #[error("the plugin uses all of its quota of memory, which is half of handler_memory")]
+    Plugin,
 }
 
 impl MemoryBudget {
@@ -35,63 +34,62 @@ impl MemoryBudget {
     }
 }
 
-/// What the instances of one plugin have of it: half at most, as soon as there
-/// are others that would be left with nothing.
+/// The quota of one plugin: half of the budget, or all of it for the only plugin.
 #[derive(Debug)]
-pub(super) struct MemoryShare {
+pub(super) struct MemoryQuota {
     budget: Arc<MemoryBudget>,
     used: AtomicU64,
 }
 
-impl MemoryShare {
-    pub(super) fn of(budget: &Arc<MemoryBudget>) -> Self {
+impl MemoryQuota {
+    pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {
         budget.plugins.fetch_add(1, Ordering::Relaxed);
         Self { budget: budget.clone(), used: AtomicU64::new(0) }
     }
 
-    /// For what is only tried out.
+    /// For load checks.
     pub(super) fn unbounded() -> Self {
-        Self::of(&Arc::new(MemoryBudget::new(u64::MAX)))
+        Self::new(&Arc::new(MemoryBudget::new(u64::MAX)))
     }
 
     pub(super) fn max(&self) -> u64 {
-        let is_alone = self.budget.plugins.load(Ordering::Relaxed) <= 1;
-        if is_alone { self.budget.max } else { self.budget.max / 2 }
+        let is_only = self.budget.plugins.load(Ordering::Relaxed) <= 1;
+        if is_only { self.budget.max } else { self.budget.max / 2 }
     }
 
-    /// Whether instances that only wait had better go.
-    pub(super) fn is_scarce(&self) -> bool {
+    /// Whether idle instances should be dropped.
+    pub(super) fn is_under_pressure(&self) -> bool {
         let is_half_used = |used: &AtomicU64, max: u64| used.load(Ordering::Relaxed) > max / 2;
         is_half_used(&self.used, self.max()) || is_half_used(&self.budget.used, self.budget.max)
     }
 
-    pub(super) fn take(&self, bytes: u64) -> Result<(), NoMemoryLeft> {
-        take(&self.used, bytes, self.max()).ok_or(NoMemoryLeft::OfPlugin)?;
-        take(&self.budget.used, bytes, self.budget.max).ok_or_else(|| {
+    pub(super) fn acquire(&self, bytes: u64) -> Result<(), MemoryExhausted> {
+        acquire(&self.used, bytes, self.max()).ok_or(MemoryExhausted::Plugin)?;
+        acquire(&self.budget.used, bytes, self.budget.max).ok_or_else(|| {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            NoMemoryLeft::OfAll
+            MemoryExhausted::Total
         })
     }
 
-    pub(super) fn give_back(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for MemoryShare {
+impl Drop for MemoryQuota {
     fn drop(&mut self) {
         self.budget.plugins.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Counts what is taken of so many at most; nothing where it would be more.
-fn take(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
-    let taken = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
-    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok().map(drop)
+/// Adds to a counter, unless the sum would exceed `max`.
+fn acquire(used: &AtomicU64, wanted: u64, max: u64) -> Option<()> {
+    let sum = |used: u64| used.checked_add(wanted).filter(|used| *used <= max);
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).ok().map(drop)
 }
 
-/// The files that all instances together may hold open.
+/// The open files of all instances.
 #[derive(Debug)]
 pub(super) struct FileBudget {
     max: u64,
@@ -99,8 +97,8 @@ pub(super) struct FileBudget {
 }
 
 impl FileBudget {
-    /// Of a process that may have so many.
-    pub(super) fn of(open_files: u64) -> Self {
+    /// Half of what the process may open.
+    pub(super) fn for_process(open_files: u64) -> Self {
         Self { max: open_files / 2, used: AtomicU64::new(0) }
     }
 
@@ -109,15 +107,15 @@ impl FileBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    pub(super) fn take(&self, files: u64) -> bool {
+    pub(super) fn acquire(&self, files: u64) -> bool {
         if files == 0 {
-            // Most instances open none: nobody else is to notice them.
+            // Most instances open none and need not touch the shared counter.
             return true;
         }
-        take(&self.used, files, self.max).is_some()
+        acquire(&self.used, files, self.max).is_some()
     }
 
-    pub(super) fn give_back(&self, files: u64) {
+    pub(super) fn release(&self, files: u64) {
         if files > 0 {
             self.used.fetch_sub(files, Ordering::Relaxed);
         }

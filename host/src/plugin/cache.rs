@@ -3,7 +3,7 @@
 
 use super::private;
 use super::program::Compiled;
-use super::words::hex;
+use crate::text::hex;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};

@@ -1,75 +1,77 @@
-//! One version of a plugin: checked and compiled once, then called.
+//! One version of a plugin: compiled and checked once, then called.
 
 use super::engine::{self, Engine};
-use super::folders;
+use super::host_interfaces::Import;
 use super::http::{Outbound, headers};
 use super::imports;
+use super::instance_pool::InstancePool;
 use super::load_error::{Cause, LoadError};
-use super::offer::Import;
 use super::output::LogBudget;
+use super::preopens;
 use super::probation::Probation;
-use super::program::{Compiled, Program};
-use super::reuse::Kept;
-use super::shares::Share;
-use super::struck::Struck;
+use super::program::{Compiled, LinkedProgram};
+use super::quotas::PluginQuota;
+use super::redact::Redactor;
 use crate::capability::Capabilities;
+use crate::events;
 use crate::manifest::Manifest;
+use crate::run_span::PluginLabel;
 use crate::topic::Topic;
 use crate::verdict::Outcome;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What stays the same over all calls of a version.
-pub(super) struct Facts {
+/// What all calls of a version share.
+pub(super) struct PluginContext {
     pub(super) name: String,
     pub(super) manifest: Manifest,
     pub(super) is_command: bool,
     pub(super) log: LogBudget,
     pub(super) http: Outbound,
-    pub(super) struck: Struck,
+    pub(super) redactor: Redactor,
     pub(super) capabilities: Arc<Capabilities>,
 }
 
-impl Facts {
-    /// Whether a line of so many bytes may go into the log.
+impl PluginContext {
+    /// Whether a line of this length may be logged; counts it if not.
     pub(super) fn may_log(&self, bytes: usize) -> bool {
         let Some(dropped) = self.log.admit(bytes) else { return false };
-        self.tell_dropped(dropped);
+        self.warn_of_dropped(dropped);
         true
     }
 
-    pub(super) fn tell_dropped(&self, dropped: u64) {
+    pub(super) fn warn_of_dropped(&self, dropped: u64) {
         if dropped > 0 {
-            tracing::warn!(plugin = self.name, dropped, "log lines dropped: more than limits.log");
+            tracing::warn!(plugin = self.name, dropped, "{}", events::LOG_LINES_DROPPED);
         }
     }
 }
 
-impl Drop for Facts {
+impl Drop for PluginContext {
     fn drop(&mut self) {
-        self.tell_dropped(self.log.dropped());
+        self.warn_of_dropped(self.log.take_dropped());
     }
 }
 
 pub struct Plugin {
     pub(super) engine: Engine,
-    pub(super) program: Program,
-    /// Instances that wait for another call.
-    pub(super) kept: Kept,
-    pub(super) facts: Arc<Facts>,
-    /// What its name has of what is there for all, and how many slots a call
-    /// takes.
-    pub(super) share: Arc<Share>,
+    pub(super) program: LinkedProgram,
+    pub(super) instances: InstancePool,
+    pub(super) context: Arc<PluginContext>,
+    /// Shared by all versions of the plugin.
+    pub(super) quota: Arc<PluginQuota>,
+    /// How many permits a call takes.
     pub(super) weight: u32,
     digest: String,
+    label: Arc<PluginLabel>,
     withheld: Vec<String>,
     probation: Probation,
 }
 
 impl Plugin {
-    /// Compiles and checks a component. The types of its exports are only
-    /// compared when there is an instance, so one is made and thrown away,
-    /// under all limits: a start function runs in it.
+    /// Compiles and checks a component. Wasmtime compares the types of exports only
+    /// when an instance is created, so the check creates one and drops it, under
+    /// all limits, because its start function runs.
     pub async fn load(
         engine: &Engine,
         name: &str,
@@ -79,128 +81,131 @@ impl Plugin {
     ) -> Result<Self, LoadError> {
         check_header(&bytes)?;
         let compiled = engine.compile(&bytes).await?;
-        Self::of(engine, name, &compiled, manifest, digest).await
+        Self::from_compiled(engine, name, &compiled, manifest, digest).await
     }
 
-    /// The same for what has been compiled.
-    pub(super) async fn of(
+    /// The same for bytes that have already been compiled.
+    pub(super) async fn from_compiled(
         engine: &Engine,
         name: &str,
         compiled: &Compiled,
         manifest: Manifest,
         digest: String,
     ) -> Result<Self, LoadError> {
-        folders::check(&manifest.grants, name)?;
-        folders::check_apart(&manifest.grants, &engine.capabilities().protected_dirs, name)
-            .map_err(|told| LoadError::lasting(&told))?;
-        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
+        preopens::check(&manifest.grants, name)?;
+        preopens::check_separate(&manifest.grants, &engine.capabilities().protected_dirs, name)
+            .map_err(|error| LoadError::lasting(&error))?;
+        let program = LinkedProgram::link(engine, compiled, &manifest).map_err(|error| LoadError::lasting(&error))?;
         let imports = compiled.imports(engine);
-        let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
-        let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
-        let facts = Arc::new(Facts {
+        let imports = imports.iter().map(|name| Import::classify(name, &manifest.grants));
+        let withheld = imports.filter(Import::is_ungranted).map(|import| import.name).collect();
+        let context = Arc::new(PluginContext {
             name: name.to_owned(),
             is_command: program.is_command(),
             log: LogBudget::new(manifest.limits.log),
             http: Outbound::new(),
-            struck: Struck::default(),
+            redactor: Redactor::default(),
             capabilities: engine.capabilities().clone(),
             manifest,
         });
-        let (kept, probation) = (Kept::new(facts.manifest.instances), Probation::default());
-        let (engine, share, weight) = (engine.clone(), engine.share(name), engine::weight(compiled));
-        let plugin = Self { engine, program, kept, facts, share, weight, digest, withheld, probation };
-        // It may burn CPU, and leases are renewed where it is loaded.
-        let (plugin, tried) = match plugin.engine.runtime().cloned() {
-            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
+        let (instances, probation) = (InstancePool::new(context.manifest.instances), Probation::default());
+        let (engine, quota, weight) = (engine.clone(), engine.quota(name), engine::weight(compiled));
+        let label = PluginLabel::new(name, &digest);
+        let plugin = Self { engine, program, instances, context, quota, weight, digest, label, withheld, probation };
+        // The check may burn CPU, and this runtime also renews leases.
+        let (plugin, result) = match plugin.engine.runtime().cloned() {
+            Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.load_checked()))
                 .await
-                .map_err(|error| LoadError::lasting(&format!("it can't be tried out: {error}")))?,
-            None => plugin.tried_out().await,
+                .map_err(|error| LoadError::lasting(&format!("the load check can't run: {error}")))?,
+            None => plugin.load_checked().await,
         };
-        match tried {
+        match result {
             Ok(Ok(())) => {
                 plugin.warn_of_secrets();
                 Ok(plugin)
             }
-            Ok(Err(told)) => Err(LoadError::lasting(&told)),
+            Ok(Err(error)) => Err(LoadError::lasting(&error)),
             Err(outcome) => {
-                let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
-                Err(LoadError::of(&told, cause(&outcome)))
+                let error = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
+                Err(LoadError::of(&error, cause(&outcome)))
             }
         }
     }
 
-    /// Tells the operator what calls will be refused for, or show.
+    /// Warns of secrets that calls will not get, or that the log could show.
     fn warn_of_secrets(&self) {
         let (plugin, manifest) = (self.name(), self.manifest());
         let secrets = self.engine.capabilities().secrets.as_deref();
-        for wanting in secrets.into_iter().flat_map(|secrets| imports::secrets::wanting(manifest, secrets)) {
-            tracing::warn!(plugin, secret = wanting.secret, "{}", wanting.told);
+        for warning in secrets.into_iter().flat_map(|secrets| imports::secrets::secret_warnings(manifest, secrets)) {
+            tracing::warn!(plugin, secret = warning.secret, "{}", warning.message);
         }
         for fault in headers::faults(manifest, secrets) {
             tracing::warn!(plugin, "{fault}");
         }
     }
 
-    async fn tried_out(self) -> (Self, Result<Result<(), String>, Outcome>) {
-        let tried = self.run(&[], async |life| self.program.try_out(&mut life.store).await).await;
-        (self, tried)
+    async fn load_checked(self) -> (Self, Result<Result<(), String>, Outcome>) {
+        let (result, _) = self.run(&[], async |instance| self.program.check_instance(&mut instance.store).await).await;
+        (self, result)
     }
 
-    /// What is to be done for it once in a while: tells how many log lines were
-    /// dropped, if that was not told yet, and lets go of instances that nobody
-    /// needs.
-    pub(super) fn tend(&self) {
-        self.facts.tell_dropped(self.facts.log.dropped());
-        self.kept.forget_old();
+    /// Runs periodically: reports dropped log lines and evicts idle instances.
+    pub(super) fn maintain(&self) {
+        self.context.warn_of_dropped(self.context.log.take_dropped());
+        self.instances.evict_idle();
     }
 
-    /// The same while it is not live and only the way back: its manifest grants
-    /// nothing now.
-    pub(super) fn rest(&self) {
-        self.tend();
-        self.kept.forget_all();
-        self.facts.http.disconnect();
+    /// Frees instances and connections while it is only the previous version, whose
+    /// manifest grants nothing.
+    pub(super) fn deactivate(&self) {
+        self.maintain();
+        self.instances.clear();
+        self.context.http.disconnect();
     }
 
     pub fn name(&self) -> &str {
-        &self.facts.name
+        &self.context.name
     }
 
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
+    pub fn label(&self) -> &Arc<PluginLabel> {
+        &self.label
+    }
+
     pub fn probation(&self) -> &Probation {
         &self.probation
     }
 
-    /// What the host calls it as.
+    /// `handler`, `batch-handler` or `command`.
     pub fn kind(&self) -> &'static str {
         self.program.kind()
     }
 
-    /// Interfaces that it imports and that deny, since its manifest does not
-    /// grant them.
+    /// Interfaces that it imports although its manifest does not grant them: their
+    /// calls are denied.
     pub fn withheld(&self) -> &[String] {
         &self.withheld
     }
 
-    /// Calls that wait for room to run, those of its other versions too.
+    /// Calls of all versions of the plugin that wait for a permit.
     pub fn waiting(&self) -> usize {
-        self.share.waiting()
+        self.quota.waiting()
     }
 
     pub fn manifest(&self) -> &Manifest {
-        &self.facts.manifest
+        &self.context.manifest
     }
 
     pub fn topics(&self) -> &[Topic] {
-        &self.facts.manifest.topics
+        &self.context.manifest.topics
     }
 }
 
-/// What a machine under load can do to a version that is only tried out. Its CPU
-/// time is its own.
+/// A loaded machine can cause these outcomes of a load check. It can't exhaust its
+/// CPU limit, which counts only its own time.
 fn cause(outcome: &Outcome) -> Cause {
     match outcome {
         Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => Cause::Passing,
@@ -208,9 +213,9 @@ fn cause(outcome: &Outcome) -> Cause {
     }
 }
 
-/// A component or a module begins with a magic number, a version and its layer.
+/// Components and modules begin with a magic number, a version and a layer.
 pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
-    let told = match bytes {
+    let found = match bytes {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] | [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Ok(()),
         [0x7f, b'E', b'L', b'F', ..] => {
             "native code: precompiled components are not taken from the plugins directory; put the .wasm there"
@@ -223,11 +228,11 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
             "incomplete: copy it under a name that begins with a dot, then rename it"
         }
         [0, b'a', b's', b'm', ..] => {
-            "of another version of WebAssembly than a component (0d 00 01 00) or a module (01 00 00 00) of today"
+            "of an unsupported WebAssembly version: a component has 0d 00 01 00, a module 01 00 00 00"
         }
         _ => {
             "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
         }
     };
-    Err(LoadError::lasting(&format!("it is {told}")))
+    Err(LoadError::lasting(&format!("it is {found}")))
 }

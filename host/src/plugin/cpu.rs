@@ -1,10 +1,9 @@
-//! CPU time: how much of it a guest has, and who goes on when many want it.
+//! CPU time: the limit of a guest, and the scheduling of guests that need much.
 //!
-//! A guest runs in slices that end when the clock ticks. As much as one is
-//! free, in whatever pieces. From then on it goes on only in turn: there is one
-//! turn fewer than threads, so that a call which needs less than a slice never
-//! waits for those that need more. A turn is worth a slice, and so waiting in
-//! host calls costs no turn and saves none.
+//! A guest runs in time slices that end at epoch ticks. A total of one slice is free.
+//! After that, each further slice needs a CPU permit. There is one permit fewer than
+//! threads, so that a call which needs less than a slice never waits for longer ones.
+//! A permit grants a slice of CPU time, so waiting in host calls costs nothing.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::any::Any;
@@ -18,12 +17,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 use wasmtime::UpdateDeadline;
 
-/// How long a guest runs before others get a turn.
+/// The length of a time slice.
 pub(super) const TICK: Duration = Duration::from_millis(5);
 
-/// The turns that there are for so many threads. First come, first served, and
-/// who has had one goes to the end.
-pub(super) fn turns(threads: usize) -> Arc<Semaphore> {
+/// The CPU permits for this many threads. The semaphore is fair: guests alternate.
+pub(super) fn permits(threads: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(threads.saturating_sub(1).max(1)))
 }
 
@@ -31,26 +29,26 @@ pub(super) fn turns(threads: usize) -> Arc<Semaphore> {
 pub(super) struct CpuBudget {
     limit: Duration,
     used: Duration,
-    /// What the turns so far are worth.
+    /// The time that the permits so far have granted.
     granted: Duration,
-    slice: Option<Slice>,
+    slice: Option<TimeSlice>,
     /// Whether the first slice is over.
     is_measured: bool,
 }
 
 /// The clock at the start of a slice.
 #[derive(Debug)]
-enum Slice {
-    /// The first goes by the clock on the wall: nearly every call ends within
-    /// it, and reading the thread's own is a system call.
+enum TimeSlice {
+    /// Measured in wall-clock time: nearly every call ends within its first slice,
+    /// and reading the CPU clock of a thread is a system call.
     First(Instant),
     Later(Duration),
 }
 
-/// The typed reason for ending a guest that has used up its budget.
+/// Ends a guest that has reached its CPU limit.
 #[derive(Debug, thiserror::Error)]
 #[error("out of CPU time")]
-pub(super) struct OutOfCpu;
+pub(super) struct CpuLimitExceeded;
 
 impl CpuBudget {
     pub(super) fn new(limit: Duration) -> Self {
@@ -61,54 +59,55 @@ impl CpuBudget {
         self.limit
     }
 
-    fn needs_turn(&self) -> bool {
+    fn needs_permit(&self) -> bool {
         self.used >= self.granted
     }
 
     fn begin_slice(&mut self) {
-        self.slice = Some(if self.is_measured { Slice::Later(thread_time()) } else { Slice::First(Instant::now()) });
+        self.slice =
+            Some(if self.is_measured { TimeSlice::Later(thread_time()) } else { TimeSlice::First(Instant::now()) });
     }
 
     fn end_slice(&mut self) {
         match self.slice.take() {
-            Some(Slice::First(start)) => self.end_first(start.elapsed()),
-            Some(Slice::Later(start)) => self.used += thread_time().saturating_sub(start),
+            Some(TimeSlice::First(start)) => self.end_first(start.elapsed()),
+            Some(TimeSlice::Later(start)) => self.used += thread_time().saturating_sub(start),
             None => {}
         }
     }
 
-    /// On a busy machine others ran in that time too: it never ends a guest, nor
-    /// takes more than half of what it may use.
+    /// On a busy machine other threads ran in that time too. So the first slice never
+    /// ends a guest, and counts at most half of the limit.
     fn end_first(&mut self, elapsed: Duration) {
         self.used += elapsed.min(TICK).min(self.limit / 2);
         self.is_measured = true;
     }
 
-    /// Called from inside a guest when the clock has ticked.
+    /// Called from inside a guest at an epoch tick.
     pub(super) fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         self.end_slice();
         if self.used >= self.limit {
-            return Err(OutOfCpu.into());
+            return Err(CpuLimitExceeded.into());
         }
-        // Tokio's own yield goes to the back of the queue; Wasmtime's would come
-        // back at once and keep timers from running.
+        // Tokio's yield moves the task to the back of the queue; Wasmtime's would
+        // resume at once and starve timers.
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     }
 }
 
-/// Marks the slices of a call, waits for its turns, and makes a value of a
-/// panic of ours.
-pub(super) struct Metered<'a, F> {
+/// Measures the time slices of a call, waits for its permits, and catches panics of
+/// the host.
+pub(super) struct CpuMetered<'a, F> {
     call: F,
     budget: &'a Mutex<CpuBudget>,
-    turns: &'a Arc<Semaphore>,
-    /// Its place among those who wait for a turn, once it has waited.
-    place: Option<PollSemaphore>,
+    permits: &'a Arc<Semaphore>,
+    /// Its position in the queue for permits, after it has waited once.
+    queue: Option<PollSemaphore>,
 }
 
-impl<'a, F: Future + Unpin> Metered<'a, F> {
-    pub(super) fn new(call: F, budget: &'a Mutex<CpuBudget>, turns: &'a Arc<Semaphore>) -> Self {
-        Self { call, budget, turns, place: None }
+impl<'a, F: Future + Unpin> CpuMetered<'a, F> {
+    pub(super) fn new(call: F, budget: &'a Mutex<CpuBudget>, permits: &'a Arc<Semaphore>) -> Self {
+        Self { call, budget, permits, queue: None }
     }
 
     fn lock(&self) -> MutexGuard<'a, CpuBudget> {
@@ -116,23 +115,23 @@ impl<'a, F: Future + Unpin> Metered<'a, F> {
     }
 }
 
-impl<F: Future + Unpin> Future for Metered<'_, F> {
+impl<F: Future + Unpin> Future for CpuMetered<'_, F> {
     type Output = Result<F::Output, Box<dyn Any + Send>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut turn = None;
-        if self.lock().needs_turn() {
-            let turns = self.turns;
-            let place = self.place.get_or_insert_with(|| PollSemaphore::new(turns.clone()));
-            let Poll::Ready(gotten) = place.poll_acquire(context) else { return Poll::Pending };
+        let mut permit = None;
+        if self.lock().needs_permit() {
+            let permits = self.permits;
+            let queue = self.queue.get_or_insert_with(|| PollSemaphore::new(permits.clone()));
+            let Poll::Ready(acquired) = queue.poll_acquire(context) else { return Poll::Pending };
             self.lock().granted += TICK;
-            turn = gotten;
+            permit = acquired;
         }
         self.lock().begin_slice();
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.call).poll(context)));
         self.lock().end_slice();
-        // Who waits, waits without it.
-        drop(turn);
+        // A guest that waits in a host call needs no permit.
+        drop(permit);
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
@@ -152,12 +151,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
-    /// A guest that spins for some slices, and counts who else does so.
+    /// A guest that spins for some slices, and counts concurrent ones.
     struct Spinner<'a> {
         budget: &'a Mutex<CpuBudget>,
         slices_left: usize,
         spinning: &'a AtomicUsize,
-        most: &'a AtomicUsize,
+        max: &'a AtomicUsize,
     }
 
     impl Future for Spinner<'_> {
@@ -167,11 +166,11 @@ mod tests {
             let is_first = !self.budget.lock().unwrap().is_measured;
             if !is_first {
                 let spinning = self.spinning.fetch_add(1, Ordering::SeqCst) + 1;
-                self.most.fetch_max(spinning, Ordering::SeqCst);
+                self.max.fetch_max(spinning, Ordering::SeqCst);
             }
             let started = Instant::now();
             while started.elapsed() < Duration::from_millis(2) {}
-            // A slice is a slice, however busy the machine.
+            // Counts a full slice, however busy the machine is.
             let mut budget = self.budget.lock().unwrap();
             let _ = budget.tick();
             budget.used = budget.granted;
@@ -188,17 +187,17 @@ mod tests {
         }
     }
 
-    /// How many at the most spun at once on four threads.
-    fn most_at_once(threads: usize) -> usize {
+    /// The maximum of concurrently spinning guests on four threads.
+    fn max_concurrent(threads: usize) -> usize {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap();
-        let (turns, spinning, most) = (turns(threads), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (permits, spinning, max) = (permits(threads), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let spinners: Vec<_> = (0..12)
             .map(|_| {
-                let (turns, spinning, most) = (turns.clone(), spinning.clone(), most.clone());
+                let (permits, spinning, max) = (permits.clone(), spinning.clone(), max.clone());
                 runtime.spawn(async move {
                     let budget = Mutex::new(CpuBudget::new(Duration::from_secs(3600)));
-                    let spinner = Spinner { budget: &budget, slices_left: 8, spinning: &spinning, most: &most };
-                    Metered::new(spinner, &budget, &turns).await.unwrap();
+                    let spinner = Spinner { budget: &budget, slices_left: 8, spinning: &spinning, max: &max };
+                    CpuMetered::new(spinner, &budget, &permits).await.unwrap();
                 })
             })
             .collect();
@@ -207,50 +206,50 @@ mod tests {
                 spinner.await.unwrap();
             }
         });
-        most.load(Ordering::SeqCst)
+        max.load(Ordering::SeqCst)
     }
 
     #[test]
-    fn one_thread_is_left_to_those_who_need_less_than_a_slice() {
-        assert_eq!(most_at_once(3), 2);
-        assert_eq!(most_at_once(2), 1);
-        assert_eq!(most_at_once(1), 1);
+    fn one_thread_is_reserved_for_calls_shorter_than_a_slice() {
+        assert_eq!(max_concurrent(3), 2);
+        assert_eq!(max_concurrent(2), 1);
+        assert_eq!(max_concurrent(1), 1);
     }
 
     #[test]
-    fn a_turn_is_worth_a_slice_in_whatever_pieces() {
+    fn a_permit_grants_a_slice_of_cpu_time_however_divided() {
         let mut budget = CpuBudget::new(Duration::from_secs(1));
-        assert!(!budget.needs_turn());
+        assert!(!budget.needs_permit());
         budget.end_first(TICK);
-        assert!(budget.needs_turn());
+        assert!(budget.needs_permit());
         budget.granted += TICK;
         for _ in 0..5 {
-            assert!(!budget.needs_turn());
+            assert!(!budget.needs_permit());
             budget.used += TICK / 5;
         }
-        assert!(budget.needs_turn());
-        // What was run beyond it is paid later.
+        assert!(budget.needs_permit());
+        // Time beyond the granted slice counts against the next permits.
         budget.used += TICK;
         budget.granted += TICK;
-        assert!(budget.needs_turn());
+        assert!(budget.needs_permit());
     }
 
     #[test]
-    fn a_tick_that_comes_early_costs_what_was_run() {
+    fn an_early_tick_counts_the_time_that_ran() {
         let mut budget = CpuBudget::new(Duration::from_secs(1));
         budget.end_first(TICK / 5);
         assert_eq!(budget.used, TICK / 5);
-        assert!(!budget.needs_turn());
+        assert!(!budget.needs_permit());
         let mut budget = CpuBudget::new(Duration::from_secs(1));
         budget.end_first(10 * TICK);
         assert_eq!(budget.used, TICK);
     }
 
     #[test]
-    fn the_first_tick_ends_nobody() {
+    fn the_first_tick_ends_no_guest() {
         for limit in [Duration::from_millis(1), TICK] {
             let mut budget = CpuBudget::new(limit);
-            budget.slice = Some(Slice::First(Instant::now().checked_sub(10 * TICK).unwrap()));
+            budget.slice = Some(TimeSlice::First(Instant::now().checked_sub(10 * TICK).unwrap()));
             assert!(budget.tick().is_ok());
             budget.used += limit / 2;
             assert!(budget.tick().is_err());
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_at_its_limit_and_not_before() {
+    fn a_guest_ends_at_its_limit_and_not_before() {
         let limit = Duration::from_secs(1);
         let mut budget = CpuBudget::new(limit);
         budget.used = limit - Duration::from_nanos(1);
@@ -268,21 +267,21 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_ours_is_a_value() {
+    fn a_panic_of_the_host_is_caught() {
         let budget = Mutex::new(CpuBudget::new(Duration::from_secs(1)));
-        let turns = turns(1);
-        let mut panics = Metered::new(std::future::poll_fn(|_| -> Poll<()> { panic!("ours") }), &budget, &turns);
+        let permits = permits(1);
+        let mut panics =
+            CpuMetered::new(std::future::poll_fn(|_| -> Poll<()> { panic!("on purpose") }), &budget, &permits);
         let polled = Pin::new(&mut panics).poll(&mut Context::from_waker(std::task::Waker::noop()));
-        let Poll::Ready(Err(panic)) = polled else { panic!("it is no value") };
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"ours"));
+        let Poll::Ready(Err(panic)) = polled else { panic!("the panic was not caught") };
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
     }
 
-    /// It has run for next to nothing, and then the clock ticks.
     #[test]
-    fn waiting_is_free() {
+    fn waiting_uses_no_cpu_time() {
         let budget = Mutex::new(CpuBudget::new(Duration::from_secs(1)));
-        let turns = turns(1);
-        let mut waits = Metered::new(std::future::pending::<()>(), &budget, &turns);
+        let permits = permits(1);
+        let mut waits = CpuMetered::new(std::future::pending::<()>(), &budget, &permits);
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut waits).poll(&mut context).is_pending());
         let mut budget = budget.lock().unwrap();

@@ -1,13 +1,12 @@
-//! Wasmtime's engine, one per process, with what guests are linked to and the
-//! clock that interrupts them.
+//! Wasmtime's engine, one per process, with the linkers and the epoch ticker.
 
 use super::budgets::{FileBudget, MemoryBudget};
+use super::call_permits::{CALLS_MAX, CallPermit, CallPermits, LOAD_CHECKS_MAX, PLUGIN_CALLS_MAX};
 use super::compile::{CompileError, Compiler};
 use super::cpu::{self, TICK};
 use super::guest::{self, Guest};
 use super::program::Compiled;
-use super::shares::{Share, Shares};
-use super::slots::{CALLS_MAX, SHARE, Slot, Slots, TRIALS_MAX};
+use super::quotas::{PluginQuota, Quotas};
 use crate::capability::Capabilities;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,31 +21,31 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-/// The ticker rests after this many ticks without a call, so that an idle
-/// worker wakes nobody.
+/// The ticker parks after this many ticks without a call, so that an idle worker
+/// does not wake the CPU.
 const IDLE_TICKS: u32 = 20;
 
-/// Instances that wait for another call, over all plugins: beside those that
-/// run, so that they take nothing from them.
-const WAITING_MAX: u32 = 256;
+/// Idle pooled instances of all plugins. They are counted in addition to running
+/// ones, so that they take no capacity from them.
+const IDLE_INSTANCES_MAX: u32 = 256;
 
-const INSTANCES_MAX: u32 = CALLS_MAX + WAITING_MAX + TRIALS_MAX;
+const INSTANCES_MAX: u32 = CALLS_MAX + IDLE_INSTANCES_MAX + LOAD_CHECKS_MAX;
 
-/// Core modules in one component: a Rust handler has three or four. They are
-/// only counted, so that all may have as many.
+/// Core instances in one component: a Rust handler has three or four. The pool
+/// reserves no memory for them, so every component may have this many.
 const CORE_INSTANCES_MAX: u32 = 64;
 
-/// What the pool has for each slot; who needs more takes several.
-const MEMORIES_PER_SLOT: u32 = 2;
-const TABLES_PER_SLOT: u32 = 4;
+/// What one permit entitles a call to; a call that needs more takes several.
+const MEMORIES_PER_CALL: u32 = 2;
+const TABLES_PER_CALL: u32 = 4;
 
-/// A slot keeps this much of what a guest touched instead of giving it back to
-/// the kernel: giving it back is what costs most of a fresh instance.
+/// Memory that a pool slot keeps resident between instances: returning it to the
+/// kernel is the largest cost of a fresh instance.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("the WebAssembly engine can't be made: {0}")]
+    #[error("the WebAssembly engine can't be created: {0}")]
     Engine(String),
     #[error("the thread that interrupts handlers can't be started: {0}")]
     Ticker(#[from] io::Error),
@@ -58,19 +57,19 @@ impl From<wasmtime::Error> for EngineError {
     }
 }
 
-/// What handlers have of the machine.
-pub struct Means {
-    /// How many are theirs.
+/// The resources that handlers may use.
+pub struct EngineResources {
+    /// Threads of the runtime that runs handlers.
     pub threads: usize,
-    /// Bytes, for the memories of all of them together.
+    /// Bytes for the memories of all handlers together.
     pub memory: u64,
     /// Files that the whole process may have open.
     pub open_files: u64,
-    /// Where versions are tried out; without one, where they are loaded.
+    /// Runs load checks; without it they run on the runtime that loads plugins.
     pub runtime: Option<Handle>,
 }
 
-/// Clones share the one engine.
+/// Clones share one engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
@@ -80,27 +79,35 @@ struct Inner {
     module_linker: ModuleLinker<Guest>,
     compiler: Compiler,
     capabilities: Arc<Capabilities>,
-    slots: Slots,
-    room_to_wait: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
-    /// One, so that a version is not refused for what else runs.
-    trial_turns: Arc<Semaphore>,
-    shares: Shares,
+    call_permits: CallPermits,
+    idle_instance_permits: Arc<Semaphore>,
+    cpu_permits: Arc<Semaphore>,
+    /// Separate, so that running handlers do not fail a load check.
+    load_check_cpu_permits: Arc<Semaphore>,
+    quotas: Quotas,
     runtime: Option<Handle>,
-    /// Whether there was one since the last tick. All threads look at it for each
-    /// call, and so they write to it only once a tick.
+    /// Whether there was a call since the last tick. Every thread reads it for each
+    /// call, so it is written only once per tick.
     was_called: AtomicBool,
     ticker: OnceLock<Thread>,
-    is_resting: AtomicBool,
+    is_parked: AtomicBool,
 }
 
 impl Engine {
-    /// `threads` is how many the handlers have.
+    /// `threads` is the number of threads that run handlers.
     pub fn new(capabilities: Capabilities, compiler: Compiler, threads: usize) -> Result<Self, EngineError> {
-        Self::with(capabilities, compiler, Means { threads, memory: u64::MAX, open_files: u64::MAX, runtime: None })
+        Self::with_resources(
+            capabilities,
+            compiler,
+            EngineResources { threads, memory: u64::MAX, open_files: u64::MAX, runtime: None },
+        )
     }
 
-    pub fn with(capabilities: Capabilities, compiler: Compiler, means: Means) -> Result<Self, EngineError> {
+    pub fn with_resources(
+        capabilities: Capabilities,
+        compiler: Compiler,
+        resources: EngineResources,
+    ) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(config().allocation_strategy(pool()))?;
         let inner = Arc::new(Inner {
             linker: guest::linker(&engine)?,
@@ -108,22 +115,22 @@ impl Engine {
             engine,
             compiler,
             capabilities: Arc::new(capabilities),
-            slots: Slots::new(),
-            room_to_wait: Arc::new(Semaphore::new(WAITING_MAX as usize)),
-            turns: cpu::turns(means.threads),
-            trial_turns: cpu::turns(1),
-            shares: Shares::of(
-                SHARE,
-                Arc::new(MemoryBudget::new(means.memory)),
-                Arc::new(FileBudget::of(means.open_files)),
+            call_permits: CallPermits::new(),
+            idle_instance_permits: Arc::new(Semaphore::new(IDLE_INSTANCES_MAX as usize)),
+            cpu_permits: cpu::permits(resources.threads),
+            load_check_cpu_permits: cpu::permits(1),
+            quotas: Quotas::new(
+                PLUGIN_CALLS_MAX,
+                Arc::new(MemoryBudget::new(resources.memory)),
+                Arc::new(FileBudget::for_process(resources.open_files)),
             ),
-            runtime: means.runtime,
+            runtime: resources.runtime,
             was_called: AtomicBool::new(false),
             ticker: OnceLock::new(),
-            is_resting: AtomicBool::new(false),
+            is_parked: AtomicBool::new(false),
         });
-        // A thread, not a task: a runtime whose threads are all busy in guests
-        // would never get round to the task that makes them yield.
+        // A thread, not a task: while all threads of a runtime are busy in guests, no
+        // task could make them yield.
         let weak = Arc::downgrade(&inner);
         let thread = thread::Builder::new().name("epoch-ticker".to_owned()).spawn(move || tick(&weak))?;
         let _ = inner.ticker.set(thread.thread().clone());
@@ -134,26 +141,26 @@ impl Engine {
         &self.0.engine
     }
 
-    /// For guests that have used up their first slice.
-    pub(super) fn turns(&self, is_trial: bool) -> &Arc<Semaphore> {
-        if is_trial { &self.0.trial_turns } else { &self.0.turns }
+    /// Permits for guests that have used their first time slice.
+    pub(super) fn cpu_permits(&self, is_load_check: bool) -> &Arc<Semaphore> {
+        if is_load_check { &self.0.load_check_cpu_permits } else { &self.0.cpu_permits }
     }
 
-    /// The handlers' own threads, where there are any.
+    /// The runtime that runs handlers, if it is a separate one.
     pub(super) fn runtime(&self) -> Option<&Handle> {
         self.0.runtime.as_ref()
     }
 
-    /// What all versions of a plugin have of what is there for all.
-    pub(super) fn share(&self, plugin: &str) -> Arc<Share> {
-        self.0.shares.share(plugin)
+    /// The quota that all versions of a plugin share.
+    pub(super) fn quota(&self, plugin: &str) -> Arc<PluginQuota> {
+        self.0.quotas.of_plugin(plugin)
     }
 
     pub(super) fn capabilities(&self) -> &Arc<Capabilities> {
         &self.0.capabilities
     }
 
-    /// Takes from a millisecond, where it is known, to minutes.
+    /// Takes a millisecond if the result is cached, and up to minutes otherwise.
     pub(super) async fn compile(&self, wasm: &Arc<[u8]>) -> Result<Compiled, CompileError> {
         self.0.compiler.compiled(&self.0.engine, wasm).await
     }
@@ -166,31 +173,35 @@ impl Engine {
         self.0.module_linker.instantiate_pre(module)
     }
 
-    /// For instances between two calls.
-    pub(super) fn room_to_wait(&self) -> &Arc<Semaphore> {
-        &self.0.room_to_wait
+    /// Permits for idle pooled instances.
+    pub(super) fn idle_instance_permits(&self) -> &Arc<Semaphore> {
+        &self.0.idle_instance_permits
     }
 
-    /// Room for one call, or without a share for a trial; while it is held the
-    /// clock ticks. None where there is none for long.
-    pub(super) async fn slot<'a>(&'a self, share: Option<&'a Share>, weight: u32) -> Option<Slot<'a>> {
-        let slot = match share {
-            Some(share) => self.0.slots.call(share, weight).await?,
-            None => self.0.slots.trial(weight).await?,
+    /// A permit for a call, or without a quota for a load check. The epoch ticks
+    /// while it exists. `None` after a timeout.
+    pub(super) async fn acquire_call_permit<'a>(
+        &'a self,
+        quota: Option<&'a PluginQuota>,
+        weight: u32,
+    ) -> Option<CallPermit<'a>> {
+        let permit = match quota {
+            Some(quota) => self.0.call_permits.acquire(quota, weight).await?,
+            None => self.0.call_permits.acquire_for_load_check(weight).await?,
         };
         if !self.0.was_called.load(Ordering::SeqCst) {
             self.0.was_called.store(true, Ordering::SeqCst);
         }
-        if self.0.is_resting.load(Ordering::SeqCst)
+        if self.0.is_parked.load(Ordering::SeqCst)
             && let Some(ticker) = self.0.ticker.get()
         {
             ticker.unpark();
         }
-        Some(slot)
+        Some(permit)
     }
 }
 
-/// How many slots of the pool an instance takes up.
+/// How many permits a call of this program takes.
 pub(super) fn weight(compiled: &Compiled) -> u32 {
     let needed = match compiled {
         Compiled::Component(component) => component.resources_required(),
@@ -198,39 +209,39 @@ pub(super) fn weight(compiled: &Compiled) -> u32 {
     };
     needed.map_or(1, |needed| {
         let (memories, tables) = (needed.num_memories, needed.num_tables);
-        memories.div_ceil(MEMORIES_PER_SLOT).max(tables.div_ceil(TABLES_PER_SLOT)).max(1)
+        memories.div_ceil(MEMORIES_PER_CALL).max(tables.div_ceil(TABLES_PER_CALL)).max(1)
     })
 }
 
-/// What is compiled into a component: the same for the compiler, which runs in
-/// a process of its own and has no use for a pool.
+/// The configuration that affects compiled code. The compiler process uses it too,
+/// without the pool.
 pub(super) fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        // Guests are WASI 0.2: the machinery for 0.3 would double each call.
+        // Guests use WASI 0.2; support for 0.3 would double the cost of a call.
         .concurrency_support(false)
-        // A 64-bit memory could be copied for longer than any limit allows.
+        // Copying a 64-bit memory could take longer than any limit.
         .wasm_memory64(false)
-        // No limit sees a memory that is shared.
+        // The resource limiter does not see shared memories.
         .shared_memory(false)
-        // No guest can read its stack. To clear it would cost each call a third
-        // more, and two threads that do it hold each other up in the kernel; so
-        // what deep calls have touched stays, half a MiB for each of the stacks.
+        // No guest can read its stack. Zeroing it would make a call a third more
+        // expensive and cause contention in the kernel. Therefore pages that deep
+        // calls have touched stay resident, up to half a MiB per stack.
         .async_stack_zeroing(false)
-        // Not as the environment has it.
+        // Otherwise an environment variable decides.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     config
 }
 
-/// How that is allocated where it runs.
+/// The allocation of instances in the worker.
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(INSTANCES_MAX)
         .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
-        .total_memories(INSTANCES_MAX * MEMORIES_PER_SLOT)
-        .total_tables(INSTANCES_MAX * TABLES_PER_SLOT)
+        .total_memories(INSTANCES_MAX * MEMORIES_PER_CALL)
+        .total_tables(INSTANCES_MAX * TABLES_PER_CALL)
         .total_stacks(INSTANCES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(16)
@@ -253,17 +264,18 @@ fn tick(engine: &Weak<Inner>) {
         thread::sleep(TICK);
         let Some(inner) = engine.upgrade() else { return };
         inner.engine.increment_epoch();
-        let is_idle = !inner.was_called.swap(false, Ordering::SeqCst) && inner.slots.is_idle();
+        let is_idle = !inner.was_called.swap(false, Ordering::SeqCst) && inner.call_permits.is_idle();
         idle = if is_idle { idle + 1 } else { 0 };
         if idle < IDLE_TICKS {
             continue;
         }
         idle = 0;
-        inner.is_resting.store(true, Ordering::SeqCst);
-        // A call that came before this flag was seen wakes nobody, and is seen here.
+        inner.is_parked.store(true, Ordering::SeqCst);
+        // A call that read this flag before it was set does not unpark the ticker;
+        // the loop sees that call in `was_called`.
         while !inner.was_called.load(Ordering::SeqCst) && Arc::strong_count(&inner) > 1 {
             thread::park_timeout(Duration::from_secs(1));
         }
-        inner.is_resting.store(false, Ordering::SeqCst);
+        inner.is_parked.store(false, Ordering::SeqCst);
     }
 }

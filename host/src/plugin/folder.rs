@@ -2,9 +2,9 @@
 
 use super::beneath::{Beneath, open_to_others};
 use super::load_error::LoadError;
-use super::words::hex;
 use crate::manifest::Manifest;
-use crate::settings::FilePermissionPolicy;
+use crate::settings::FileCheck;
+use crate::text::hex;
 use crate::topic::Topic;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;

@@ -1,61 +1,60 @@
-//! The state of one call, and what it is linked to. Everything is always
-//! linked, since whole languages import all of it; what the manifest does not
-//! grant is denied at the call.
+//! The state of an instance and of its current run, and the linker. All interfaces
+//! are always linked, because language runtimes import all of them; a call that the
+//! manifest does not grant is denied.
 
 use super::bindings::{FullHandler, logging};
-use super::call::Call;
+use super::call::Job;
 use super::command::{self, WASI_P1};
-use super::component::Facts;
+use super::component::PluginContext;
 use super::cpu::CpuBudget;
-use super::folders;
 use super::http::{self, Http};
 use super::imports::publisher::Buffer;
-use super::limits::InstanceLimit;
+use super::memory::InstanceLimiter;
 use super::open_files::{self, OpenFiles};
-use super::output::{Output, Printed};
-use super::shares::Share;
+use super::output::{CapturedOutput, Output};
+use super::preopens;
+use super::quotas::PluginQuota;
 use crate::publication::Publication;
-use crate::topic::Topic;
+use crate::run_span::RunSpan;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-/// As much CPU time as a version has that is only tried out: others wait to be
-/// loaded.
-const TRIAL_CPU_MAX: Duration = Duration::from_secs(2);
+/// CPU time of a load check: other versions wait to be loaded.
+const LOAD_CHECK_CPU_MAX: Duration = Duration::from_secs(2);
 
-/// What a guest may draw in one call.
+/// Upper bound for one call of `wasi:random`.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// What is in a store: what lives as long as the instance, and what is new for
-/// each run.
+/// The data of a store. `run` is replaced for each run; the other fields live as
+/// long as the instance.
 pub(super) struct Guest {
-    // Before the tables, so that what is still on its way learns that it is over.
-    pub(super) run: Run,
+    // Dropped before the resource table, so that request bodies that are still
+    // being sent see the end of the run.
+    pub(super) run: RunState,
     pub(super) wasi: WasiP1Ctx,
-    pub(super) limit: InstanceLimit,
+    pub(super) limit: InstanceLimiter,
     pub(super) files: OpenFiles,
     pub(super) output: Output,
-    pub(super) facts: Arc<Facts>,
+    pub(super) context: Arc<PluginContext>,
 }
 
-/// What one run has, and has used up so far.
-pub(super) struct Run {
+/// The state of one run.
+pub(super) struct RunState {
     pub(super) http: Http,
     pub(super) cpu: Arc<Mutex<CpuBudget>>,
-    /// None where it is only tried out.
-    pub(super) topic: Option<Topic>,
-    pub(super) members: Vec<Member>,
-    /// What it has published so far.
+    /// `None` for a load check.
+    pub(super) span: Option<RunSpan>,
+    pub(super) items: Vec<BatchItem>,
     pub(super) buffer: Buffer,
-    /// To whom it has sent mails so far.
+    /// A hash of the recipients of each mail sent so far.
     pub(super) mails: Vec<String>,
 }
 
-/// A message of this call, and what is to follow it.
-pub(super) struct Member {
+/// A message of this run, with the publications that follow it.
+pub(super) struct BatchItem {
     pub(super) id: String,
     pub(super) entry: String,
     pub(super) hops: u32,
@@ -63,91 +62,99 @@ pub(super) struct Member {
 }
 
 impl Guest {
-    /// Fails where a folder that was granted is gone, or can't be opened now.
-    pub(super) fn new(facts: &Arc<Facts>, share: &Arc<Share>, calls: &[Call]) -> Result<Self, String> {
-        let limits = &facts.manifest.limits;
-        let files = OpenFiles::with(share, facts.manifest.grants.folders())?;
+    /// Fails if a granted directory is missing or can't be opened.
+    pub(super) fn new(context: &Arc<PluginContext>, quota: &Arc<PluginQuota>, jobs: &[Job]) -> Result<Self, String> {
+        let limits = &context.manifest.limits;
+        let files = OpenFiles::new(quota, context.manifest.grants.folders())?;
         let (output, errors) = Output::pair();
-        // Nothing is inherited: no environment, no arguments, no files, no network.
+        // Inherits no environment, arguments, files or network.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(output.clone()).stderr(errors).max_random_size(RANDOM_BYTES_MAX);
-        folders::open(&mut wasi, &facts.manifest.grants)?;
-        if let Some(call) = calls.first().filter(|_| facts.is_command) {
-            command::equip(&mut wasi, facts, &call.message, call.max_attempts);
+        preopens::open(&mut wasi, &context.manifest.grants)?;
+        if let Some(job) = jobs.first().filter(|_| context.is_command) {
+            command::configure(&mut wasi, context, &job.message, job.max_attempts);
         }
         let mut wasi = wasi.build_p1();
-        // A handle of the guest's may stand for two things of the host's: a
-        // clock's is something to wait for, and the moment that it waits for.
+        // A resource of the guest may use two table entries of the host: a timer
+        // is a pollable and its deadline.
         WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
         Ok(Self {
-            run: Run::new(facts, calls),
+            run: RunState::new(context, jobs),
             wasi,
-            limit: InstanceLimit::of(limits, share),
+            limit: InstanceLimiter::new(limits, quota),
             files,
             output,
-            facts: facts.clone(),
+            context: context.clone(),
         })
     }
 
-    /// Forgets the run before, for another one in the same instance.
-    pub(super) fn begin(&mut self, calls: &[Call]) {
-        self.run = Run::new(&self.facts, calls);
-        self.limit.begin();
+    /// Replaces the state of the previous run in this instance.
+    pub(super) fn begin_run(&mut self, jobs: &[Job]) {
+        self.run = RunState::new(&self.context, jobs);
+        self.limit.begin_run();
     }
 
-    /// What is to follow the message at this place.
-    pub(super) fn publications_of(&mut self, place: usize) -> Vec<Publication> {
-        self.run.members.get_mut(place).map(|member| std::mem::take(&mut member.publications)).unwrap_or_default()
+    /// Takes the publications that follow the message at this index.
+    pub(super) fn publications_of(&mut self, index: usize) -> Vec<Publication> {
+        self.run.items.get_mut(index).map(|item| std::mem::take(&mut item.publications)).unwrap_or_default()
     }
 
-    /// Writes what the guest printed to the log. Returns what may say why it
-    /// failed: what is on stderr, else on stdout.
+    /// Logs what the guest printed. Returns the stderr text, else the stdout text,
+    /// because it may explain a failure.
     pub(super) fn log_output(&self) -> String {
-        let Printed { text, errors, was_cut } = self.output.take();
-        let safe = |bytes: &[u8]| {
+        let CapturedOutput { stdout, stderr, was_truncated } = self.output.take();
+        let redacted = |bytes: &[u8]| {
             let printed = String::from_utf8_lossy(bytes);
-            if was_cut {
-                self.facts.struck.strike_cut(&printed)
+            if was_truncated {
+                self.context.redactor.redact_truncated(&printed)
             } else {
-                self.facts.struck.strike(&printed).into_owned()
+                self.context.redactor.redact(&printed).into_owned()
             }
         };
-        let (text, errors) = (safe(&text), safe(&errors));
-        for line in text.lines().chain(errors.lines()) {
+        let (stdout, stderr) = (redacted(&stdout), redacted(&stderr));
+        for line in stdout.lines().chain(stderr.lines()) {
             self.log_line(logging::Level::Info, line, &[]);
         }
-        if was_cut {
-            self.facts.log.drop_line();
+        if was_truncated {
+            self.context.log.drop_line();
         }
-        self.facts.tell_dropped(self.facts.log.dropped_by_now());
-        if errors.trim().is_empty() { text } else { errors }
+        self.context.warn_of_dropped(self.context.log.take_dropped_if_due());
+        if stderr.trim().is_empty() { stdout } else { stderr }
     }
 }
 
-impl Run {
-    fn new(facts: &Arc<Facts>, calls: &[Call]) -> Self {
-        let is_trial = calls.is_empty();
-        let cpu_max = if is_trial { TRIAL_CPU_MAX } else { Duration::MAX };
-        let cpu = CpuBudget::new(facts.manifest.limits.cpu.min(cpu_max));
+impl RunState {
+    fn new(context: &Arc<PluginContext>, jobs: &[Job]) -> Self {
+        let is_load_check = jobs.is_empty();
+        let cpu_max = if is_load_check { LOAD_CHECK_CPU_MAX } else { Duration::MAX };
+        let cpu = CpuBudget::new(context.manifest.limits.cpu.min(cpu_max));
         Self {
-            http: Http::new(facts, is_trial),
+            http: Http::new(context, jobs.first().map(|job| job.span.clone())),
             cpu: Arc::new(Mutex::new(cpu)),
-            topic: calls.first().map(|call| call.message.topic.clone()),
-            members: calls.iter().map(Member::of).collect(),
+            span: jobs.first().map(|job| job.span.clone()),
+            items: jobs.iter().map(BatchItem::new).collect(),
             buffer: Buffer::default(),
             mails: Vec::new(),
         }
     }
 
     pub(super) fn topic_name(&self) -> &str {
-        self.topic.as_ref().map_or("", Topic::as_str)
+        self.span.as_ref().map_or("", |span| span.topic().as_str())
+    }
+
+    /// Logs with the fields of the run; a load check has none.
+    pub(super) fn in_span<T>(&self, log: impl FnOnce() -> T) -> T {
+        match &self.span {
+            Some(span) => span.in_scope(log),
+            None => log(),
+        }
     }
 }
 
-impl Member {
-    fn of(call: &Call) -> Self {
-        let message = &call.message;
-        Self { id: message.id.clone(), entry: call.entry.clone(), hops: message.hops, publications: Vec::new() }
+impl BatchItem {
+    fn new(job: &Job) -> Self {
+        let message = &job.message;
+        Self { id: message.id.clone(), entry: job.entry.clone(), hops: message.hops, publications: Vec::new() }
     }
 }
 
@@ -166,11 +173,12 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     Ok(linker)
 }
 
-/// The same for core modules.
+/// The linker for core modules.
 pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {
     let mut linker = wasmtime::Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-    // The crate's own makes a fault of codes from 126 on, which programs do use.
+    // The implementation of the crate traps on exit codes above 125, which
+    // programs use.
     linker.allow_shadowing(true);
     linker.func_wrap(WASI_P1, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     linker.allow_shadowing(false);
@@ -180,21 +188,21 @@ pub(super) fn module_linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmt
 
 #[cfg(test)]
 impl Guest {
-    /// One that is only tried out.
-    pub(super) fn under(manifest: &str) -> Self {
+    /// A guest of a load check.
+    pub(super) fn for_test(manifest: &str) -> Self {
         use super::budgets::{FileBudget, MemoryBudget};
-        let facts = Facts {
+        let context = PluginContext {
             name: "a".to_owned(),
             manifest: crate::manifest::Manifest::parse(manifest, "a").unwrap(),
             is_command: false,
             log: super::output::LogBudget::new(1 << 20),
             http: http::Outbound::new(),
-            struck: super::struck::Struck::default(),
+            redactor: super::redact::Redactor::default(),
             capabilities: Arc::default(),
         };
-        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(u64::MAX));
-        let share = super::shares::Shares::of(1, Arc::new(memory), Arc::new(files)).share("a");
-        Self::new(&Arc::new(facts), &share, &[]).unwrap()
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::for_process(u64::MAX));
+        let quota = super::quotas::Quotas::new(1, Arc::new(memory), Arc::new(files)).of_plugin("a");
+        Self::new(&Arc::new(context), &quota, &[]).unwrap()
     }
 }
 
@@ -204,22 +212,21 @@ mod tests {
     use crate::capability::Secret;
     use wasmtime_wasi::p2::OutputStream as _;
 
-    /// Whatever its manifest allows to its messages.
     #[test]
-    fn who_is_tried_out_has_little_cpu_time() {
-        for (written, given) in [("1h", TRIAL_CPU_MAX), ("1s", Duration::from_secs(1))] {
-            let guest = Guest::under(&format!("limits = {{ cpu = \"{written}\" }}"));
+    fn a_load_check_has_little_cpu_time_whatever_the_manifest_allows() {
+        for (written, given) in [("1h", LOAD_CHECK_CPU_MAX), ("1s", Duration::from_secs(1))] {
+            let guest = Guest::for_test(&format!("limits = {{ cpu = \"{written}\" }}"));
             assert_eq!(guest.run.cpu.lock().unwrap().limit(), given);
         }
     }
 
     #[test]
-    fn what_was_printed_may_be_cut_within_a_secret() {
-        let mut guest = Guest::under("");
-        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+    fn a_secret_at_the_end_of_truncated_output_is_redacted() {
+        let mut guest = Guest::for_test("");
+        guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         guest.output.write(vec![b'x'; (16 << 10) - 6].into()).unwrap();
         guest.output.write("sesame!open".into()).unwrap();
-        let told = guest.log_output();
-        assert!(told.ends_with("x[secret:KEY]"), "{}", &told[told.len() - 20..]);
+        let output = guest.log_output();
+        assert!(output.ends_with("x[secret:KEY]"), "{}", &output[output.len() - 20..]);
     }
 }

@@ -1,22 +1,22 @@
-//! Requests of guests to the outside, through `wasi:http`. It is always
-//! linked; what the manifest does not grant is denied at the call. The order
-//! of things: one spelling of the URL, the allow-list, room among the run's
-//! requests, the host's headers, the addresses behind the name, and only then
-//! a connection, to an address that was checked.
+//! Outgoing requests of guests through `wasi:http`. A request is checked in this
+//! order: canonical URL, allow-list, limit of concurrent requests, headers of the
+//! host, addresses of the name. Then the host connects to a checked address.
 
 mod address;
 mod body;
 mod client;
 pub(super) mod headers;
-mod held;
+mod resource_limits;
 mod resolve;
 mod target;
-mod words;
+mod error_message;
 
-use super::component::Facts;
+use super::component::PluginContext;
 use super::guest::Guest;
-use body::{Outgoing, Reply};
+use crate::run_span::RunSpan;
+use body::{RequestBody, ResponseBody};
 use client::{Client, HEADERS_BYTES_MAX};
+use error_message::{RateLimitedWarning, RequestError};
 use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
@@ -35,37 +35,36 @@ use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
-use words::{Refusal, Told};
 
-/// A piece of a body that a guest hands over at once; two of them wait.
-const PIECE_BYTES_MAX: usize = 64 << 10;
+/// Upper bound for a body chunk that a guest writes; two of them are buffered.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What a version of a plugin keeps between runs.
+/// The HTTP client of a plugin version.
 pub(super) struct Outbound {
     client: Mutex<Option<Client>>,
-    told: Told,
+    warning: RateLimitedWarning,
 }
 
 impl Outbound {
     pub(super) fn new() -> Self {
-        Self { client: Mutex::new(None), told: Told::new() }
+        Self { client: Mutex::new(None), warning: RateLimitedWarning::new() }
     }
 
-    /// Connections are first made when there is a request.
-    async fn client(&self, facts: &Arc<Facts>) -> Result<Client, Refusal> {
-        let mut known = self.client.lock().await;
-        if let Some(client) = &*known {
+    /// Creates the client at the first request.
+    async fn client(&self, context: &Arc<PluginContext>) -> Result<Client, RequestError> {
+        let mut created = self.client.lock().await;
+        if let Some(client) = &*created {
             return Ok(client.clone());
         }
-        let facts = facts.clone();
-        // Reading the system's certificates takes a while.
-        let made = tokio::task::spawn_blocking(move || client::connect(&facts.name, &facts.manifest)).await;
+        let context = context.clone();
+        // Reading the system's certificates blocks.
+        let made = tokio::task::spawn_blocking(move || client::connect(&context.name, &context.manifest)).await;
         let made = made.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()));
-        let client = made.map_err(|error| Refusal::new(Error::ConfigurationError, "client", error))?;
-        Ok(known.insert(client).clone())
+        let client = made.map_err(|error| RequestError::new(Error::ConfigurationError, "client", error))?;
+        Ok(created.insert(client).clone())
     }
 
-    /// Lets go of connections that nobody uses.
+    /// Closes the idle connections.
     pub(super) fn disconnect(&self) {
         if let Ok(mut client) = self.client.try_lock() {
             *client = None;
@@ -73,48 +72,48 @@ impl Outbound {
     }
 }
 
-/// One run's way out.
+/// `wasi:http` of one run.
 pub(super) struct Http {
-    context: WasiHttpCtx,
+    wasi_http: WasiHttpCtx,
     hooks: Hooks,
 }
 
 struct Hooks {
-    facts: Arc<Facts>,
-    /// It is not run but tried out, without a network.
-    is_trial: bool,
+    context: Arc<PluginContext>,
+    /// `None` for a load check, which has no network.
+    span: Option<RunSpan>,
     started: Instant,
-    /// Room for requests; made by the first.
-    room: Option<Arc<Semaphore>>,
+    /// Limits concurrent requests; created by the first.
+    permits: Option<Arc<Semaphore>>,
 }
 
-/// Tells bodies that are still on their way that the run is over.
+/// Ends request bodies that are still being sent.
 impl Drop for Hooks {
     fn drop(&mut self) {
-        if let Some(room) = &self.room {
-            room.close();
+        if let Some(permits) = &self.permits {
+            permits.close();
         }
     }
 }
 
 impl Http {
-    pub(super) fn new(facts: &Arc<Facts>, is_trial: bool) -> Self {
-        let mut context = WasiHttpCtx::new();
-        context.set_field_size_limit(HEADERS_BYTES_MAX);
-        Self { context, hooks: Hooks { facts: facts.clone(), is_trial, started: Instant::now(), room: None } }
+    pub(super) fn new(context: &Arc<PluginContext>, span: Option<RunSpan>) -> Self {
+        let mut wasi_http = WasiHttpCtx::new();
+        wasi_http.set_field_size_limit(HEADERS_BYTES_MAX);
+        Self { wasi_http, hooks: Hooks { context: context.clone(), span, started: Instant::now(), permits: None } }
     }
 
     pub(super) fn view<'a>(&'a mut self, table: &'a mut wasmtime::component::ResourceTable) -> WasiHttpCtxView<'a> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table, ctx: &mut self.context }
+        WasiHttpCtxView { hooks: &mut self.hooks, table, ctx: &mut self.wasi_http }
     }
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    // The crate's own knows none of the errors that a body ends with.
+    // The implementation of the crate does not know the errors of our bodies.
     linker.allow_shadowing(true);
     linker.instance("wasi:http/types@0.2.12")?.func_wrap("http-error-code", error_code)?;
-    held::add_to_linker(linker)?;
+    resource_limits::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -125,7 +124,7 @@ fn error_code(
 ) -> wasmtime::Result<(Option<ErrorCode>,)> {
     let error = store.data_mut().ctx().table.get(&error)?;
     let code = error.downcast_ref::<ErrorCode>().cloned();
-    Ok((code.or_else(|| error.downcast_ref::<Error>().and_then(words::body_code)),))
+    Ok((code.or_else(|| error.downcast_ref::<Error>().and_then(error_message::body_code)),))
 }
 
 impl WasiHttpView for Guest {
@@ -147,86 +146,86 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Io) -> Sending {
-        let facts = self.facts.clone();
-        let (target, admitted) = match Target::of(request.uri()) {
+        let context = self.context.clone();
+        let (target, admitted) = match Target::parse(request.uri()) {
             Ok(target) => (target.origin.clone(), self.admit(request, target)),
-            Err(told) => (String::new(), Err(Refusal::new(Error::HttpRequestUriInvalid, "url", told))),
+            Err(reason) => (String::new(), Err(RequestError::new(Error::HttpRequestUriInvalid, "url", reason))),
         };
-        let times = Times::new(options.unwrap_or_default(), facts.manifest.limits.timeout, self.started);
+        let span = self.span.clone();
+        let timeouts = Timeouts::new(options.unwrap_or_default(), context.manifest.limits.timeout, self.started);
         Box::new(async move {
             let sent = match admitted {
-                Ok((request, permit)) => send(&facts, request, permit, times).await,
-                Err(refusal) => Err(refusal),
+                Ok((request, permit)) => send(&context, request, permit, timeouts).await,
+                Err(error) => Err(error),
             };
-            sent.map_err(|refusal| {
-                facts.http.told.tell(&facts.name, &target, &refusal);
-                refusal.code
+            sent.map_err(|error| {
+                context.http.warning.log(&context.name, span.as_ref(), &target, &error);
+                error.code
             })
         })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        PIECE_BYTES_MAX
+        CHUNK_BYTES_MAX
     }
 }
 
 impl Hooks {
-    /// The request as it is sent, with its place among those under way.
+    /// Checks the request and completes its headers.
     fn admit(
         &mut self,
         request: Request<WasiBody>,
         target: Target,
-    ) -> Result<(Request<WasiBody>, OwnedSemaphorePermit), Refusal> {
-        let (limits, grants) = (&self.facts.manifest.limits, &self.facts.manifest.grants);
-        if self.is_trial {
-            let told = "not while a version is only tried out";
-            return Err(Refusal::new(Error::HttpRequestDenied, "trial", told));
+    ) -> Result<(Request<WasiBody>, OwnedSemaphorePermit), RequestError> {
+        let (limits, grants) = (&self.context.manifest.limits, &self.context.manifest.grants);
+        if self.span.is_none() {
+            let reason = "not available during the load check";
+            return Err(RequestError::new(Error::HttpRequestDenied, "load-check", reason));
         }
         if !grants.http.iter().any(|origin| origin.allows(&target.url)) {
-            let mend = format!(
+            let hint = format!(
                 "{}.toml does not grant it: under [grants], write http = [\"{}\"]",
-                self.facts.name, target.origin
+                self.context.name, target.origin
             );
-            return Err(Refusal::new(Error::HttpRequestDenied, "origin", mend));
+            return Err(RequestError::new(Error::HttpRequestDenied, "origin", hint));
         }
-        // A tunnel leads past every check; a trace gives back what the host added.
+        // A tunnel bypasses every check; a trace returns the headers of the host.
         if [Method::CONNECT, Method::TRACE].iter().any(|no| no.as_str().eq_ignore_ascii_case(request.method().as_str()))
         {
-            let told = format!("the method {} is not sent", request.method());
-            return Err(Refusal::new(Error::HttpRequestMethodInvalid, "method", told));
+            let reason = format!("the method {} is not allowed", request.method());
+            return Err(RequestError::new(Error::HttpRequestMethodInvalid, "method", reason));
         }
-        let room = self.room.get_or_insert_with(|| Arc::new(Semaphore::new(limits.http_requests as usize)));
-        // Waiting for room, a guest that holds it itself would wait for ever.
-        let permit = room.clone().try_acquire_owned().map_err(|_| {
-            let told =
-                format!("{} requests of the run are under way, the most by limits.http_requests", limits.http_requests);
-            Refusal::new(Error::ConnectionLimitReached, "room", told)
+        let permits = self.permits.get_or_insert_with(|| Arc::new(Semaphore::new(limits.http_requests as usize)));
+        // Waiting would deadlock a guest that has the other requests open itself.
+        let permit = permits.clone().try_acquire_owned().map_err(|_| {
+            let reason =
+                format!("{} requests are in progress, the maximum by limits.http_requests", limits.http_requests);
+            RequestError::new(Error::ConnectionLimitReached, "concurrency", reason)
         })?;
 
         let (mut head, body) = request.into_parts();
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limits.http_body) {
-            return Err(Refusal::new(Error::HttpRequestBodySize(Some(limits.http_body)), "", ""));
+            return Err(RequestError::new(Error::HttpRequestBodySize(Some(limits.http_body)), "", ""));
         }
-        headers::add(&mut head.headers, &self.facts, &target.url, self.facts.capabilities.secrets.as_deref())?;
+        headers::add(&mut head.headers, &self.context, &target.url, self.context.capabilities.secrets.as_deref())?;
         let host = HeaderValue::try_from(target.host)
-            .map_err(|error| Refusal::new(Error::HttpRequestUriInvalid, "url", error.to_string()))?;
+            .map_err(|error| RequestError::new(Error::HttpRequestUriInvalid, "url", error.to_string()))?;
         head.headers.insert(HOST, host);
         head.uri = target.uri;
-        let body = Outgoing::new(body, limits.http_body, room.clone()).boxed_unsync();
+        let body = RequestBody::new(body, limits.http_body, permits.clone()).boxed_unsync();
         Ok((Request::from_parts(head, body), permit))
     }
 }
 
-/// How long each part of a request may take: what the guest says, and never
-/// longer than its run.
-struct Times {
+/// The timeouts that the guest has set, bounded by the time left for the run.
+struct Timeouts {
     connect: Duration,
     first_byte: Duration,
     between_bytes: Option<Duration>,
 }
 
-impl Times {
+impl Timeouts {
     fn new(options: RequestOptions, run: Duration, started: Instant) -> Self {
         let left = run.saturating_sub(started.elapsed());
         Self {
@@ -238,12 +237,12 @@ impl Times {
 }
 
 async fn send(
-    facts: &Arc<Facts>,
+    context: &Arc<PluginContext>,
     mut request: Request<WasiBody>,
     permit: OwnedSemaphorePermit,
-    times: Times,
-) -> Result<(Response<WasiBody>, Io), Refusal> {
-    let client = facts.http.client(facts).await?;
+    timeouts: Timeouts,
+) -> Result<(Response<WasiBody>, Io), RequestError> {
+    let client = context.http.client(context).await?;
     let mut connection = capture_connection(&mut request);
     let mut replying = pin!(client.request(request));
     let connected = async {
@@ -252,21 +251,21 @@ async fn send(
     let early = tokio::select! {
         biased;
         replied = &mut replying => Some(replied),
-        connected = timeout(times.connect, connected) => match connected {
+        connected = timeout(timeouts.connect, connected) => match connected {
             Ok(()) => None,
-            Err(_) => return Err(Refusal::new(Error::ConnectionTimeout, "", "")),
+            Err(_) => return Err(RequestError::new(Error::ConnectionTimeout, "", "")),
         },
     };
     let replied = match early {
         Some(replied) => replied,
-        None => {
-            timeout(times.first_byte, replying).await.map_err(|_| Refusal::new(Error::HttpResponseTimeout, "", ""))?
-        }
+        None => timeout(timeouts.first_byte, replying)
+            .await
+            .map_err(|_| RequestError::new(Error::HttpResponseTimeout, "", ""))?,
     };
-    let (head, body) = replied.map_err(|error| Refusal::of(&error, &facts.name))?.into_parts();
-    let body = Reply::new(body, facts.manifest.limits.http_body, times.between_bytes, permit)
-        .map_err(|code| Refusal::new(code, "", ""))?;
-    // The pool keeps the connection going, not the guest's own task.
+    let (head, body) = replied.map_err(|error| RequestError::from_client(&error, &context.name))?.into_parts();
+    let body = ResponseBody::new(body, context.manifest.limits.http_body, timeouts.between_bytes, permit)
+        .map_err(|code| RequestError::new(code, "", ""))?;
+    // The connection pool drives the connection, so the guest has no task for it.
     let io: Io = Box::new(async { Ok(()) });
     Ok((Response::from_parts(head, body.boxed_unsync()), io))
 }

@@ -1,4 +1,4 @@
-//! What `wit/gateway.wit` offers to guests, one file for each interface.
+//! The interfaces of `wit/gateway.wit`, one file for each.
 
 mod config;
 mod key_value;
@@ -19,29 +19,29 @@ fn fault(code: &str, reason: impl fmt::Display) -> Fault {
 }
 
 impl From<capability::Fault> for Fault {
-    fn from(told: capability::Fault) -> Self {
-        fault(told.code, told.reason)
+    fn from(denied: capability::Fault) -> Self {
+        fault(denied.code, denied.reason)
     }
 }
 
 impl Guest {
-    /// A line about the guest, which is not to flood the log with those either.
+    /// Logs a warning about the guest, within its log limit.
     fn warn(&self, text: &str) {
-        if self.facts.may_log(text.len()) {
-            tracing::warn!(plugin = self.facts.name, "{text}");
+        if self.context.may_log(text.len()) {
+            self.run.in_span(|| tracing::warn!("{text}"));
         }
     }
 
-    /// Refuses what the manifest does not grant, with the line to write.
-    fn need(&self, is_granted: bool, what: &str, line: &str) -> Result<(), Fault> {
-        if self.run.topic.is_none() {
-            return Err(fault("denied", format!("{what}: not while a version is only tried out")));
+    /// Denies what the manifest does not grant, and says which line to add to it.
+    fn require(&self, is_granted: bool, operation: &str, line: &str) -> Result<(), Fault> {
+        if self.run.span.is_none() {
+            return Err(fault("denied", format!("{operation}: not available during the load check")));
         }
         if is_granted {
             return Ok(());
         }
-        let mend = format!("{}.toml does not grant it: under [grants], write {line}", self.facts.name);
-        self.warn(&format!("{what} denied: {mend}"));
-        Err(fault("denied", format!("{what}: {mend}")))
+        let hint = format!("{}.toml does not grant it: under [grants], write {line}", self.context.name);
+        self.warn(&format!("{operation} denied: {hint}"));
+        Err(fault("denied", format!("{operation}: {hint}")))
     }
 }

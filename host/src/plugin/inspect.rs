@@ -4,10 +4,10 @@
 use super::component::{Plugin, check_header};
 use super::engine::Engine;
 use super::folder::{Folder, Source};
+use super::host_interfaces::{self, Import};
 use super::http::headers;
 use super::imports::secrets;
 use super::load_error::LoadError;
-use super::offer::{self, Import};
 use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
 use serde::Serialize;
@@ -67,7 +67,7 @@ impl Inspection {
         }
         match (compiled, manifest) {
             (Ok(compiled), Ok(manifest)) => {
-                match Plugin::of(engine, &self.name, &compiled, manifest, source.digest).await {
+                match Plugin::from_compiled(engine, &self.name, &compiled, manifest, source.digest).await {
                     Ok(plugin) => self.kind = Some(plugin.kind()),
                     Err(error) => self.refused.push(error.told),
                 }
@@ -82,21 +82,21 @@ impl Inspection {
     /// What the worker would warn of when it loads it.
     fn warn_of_secrets(&mut self, engine: &Engine, manifest: &Manifest) {
         let Some(secrets) = engine.capabilities().secrets.as_deref() else { return };
-        let wanting = secrets::wanting(manifest, secrets).into_iter();
-        self.warnings.extend(wanting.map(|wanting| format!("grants.secrets: {}: {}", wanting.secret, wanting.told)));
+        let found = secrets::secret_warnings(manifest, secrets).into_iter();
+        self.warnings.extend(found.map(|found| format!("grants.secrets: {}: {}", found.secret, found.message)));
         self.warnings.extend(headers::faults(manifest, Some(secrets)));
     }
 
     fn list(&mut self, engine: &Engine, compiled: &Compiled, manifest: Option<&Manifest>) {
         let grants = manifest.map(|manifest| manifest.grants.clone()).unwrap_or_default();
         self.exports = compiled.exports(engine);
-        self.imports = compiled.imports(engine).iter().map(|name| Import::of(name, &grants)).collect();
-        self.unused_grants = offer::unused(&self.imports, &grants);
+        self.imports = compiled.imports(engine).iter().map(|name| Import::classify(name, &grants)).collect();
+        self.unused_grants = host_interfaces::unused(&self.imports, &grants);
         self.has_self_test = self.exports.iter().any(|name| name.starts_with("gateway:worker/self-test@"));
         for kind in &self.unused_grants {
             self.warnings.push(format!("grants.{kind} is for nothing: it imports nothing that could use it"));
         }
-        for import in self.imports.iter().filter(|import| manifest.is_some() && import.is_withheld()) {
+        for import in self.imports.iter().filter(|import| manifest.is_some() && import.is_ungranted()) {
             self.warnings.push(format!("imported but not granted: {}", import.name));
         }
     }

@@ -1,7 +1,6 @@
 //! Why a file is no plugin, and whether that may pass by itself.
 
-use super::plain::plain;
-use super::words::cut;
+use crate::text::{sanitize, truncate_error};
 use std::io;
 
 /// Whether a load that failed is worth another try with the same bytes.
@@ -24,7 +23,7 @@ pub struct LoadError {
 impl LoadError {
     /// What is told quotes the file, whose names may be long and are anybody's.
     pub(super) fn of(told: &str, cause: Cause) -> Self {
-        Self { told: cut(plain(told).into_owned()), cause }
+        Self { told: truncate_error(sanitize(told).into_owned()), cause }
     }
 
     pub(super) fn lasting(told: &str) -> Self {

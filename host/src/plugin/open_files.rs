@@ -1,11 +1,11 @@
-//! Files that guests hold open. Each is a descriptor of this process, which
-//! needs some for its own connections: so an instance has so many at most, and
-//! all of them together half of what the process may have. Who asks for more
-//! gets an error from that call, and may go on.
+//! Accounting of the file handles that guests have open. Each is a descriptor of this
+//! process, which needs some for its own connections. So an instance has a limit, and
+//! all instances together may use half of the process limit. Beyond it, opening a file
+//! returns an error to the guest.
 
 use super::command::WASI_P1;
 use super::guest::Guest;
-use super::shares::Share;
+use super::quotas::PluginQuota;
 use std::fs::File;
 use std::sync::{Arc, Weak};
 use wasmtime::component::{Linker, Resource};
@@ -18,45 +18,45 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wiggle::GuestMemory;
 
-/// Of one instance, beside the folders that it was granted.
+/// Per instance, in addition to its preopened directories.
 pub(super) const FILES_MAX: usize = 100;
 
-/// What WASI preview 1 says where a process may open no more.
+/// `EMFILE` of WASI preview 1.
 const ERRNO_MFILE: i32 = 33;
 
-/// What one instance holds.
+/// The open files of one instance.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    share: Arc<Share>,
-    folders: u64,
-    /// Of the budget, folders included.
-    taken: u64,
-    /// Not by the guest's handles: a stream keeps a file open whose handle is
-    /// gone.
+    quota: Arc<PluginQuota>,
+    preopens: u64,
+    /// Reserved from the budget, preopens included.
+    reserved: u64,
+    /// Not counted by handles of the guest: a stream keeps its file open after the
+    /// handle was dropped.
     opened: Vec<Weak<File>>,
 }
 
 impl OpenFiles {
-    /// With the folders that are open from its start on.
-    pub(super) fn with(share: &Arc<Share>, folders: usize) -> Result<Self, String> {
-        let folders = folders as u64;
-        if !share.files.take(folders) {
-            return Err("handlers hold as many files open as this worker allows them".to_owned());
+    /// Reserves the preopened directories.
+    pub(super) fn new(quota: &Arc<PluginQuota>, preopens: usize) -> Result<Self, String> {
+        let preopens = preopens as u64;
+        if !quota.files.acquire(preopens) {
+            return Err("too many open files: handlers may open half of the worker's limit (ulimit -n)".to_owned());
         }
-        Ok(Self { share: share.clone(), folders, taken: folders, opened: Vec::new() })
+        Ok(Self { quota: quota.clone(), preopens, reserved: preopens, opened: Vec::new() })
     }
 
-    /// Whether there is room for one more beside those that are open.
+    /// Whether one more may be opened; reserves it.
     fn admit(&mut self, open: usize) -> bool {
         if open >= FILES_MAX {
             return false;
         }
-        let wanted = self.folders + open as u64 + 1;
-        if wanted > self.taken && !self.share.files.take(wanted - self.taken) {
+        let wanted = self.preopens + open as u64 + 1;
+        if wanted > self.reserved && !self.quota.files.acquire(wanted - self.reserved) {
             return false;
         }
-        self.share.files.give_back(self.taken.saturating_sub(wanted));
-        self.taken = wanted;
+        self.quota.files.release(self.reserved.saturating_sub(wanted));
+        self.reserved = wanted;
         true
     }
 
@@ -68,11 +68,11 @@ impl OpenFiles {
 
 impl Drop for OpenFiles {
     fn drop(&mut self) {
-        self.share.files.give_back(self.taken);
+        self.quota.files.release(self.reserved);
     }
 }
 
-/// Instead of the crate's own.
+/// Replaces `open-at` of `wasmtime_wasi` by a checked one.
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker
@@ -82,32 +82,32 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-type Place = (Resource<Descriptor>, PathFlags, String, OpenFlags, DescriptorFlags);
+type OpenArguments = (Resource<Descriptor>, PathFlags, String, OpenFlags, DescriptorFlags);
 type Opened = Result<Resource<Descriptor>, ErrorCode>;
 
 async fn open_at(
     mut store: StoreContextMut<'_, Guest>,
-    (folder, path_flags, path, open_flags, flags): Place,
+    (directory, path_flags, path, open_flags, flags): OpenArguments,
 ) -> wasmtime::Result<(Opened,)> {
     let guest = store.data_mut();
     let open = guest.files.count();
     if !guest.files.admit(open) {
-        // Of the words that WASI 0.2 has, the nearest.
+        // WASI 0.2 has no code for too many open files; this is the closest.
         return Ok((Err(ErrorCode::Quota),));
     }
-    let opened = match guest.filesystem().open_at(folder, path_flags, path, open_flags, flags).await {
+    let opened = match guest.filesystem().open_at(directory, path_flags, path, open_flags, flags).await {
         Ok(opened) => opened,
         Err(error) => return Ok((Err(error.downcast()?),)),
     };
     let file = match guest.ctx().table.get(&opened)? {
         Descriptor::File(file) => Arc::downgrade(&file.file),
-        Descriptor::Dir(folder) => Arc::downgrade(&folder.dir),
+        Descriptor::Dir(directory) => Arc::downgrade(&directory.dir),
     };
     guest.files.opened.push(file);
     Ok((Ok(opened),))
 }
 
-/// The same for core modules, whose files have no streams.
+/// Replaces `path_open` for core modules, whose files have no streams.
 pub(super) fn add_to_module_linker(linker: &mut wasmtime::Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker.func_wrap_async(WASI_P1, "path_open", |caller, params| Box::new(path_open(caller, params)))?;
@@ -115,12 +115,12 @@ pub(super) fn add_to_module_linker(linker: &mut wasmtime::Linker<Guest>) -> wasm
     Ok(())
 }
 
-type PlaceP1 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+type OpenArgumentsP1 = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 
-async fn path_open(mut caller: Caller<'_, Guest>, params: PlaceP1) -> wasmtime::Result<i32> {
+async fn path_open(mut caller: Caller<'_, Guest>, params: OpenArgumentsP1) -> wasmtime::Result<i32> {
     let guest = caller.data_mut();
-    let held = guest.ctx().table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count();
-    let open = held.saturating_sub(guest.facts.manifest.grants.folders());
+    let descriptors = guest.ctx().table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count();
+    let open = descriptors.saturating_sub(guest.context.manifest.grants.folders());
     if !guest.files.admit(open) {
         return Ok(ERRNO_MFILE);
     }
@@ -130,21 +130,33 @@ async fn path_open(mut caller: Caller<'_, Guest>, params: PlaceP1) -> wasmtime::
     let fuel = caller.as_context_mut().hostcall_fuel();
     let (memory, guest) = memory.data_and_store_mut(&mut caller);
     guest.wasi.set_hostcall_fuel(fuel);
-    let (folder, lookup, path, length, flags, rights, inheriting, of_file, into) = params;
+    let (directory, lookup, path, length, flags, rights, inheriting, of_file, into) = params;
     let mut memory = GuestMemory::Unshared(memory);
-    p1::path_open(&mut guest.wasi, &mut memory, folder, lookup, path, length, flags, rights, inheriting, of_file, into)
-        .await
+    p1::path_open(
+        &mut guest.wasi,
+        &mut memory,
+        directory,
+        lookup,
+        path,
+        length,
+        flags,
+        rights,
+        inheriting,
+        of_file,
+        into,
+    )
+    .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plugin::budgets::{FileBudget, MemoryBudget};
-    use crate::plugin::shares::Shares;
+    use crate::plugin::quotas::Quotas;
 
-    fn share(open_files: u64) -> Arc<Share> {
-        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::of(open_files));
-        Shares::of(1, Arc::new(memory), Arc::new(files)).share("a")
+    fn quota(open_files: u64) -> Arc<PluginQuota> {
+        let (memory, files) = (MemoryBudget::new(u64::MAX), FileBudget::for_process(open_files));
+        Quotas::new(1, Arc::new(memory), Arc::new(files)).of_plugin("a")
     }
 
     fn open(files: &mut OpenFiles) -> Option<Arc<File>> {
@@ -157,27 +169,27 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_has_so_many_and_gets_room_by_closing() {
-        let mut files = OpenFiles::with(&share(u64::MAX), 2).unwrap();
-        let mut held: Vec<_> = std::iter::from_fn(|| open(&mut files)).collect();
-        assert_eq!(held.len(), FILES_MAX);
-        held.pop();
-        held.push(open(&mut files).unwrap());
+    fn closing_a_file_allows_to_open_another() {
+        let mut files = OpenFiles::new(&quota(u64::MAX), 2).unwrap();
+        let mut open_files: Vec<_> = std::iter::from_fn(|| open(&mut files)).collect();
+        assert_eq!(open_files.len(), FILES_MAX);
+        open_files.pop();
+        open_files.push(open(&mut files).unwrap());
         assert!(open(&mut files).is_none());
     }
 
     #[test]
-    fn all_together_have_half_of_the_process_and_give_it_back() {
-        let share = share(20);
-        let (mut one, mut other) = (OpenFiles::with(&share, 1).unwrap(), OpenFiles::with(&share, 0).unwrap());
-        let held: Vec<_> = std::iter::from_fn(|| open(&mut one)).collect();
-        assert_eq!(held.len(), 9);
-        assert!(open(&mut other).is_none() && OpenFiles::with(&share, 1).is_err());
-        drop(held);
-        // It is noticed with the next.
+    fn all_instances_share_half_of_the_process_limit_and_release_it() {
+        let quota = quota(20);
+        let (mut one, mut other) = (OpenFiles::new(&quota, 1).unwrap(), OpenFiles::new(&quota, 0).unwrap());
+        let open_files: Vec<_> = std::iter::from_fn(|| open(&mut one)).collect();
+        assert_eq!(open_files.len(), 9);
+        assert!(open(&mut other).is_none() && OpenFiles::new(&quota, 1).is_err());
+        drop(open_files);
+        // Closed files are released at the next open.
         let _file = open(&mut one).unwrap();
         assert!(open(&mut other).is_some());
         drop((one, other));
-        assert_eq!(share.files.used(), 0);
+        assert_eq!(quota.files.used(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! What a guest prints. It ends up in the log, and the last of it in the
-//! error of a trap: a panic's message is on stderr.
+//! The output of guests. It goes to the log, and the error of a trap includes it,
+//! because stderr has the message of a panic. Also the limit of log lines.
 
 use std::io;
 use std::pin::Pin;
@@ -10,46 +10,46 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// As much of a call's output as is kept; what comes after is dropped.
-const KEPT_BYTES_MAX: usize = 16 << 10;
+/// Output of one call; the excess is dropped.
+const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
-/// One of a run's two streams. Both are kept together, and each by itself:
-/// lines of one must not end up in the midst of lines of the other.
+/// Stdout or stderr of a run. Both share a limit, but have separate buffers, so that
+/// their lines are not mixed.
 #[derive(Clone)]
 pub(super) struct Output {
-    printed: Arc<Mutex<Printed>>,
-    is_errors: bool,
+    captured: Arc<Mutex<CapturedOutput>>,
+    is_stderr: bool,
 }
 
-/// What was printed to stdout and to stderr, and whether there was more.
+/// The output so far, and whether more of it was dropped.
 #[derive(Default)]
-pub(super) struct Printed {
-    pub(super) text: Vec<u8>,
-    pub(super) errors: Vec<u8>,
-    pub(super) was_cut: bool,
+pub(super) struct CapturedOutput {
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    pub(super) was_truncated: bool,
 }
 
 impl Output {
-    /// Stdout and stderr.
+    /// Returns stdout and stderr.
     pub(super) fn pair() -> (Self, Self) {
-        let printed = Arc::<Mutex<Printed>>::default();
-        (Self { printed: printed.clone(), is_errors: false }, Self { printed, is_errors: true })
+        let captured = Arc::<Mutex<CapturedOutput>>::default();
+        (Self { captured: captured.clone(), is_stderr: false }, Self { captured, is_stderr: true })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Printed> {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, bytes: &[u8]) {
-        let mut printed = self.lock();
-        let room = KEPT_BYTES_MAX.saturating_sub(printed.text.len() + printed.errors.len());
-        let kept = if self.is_errors { &mut printed.errors } else { &mut printed.text };
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        printed.was_cut |= bytes.len() > room;
+        let mut captured = self.lock();
+        let available = OUTPUT_BYTES_MAX.saturating_sub(captured.stdout.len() + captured.stderr.len());
+        let buffer = if self.is_stderr { &mut captured.stderr } else { &mut captured.stdout };
+        buffer.extend_from_slice(&bytes[..bytes.len().min(available)]);
+        captured.was_truncated |= bytes.len() > available;
     }
 
-    /// What both have printed so far.
-    pub(super) fn take(&self) -> Printed {
+    /// Takes the output of both streams.
+    pub(super) fn take(&self) -> CapturedOutput {
         std::mem::take(&mut *self.lock())
     }
 }
@@ -86,7 +86,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(KEPT_BYTES_MAX)
+        Ok(OUTPUT_BYTES_MAX)
     }
 }
 
@@ -105,7 +105,7 @@ impl AsyncWrite for Output {
     }
 }
 
-/// A plugin's allowance of log bytes a second; it can save up one second's.
+/// A token bucket for a plugin's log: bytes per second, with a burst of one second.
 pub(super) struct LogBudget {
     bytes_per_second: u64,
     state: Mutex<LogState>,
@@ -114,53 +114,53 @@ pub(super) struct LogBudget {
 struct LogState {
     bytes: f64,
     at: Instant,
-    /// Since it was last told, and when that was.
+    /// Lines dropped since the last warning, and when that was.
     dropped: u64,
-    told_at: Option<Instant>,
+    warned_at: Option<Instant>,
 }
 
-/// What a line counts at the least: what stands around it is written too.
+/// A line counts as at least this, because the log adds fields to it.
 const LINE_BYTES_MIN: u64 = 128;
 
-/// How often it is told at the most that lines were dropped, where no line
-/// follows that could tell it.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Minimum interval of warnings about dropped lines at the end of calls.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LogBudget {
     pub(super) fn new(bytes_per_second: u64) -> Self {
         let bytes = bytes_per_second.max(LINE_BYTES_MIN) as f64;
-        let state = LogState { bytes, at: Instant::now(), dropped: 0, told_at: None };
+        let state = LogState { bytes, at: Instant::now(), dropped: 0, warned_at: None };
         Self { bytes_per_second, state: Mutex::new(state) }
     }
 
-    /// Whether a line of this length may be written; if so, how many were
-    /// dropped since the last one.
+    /// Whether a line of this length may be logged; if so, how many were dropped since
+    /// the last warning.
     pub(super) fn admit(&self, length: usize) -> Option<u64> {
         self.admit_at(length, Instant::now())
     }
 
-    /// A line was dropped for another reason.
+    /// Counts a line that was dropped for another reason.
     pub(super) fn drop_line(&self) {
         self.lock().dropped += 1;
     }
 
-    /// How many dropped lines are to be told at the end of a call: none where
-    /// that was done just now.
-    pub(super) fn dropped_by_now(&self) -> u64 {
-        self.dropped_by(Instant::now())
+    /// The dropped lines to report at the end of a call; 0 within the interval since
+    /// the last warning.
+    pub(super) fn take_dropped_if_due(&self) -> u64 {
+        self.take_dropped_if_due_at(Instant::now())
     }
 
-    /// All that have not been told.
-    pub(super) fn dropped(&self) -> u64 {
+    /// All dropped lines that have not been reported.
+    pub(super) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.lock().dropped)
     }
 
-    fn dropped_by(&self, now: Instant) -> u64 {
+    fn take_dropped_if_due_at(&self, now: Instant) -> u64 {
         let mut state = self.lock();
-        if state.dropped == 0 || state.told_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_EVERY) {
+        if state.dropped == 0 || state.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARNING_INTERVAL)
+        {
             return 0;
         }
-        state.told_at = Some(now);
+        state.warned_at = Some(now);
         std::mem::take(&mut state.dropped)
     }
 
@@ -181,7 +181,7 @@ impl LogBudget {
         }
         state.bytes -= length;
         if state.dropped > 0 {
-            state.told_at = Some(now);
+            state.warned_at = Some(now);
         }
         Some(std::mem::take(&mut state.dropped))
     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_lines_is_cut_and_counted() {
+    fn lines_above_the_limit_are_dropped_and_counted() {
         let budget = LogBudget::new(1000);
         let start = Instant::now();
         assert_eq!(budget.admit_at(600, start), Some(0));
@@ -205,44 +205,44 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_nothing_counts() {
+    fn an_empty_line_counts() {
         let budget = LogBudget::new(1000);
         let start = Instant::now();
         let written = (0..1000).filter(|_| budget.admit_at(0, start).is_some()).count();
         assert_eq!(written, 1000 / 128);
-        // Who may write less than a line a second writes one now and then.
+        // A limit below one line per second still admits a line from time to time.
         let budget = LogBudget::new(64);
         assert_eq!((budget.admit_at(1, start), budget.admit_at(1, start)), (Some(0), None));
         assert_eq!(budget.admit_at(1, start + Duration::from_secs(2)), Some(1));
     }
 
     #[test]
-    fn what_was_dropped_is_told_though_no_line_follows() {
+    fn dropped_lines_are_reported_without_a_further_line() {
         let budget = LogBudget::new(100);
         let start = Instant::now();
-        assert_eq!(budget.dropped_by(start), 0);
+        assert_eq!(budget.take_dropped_if_due_at(start), 0);
         assert_eq!(budget.admit_at(129, start), None);
-        assert_eq!(budget.dropped_by(start), 1);
+        assert_eq!(budget.take_dropped_if_due_at(start), 1);
         assert_eq!(budget.admit_at(129, start), None);
-        assert_eq!(budget.dropped_by(start + Duration::from_millis(999)), 0);
-        assert_eq!(budget.dropped_by(start + Duration::from_millis(1000)), 1);
+        assert_eq!(budget.take_dropped_if_due_at(start + Duration::from_millis(999)), 0);
+        assert_eq!(budget.take_dropped_if_due_at(start + Duration::from_millis(1000)), 1);
         budget.drop_line();
-        assert_eq!((budget.dropped(), budget.dropped()), (1, 0));
+        assert_eq!((budget.take_dropped(), budget.take_dropped()), (1, 0));
     }
 
     #[test]
-    fn output_is_kept_up_to_its_bound() {
-        let (output, errors) = Output::pair();
+    fn output_is_captured_up_to_its_limit() {
+        let (stdout, stderr) = Output::pair();
         for _ in 0..100 {
-            output.append(&[b'x'; 1000]);
-            errors.append(&[b'y'; 100]);
+            stdout.append(&[b'x'; 1000]);
+            stderr.append(&[b'y'; 100]);
         }
-        let printed = output.take();
-        assert_eq!((printed.text.len() + printed.errors.len(), printed.was_cut), (KEPT_BYTES_MAX, true));
-        assert!(printed.text.iter().all(|byte| *byte == b'x') && printed.errors.iter().all(|byte| *byte == b'y'));
-        let printed = errors.take();
-        assert!(printed.text.is_empty() && printed.errors.is_empty() && !printed.was_cut);
-        output.append(&[b'x'; KEPT_BYTES_MAX]);
-        assert!(!output.take().was_cut);
+        let captured = stdout.take();
+        assert_eq!((captured.stdout.len() + captured.stderr.len(), captured.was_truncated), (OUTPUT_BYTES_MAX, true));
+        assert!(captured.stdout.iter().all(|byte| *byte == b'x') && captured.stderr.iter().all(|byte| *byte == b'y'));
+        let captured = stderr.take();
+        assert!(captured.stdout.is_empty() && captured.stderr.is_empty() && !captured.was_truncated);
+        stdout.append(&[b'x'; OUTPUT_BYTES_MAX]);
+        assert!(!stdout.take().was_truncated);
     }
 }

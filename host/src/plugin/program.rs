@@ -1,5 +1,5 @@
-//! What a version is made of, and which of its exports is called: a handler's,
-//! or the start of a command.
+//! The program of a version, and the export that is called: that of a handler, or the
+//! start function of a command.
 
 use super::bindings::{
     BatchMessageHandler, BatchMessageHandlerIndices, Failure, FullHandler, FullHandlerIndices, SelfTestedIndices,
@@ -8,23 +8,23 @@ use super::bindings::{
 use super::command::{self, START};
 use super::engine::Engine;
 use super::guest::Guest;
-use super::offer;
-use super::words::shown;
+use super::host_interfaces;
 use crate::manifest::Manifest;
+use crate::text::error_text;
 use std::collections::BTreeSet;
 use wasmtime::component::{Component, Instance, InstancePre};
 use wasmtime::{InstancePre as ModulePre, Module, Store, TypedFunc};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::{Command, CommandIndices};
 
-/// What the compiler has made of a file.
+/// A compiled file.
 pub(super) enum Compiled {
     Component(Component),
     Module(Module),
 }
 
 impl Compiled {
-    /// The interfaces that it imports. What a module imports is one.
+    /// The names of the imported interfaces, or modules for a core module.
     pub(super) fn imports(&self, engine: &Engine) -> Vec<String> {
         match self {
             Self::Component(component) => {
@@ -47,47 +47,47 @@ impl Compiled {
     }
 }
 
-/// Linked to the host, and ready to be started.
-pub(super) enum Program {
-    Component { linked: InstancePre<Guest>, entry: Entry, self_test: Option<SelfTestedIndices> },
+/// A program linked to the host, ready to be instantiated.
+pub(super) enum LinkedProgram {
+    Component { linked: InstancePre<Guest>, entry: EntryPoint, self_test: Option<SelfTestedIndices> },
     Module(ModulePre<Guest>),
 }
 
-pub(super) enum Entry {
+pub(super) enum EntryPoint {
     Handler(FullHandlerIndices),
     BatchHandler(BatchMessageHandlerIndices),
     /// `wasi:cli/run`.
     Command(CommandIndices),
 }
 
-/// An instance, ready to be called.
-pub(super) enum Live {
+/// An instance that can be called.
+pub(super) enum RunningInstance {
     Handler(FullHandler),
     BatchHandler(BatchMessageHandler),
     Command(Command),
     Start(TypedFunc<(), ()>),
 }
 
-/// What a run came back with.
+/// The result of a run.
 pub(super) enum Reply {
-    Handled(Result<(), Failure>),
+    Returned(Result<(), Failure>),
     Exited(i32),
 }
 
-impl Program {
-    /// Links it and finds what the manifest asks for; an error says what is
-    /// missing on which side.
+impl LinkedProgram {
+    /// Links the program and finds the export that the manifest asks for. The error
+    /// names what is missing, and where.
     pub(super) fn link(engine: &Engine, compiled: &Compiled, manifest: &Manifest) -> Result<Self, String> {
         let program = match compiled {
             Compiled::Component(component) => {
-                let linked = engine.link(component).map_err(|error| offer::lacking(&error))?;
-                let entry = Entry::find(&linked, manifest.batch.is_some(), &compiled.exports(engine).join(", "))?;
+                let linked = engine.link(component).map_err(|error| host_interfaces::link_error(&error))?;
+                let entry = EntryPoint::find(&linked, manifest.batch.is_some(), &compiled.exports(engine).join(", "))?;
                 let self_test = SelfTestedIndices::new(&linked).ok();
                 Self::Component { linked, entry, self_test }
             }
             Compiled::Module(module) => {
                 command::check_module(module)?;
-                Self::Module(engine.link_module(module).map_err(|error| offer::lacking(&error))?)
+                Self::Module(engine.link_module(module).map_err(|error| host_interfaces::link_error(&error))?)
             }
         };
         if program.is_command() {
@@ -99,20 +99,19 @@ impl Program {
     }
 
     pub(super) fn is_command(&self) -> bool {
-        matches!(self, Self::Module(_) | Self::Component { entry: Entry::Command(_), .. })
+        matches!(self, Self::Module(_) | Self::Component { entry: EntryPoint::Command(_), .. })
     }
 
-    /// What the host calls it as.
+    /// `handler`, `batch-handler` or `command`.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Component { entry: Entry::Handler(_), .. } => "handler",
-            Self::Component { entry: Entry::BatchHandler(_), .. } => "batch-handler",
-            Self::Component { entry: Entry::Command(_), .. } | Self::Module(_) => "command",
+            Self::Component { entry: EntryPoint::Handler(_), .. } => "handler",
+            Self::Component { entry: EntryPoint::BatchHandler(_), .. } => "batch-handler",
+            Self::Component { entry: EntryPoint::Command(_), .. } | Self::Module(_) => "command",
         }
     }
 
-    /// Makes an instance.
-    pub(super) async fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<Live> {
+    pub(super) async fn start(&self, store: &mut Store<Guest>) -> wasmtime::Result<RunningInstance> {
         match self {
             Self::Component { linked, entry, .. } => {
                 let instance = linked.instantiate_async(&mut *store).await?;
@@ -120,64 +119,64 @@ impl Program {
             }
             Self::Module(linked) => {
                 let instance = linked.instantiate_async(&mut *store).await?;
-                Ok(Live::Start(instance.get_typed_func(store, START)?))
+                Ok(RunningInstance::Start(instance.get_typed_func(store, START)?))
             }
         }
     }
 
-    /// Makes one to throw away: the types of what is exported are only known
-    /// then. And lets it test itself.
-    pub(super) async fn try_out(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), String>> {
+    /// Creates an instance to check the types of its exports, which are unknown before,
+    /// and runs its self-test.
+    pub(super) async fn check_instance(&self, store: &mut Store<Guest>) -> wasmtime::Result<Result<(), String>> {
         let Self::Component { linked, entry, self_test } = self else {
             return Ok(Ok(self.start(store).await.map(drop)?));
         };
         let instance = linked.instantiate_async(&mut *store).await?;
         if let Err(error) = entry.load(&mut *store, &instance) {
-            return Ok(Err(mistyped(entry.interface(), &error)));
+            return Ok(Err(type_mismatch(entry.interface(), &error)));
         }
         let Some(indices) = self_test else { return Ok(Ok(())) };
         let tested = match indices.load(&mut *store, &instance) {
             Ok(exports) => exports.gateway_worker_self_test().call_check(store).await?,
-            Err(error) => return Ok(Err(mistyped("gateway:worker/self-test@1.0.0", &error))),
+            Err(error) => return Ok(Err(type_mismatch("gateway:worker/self-test@1.0.0", &error))),
         };
-        Ok(tested.map_err(|told| format!("its self-test failed: {told}")))
+        Ok(tested.map_err(|reason| format!("its self-test failed: {reason}")))
     }
 }
 
-impl Live {
-    /// Runs it with its messages; a command has got its own in another way.
+impl RunningInstance {
+    /// Calls a handler with its messages; a command has its message on stdin.
     pub(super) async fn call(&self, store: &mut Store<Guest>, messages: &[WitMessage]) -> wasmtime::Result<Vec<Reply>> {
         match self {
             Self::Handler(handler) => {
                 let mut replies = Vec::with_capacity(1);
-                // One, since only a batch handler is ever given more.
+                // A single message: only a batch handler gets more.
                 for message in messages {
                     let reply = handler.gateway_worker_handler().call_handle(&mut *store, message).await?;
-                    replies.push(Reply::Handled(reply));
+                    replies.push(Reply::Returned(reply));
                 }
                 Ok(replies)
             }
             Self::BatchHandler(handler) => {
                 let replies = handler.gateway_worker_batch_handler().call_handle_batch(store, messages).await?;
-                Ok(replies.into_iter().map(Reply::Handled).collect())
+                Ok(replies.into_iter().map(Reply::Returned).collect())
             }
             Self::Command(command) => {
-                exited(command.wasi_cli_run().call_run(store).await.map(|ended| i32::from(ended.is_err())))
+                exit_reply(command.wasi_cli_run().call_run(store).await.map(|ended| i32::from(ended.is_err())))
             }
-            Self::Start(start) => exited(start.call_async(store, ()).await.map(|()| 0)),
+            Self::Start(start) => exit_reply(start.call_async(store, ()).await.map(|()| 0)),
         }
     }
 }
 
-/// Exiting ends a run from within, so that it looks like a failure.
-fn exited(ended: wasmtime::Result<i32>) -> wasmtime::Result<Vec<Reply>> {
+/// A call of `exit` surfaces as an error, which holds the exit code.
+fn exit_reply(ended: wasmtime::Result<i32>) -> wasmtime::Result<Vec<Reply>> {
     let code = ended.or_else(|error| error.downcast_ref::<I32Exit>().map(|exit| exit.0).ok_or(error))?;
     Ok(vec![Reply::Exited(code)])
 }
 
-impl Entry {
-    /// The export that the manifest asks for, `[batch]` or not. A handler goes
-    /// before a command: some languages always export the start of one.
+impl EntryPoint {
+    /// The export that the manifest asks for with `[batch]` or without. A handler takes
+    /// precedence over a command, because some languages always export `wasi:cli/run`.
     fn find(linked: &InstancePre<Guest>, is_batch: bool, exports: &str) -> Result<Self, String> {
         let handler = FullHandlerIndices::new(linked).ok().map(Self::Handler);
         let batch_handler = BatchMessageHandlerIndices::new(linked).ok().map(Self::BatchHandler);
@@ -186,7 +185,7 @@ impl Entry {
         match (is_batch, handler, batch_handler, command) {
             (false, Some(handler), ..) => Ok(handler),
             (true, _, Some(batch_handler), _) => Ok(batch_handler),
-            // What is wrong with its manifest is told where commands are checked.
+            // `command::check` reports faults of its manifest.
             (_, None, None, Some(command)) => Ok(command),
             (true, ..) => Err(format!(
                 "it exports {exports}; with [batch] in its manifest it must export gateway:worker/batch-handler@1.0.0"
@@ -210,19 +209,19 @@ impl Entry {
         }
     }
 
-    fn load(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<Live> {
+    fn load(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<RunningInstance> {
         Ok(match self {
-            Self::Handler(indices) => Live::Handler(indices.load(store, instance)?),
-            Self::BatchHandler(indices) => Live::BatchHandler(indices.load(store, instance)?),
-            Self::Command(indices) => Live::Command(indices.load(store, instance)?),
+            Self::Handler(indices) => RunningInstance::Handler(indices.load(store, instance)?),
+            Self::BatchHandler(indices) => RunningInstance::BatchHandler(indices.load(store, instance)?),
+            Self::Command(indices) => RunningInstance::Command(indices.load(store, instance)?),
         })
     }
 }
 
-fn mistyped(interface: &str, error: &wasmtime::Error) -> String {
+fn type_mismatch(interface: &str, error: &wasmtime::Error) -> String {
     format!(
         "its export {interface} has another type than this host's: {} (expected is what the host has); build it \
          against this host's wit/gateway.wit",
-        shown(error)
+        error_text(error)
     )
 }

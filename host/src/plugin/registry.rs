@@ -119,10 +119,10 @@ impl Registry {
         for ((name, digest), plugin) in &self.loaded {
             let live = self.deployment.entry(name).and_then(|entry| entry.live.as_ref());
             if live.is_none_or(|live| live.digest != *digest) {
-                plugin.rest();
+                plugin.deactivate();
                 continue;
             }
-            plugin.tend();
+            plugin.maintain();
             is_news |= plugin.probation().is_stood() && self.deployment.prove(name, digest);
         }
         if is_news {

@@ -2,8 +2,8 @@
 
 use crate::metrics::Metrics;
 use crate::plugin::{Change, Held, Routes};
+use crate::text::short_digest;
 use crate::topic::Topic;
-use crate::worker::short;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ impl Report {
     pub(super) fn change(&self, change: &Change) {
         let result = match change {
             Change::Loaded { name, digest, replaced, took } => {
-                let replaced = replaced.as_deref().map(short);
+                let replaced = replaced.as_deref().map(short_digest);
                 let routes = self.routes.borrow().clone();
                 let plugin = routes.plugins.get(name);
                 let not_granted = plugin.map(|plugin| plugin.withheld().join(", ")).filter(|names| !names.is_empty());
@@ -33,7 +33,7 @@ impl Report {
                 let grants = manifest.map(|manifest| manifest.grants.to_string());
                 tracing::info!(
                     plugin = name,
-                    digest = short(digest),
+                    digest = short_digest(digest),
                     replaced,
                     topics,
                     grants,
@@ -44,7 +44,7 @@ impl Report {
                 "loaded"
             }
             Change::Refused { name, reason, keeps, again_in } => {
-                let keeps = keeps.as_deref().map(short);
+                let keeps = keeps.as_deref().map(short_digest);
                 tracing::error!(plugin = name, reason, keeps, again_in = again_in.map(field::debug), "plugin refused");
                 "refused"
             }
@@ -53,7 +53,7 @@ impl Report {
                 "removed"
             }
             Change::Withdrawn { name, digest, restored, why } => {
-                let (digest, restored, reason) = (short(digest), short(restored), why.to_string());
+                let (digest, restored, reason) = (short_digest(digest), short_digest(restored), why.to_string());
                 tracing::error!(
                     plugin = name,
                     digest,
@@ -69,7 +69,7 @@ impl Report {
             Change::Restored { name, digest } => {
                 tracing::error!(
                     plugin = name,
-                    digest = short(digest),
+                    digest = short_digest(digest),
                     "the plugin's file is refused; the last good version, kept from before the start, runs instead: mend the file"
                 );
                 "restored"
@@ -95,8 +95,9 @@ impl Report {
     /// Makes the metrics show what is live now.
     pub(super) fn live(&mut self) {
         let routes = self.routes.borrow().clone();
-        let version =
-            |(name, plugin): (&String, &Arc<crate::plugin::Plugin>)| (name.clone(), short(plugin.digest()).to_owned());
+        let version = |(name, plugin): (&String, &Arc<crate::plugin::Plugin>)| {
+            (name.clone(), short_digest(plugin.digest()).to_owned())
+        };
         let live: BTreeSet<_> = routes.plugins.iter().map(version).collect();
         for (name, digest) in self.shown.difference(&live) {
             self.metrics.plugin(name, digest, false);

@@ -6,9 +6,9 @@ use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::message;
-use crate::plugin::is_dangerous;
 use crate::queue::TopicHandle;
 use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin};
+use crate::text::is_control_or_bidi;
 use crate::topic::Topic;
 use clap::Args;
 use serde::Serialize;
@@ -112,7 +112,7 @@ fn escaped(bytes: &[u8]) -> String {
 fn printable(text: &str) -> String {
     let escape = |char: char| match char {
         '\n' | '\t' => char.to_string(),
-        char if is_dangerous(char) => char.escape_default().to_string(),
+        char if is_control_or_bidi(char) => char.escape_default().to_string(),
         char => char.to_string(),
     };
     text.chars().map(escape).collect()

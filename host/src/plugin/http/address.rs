@@ -1,24 +1,22 @@
-//! Which addresses a name may lead to. Public ones; all others are reached
-//! only where the manifest grants their network, or a handler could ask what
-//! stands behind the worker's own firewall: its host, its Redis, the cloud's
-//! metadata.
+//! Which addresses a handler may reach: public ones, and others only if the manifest
+//! grants their network. Otherwise a handler could reach what the worker's firewall
+//! protects: its host, its Redis, the metadata service of the cloud.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IANA's special-purpose addresses that lead nowhere public, each with its
-/// length of prefix.
+/// IANA's special-purpose networks that are not public, with their prefix lengths.
 const SPECIAL_V4: [(Ipv4Addr, u8); 16] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),        // this network
     (Ipv4Addr::new(10, 0, 0, 0), 8),       // private
-    (Ipv4Addr::new(100, 64, 0, 0), 10),    // shared by a carrier's customers
+    (Ipv4Addr::new(100, 64, 0, 0), 10),    // carrier-grade NAT
     (Ipv4Addr::new(127, 0, 0, 0), 8),      // loopback
-    (Ipv4Addr::new(168, 63, 129, 16), 32), // Azure's own services, in every machine there
-    (Ipv4Addr::new(169, 254, 0, 0), 16),   // link-local, metadata of clouds
+    (Ipv4Addr::new(168, 63, 129, 16), 32), // Azure's platform services
+    (Ipv4Addr::new(169, 254, 0, 0), 16),   // link-local, cloud metadata
     (Ipv4Addr::new(172, 16, 0, 0), 12),    // private
     (Ipv4Addr::new(192, 0, 0, 0), 24),     // protocol assignments
     (Ipv4Addr::new(192, 0, 2, 0), 24),     // documentation
-    (Ipv4Addr::new(192, 88, 99, 0), 24),   // relays of 6to4
+    (Ipv4Addr::new(192, 88, 99, 0), 24),   // 6to4 relays
     (Ipv4Addr::new(192, 168, 0, 0), 16),   // private
     (Ipv4Addr::new(198, 18, 0, 0), 15),    // benchmarks
     (Ipv4Addr::new(198, 51, 100, 0), 24),  // documentation
@@ -27,26 +25,25 @@ const SPECIAL_V4: [(Ipv4Addr, u8); 16] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),      // reserved, broadcast
 ];
 
-/// Within 2000::/3, outside of which nothing is public.
+/// Special networks within 2000::/3; no address outside of it is public.
 const SPECIAL_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments: Teredo, benchmarks, ORCHID
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32), // documentation
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16), // 6to4, with any address of version 4 inside
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16), // 6to4, which embeds any IPv4 address
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
 ];
 
-/// Whether a name may lead to this address.
+/// Whether a handler may connect to this address.
 pub(super) fn is_permitted(address: IpAddr, networks: &[IpNet]) -> bool {
-    let meant = meant(address);
-    is_public(meant) || networks.iter().any(|network| network.contains(&address) || network.contains(&meant))
+    let effective = effective(address);
+    is_public(effective) || networks.iter().any(|network| network.contains(&address) || network.contains(&effective))
 }
 
-/// The address that is reached in the end: some of version 6 are another
-/// spelling of one of version 4.
-fn meant(address: IpAddr) -> IpAddr {
+/// The address that a connection reaches: some IPv6 addresses embed an IPv4 one.
+fn effective(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => match address.segments() {
-            // NAT64: how a network of version 6 alone reaches the others.
+            // NAT64: how an IPv6-only network reaches IPv4 addresses.
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
                 IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
             }
@@ -72,12 +69,12 @@ fn is_public(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn is_free(address: &str) -> bool {
+    fn is_permitted_by_default(address: &str) -> bool {
         is_permitted(address.parse().unwrap(), &[])
     }
 
     #[test]
-    fn public_addresses_are_free() {
+    fn public_addresses_are_permitted() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",
@@ -107,12 +104,12 @@ mod tests {
             "::ffff:8.8.8.8",
             "64:ff9b::8.8.8.8",
         ] {
-            assert!(is_free(address), "{address}");
+            assert!(is_permitted_by_default(address), "{address}");
         }
     }
 
     #[test]
-    fn others_are_not() {
+    fn other_addresses_are_denied() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",
@@ -170,12 +167,12 @@ mod tests {
             "fec0::1",
             "ff02::1",
         ] {
-            assert!(!is_free(address), "{address}");
+            assert!(!is_permitted_by_default(address), "{address}");
         }
     }
 
     #[test]
-    fn a_granted_network_is_free_in_every_spelling_and_its_neighbours_are_not() {
+    fn a_granted_network_is_permitted_in_every_notation_and_no_other() {
         let networks = ["10.1.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()];
         for (address, expected) in [
             ("10.1.255.255", true),

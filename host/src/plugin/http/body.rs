@@ -1,5 +1,5 @@
-//! Bodies that pass by, counted. One that is larger than allowed ends with an
-//! error, on both sides: it never looks whole.
+//! Bodies of requests and responses, with a size limit. A body above its limit ends
+//! with an error for both sides, so it never looks complete.
 
 use super::Http;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -14,29 +14,29 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 type Polled = Poll<Option<Result<Frame<Bytes>, Error>>>;
 
-/// What a guest sends.
-pub(super) struct Outgoing {
+/// The body that a guest sends.
+pub(super) struct RequestBody {
     body: WasiBody,
     budget: Budget,
-    /// Closed when the run is over.
+    /// Closed when the run has ended.
     run: Arc<Semaphore>,
 }
 
-/// What a server replies with.
-pub(super) struct Reply {
+/// The body that a server sends.
+pub(super) struct ResponseBody {
     body: Incoming,
     budget: Budget,
-    /// How long the next piece may take.
-    pause: Option<(Duration, Pin<Box<Sleep>>)>,
-    /// Its place among those that are under way.
+    /// The timeout for the next frame.
+    frame_timeout: Option<(Duration, Pin<Box<Sleep>>)>,
+    /// The request counts as in progress until its response body is dropped.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Http {
-    /// Whether something of its requests is still about: one that waits for its
-    /// reply, a body that was not sent or read to its end.
-    pub(in crate::plugin) fn is_under_way(&self) -> bool {
-        self.hooks.room.as_ref().is_some_and(|room| Arc::strong_count(room) > 1)
+    /// Whether the run has left something open: a request without its response, or a
+    /// body that was not sent or read to its end.
+    pub(in crate::plugin) fn has_open_requests(&self) -> bool {
+        self.hooks.permits.as_ref().is_some_and(|permits| Arc::strong_count(permits) > 1)
     }
 }
 
@@ -50,7 +50,7 @@ impl Budget {
         Self { max, left: max }
     }
 
-    /// Whether the frame is still within it.
+    /// Counts the frame, and returns whether it is within the limit.
     fn spend(&mut self, frame: &Frame<Bytes>) -> bool {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let is_within = length <= self.left;
@@ -59,13 +59,13 @@ impl Budget {
     }
 }
 
-impl Outgoing {
+impl RequestBody {
     pub(super) fn new(body: WasiBody, max: u64, run: Arc<Semaphore>) -> Self {
         Self { body, budget: Budget::new(max), run }
     }
 }
 
-impl Body for Outgoing {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -74,7 +74,7 @@ impl Body for Outgoing {
             Poll::Ready(Some(Ok(frame))) if !self.budget.spend(&frame) => {
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.budget.max)))))
             }
-            // A guest that was killed in the midst of it has not finished it.
+            // The guest ended before it had finished the body.
             Poll::Ready(None) if self.run.is_closed() => Poll::Ready(Some(Err(Error::ConnectionTerminated))),
             polled => polled,
         }
@@ -89,23 +89,23 @@ impl Body for Outgoing {
     }
 }
 
-impl Reply {
-    /// Fails where the reply itself says that it is larger than allowed.
+impl ResponseBody {
+    /// Fails if the announced length is above the limit.
     pub(super) fn new(
         body: Incoming,
         max: u64,
-        pause: Option<Duration>,
+        frame_timeout: Option<Duration>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, Error> {
         if body.size_hint().lower() > max {
             return Err(Error::HttpResponseBodySize(Some(max)));
         }
-        let pause = pause.map(|pause| (pause, Box::pin(sleep(pause))));
-        Ok(Self { body, budget: Budget::new(max), pause, _permit: permit })
+        let frame_timeout = frame_timeout.map(|timeout| (timeout, Box::pin(sleep(timeout))));
+        Ok(Self { body, budget: Budget::new(max), frame_timeout, _permit: permit })
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -115,14 +115,14 @@ impl Body for Reply {
                 if !self.budget.spend(&frame) {
                     return Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(self.budget.max)))));
                 }
-                if let Some((pause, sleep)) = &mut self.pause {
-                    sleep.as_mut().reset(Instant::now() + *pause);
+                if let Some((timeout, sleep)) = &mut self.frame_timeout {
+                    sleep.as_mut().reset(Instant::now() + *timeout);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Error::HttpResponseIncomplete))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => match &mut self.pause {
+            Poll::Pending => match &mut self.frame_timeout {
                 Some((_, sleep)) => sleep.as_mut().poll(context).map(|()| Some(Err(Error::ConnectionReadTimeout))),
                 None => Poll::Pending,
             },

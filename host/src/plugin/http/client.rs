@@ -1,9 +1,8 @@
-//! Connections to servers, kept for the next request. Each version of a plugin
-//! has its own: what a manifest no longer grants is no longer connected to.
-//! What drives a connection ends with it, at the latest with the handlers'
-//! threads.
+//! Connection pools. Each plugin version has its own, so that a connection is never
+//! reused under a manifest that does not grant it.
 
 use super::resolve::Resolver;
+use crate::events;
 use crate::manifest::Manifest;
 use hyper::Uri;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -22,26 +21,27 @@ use tokio::time::timeout;
 use tower_service::Service;
 use wasmtime_wasi_http::WasiBody;
 
-/// Looking up, connecting and the TLS handshake together. Also the end of a
-/// connection that is being made for a run that is over.
+/// Upper bound for resolving, connecting and the TLS handshake together, also for
+/// attempts that continue after their run has ended.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Bytes of a reply's status line and headers, and what is read ahead of its body.
+/// Bytes of a response's status line and headers, and of the read-ahead of its body.
 pub(super) const HEADERS_BYTES_MAX: usize = 64 << 10;
 
-/// Kept for each server, and for how long.
+/// Idle connections per server, and their idle timeout.
 const IDLE_MAX: usize = 16;
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
 pub(super) type Client = legacy::Client<Connector<HttpsConnector<HttpConnector<Resolver>>>, WasiBody>;
 
-/// Reads the certificates of the system's authorities where they are needed.
+/// Reads the system's CA certificates only if the manifest grants https.
 pub(super) fn connect(plugin: &str, manifest: &Manifest) -> Result<Client, rustls::Error> {
     let needs_tls = manifest.grants.http.iter().any(|origin| origin.is_https());
     let tls = tls(plugin, needs_tls)?;
     let mut tcp = HttpConnector::new_with_resolver(Resolver::new(&manifest.grants.networks));
     tcp.set_nodelay(true);
-    // Shared by a name's addresses, so that a dead one does not use it up.
+    // hyper divides it among the addresses of a name, so that an unreachable one
+    // does not use it up.
     tcp.set_connect_timeout(Some(CONNECT_MAX));
     tcp.enforce_http(false);
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
@@ -55,11 +55,11 @@ pub(super) fn connect(plugin: &str, manifest: &Manifest) -> Result<Client, rustl
     Ok(client)
 }
 
-fn tls(plugin: &str, needs_authorities: bool) -> Result<ClientConfig, rustls::Error> {
+fn tls(plugin: &str, needs_ca_certificates: bool) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder_without = builder()?.with_root_certificates(RootCertStore::empty());
-    if !needs_authorities {
+    if !needs_ca_certificates {
         return Ok(builder_without.with_no_client_auth());
     }
     match builder()?.with_native_roots() {
@@ -67,15 +67,16 @@ fn tls(plugin: &str, needs_authorities: bool) -> Result<ClientConfig, rustls::Er
         Err(error) => {
             tracing::error!(
                 plugin,
-                "no https server can be trusted: {error}; install the system's certificates (ca-certificates), \
-                 or name a file of them in SSL_CERT_FILE"
+                "{}: {error}; install the system's CA certificates (ca-certificates), \
+                 or set SSL_CERT_FILE",
+                events::NO_CA_CERTIFICATES
             );
             Ok(builder_without.with_no_client_auth())
         }
     }
 }
 
-/// Makes a connection in time, or none.
+/// Adds a timeout to a connector.
 #[derive(Clone)]
 pub(super) struct Connector<C>(C);
 

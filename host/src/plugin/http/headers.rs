@@ -1,58 +1,59 @@
-//! Headers that the host sets. Their secrets are read for each request, and
-//! neither the guest nor the log sees them: a server may send back what it got,
-//! so they are struck out like those that handlers read.
+//! Headers that the host adds. Their secrets are read for each request and hidden
+//! from the guest. They are redacted from the log too, because a server may echo
+//! them.
 
-use super::words::Refusal;
+use super::error_message::RequestError;
 use crate::capability::{Fault, Secret, Secrets};
 use crate::manifest::{Header, Manifest, Piece};
-use crate::plugin::component::Facts;
-use crate::plugin::struck;
+use crate::plugin::component::PluginContext;
+use crate::plugin::redact;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
 use url::Url;
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error};
 
-/// What a guest can neither set nor see: it belongs to the connection.
+/// Headers of the connection, which a guest can neither set nor see.
 pub(super) fn is_forbidden(name: &HeaderName) -> bool {
     use hyper::header::{TE, TRAILER};
     DEFAULT_FORBIDDEN_HEADERS.contains(name) || [TE, TRAILER].contains(name)
 }
 
-/// Adds the manifest's headers for this URL, in place of what the guest set.
+/// Sets the manifest's headers for this URL; they replace those of the guest.
 pub(super) fn add(
     headers: &mut HeaderMap,
-    facts: &Facts,
+    context: &PluginContext,
     url: &Url,
     secrets: Option<&dyn Secrets>,
-) -> Result<(), Refusal> {
-    // Exact names come first in their order: last, they win over patterns.
-    for (_, added) in facts.manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
+) -> Result<(), RequestError> {
+    // Exact origins come first in their order. Reversed, they overwrite patterns.
+    for (_, added) in context.manifest.http_headers.iter().rev().filter(|(origin, _)| origin.allows(url)) {
         for header in added {
             let read = |name: &str| {
-                let secret = secrets.ok_or_else(none)?.read(&facts.name, name)?;
-                facts.struck.learn(name, &secret);
+                let secret = secrets.ok_or_else(no_secrets)?.read(&context.name, name)?;
+                context.redactor.add(name, &secret);
                 Ok(secret)
             };
-            let made = made(header, read);
-            let (name, value) = made.map_err(|told| Refusal::new(Error::ConfigurationError, "header", told))?;
+            let built = build(header, read);
+            let (name, value) =
+                built.map_err(|reason| RequestError::new(Error::ConfigurationError, "header", reason))?;
             headers.insert(name, value);
         }
     }
     Ok(())
 }
 
-/// Which headers of a manifest can't be made as things are, and why.
+/// Why headers of a manifest can't be set at present.
 pub(in crate::plugin) fn faults(manifest: &Manifest, secrets: Option<&dyn Secrets>) -> Vec<String> {
-    let of_origin = |header: &Header| made(header, |name| secrets.ok_or_else(none)?.get(name)).err();
+    let fault = |header: &Header| build(header, |name| secrets.ok_or_else(no_secrets)?.get(name)).err();
     let headers = manifest.http_headers.iter().flat_map(|(origin, headers)| {
-        let told = headers.iter().filter_map(of_origin);
-        told.map(move |told| format!("[http_headers] for {origin}: {told}"))
+        let faults = headers.iter().filter_map(fault);
+        faults.map(move |fault| format!("[http_headers] for {origin}: {fault}"))
     });
     headers.collect()
 }
 
-fn made(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Result<(HeaderName, HeaderValue), String> {
-    let wrong = |told: &dyn fmt::Display| format!("the header `{}` can't be made: {told}", header.name);
+fn build(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = |reason: &dyn fmt::Display| format!("the header `{}` can't be set: {reason}", header.name);
     let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|error| wrong(&error))?;
     let mut text = String::new();
     for piece in &header.value {
@@ -60,7 +61,7 @@ fn made(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Result
             Piece::Text(piece) => text.push_str(piece),
             Piece::Secret(name) => {
                 let secret = read(name.as_str()).map_err(|fault| wrong(&fault))?;
-                check(secret.reveal()).map_err(|told| wrong(&format!("the secret {name} {told}")))?;
+                check(secret.reveal()).map_err(|reason| wrong(&format!("the secret {name} {reason}")))?;
                 text.push_str(secret.reveal());
             }
         }
@@ -70,22 +71,21 @@ fn made(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Result
     Ok((name, value))
 }
 
-/// What is short is no secret, and can't be struck out of what a server sends
-/// back.
+/// A short value can't be redacted from what a server echoes.
 fn check(secret: &str) -> Result<(), String> {
     if secret.is_empty() {
         return Err("is empty".to_owned());
     }
-    if secret.len() < struck::BYTES_MIN {
-        return Err(format!("has less than {} bytes: the handler could see it in a reply", struck::BYTES_MIN));
+    if secret.len() < redact::BYTES_MIN {
+        return Err(format!("has less than {} bytes, so it can't be redacted from a response", redact::BYTES_MIN));
     }
     match HeaderValue::try_from(secret) {
         Ok(_) => Ok(()),
-        Err(_) => Err("has characters that no header may have, such as a line's end".to_owned()),
+        Err(_) => Err("has characters that a header must not have, such as a line break".to_owned()),
     }
 }
 
-fn none() -> Fault {
+fn no_secrets() -> Fault {
     Fault::unavailable("this host has no secrets")
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::plugin::http::Outbound;
     use crate::plugin::output::LogBudget;
-    use crate::plugin::struck::Struck;
+    use crate::plugin::redact::Redactor;
     use std::sync::Arc;
 
     struct Store;
@@ -127,14 +127,14 @@ mod tests {
         x-lines = "${secret:LINES}"
     "#;
 
-    fn facts() -> Facts {
-        Facts {
+    fn context() -> PluginContext {
+        PluginContext {
             name: "a".to_owned(),
             manifest: Manifest::parse(MANIFEST, "a").unwrap(),
             is_command: false,
             log: LogBudget::new(1),
             http: Outbound::new(),
-            struck: Struck::default(),
+            redactor: Redactor::default(),
             capabilities: Arc::default(),
         }
     }
@@ -143,12 +143,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("authorization", HeaderValue::from_static("the guest's"));
         headers.append("authorization", HeaderValue::from_static("and another"));
-        add(&mut headers, &facts(), &Url::parse(url).unwrap(), secrets).map_err(|refusal| refusal.words)?;
+        add(&mut headers, &context(), &Url::parse(url).unwrap(), secrets).map_err(|error| error.message)?;
         Ok(headers)
     }
 
     #[test]
-    fn the_hosts_headers_replace_the_guests_and_the_nearest_origin_wins() {
+    fn headers_of_the_host_replace_those_of_the_guest_and_the_most_specific_origin_wins() {
         let headers = added("https://a.example/x", Some(&Store)).unwrap();
         let values: Vec<&[u8]> = headers.get_all("authorization").iter().map(HeaderValue::as_bytes).collect();
         assert_eq!(values, ["Bearer k\u{e9}y0!".as_bytes()]);
@@ -159,37 +159,37 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_missing_or_forges_a_header_refuses_the_request_and_is_not_told() {
-        let told = added("https://a.example/", None).unwrap_err();
-        assert_eq!(told, "the header `authorization` can't be made: unavailable: this host has no secrets");
-        let told = added("https://b.example/", Some(&Store)).unwrap_err();
-        assert!(told.contains("`x-lines`") && !told.contains("b: c"), "{told}");
+    fn a_missing_or_malformed_secret_fails_the_request_and_is_not_shown() {
+        let error = added("https://a.example/", None).unwrap_err();
+        assert_eq!(error, "the header `authorization` can't be set: unavailable: this host has no secrets");
+        let error = added("https://b.example/", Some(&Store)).unwrap_err();
+        assert!(error.contains("`x-lines`") && !error.contains("b: c"), "{error}");
     }
 
     #[test]
-    fn what_would_keep_requests_back_is_told_before_there_is_one() {
-        let told = |value: &str| {
+    fn faults_of_headers_are_found_before_the_first_request() {
+        let fault = |value: &str| {
             let text = format!(
                 "[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\nX-Key = \"{value}\""
             );
-            let mut facts = facts();
-            facts.manifest = Manifest::parse(&text, "a").unwrap();
-            let told = faults(&facts.manifest, Some(&Store)).pop();
-            // And then the request is.
+            let mut context = context();
+            context.manifest = Manifest::parse(&text, "a").unwrap();
+            let fault = faults(&context.manifest, Some(&Store)).pop();
+            // A request fails in the same way.
             let url = Url::parse("https://a.example/").unwrap();
-            let refused = add(&mut HeaderMap::new(), &facts, &url, Some(&Store)).map_err(|refusal| refusal.words);
-            assert_eq!(told, refused.err().map(|words| format!("[http_headers] for https://a.example: {words}")));
-            told.unwrap_or_default()
+            let failed = add(&mut HeaderMap::new(), &context, &url, Some(&Store)).map_err(|error| error.message);
+            assert_eq!(fault, failed.err().map(|reason| format!("[http_headers] for https://a.example: {reason}")));
+            fault.unwrap_or_default()
         };
-        assert_eq!(told("Bearer ${secret:KEY}"), "");
-        for (value, words) in [
+        assert_eq!(fault("Bearer ${secret:KEY}"), "");
+        for (value, reason) in [
             ("${secret:NONE}", "no such secret"),
             ("Bearer ${secret:EMPTY}", "the secret EMPTY is empty"),
             ("Bearer ${secret:TINY}", "the secret TINY has less than 4 bytes"),
-            ("${secret:LINES}", "the secret LINES has characters that no header may have"),
+            ("${secret:LINES}", "the secret LINES has characters that a header must not have"),
         ] {
-            let told = told(value);
-            assert!(told.contains("the header `x-key` can't be made: ") && told.contains(words), "{told}");
+            let fault = fault(value);
+            assert!(fault.contains("the header `x-key` can't be set: ") && fault.contains(reason), "{fault}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Where a request goes, in its one spelling: what is checked, what is
-//! connected to and what the server is told must be the same.
+//! The canonical target of a request. The allow-list check, the connection and the
+//! Host header must agree, so other notations of a host are rejected.
 
 use hyper::Uri;
 use url::{Host, Url};
 
-/// As much of a wrong spelling as is told.
+/// How much of a malformed authority the error shows.
 const SHOWN_CHARS_MAX: usize = 100;
 
 #[derive(Debug)]
@@ -13,19 +13,19 @@ pub(super) struct Target {
     pub(super) url: Url,
     /// For the connection.
     pub(super) uri: Uri,
-    /// For the server: without the port that goes without saying.
+    /// For the Host header: without the default port of the scheme.
     pub(super) host: String,
-    /// For people: `https://api.example.com`.
+    /// For messages, like `https://api.example.com`.
     pub(super) origin: String,
 }
 
 impl Target {
-    /// Path and query stay as they are: a signature may be over them.
-    pub(super) fn of(uri: &Uri) -> Result<Self, String> {
+    /// Leaves path and query unchanged, because a signature may cover them.
+    pub(super) fn parse(uri: &Uri) -> Result<Self, String> {
         let written = uri.authority().map_or("", |authority| authority.as_str());
         let shown: String = written.escape_debug().take(SHOWN_CHARS_MAX).collect();
         if written.contains('@') {
-            return Err("a name and a password in a URL are not sent; put them into a header".to_owned());
+            return Err("credentials in a URL are not sent; put them into a header".to_owned());
         }
         let scheme = uri.scheme_str().unwrap_or_default();
         let url = Url::parse(&format!("{scheme}://{written}/")).map_err(|error| format!("\"{shown}\": {error}"))?;
@@ -33,16 +33,16 @@ impl Target {
             return Err(format!("\"{shown}\" has no host"));
         };
         let with_port = format!("{host}:{port}");
-        if ![host, &with_port].iter().any(|plain| plain.eq_ignore_ascii_case(written)) {
-            return Err(format!("\"{shown}\" is spelled oddly; write \"{}\"", url.authority()));
+        if ![host, &with_port].iter().any(|canonical| canonical.eq_ignore_ascii_case(written)) {
+            return Err(format!("\"{shown}\" is not in canonical form; write \"{}\"", url.authority()));
         }
-        // The dot that says that a name is complete is no part of it in certificates.
+        // Certificates have no trailing dot of a fully qualified name.
         let host = match url.host() {
             Some(Host::Domain(name)) => name.strip_suffix('.').unwrap_or(name),
             _ => host,
         };
         if host.is_empty() || host.ends_with('.') {
-            return Err(format!("\"{shown}\" is no name"));
+            return Err(format!("\"{shown}\" is not a host name"));
         }
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let canonical = Uri::builder()
@@ -62,11 +62,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn target(uri: &str) -> Result<Target, String> {
-        Target::of(&uri.parse().unwrap())
+        Target::parse(&uri.parse().unwrap())
     }
 
     #[test]
-    fn a_plain_spelling_is_taken() {
+    fn canonical_authorities_are_accepted() {
         for (uri, connected, host, origin) in [
             (
                 "https://api.example.com/a/../b?c=%64",
@@ -100,12 +100,12 @@ mod tests {
     }
 
     proptest! {
-        /// What is connected to is what was checked, and an address only where
-        /// the check saw one: it is not looked up, so nothing behind it is judged.
+        /// The connection goes to the host that was checked. It uses an address only
+        /// if the check saw one, because the resolver does not check literal addresses.
         #[test]
-        fn what_is_taken_is_connected_to(authority in "[a-zA-Z0-9.:%x\\[\\]@_-]{1,24}|[0-9x.]{1,15}|\\[[0-9a-f:.]{2,20}\\]") {
+        fn the_connection_goes_to_the_checked_host(authority in "[a-zA-Z0-9.:%x\\[\\]@_-]{1,24}|[0-9x.]{1,15}|\\[[0-9a-f:.]{2,20}\\]") {
             let Ok(uri) = format!("http://{authority}/").parse::<Uri>() else { return Ok(()) };
-            let Ok(target) = Target::of(&uri) else { return Ok(()) };
+            let Ok(target) = Target::parse(&uri) else { return Ok(()) };
             let checked = target.url.host_str().unwrap();
             let bare = checked.strip_suffix('.').unwrap_or(checked);
             let connected = Url::parse(&target.uri.to_string()).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_one_is_refused() {
+    fn other_notations_are_rejected() {
         for uri in [
             "http://2130706433/",
             "http://0x7f000001/",
@@ -146,8 +146,7 @@ mod tests {
             "http://api.example.com../",
         ] {
             if let Ok(uri) = uri.parse::<Uri>() {
-                let told = Target::of(&uri).err();
-                assert!(told.is_some(), "{uri}");
+                assert!(Target::parse(&uri).is_err(), "{uri}");
             }
         }
         assert!(target("http://0x7f.1/").unwrap_err().ends_with("write \"127.0.0.1\""));

@@ -1,4 +1,4 @@
-//! Small values that stay, apart for each plugin.
+//! `key-value`: small persistent values, in a namespace per plugin.
 
 use super::fault;
 use crate::capability::{KeyValue, NewValue, Only, Quota};
@@ -12,11 +12,11 @@ const VALUE_BYTES_MAX: usize = 1 << 20;
 
 impl Guest {
     fn store(&self, key: &str) -> Result<Arc<dyn KeyValue>, Fault> {
-        self.need(self.facts.manifest.grants.keyvalue, "the key-value store", "keyvalue = true")?;
+        self.require(self.context.manifest.grants.keyvalue, "the key-value store", "keyvalue = true")?;
         if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
             return Err(fault("invalid", format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {}", key.len())));
         }
-        self.facts
+        self.context
             .capabilities
             .key_value
             .clone()
@@ -26,24 +26,24 @@ impl Guest {
     async fn store_value(&mut self, key: &str, value: &[u8], ttl_seconds: u32, only: Only<'_>) -> Result<bool, Fault> {
         let store = self.store(key)?;
         if value.len() > VALUE_BYTES_MAX {
-            let told = format!("a value has at most {VALUE_BYTES_MAX} bytes, not {}", value.len());
-            return Err(fault("too-large", told));
+            let reason = format!("a value has at most {VALUE_BYTES_MAX} bytes, not {}", value.len());
+            return Err(fault("too-large", reason));
         }
         if matches!(only, Only::If(expected) if expected.len() > VALUE_BYTES_MAX) {
-            // No value is like that, and it need not travel.
+            // No stored value is that long, so the store need not be asked.
             return Ok(false);
         }
-        let limits = &self.facts.manifest.limits;
+        let limits = &self.context.manifest.limits;
         let quota = Quota { keys: limits.keyvalue_keys, bytes: limits.keyvalue };
         let ttl = (ttl_seconds > 0).then(|| Duration::from_secs(ttl_seconds.into()));
-        Ok(store.set(&self.facts.name, quota, NewValue { key, value, ttl, only }).await?)
+        Ok(store.set(&self.context.name, quota, NewValue { key, value, ttl, only }).await?)
     }
 }
 
 impl key_value::Host for Guest {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, Fault> {
         let store = self.store(&key)?;
-        Ok(store.get(&self.facts.name, &key).await?)
+        Ok(store.get(&self.context.name, &key).await?)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl_seconds: u32) -> Result<(), Fault> {
@@ -60,6 +60,6 @@ impl key_value::Host for Guest {
 
     async fn delete(&mut self, key: String) -> Result<(), Fault> {
         let store = self.store(&key)?;
-        Ok(store.delete(&self.facts.name, &key).await?)
+        Ok(store.delete(&self.context.name, &key).await?)
     }
 }

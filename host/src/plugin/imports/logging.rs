@@ -1,11 +1,11 @@
-//! Lines in the log, and whatever a guest prints.
+//! `logging`, and the lines that a guest prints.
 
 use crate::plugin::bindings::logging;
 use crate::plugin::guest::Guest;
-use crate::plugin::plain::plain;
-use crate::plugin::words::cut_to;
+use crate::text::sanitize;
+use crate::text::truncate;
 
-/// What a line may have; more is cut.
+/// Limits of one line; longer texts are truncated.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 32;
 const FIELD_NAME_BYTES_MAX: usize = 64;
@@ -27,40 +27,39 @@ impl Guest {
             name.len().min(FIELD_NAME_BYTES_MAX) + value.len().min(FIELD_VALUE_BYTES_MAX)
         };
         let bytes = text.len().min(TEXT_BYTES_MAX) + fields.iter().take(FIELDS_MAX).map(length).sum::<usize>();
-        if !self.facts.may_log(bytes) {
+        if !self.context.may_log(bytes) {
             return;
         }
-        // Of a batch, the line may be any one's.
-        let id = if let [only] = self.run.members.as_slice() { only.id.as_str() } else { "" };
-        let (plugin, topic) = (self.facts.name.as_str(), self.run.topic_name());
         let text = self.safe(text, TEXT_BYTES_MAX);
-        let fields = (!fields.is_empty()).then(|| self.shown_fields(fields));
-        match level {
-            logging::Level::Debug => tracing::debug!(target: "handler", plugin, topic, id, fields, "{text}"),
-            logging::Level::Info => tracing::info!(target: "handler", plugin, topic, id, fields, "{text}"),
-            logging::Level::Warn => tracing::warn!(target: "handler", plugin, topic, id, fields, "{text}"),
-            logging::Level::Error => tracing::error!(target: "handler", plugin, topic, id, fields, "{text}"),
-        }
+        let fields = (!fields.is_empty()).then(|| self.format_fields(fields));
+        // The span of a run names the plugin; a load check has no span.
+        let plugin = self.run.span.is_none().then_some(self.context.name.as_str());
+        self.run.in_span(|| match level {
+            logging::Level::Debug => tracing::debug!(target: "handler", plugin, fields, "{text}"),
+            logging::Level::Info => tracing::info!(target: "handler", plugin, fields, "{text}"),
+            logging::Level::Warn => tracing::warn!(target: "handler", plugin, fields, "{text}"),
+            logging::Level::Error => tracing::error!(target: "handler", plugin, fields, "{text}"),
+        });
     }
 
-    /// All in one field of ours, so that they can't pass for others.
-    fn shown_fields(&self, fields: &[(String, String)]) -> String {
-        let shown = |(name, value): &(String, String)| {
+    /// Formats all fields into one, so that a handler can't forge fields of the host.
+    fn format_fields(&self, fields: &[(String, String)]) -> String {
+        let format = |(name, value): &(String, String)| {
             let name = self.safe(name, FIELD_NAME_BYTES_MAX);
             let value = self.safe(value, FIELD_VALUE_BYTES_MAX);
             let is_word = !value.is_empty() && !value.contains([' ', '\t', '"', '=']);
             if is_word { format!("{name}={value}") } else { format!("{name}={value:?}") }
         };
-        let mut all: Vec<String> = fields.iter().take(FIELDS_MAX).map(shown).collect();
+        let mut all: Vec<String> = fields.iter().take(FIELDS_MAX).map(format).collect();
         if fields.len() > FIELDS_MAX {
             all.push(format!("and {} more", fields.len() - FIELDS_MAX));
         }
         all.join(" ")
     }
 
-    /// Without secrets, first of all: what is cut or taken out could hide one.
+    /// Redacts before it truncates and sanitizes, since both can split a secret.
     fn safe(&self, text: &str, bytes_max: usize) -> String {
-        plain(&cut_to(&self.facts.struck.strike(text), bytes_max)).into_owned()
+        sanitize(&truncate(&self.context.redactor.redact(text), bytes_max)).into_owned()
     }
 }
 
@@ -70,14 +69,14 @@ mod tests {
     use crate::capability::Secret;
 
     #[test]
-    fn half_a_secret_is_one_too() {
-        let guest = Guest::under("");
-        guest.facts.struck.learn("KEY", &Secret::new("sesame!open".to_owned()));
+    fn a_secret_is_redacted_before_the_text_is_truncated() {
+        let guest = Guest::for_test("");
+        guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         for bytes_max in [12, 20] {
-            let told = guest.safe("it is sesame!open.", bytes_max);
-            assert!(told.starts_with("it is [secre") && !told.contains("sesame"), "{told}");
+            let safe = guest.safe("it is sesame!open.", bytes_max);
+            assert!(safe.starts_with("it is [secre") && !safe.contains("sesame"), "{safe}");
         }
-        // Nor one that only what steers a terminal keeps apart.
+        // An escape sequence after it does not matter.
         assert_eq!(guest.safe("sesame!open\u{1b}[2J", 100), "[secret:KEY]");
     }
 }

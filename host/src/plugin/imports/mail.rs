@@ -1,16 +1,17 @@
-//! Mail through the operator's relay.
+//! `mail`: sends through the operator's relay.
 
 use super::fault;
 use crate::capability::{Letter, Part};
 use crate::plugin::bindings::{Fault, mail};
 use crate::plugin::guest::Guest;
-use crate::plugin::words::hex;
+use crate::text::hex;
 use sha2::{Digest, Sha256};
+use tracing::Instrument as _;
 
-/// What one run may send.
+/// Mails of one run.
 const MAILS_MAX: usize = 10;
-/// Of all recipients together. How many there may be, and how large a mail is,
-/// the relay's side knows; this is what is not even looked at.
+/// Length of all recipients together. The mailer limits their number and the size
+/// of a mail; this bounds the work before that check.
 const TO_BYTES_MAX: usize = 64 << 10;
 
 impl mail::Host for Guest {
@@ -20,10 +21,10 @@ impl mail::Host for Guest {
         headers: Vec<(String, String)>,
         parts: Vec<mail::Part>,
     ) -> Result<(), Fault> {
-        self.need(self.facts.manifest.grants.mail, "mail", "mail = true")?;
-        let mailer = self.facts.capabilities.mailer.clone();
-        let mailer =
-            mailer.ok_or_else(|| fault("unavailable", "this host has no mail relay: mail.relay would name one"))?;
+        self.require(self.context.manifest.grants.mail, "mail", "mail = true")?;
+        let mailer = self.context.capabilities.mailer.clone();
+        let mailer = mailer
+            .ok_or_else(|| fault("unavailable", "this host has no mail relay; the operator sets it in mail.relay"))?;
         if self.run.mails.len() >= MAILS_MAX {
             return Err(fault("too-many", format!("a run sends at most {MAILS_MAX} mails")));
         }
@@ -33,20 +34,24 @@ impl mail::Host for Guest {
         let id = self.mail_id(&to.join(","));
         let part = |part: mail::Part| Part { content_type: part.content_type, name: part.name, data: part.data };
         let letter = Letter { id, to, headers, parts: parts.into_iter().map(part).collect() };
-        Ok(mailer.send(&self.facts.name, letter).await?)
+        let sending = mailer.send(&self.context.name, letter);
+        Ok(match &self.run.span {
+            Some(span) => sending.instrument(span.span().clone()).await?,
+            None => sending.await?,
+        })
     }
 }
 
 impl Guest {
-    /// Another run of the same message makes the same again, even if it comes
-    /// to fewer mails, or to others in between. To whom they went is kept as a
-    /// hash: it is only compared.
+    /// An id that is stable over retries of the message, even if a retry sends
+    /// fewer or other mails. Of the recipients only a hash is stored, because they
+    /// are only compared.
     fn mail_id(&mut self, to: &str) -> String {
         let hash = hex(&Sha256::digest(to));
-        let earlier = self.run.mails.iter().filter(|known| **known == hash).count();
+        let earlier = self.run.mails.iter().filter(|sent| **sent == hash).count();
         self.run.mails.push(hash);
         let topic = self.run.topic_name();
-        let ids: Vec<&str> = self.run.members.iter().map(|member| member.id.as_str()).collect();
+        let ids: Vec<&str> = self.run.items.iter().map(|item| item.id.as_str()).collect();
         format!("{topic}/{}/{to}/{earlier}", ids.join("/"))
     }
 }

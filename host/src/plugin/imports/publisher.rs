@@ -1,19 +1,19 @@
-//! Follow-up messages. They are kept back until the run has ended well.
+//! `publisher`: follow-up messages, buffered until the run has succeeded.
 
 use super::fault;
 use crate::plugin::bindings::Fault;
 use crate::plugin::bindings::publisher::{self, Options, Priority as WitPriority};
-use crate::plugin::guest::{Guest, Member, Run};
+use crate::plugin::guest::{BatchItem, Guest, RunState};
 use crate::publication::{Draft, Priority};
 use crate::topic::Topic;
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// What one run may publish.
+/// Publications of one run.
 const PUBLICATIONS_MAX: usize = 1000;
 const PUBLISHED_BYTES_MAX: usize = 16 << 20;
-/// How long a chain of messages may be of which each was published at once by
-/// the handler of the one before: a longer one is a loop that never rests.
+/// Upper bound for a chain of messages that were each published without a delay by
+/// the handler of the previous one: a longer chain is an endless loop.
 const HOPS_MAX: u32 = 100;
 
 /// How much a run has published.
@@ -32,8 +32,8 @@ impl publisher::Host for Guest {
 
     fn publish_with(&mut self, topic: String, data: Vec<u8>, options: Options) -> Result<String, Fault> {
         let topic = Topic::parse(&topic).map_err(|error| fault("invalid", error))?;
-        let is_granted = self.facts.manifest.grants.publish.contains(&topic);
-        self.need(is_granted, &format!("publishing to {topic}"), &format!("publish = [\"{topic}\"]"))?;
+        let is_granted = self.context.manifest.grants.publish.contains(&topic);
+        self.require(is_granted, &format!("publishing to {topic}"), &format!("publish = [\"{topic}\"]"))?;
         if self.run.buffer.messages >= PUBLICATIONS_MAX {
             return Err(fault("too-many", format!("a run publishes at most {PUBLICATIONS_MAX} messages")));
         }
@@ -48,21 +48,21 @@ impl publisher::Host for Guest {
         let delay = Duration::from_secs(options.delay_seconds.into());
         let from = self.run.topic_name().to_owned();
         let parent = self.run.parent(options.parent.as_deref())?;
-        // What leaves later is no loop that never rests.
+        // A delayed message starts a new chain.
         let hops = if delay.is_zero() { parent.hops.saturating_add(1) } else { 0 };
         if hops > HOPS_MAX {
-            let told = format!(
-                "{HOPS_MAX} messages before this one were each published at once by the one before: a loop? Publish with a delay, or end it"
+            let reason = format!(
+                "the last {HOPS_MAX} messages were each published without a delay by the previous one's handler, which looks like a loop; end it, or publish with a delay"
             );
-            return Err(fault("too-many", told));
+            return Err(fault("too-many", reason));
         }
-        // The same run of the same entry makes the same ids again.
+        // A retry of the same entry derives the same ids.
         let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
         let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
         let draft = Draft { headers: &options.headers, priority, delay, hops, ..draft };
         let publication = draft.encode(Timestamp::now()).map_err(|error| fault("invalid", error))?;
         let (id, bytes) = (publication.id.clone(), publication.body.len());
-        // Envelopes and headers included.
+        // The bytes include envelope and headers.
         if used + bytes > PUBLISHED_BYTES_MAX {
             return Err(fault("too-large", format!("a run publishes at most {PUBLISHED_BYTES_MAX} bytes")));
         }
@@ -73,20 +73,20 @@ impl publisher::Host for Guest {
     }
 }
 
-impl Run {
-    /// The message that a publish follows. One alone need not be named.
-    fn parent(&mut self, named: Option<&str>) -> Result<&mut Member, Fault> {
-        let told = if self.members.len() > 1 {
-            "name the parent: one of the messages of this batch"
+impl RunState {
+    /// The message that a publication follows. A batch has to name it.
+    fn parent(&mut self, named: Option<&str>) -> Result<&mut BatchItem, Fault> {
+        let reason = if self.items.len() > 1 {
+            "name the parent: set `parent` to the id of a message of this batch"
         } else {
-            "parent is not the id of the message at hand"
+            "`parent` is not the id of the message being handled"
         };
-        let parent = match (named, self.members.as_mut_slice()) {
+        let parent = match (named, self.items.as_mut_slice()) {
             (None, [only]) => Some(only),
             (None, _) => None,
-            (Some(named), members) => members.iter_mut().find(|member| member.id == named),
+            (Some(named), items) => items.iter_mut().find(|item| item.id == named),
         };
-        parent.ok_or_else(|| fault("invalid", told))
+        parent.ok_or_else(|| fault("invalid", reason))
     }
 }
 
@@ -95,12 +95,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_published_follows_one_message_at_hand() {
-        let mut guest = Guest::under("");
-        let mut parent = |members: &[&str], named| {
-            let member =
-                |id: &&str| Member { id: (*id).to_owned(), entry: String::new(), hops: 0, publications: Vec::new() };
-            guest.run.members = members.iter().map(member).collect();
+    fn a_publication_follows_a_message_of_the_run() {
+        let mut guest = Guest::for_test("");
+        let mut parent = |items: &[&str], named| {
+            let item =
+                |id: &&str| BatchItem { id: (*id).to_owned(), entry: String::new(), hops: 0, publications: Vec::new() };
+            guest.run.items = items.iter().map(item).collect();
             guest.run.parent(named).map(|found| found.id.clone()).map_err(|fault| fault.code)
         };
         let invalid = Err("invalid".to_owned());

@@ -1,15 +1,15 @@
-//! What this host offers to guests, what each of it takes to be granted, and
-//! words for what it does not have.
+//! The interfaces of this host, the grants that they need, and the errors for missing
+//! ones.
 
 use super::command::WASI_P1;
-use super::words::cut;
 use crate::manifest::Grants;
+use crate::text::truncate_error;
 use serde::Serialize;
 
-/// The version of `wit/gateway.wit`, and its interfaces with the kinds of
-/// grants that each takes any of.
+/// The version of `wit/gateway.wit`.
 const VERSION: &str = "1.0.0";
-const OURS: [(&str, &[&str]); 7] = [
+/// Each interface with the kinds of grants that permit its use.
+const GATEWAY_INTERFACES: [(&str, &[&str]); 7] = [
     ("config", &[]),
     ("key-value", &["keyvalue"]),
     ("logging", &[]),
@@ -19,8 +19,8 @@ const OURS: [(&str, &[&str]); 7] = [
     ("types", &[]),
 ];
 
-/// The same for packages of WASI 0.2.
-const WASI: [(&str, &[&str]); 7] = [
+/// Each package of WASI 0.2 with the kinds of grants that permit its use.
+const WASI_PACKAGES: [(&str, &[&str]); 7] = [
     ("cli", &[]),
     ("clocks", &[]),
     ("filesystem", FILES),
@@ -29,12 +29,12 @@ const WASI: [(&str, &[&str]); 7] = [
     ("random", &[]),
     (SOCKETS, &[]),
 ];
-/// What a core module gets, all in one.
+/// The grants for files. A core module has one import for all of WASI.
 const FILES: &[&str] = &["read", "write"];
-/// They are there, since languages import them, and lead nowhere.
+/// Linked, because language runtimes import them, but always denied.
 const SOCKETS: &str = "sockets";
 
-/// How an import stands with a manifest.
+/// What the manifest permits of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "access", rename_all = "kebab-case")]
 pub enum Access {
@@ -43,17 +43,17 @@ pub enum Access {
     Granted {
         what: Vec<String>,
     },
-    /// It is there and denies, until this is written into `[grants]`.
+    /// Calls are denied until the manifest has this line in `[grants]`.
     NotGranted {
         write: String,
     },
-    /// It is there and denies, whatever is written.
+    /// Calls are always denied.
     Denied,
     /// The host does not have it.
     Missing,
 }
 
-/// One interface that a component imports.
+/// An interface that a component imports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Import {
     pub name: String,
@@ -62,30 +62,35 @@ pub struct Import {
 }
 
 impl Import {
-    pub(super) fn of(name: &str, grants: &Grants) -> Self {
+    pub(super) fn classify(name: &str, grants: &Grants) -> Self {
         Self { name: name.to_owned(), access: access(name, grants) }
     }
 
-    /// Whether a grant was forgotten or is withheld. Files do not count: whole
-    /// languages import them and never look.
-    pub(super) fn is_withheld(&self) -> bool {
-        matches!(self.access, Access::NotGranted { .. }) && Name::of(&self.name).kinds() != Some(FILES)
+    /// Whether a grant is missing. Files do not count: language runtimes import them
+    /// even if the handler does not use them.
+    pub(super) fn is_ungranted(&self) -> bool {
+        matches!(self.access, Access::NotGranted { .. })
+            && InterfaceName::parse(&self.name).grant_kinds() != Some(FILES)
     }
 }
 
 fn access(name: &str, grants: &Grants) -> Access {
-    let name = Name::of(name);
-    let Some(kinds) = name.kinds() else { return Access::Missing };
-    if kinds.is_empty() {
+    let name = InterfaceName::parse(name);
+    let Some(grant_kinds) = name.grant_kinds() else { return Access::Missing };
+    if grant_kinds.is_empty() {
         return if name.package.ends_with(SOCKETS) { Access::Denied } else { Access::Always };
     }
     let by_kind = grants.by_kind();
-    let what: Vec<String> = kinds.iter().filter_map(|kind| by_kind.get(kind)).flatten().cloned().collect();
-    if what.is_empty() { Access::NotGranted { write: example(kinds).to_owned() } } else { Access::Granted { what } }
+    let what: Vec<String> = grant_kinds.iter().filter_map(|kind| by_kind.get(kind)).flatten().cloned().collect();
+    if what.is_empty() {
+        Access::NotGranted { write: example(grant_kinds).to_owned() }
+    } else {
+        Access::Granted { what }
+    }
 }
 
-fn example(kinds: &[&str]) -> &'static str {
-    match kinds {
+fn example(grant_kinds: &[&str]) -> &'static str {
+    match grant_kinds {
         ["keyvalue"] => "keyvalue = true",
         ["mail"] => "mail = true",
         ["publish"] => "publish = [\"topic\"]",
@@ -95,70 +100,76 @@ fn example(kinds: &[&str]) -> &'static str {
     }
 }
 
-/// What is granted and, as nothing that could use it is imported, for nothing.
+/// Kinds of grants that no import uses.
 pub(super) fn unused(imports: &[Import], grants: &Grants) -> Vec<String> {
-    let used: Vec<&str> =
-        imports.iter().filter_map(|import| Name::of(&import.name).kinds()).flatten().copied().collect();
-    // Networks only say where requests may lead.
+    let used: Vec<&str> = imports
+        .iter()
+        .filter_map(|import| InterfaceName::parse(&import.name).grant_kinds())
+        .flatten()
+        .copied()
+        .collect();
+    // Networks restrict the targets of HTTP requests.
     let is_used = |kind| used.contains(&if kind == "networks" { "http" } else { kind });
     grants.by_kind().into_keys().filter(|kind| !is_used(kind)).map(str::to_owned).collect()
 }
 
-/// `gateway:worker/logging@1.0.0` in its parts.
-struct Name<'a> {
+/// The parts of a name such as `gateway:worker/logging@1.0.0`.
+struct InterfaceName<'a> {
     package: &'a str,
     interface: &'a str,
     version: &'a str,
 }
 
-impl<'a> Name<'a> {
-    fn of(name: &'a str) -> Self {
+impl<'a> InterfaceName<'a> {
+    fn parse(name: &'a str) -> Self {
         let (path, version) = name.split_once('@').unwrap_or((name, ""));
         let (package, interface) = path.split_once('/').unwrap_or((path, ""));
         Self { package, interface, version }
     }
 
-    /// The kinds of grants that it takes any of. None where the host does not
-    /// have it, in whatever version.
-    fn kinds(&self) -> Option<&'static [&'static str]> {
+    /// The kinds of grants, any of which permits its use. `None` if the host has no
+    /// version of it.
+    fn grant_kinds(&self) -> Option<&'static [&'static str]> {
         let found = match self.package.strip_prefix("wasi:") {
-            Some(package) => WASI.iter().find(|(name, _)| *name == package),
+            Some(package) => WASI_PACKAGES.iter().find(|(name, _)| *name == package),
             None if self.package == WASI_P1 => return Some(FILES),
-            None if self.package == "gateway:worker" => OURS.iter().find(|(name, _)| *name == self.interface),
+            None if self.package == "gateway:worker" => {
+                GATEWAY_INTERFACES.iter().find(|(name, _)| *name == self.interface)
+            }
             None => None,
         };
-        found.map(|(_, kinds)| *kinds)
+        found.map(|(_, grant_kinds)| *grant_kinds)
     }
 }
 
-/// What a component needs that is not here, in words of ours: which interface,
-/// which function, what there is instead, and what to do.
-pub(super) fn lacking(error: &wasmtime::Error) -> String {
+/// Turns Wasmtime's link error into one that names the interface, the function, the
+/// available interfaces, and a remedy.
+pub(super) fn link_error(error: &wasmtime::Error) -> String {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     let quoted =
         |cause: Option<&String>, before: &str| Some(cause?.split_once(before)?.1.split_once('`')?.0.to_owned());
     let interface = quoted(causes.first(), "component imports instance `");
     let function = quoted(causes.get(1), "instance export `");
     let (Some(interface), Some(function), Some(why)) = (interface, function, causes.get(2)) else {
-        return cut(format!("it needs what this host does not offer: {error:#}; {MEND}"));
+        return truncate_error(format!("it needs an import that this host does not have: {error:#}; {HINT}"));
     };
-    let name = Name::of(&interface);
-    cut(if !why.contains("is missing") {
+    let name = InterfaceName::parse(&interface);
+    truncate_error(if !why.contains("is missing") {
         let why = causes.get(2..).unwrap_or_default().join(": ");
         format!(
-            "`{function}` of {interface} has another type than this host's: {why} (expected is what the host has); {MEND}"
+            "`{function}` of {interface} has another type than this host's: {why} (expected is what the host has); {HINT}"
         )
-    } else if name.kinds().is_some() && is_our_track(&name) {
-        format!("it needs `{function}` of {interface}, which this host does not have: {}; {MEND}", offered(&name))
+    } else if name.grant_kinds().is_some() && is_compatible_version(&name) {
+        format!("it needs `{function}` of {interface}, which this host does not have: {}; {HINT}", offered(&name))
     } else {
-        format!("it needs {interface} (`{function}`), which this host does not have: {}; {MEND}", offered(&name))
+        format!("it needs {interface} (`{function}`), which this host does not have: {}; {HINT}", offered(&name))
     })
 }
 
-const MEND: &str = "build it against this host's wit/gateway.wit, or update the worker";
+const HINT: &str = "build it against this host's wit/gateway.wit, or update the worker";
 
-/// Versions that only differ in what they add.
-fn is_our_track(name: &Name) -> bool {
+/// Whether the version differs from that of the host only by additions.
+fn is_compatible_version(name: &InterfaceName) -> bool {
     let track = |version: &str| {
         version.split('.').take(if version.starts_with('0') { 2 } else { 1 }).map(str::to_owned).collect::<Vec<_>>()
     };
@@ -166,17 +177,17 @@ fn is_our_track(name: &Name) -> bool {
     track(name.version) == track(ours)
 }
 
-fn offered(name: &Name) -> String {
+fn offered(name: &InterfaceName) -> String {
     let ours = || {
-        let names: Vec<&str> = OURS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = GATEWAY_INTERFACES.iter().map(|(name, _)| *name).collect();
         format!("gateway:worker@{VERSION} with {}", names.join(", "))
     };
     let wasi = || {
-        let names: Vec<&str> = WASI.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = WASI_PACKAGES.iter().map(|(name, _)| *name).collect();
         format!("WASI 0.2 with {}", names.join(", "))
     };
     match name.package {
-        "gateway:worker" if name.kinds().is_some() => {
+        "gateway:worker" if name.grant_kinds().is_some() => {
             format!("it offers gateway:worker/{}@{VERSION}", name.interface)
         }
         "gateway:worker" => format!("it offers {}", ours()),
@@ -195,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_import_stands_somehow_with_a_manifest() {
+    fn access_depends_on_interface_and_manifest() {
         let none = Grants::default();
         let all = grants(
             "publish = [\"b\", \"a\"]\nmail = true\nkeyvalue = true\nsecrets = [\"S\"]\nread = { \"/in\" = \"/data\" }",
@@ -225,15 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_for_nothing_is_told() {
+    fn unused_grants_are_found() {
         let granted = grants("publish = [\"a\"]\nmail = true");
-        let imports = [Import::of("gateway:worker/mail@1.0.0", &granted)];
+        let imports = [Import::classify("gateway:worker/mail@1.0.0", &granted)];
         assert_eq!(unused(&imports, &granted), ["publish"]);
         assert!(unused(&imports, &grants("mail = true")).is_empty());
     }
 
     #[test]
-    fn every_example_of_a_grant_is_one() {
+    fn every_example_of_a_grant_is_valid() {
         for import in ["publisher", "mail", "key-value", "secrets"].map(|name| format!("gateway:worker/{name}@1.0.0")) {
             let Access::NotGranted { write } = access(&import, &Grants::default()) else { panic!("{import}") };
             assert!(matches!(access(&import, &grants(&write)), Access::Granted { .. }), "{write}");

@@ -1,7 +1,6 @@
-//! What a guest may hold of `wasi:http`: it is in the host's memory, where
-//! `limits.memory` does not see it, and it needs no grant. The words of a
-//! request have their sizes, and headers, requests and bodies count as many
-//! handles.
+//! Limits for the resources of `wasi:http`, which need no grant. They use memory of
+//! the host that `limits.memory` does not count. So texts of a request have a maximum
+//! length, and headers, requests and bodies count as several resources each.
 
 use crate::plugin::guest::Guest;
 use wasmtime::StoreContextMut;
@@ -13,22 +12,23 @@ use wasmtime_wasi_http::p2::bindings::http::types::{
 };
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
-/// For a method and a scheme of one's own.
-const WORD_BYTES_MAX: usize = 64;
+/// A custom method or scheme.
+const TOKEN_BYTES_MAX: usize = 64;
 
-/// A name has 253, and a port.
+/// A host name has at most 253 bytes; a port follows.
 const AUTHORITY_BYTES_MAX: usize = 512;
 
-/// Each may hold 64 KiB of headers, or as much of a path, or two pieces of a body.
-const HANDLES_EACH: usize = 64;
+/// How many resources of `limits.resources` one counts as: each may use 64 KiB for
+/// headers or a path, or buffer two chunks of a body.
+const WEIGHT: usize = 64;
 
-/// However few handles there are, a request can be made.
-const HELD_MIN: usize = 16;
+/// Enough for a request, whatever the limit.
+const HTTP_RESOURCES_MIN: usize = 16;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type Set = wasmtime::Result<(Result<(), ()>,)>;
 
-/// Instead of the crate's own.
+/// Replaces functions of `wasmtime_wasi_http` by checked ones.
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut types = linker.instance("wasi:http/types@0.2.12")?;
     types.func_wrap("[constructor]fields", |mut store: Store<'_>, (): ()| {
@@ -54,17 +54,17 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-/// Whether there is room for one more. They are counted where they are: who
-/// lets go of one has it back, whatever way that was.
+/// Fails if the guest has as many as it may. They are counted in the resource table,
+/// so that each way of dropping one frees it.
 fn admit(guest: &mut Guest) -> wasmtime::Result<()> {
-    let max = (guest.facts.manifest.limits.handles as usize / HANDLES_EACH).max(HELD_MIN);
-    let held = guest.ctx().table.iter_mut().filter(|entry| {
+    let max = (guest.context.manifest.limits.handles as usize / WEIGHT).max(HTTP_RESOURCES_MIN);
+    let used = guest.ctx().table.iter_mut().filter(|entry| {
         entry.is::<FieldMap>()
             || entry.is::<OutgoingRequest>()
             || entry.is::<OutgoingResponse>()
             || entry.is::<OutgoingBody>()
     });
-    if held.count() < max { Ok(()) } else { Err(ResourceTableError::Full.into()) }
+    if used.count() < max { Ok(()) } else { Err(ResourceTableError::Full.into()) }
 }
 
 type Fields = Result<Resource<FieldMap>, HeaderError>;
@@ -77,14 +77,14 @@ fn fields_from(mut store: Store<'_>, (entries,): (Vec<(String, Vec<u8>)>,)) -> w
 }
 
 fn set_method(mut store: Store<'_>, (request, method): (Resource<OutgoingRequest>, Method)) -> Set {
-    if matches!(&method, Method::Other(word) if word.len() > WORD_BYTES_MAX) {
+    if matches!(&method, Method::Other(token) if token.len() > TOKEN_BYTES_MAX) {
         return Ok((Err(()),));
     }
     Ok((Request::set_method(&mut store.data_mut().http(), request, method)?,))
 }
 
 fn set_scheme(mut store: Store<'_>, (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)) -> Set {
-    if matches!(&scheme, Some(Scheme::Other(word)) if word.len() > WORD_BYTES_MAX) {
+    if matches!(&scheme, Some(Scheme::Other(token)) if token.len() > TOKEN_BYTES_MAX) {
         return Ok((Err(()),));
     }
     Ok((Request::set_scheme(&mut store.data_mut().http(), request, scheme)?,))
