@@ -35,10 +35,11 @@ impl mail::Host for Guest {
         let part = |part: mail::Part| Part { content_type: part.content_type, name: part.name, data: part.data };
         let letter = Letter { id, to, headers, parts: parts.into_iter().map(part).collect() };
         let sending = mailer.send(&self.context.name, letter);
-        Ok(match &self.run.span {
+        match &self.run.span {
             Some(span) => sending.instrument(span.span().clone()).await?,
             None => sending.await?,
-        })
+        }
+        Ok(())
     }
 }
 
