@@ -7,12 +7,12 @@ use crate::admin::{Status, router, serve};
 use crate::capability::{Capabilities, Mailer};
 use crate::health::HealthLoop;
 use crate::lanes::Lanes;
-use crate::mail::Post;
+use crate::mail::MailService;
 use crate::metrics::Metrics;
-use crate::plugin::{Archive, Cache, Compiler, Engine, EngineError, Folder, Means, Registry};
+use crate::plugin::{Cache, Compiler, Engine, EngineError, Means, PluginDir, Registry, VersionStore};
 use crate::queue::{Connection, QueueError, Store};
 use crate::reloader::{Reloader, Request};
-use crate::secrets::GivenSecrets;
+use crate::secrets::SecretStore;
 use crate::settings::Settings;
 use std::io;
 use std::net::SocketAddr;
@@ -105,8 +105,8 @@ impl App {
         tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
-        let archive = Archive::open(settings.cache.as_deref(), &settings.plugins);
-        let registry = Registry::new(engine, Folder::new(&settings.plugins, settings.check_files), archive);
+        let archive = VersionStore::open(settings.cache.as_deref(), &settings.plugins);
+        let registry = Registry::new(engine, PluginDir::new(&settings.plugins, settings.check_files), archive);
         let routes = registry.routes();
         let lanes = Arc::new(Lanes::new(connection.clone(), settings, metrics.clone(), runtime));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
@@ -194,13 +194,13 @@ fn cache(settings: &Settings) -> Option<Cache> {
 /// What guests reach beyond their sandbox, where their manifests grant it.
 fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
     let store = Store::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
-    let post = Post::new(&settings.mail).map_err(StartError::Mail)?;
+    let post = MailService::new(&settings.mail).map_err(StartError::Mail)?;
     let mailer = post.map(|post| Arc::new(post) as Arc<dyn Mailer>);
-    let secrets = GivenSecrets::new(&settings.secrets, metrics);
+    let secrets = SecretStore::new(&settings.secrets, metrics);
     Ok(Capabilities {
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
-        own_folders: settings.own_folders(),
+        protected_dirs: settings.own_folders(),
     })
 }

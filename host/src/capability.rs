@@ -66,16 +66,16 @@ pub enum Only<'a> {
 
 /// A mail as a guest wants it sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct Email {
     /// What its `Message-ID` is made from: the same where it is sent again.
     pub id: String,
     pub to: Vec<String>,
     pub headers: Vec<(String, String)>,
-    pub parts: Vec<Part>,
+    pub parts: Vec<EmailPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct EmailPart {
     pub content_type: String,
     /// An attachment has one.
     pub name: Option<String>,
@@ -84,7 +84,7 @@ pub struct Part {
 
 #[async_trait]
 pub trait Mailer: Send + Sync {
-    async fn send(&self, plugin: &str, letter: Letter) -> Result<(), Fault>;
+    async fn send(&self, plugin: &str, email: Email) -> Result<(), Fault>;
 }
 
 /// Never shown, nor written to a log: a handler's or one of the host's own.
@@ -123,5 +123,5 @@ pub struct Capabilities {
     pub secrets: Option<Arc<dyn Secrets>>,
     /// The host's own folders, of plugins, of what is compiled of them, of
     /// secrets: no grant reaches into them.
-    pub own_folders: Vec<PathBuf>,
+    pub protected_dirs: Vec<PathBuf>,
 }

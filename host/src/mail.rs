@@ -1,57 +1,57 @@
-//! Mails of handlers, on their way to the operator's relay, or into a folder
+//! Mails of handlers, on their transport to the operator's relay, or into a folder
 //! where somebody only wants to see them. The only place that knows how mail is
 //! written and handed over.
 
 mod compose;
-mod folder;
-mod relay;
+mod directory;
+mod smtp;
 
-use crate::capability::{Fault, Letter, Mailer};
+use crate::capability::{Email, Fault, Mailer};
 use crate::settings::{MailSettings, Outlet};
 use async_trait::async_trait;
 use compose::{Senders, compose};
-use folder::Folder;
-use relay::Relay;
+use directory::MailDir;
+use smtp::SmtpRelay;
 
 /// The sender where none is needed, since nothing is delivered.
 const NOBODY: &str = "gateway-worker@localhost";
 
-pub struct Post {
-    way: Way,
+pub struct MailService {
+    transport: Transport,
     senders: Senders,
 }
 
-enum Way {
-    Relay(Box<Relay>),
-    Folder(Folder),
+enum Transport {
+    Relay(Box<SmtpRelay>),
+    Directory(MailDir),
 }
 
-impl Post {
+impl MailService {
     /// Nothing where there is no outlet. An error says which setting is none.
     pub fn new(settings: &MailSettings) -> Result<Option<Self>, String> {
         let Some(outlet) = &settings.outlet else { return Ok(None) };
         let from = settings.from.as_deref().unwrap_or(NOBODY);
         let senders = Senders::new(from, &settings.allow_from)?;
-        let way = match outlet {
-            Outlet::Relay(relay) => Way::Relay(Box::new(Relay::new(relay, settings)?)),
-            Outlet::Folder(path) => Way::Folder(Folder::new(path)),
+        let transport = match outlet {
+            Outlet::Relay(relay) => Transport::Relay(Box::new(SmtpRelay::new(relay, settings)?)),
+            Outlet::Folder(path) => Transport::Directory(MailDir::new(path)),
         };
-        Ok(Some(Self { way, senders }))
+        Ok(Some(Self { transport, senders }))
     }
 }
 
 #[async_trait]
-impl Mailer for Post {
-    async fn send(&self, plugin: &str, letter: Letter) -> Result<(), Fault> {
-        let mail = compose(letter, &self.senders)?;
-        match &self.way {
-            Way::Relay(relay) => {
+impl Mailer for MailService {
+    async fn send(&self, plugin: &str, email: Email) -> Result<(), Fault> {
+        let mail = compose(email, &self.senders)?;
+        match &self.transport {
+            Transport::Relay(relay) => {
                 relay.send(&mail).await?;
                 let recipients = mail.envelope.to().len();
                 tracing::debug!(plugin, message_id = mail.id, recipients, "mail sent");
             }
-            Way::Folder(folder) => {
-                let file = folder.keep(&mail).await?;
+            Transport::Directory(directory) => {
+                let file = directory.save(&mail).await?;
                 let recipients: Vec<&str> = mail.envelope.to().iter().map(AsRef::as_ref).collect();
                 let recipients = recipients.join(", ");
                 tracing::info!(plugin, recipients, file = %file.display(), "mail written, not sent");

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 const BYTES_MAX: u64 = 64 << 10;
 
-pub struct GivenSecrets {
+pub struct SecretStore {
     settings: SecretsSettings,
     metrics: Arc<Metrics>,
 }
 
-impl GivenSecrets {
+impl SecretStore {
     pub fn new(settings: &SecretsSettings, metrics: &Arc<Metrics>) -> Self {
         Self { settings: settings.clone(), metrics: metrics.clone() }
     }
@@ -32,7 +32,7 @@ impl GivenSecrets {
     }
 }
 
-impl Secrets for GivenSecrets {
+impl Secrets for SecretStore {
     fn get(&self, name: &str) -> Result<Secret, Fault> {
         if let Some(dir) = &self.settings.dir {
             match read(dir, name) {
@@ -102,14 +102,14 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::symlink;
 
-    fn secrets(dir: Option<&Path>, variables: &[(&str, &str)]) -> GivenSecrets {
+    fn secrets(dir: Option<&Path>, variables: &[(&str, &str)]) -> SecretStore {
         let variable = |(name, value): &(&str, &str)| ((*name).to_owned(), Secret::new((*value).to_owned()));
         let variables: BTreeMap<_, _> = variables.iter().map(variable).collect();
         let settings = SecretsSettings { dir: dir.map(Path::to_owned), variables };
-        GivenSecrets::new(&settings, &Arc::default())
+        SecretStore::new(&settings, &Arc::default())
     }
 
-    fn text(secrets: &GivenSecrets, name: &str) -> Result<String, String> {
+    fn text(secrets: &SecretStore, name: &str) -> Result<String, String> {
         secrets.get(name).map(|secret| secret.reveal().to_owned()).map_err(|fault| fault.to_string())
     }
 

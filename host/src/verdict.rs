@@ -77,9 +77,9 @@ impl Outcome {
             Self::CpuLimit(limit) => format!("used more than limits.cpu = {limit:?}"),
             Self::MemoryLimit(limit) => format!("asked for more than limits.memory = {limit} bytes"),
             Self::TableLimit(limit) => format!("asked for more than limits.table_elements = {limit}"),
-            Self::HandleLimit(limit) => format!("held more than limits.handles = {limit}"),
+            Self::HandleLimit(limit) => format!("held more than limits.resources = {limit}"),
             Self::HostCallLimit(limit) => {
-                format!("passed more than limits.host_call = {limit} bytes to the host in one call")
+                format!("passed more than limits.host_call_bytes = {limit} bytes to the host in one call")
             }
         }
     }

@@ -88,7 +88,7 @@ async fn replies_to_a_batch_are_as_many_as_its_messages_or_none_counts() {
         ("none", count("(i32.const 0)"), "bad-reply", "0 replies to a batch of 2"),
         ("fewer", count("(i32.const 1)"), "bad-reply", "1 replies to a batch of 2"),
         ("more", count("(i32.const 3)"), "bad-reply", "3 replies to a batch of 2"),
-        ("flood", replies(flood), "host-call-limit", "limits.host_call"),
+        ("flood", replies(flood), "host-call-limit", "limits.host_call_bytes"),
         ("bad", replies(bad), "bad-reply", "utf-8"),
     ];
     let redis = Redis::start();

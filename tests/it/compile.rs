@@ -26,7 +26,7 @@ fn slow(size: u32) -> Vec<u8> {
 }
 
 fn engine(program: &str, limits: CompileLimits) -> Engine {
-    Engine::new(Capabilities::default(), Compiler::of(PathBuf::from(program), limits, None), 2).unwrap()
+    Engine::new(Capabilities::default(), Compiler::with_program(PathBuf::from(program), limits, None), 2).unwrap()
 }
 
 async fn load(engine: &Engine, wasm: &[u8]) -> Result<Plugin, String> {

@@ -123,7 +123,7 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
     let plugins = Plugins::with("module", &module, &manifest).and("few", &module, &few);
     let gateway = Gateway::start(&redis, &plugins);
     for (topic, reason, error) in
-        [("module", "retry", "exit code 100"), ("few", "handle-limit", "held more than limits.handles = 20")]
+        [("module", "retry", "exit code 100"), ("few", "handle-limit", "held more than limits.resources = 20")]
     {
         gateway.until_loaded(topic).await;
         redis.publish(topic, "m", "{}").await;

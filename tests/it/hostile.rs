@@ -250,7 +250,7 @@ fn in_the_hosts_memory() -> [Attack; 9] {
             web(&times(1000, "(drop (call $fields))")),
             "",
             "handle-limit",
-            "limits.handles = 10000",
+            "limits.resources = 10000",
         ),
         Attack::new("requests", web(&times(1000, "(drop (call $request (call $fields)))")), "", "handle-limit", ""),
         Attack::new("one.by.one", web(&times(1000, "(call $drop_fields (call $fields))")), "", "done", ""),

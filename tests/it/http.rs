@@ -67,10 +67,10 @@ async fn a_name_that_leads_to_the_host_itself_needs_its_network_granted() {
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
     let told = rig.not_made();
-    assert!(told[0].contains("which is not public") && told[0].contains("write networks = [\""), "{told:?}");
+    assert!(told[0].contains("which is not public") && told[0].contains("write private_networks = [\""), "{told:?}");
     assert!(server.seen().is_empty());
 
-    let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
+    let granted = Rig::new(&format!("http = [\"{origin}\"]\nprivate_networks = [\"127.0.0.0/8\"]")).await;
     assert_eq!(granted.get(&format!("{origin}/hello")).await, "200");
     // The name, complete with its dot, is the same; so is it in capitals.
     assert_eq!(granted.get(&format!("http://localhost.:{}/hello", server.port)).await, "200");

@@ -169,7 +169,7 @@ async fn a_connection_stands_in_time_or_not_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_instance_holds_no_connections_of_runs_before() {
     let server = Server::start().await;
-    let rig = small(&server, "http_requests = 1\n[instances]\nreuse = 1000\nidle = \"1h\"").await;
+    let rig = small(&server, "http_requests = 1\n[instances]\nmax_calls = 1000\nidle_timeout = \"1h\"").await;
     let authority = format!("127.0.0.1:{}", server.port);
     for _ in 0..5 {
         let told = rig.told(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;

@@ -66,7 +66,7 @@ async fn a_plugin_is_shown_with_what_it_may() {
     let digest = gateway.until_loaded("puppet").await;
     assert!(told["digest"].as_str().unwrap().starts_with(&digest), "{digest} {told:#}");
     let (_, text, _) = plugin(&["inspect", &path(&plugins, "puppet.wasm")]);
-    for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is for nothing"] {
+    for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is unused"] {
         assert!(text.contains(line), "{line}: {text}");
     }
 }
@@ -369,7 +369,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
         ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
         ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
-        ("reused", command(), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
+        ("reused", command(), "instances = { max_calls = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
         ("threads", program(&threads), "", "it needs threads"),
         ("typed", load::built(&wider, ""), "", "has another type than this host's"),

@@ -124,7 +124,7 @@ fn held(name: &'static str, manifest: &'static str, count: u32, body: &str) -> C
         within: limited(&times(count, body)),
         beyond: limited(&times(count + 1, body)),
         outcome: "handle-limit",
-        told: "held more than limits.handles = 64",
+        told: "held more than limits.resources = 64",
     }
 }
 
@@ -179,42 +179,42 @@ fn of_handles() -> Vec<Case> {
     vec![
         Case {
             name: "handles",
-            manifest: "handles = 50",
+            manifest: "resources = 50",
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            told: "held more than limits.resources = 50",
         },
         // What is one thing of the host's, and not two as above.
         Case {
             name: "networks",
-            manifest: "handles = 50",
+            manifest: "resources = 50",
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 50",
+            told: "held more than limits.resources = 50",
         },
         // Each counts as many handles as it may take room in the host's memory.
         Case {
             name: "fields",
-            manifest: "handles = 6400",
+            manifest: "resources = 6400",
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
             outcome: "handle-limit",
-            told: "held more than limits.handles = 6400",
+            told: "held more than limits.resources = 6400",
         },
-        held("fields.listed", "handles = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
+        held("fields.listed", "resources = 6400", 100, "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))"),
         // Of these two each time: there is room for the first, and not for the other.
-        held("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
+        held("fields.cloned", "resources = 6464", 50, "(drop (call $clone (call $fields)))"),
         held(
             "request.body",
-            "handles = 6464",
+            "resources = 6464",
             50,
             "(call $request_body (call $request (call $fields)) (i32.const 64))",
         ),
         held(
             "response.body",
-            "handles = 6464",
+            "resources = 6464",
             50,
             "(call $response_body (call $response (call $fields)) (i32.const 64))",
         ),
@@ -235,19 +235,19 @@ fn of_calls() -> Vec<Case> {
     vec![
         Case {
             name: "host-call",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes to the host in one call",
+            told: "passed more than limits.host_call_bytes = 4096 bytes to the host in one call",
         },
         Case {
             name: "reply",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            told: "passed more than limits.host_call = 4096 bytes",
+            told: "passed more than limits.host_call_bytes = 4096 bytes",
         },
         Case {
             name: "random",
@@ -280,7 +280,7 @@ fn of_programs() -> Vec<Case> {
     vec![
         Case {
             name: "program",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: print(4088, 0),
             beyond: print(4089, 0),
             outcome: "trap",
@@ -288,7 +288,7 @@ fn of_programs() -> Vec<Case> {
         },
         Case {
             name: "program.told",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: print(4089, 48),
             beyond: print(4088, 48),
             outcome: "trap",

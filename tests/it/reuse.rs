@@ -30,9 +30,9 @@ async fn ends(gateway: &Gateway, redis: &Redis, topic: &str, count: usize) -> Ve
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_has_as_many_calls_as_the_manifest_says() {
     let redis = Redis::start();
-    let plugins = Plugins::with("within", &counts(3), &reused("reuse = 3"))
-        .and("beyond", &counts(2), &reused("reuse = 3"))
-        .and("once", &counts(1), &reused("reuse = 1"))
+    let plugins = Plugins::with("within", &counts(3), &reused("max_calls = 3"))
+        .and("beyond", &counts(2), &reused("max_calls = 3"))
+        .and("once", &counts(1), &reused("max_calls = 1"))
         .and("fresh", &counts(1), ONE_BY_ONE);
     let gateway = Gateway::start(&redis, &plugins);
     for topic in ["within", "once", "fresh"] {
@@ -55,10 +55,10 @@ async fn after_a_run_that_was_ended_the_next_one_is_fresh() {
     let spin = "(loop $on (br $on))";
     let limits = "[limits]\ncpu = \"50ms\"\n";
     let slow = "[limits]\ntimeout = \"200ms\"\ncpu = \"1h\"\n";
-    let plugins = Plugins::with("trap", &then("unreachable"), &reused("reuse = 1000"))
-        .and("bad-reply", &then(bad), &reused("reuse = 1000"))
-        .and("cpu-limit", &then(spin), &format!("{}{limits}", reused("reuse = 1000")))
-        .and("timeout", &then(spin), &format!("{}{slow}", reused("reuse = 1000")));
+    let plugins = Plugins::with("trap", &then("unreachable"), &reused("max_calls = 1000"))
+        .and("bad-reply", &then(bad), &reused("max_calls = 1000"))
+        .and("cpu-limit", &then(spin), &format!("{}{limits}", reused("max_calls = 1000")))
+        .and("timeout", &then(spin), &format!("{}{slow}", reused("max_calls = 1000")));
     let gateway = Gateway::start(&redis, &plugins);
     for end in ["trap", "bad-reply", "cpu-limit", "timeout"] {
         assert_eq!(ends(&gateway, &redis, end, 4).await, ["done", end, "done", end]);
@@ -85,10 +85,10 @@ async fn after_a_bad_answer_the_next_run_is_fresh() {
          (i32.store (i32.const 256) (i32.const 1)) {OK}"
     ));
     let batch = "[batch]\nsize = 1\nwait = \"0s\"\n";
-    let plugins = Plugins::with("code", &code, &reused("reuse = 1000")).and(
+    let plugins = Plugins::with("code", &code, &reused("max_calls = 1000")).and(
         "count",
         &withholds(),
-        &format!("{}{batch}", reused("reuse = 1000")),
+        &format!("{}{batch}", reused("max_calls = 1000")),
     );
     let gateway = Gateway::start(&redis, &plugins);
     for topic in ["code", "count"] {
@@ -101,7 +101,7 @@ async fn after_a_bad_answer_the_next_run_is_fresh() {
 async fn each_run_has_its_own_budgets() {
     let redis = Redis::start();
     let grants = "[grants]\npublish = [\"other\"]\n";
-    let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", reused("reuse = 1000")));
+    let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", reused("max_calls = 1000")));
     let gateway = Gateway::start(&redis, &plugins);
     for id in ["a", "b", "c"] {
         redis.publish("puppet", id, r#"{"do":"publish","to":"other","times":700,"then":null}"#).await;
@@ -128,7 +128,7 @@ async fn a_limit_that_was_reached_before_is_not_blamed() {
         "(if (i32.load (i32.const 256)) (then unreachable)) (i32.store (i32.const 256) (i32.const 1))
          (drop (memory.grow (i32.const 60000))) {OK}"
     ));
-    let plugins = Plugins::with("grows", &grows, &reused("reuse = 1000"));
+    let plugins = Plugins::with("grows", &grows, &reused("max_calls = 1000"));
     let gateway = Gateway::start(&redis, &plugins);
     assert_eq!(ends(&gateway, &redis, "grows", 2).await, ["done", "trap"]);
 }
@@ -140,7 +140,7 @@ async fn an_instance_that_nobody_needs_is_let_go_of() {
     let fills = guest(&format!(
         "(drop (memory.grow (i32.const 768))) (memory.fill (i32.const 65536) (i32.const 1) (i32.const 50331648)) {OK}"
     ));
-    let plugins = Plugins::with("fills", &fills, &reused("reuse = 1000, idle = \"5s\""));
+    let plugins = Plugins::with("fills", &fills, &reused("max_calls = 1000, idle_timeout = \"5s\""));
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("fills", "a", "{}").await;
     gateway.until_outcome("fills", "a", "done").await;
@@ -155,7 +155,7 @@ async fn an_instance_that_nobody_needs_is_let_go_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_has_instances_of_its_own() {
     let redis = Redis::start();
-    let plugins = Plugins::with("topic", &counts(2), &reused("reuse = 1000"));
+    let plugins = Plugins::with("topic", &counts(2), &reused("max_calls = 1000"));
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     for (version, id) in ["a", "b", "c"].into_iter().enumerate() {
@@ -164,8 +164,10 @@ async fn a_new_version_has_instances_of_its_own() {
             redis.publish("topic", &format!("{id}-{call}"), "{}").await;
             gateway.until_outcome("topic", &format!("{id}-{call}"), "done").await;
         }
-        plugins
-            .write("topic.toml", format!("{}[config]\nversion = \"{version}\"\n", reused("reuse = 1000")).as_bytes());
+        plugins.write(
+            "topic.toml",
+            format!("{}[config]\nversion = \"{version}\"\n", reused("max_calls = 1000")).as_bytes(),
+        );
         gateway.post("/api/v1/plugins/reload").await;
     }
 }

@@ -5,8 +5,8 @@ use super::print::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::metrics::Metrics;
-use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests, plain};
-use crate::secrets::GivenSecrets;
+use crate::plugin::{Access, Cache, Compiler, Engine, Import, Inspection, PluginDir, orphan_manifests, plain};
+use crate::secrets::SecretStore;
 use crate::settings::{FileCheck, Typed, TypedPlugins, TypedSecrets};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,10 +69,10 @@ impl Inspector {
         let settings = with_file(typed, config.as_deref())?.check_plugins()?;
         // What is checked lies where the worker's plugins do, or will.
         let own_folders = settings.own_folders().into_iter().chain(paths.iter().map(|path| folder(path).to_owned()));
-        let secrets = GivenSecrets::new(&settings.secrets, &Arc::new(Metrics::default()));
+        let secrets = SecretStore::new(&settings.secrets, &Arc::new(Metrics::default()));
         let capabilities = Capabilities {
             secrets: Some(Arc::new(secrets)),
-            own_folders: own_folders.collect(),
+            protected_dirs: own_folders.collect(),
             ..Capabilities::default()
         };
         // Where it can't be used it is slower, and that is all.
@@ -82,7 +82,7 @@ impl Inspector {
     }
 
     async fn inspect(&self, (folder, name): (PathBuf, String)) -> Inspection {
-        Inspection::of(&self.engine, &Folder::new(folder, self.check), &name).await
+        Inspection::load(&self.engine, &PluginDir::new(folder, self.check), &name).await
     }
 
     /// The plugins that a path names: itself, or those in it.
@@ -91,7 +91,7 @@ impl Inspector {
             let (folder, name) = split(path)?;
             return Ok(Named { folder, names: BTreeSet::from([name]), beyond: Vec::new() });
         }
-        let (names, beyond) = Folder::new(path, self.check).names().map_err(told)?;
+        let (names, beyond) = PluginDir::new(path, self.check).names().map_err(told)?;
         Ok(Named { folder: path.to_owned(), names: names.into_iter().collect(), beyond })
     }
 
@@ -178,7 +178,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     } else {
         all.iter().for_each(print_verdict);
     }
-    for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
+    for name in args.paths.iter().flat_map(|path| orphan_manifests(path)) {
         let told = format!("warning  {name}.toml is for nothing: there is no {name}.wasm beside it");
         if args.json { eprintln!("{}", plain(&told)) } else { print_line(&told) }
     }

@@ -25,7 +25,7 @@ pub(super) struct Discovery {
 
 impl Discovery {
     pub(super) async fn run(mut self, stop: &CancellationToken) {
-        let is_wanted = |routes: &Arc<Routes>| routes.unclaimed.is_some();
+        let is_wanted = |routes: &Arc<Routes>| routes.catch_all.is_some();
         let looking = async {
             let mut is_full = false;
             loop {
@@ -57,9 +57,9 @@ impl Discovery {
     fn taken(&self, topics: BTreeSet<Topic>, is_full: &mut bool) -> BTreeSet<Topic> {
         let routes = self.routes.borrow().clone();
         let before = self.found.borrow().clone();
-        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.kept.contains_key(topic);
+        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.reserved.contains_key(topic);
         for topic in topics.iter().filter(|topic| !before.contains(topic) && !routes.by_topic.contains_key(topic)) {
-            if let Some(plugin) = routes.kept.get(topic) {
+            if let Some(plugin) = routes.reserved.get(topic) {
                 tracing::debug!(%topic, plugin, "the topic belongs to a plugin that is not live: it is not taken with the rest");
             }
         }

@@ -1,7 +1,7 @@
 //! Writes a mail as it goes over the wire. Whatever a handler puts into it, it
 //! stays the text of one header or one part, and goes to whom it names.
 
-use crate::capability::{Fault, Letter, Part};
+use crate::capability::{Email, EmailPart, Fault};
 use lettre::address::{Address, Envelope};
 use lettre::message::header::{
     Cc, ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, ReplyTo,
@@ -65,18 +65,18 @@ impl Senders {
     }
 }
 
-pub(super) fn compose(letter: Letter, senders: &Senders) -> Result<Mail, Fault> {
-    check_sizes(&letter)?;
+pub(super) fn compose(email: Email, senders: &Senders) -> Result<Mail, Fault> {
+    check_sizes(&email)?;
     let mut recipients = Vec::new();
     let mut builder = MessageBuilder::new();
-    for address in &letter.to {
+    for address in &email.to {
         let to = mailbox(address).map_err(|told| Fault::new("invalid", format!("to: {told}")))?;
         recipients.push(to.email.clone());
         builder = builder.to(to);
     }
     let mut from = senders.default.clone();
     let mut seen = BTreeSet::new();
-    for (name, value) in letter.headers {
+    for (name, value) in email.headers {
         let name = header_name(&name, &value)?;
         if !seen.insert(name.to_ascii_lowercase()) {
             return Err(Fault::new("invalid", format!("the header {name} stands there twice")));
@@ -112,10 +112,10 @@ pub(super) fn compose(letter: Letter, senders: &Senders) -> Result<Mail, Fault> 
         let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", recipients.len());
         return Err(Fault::new("too-many", told));
     }
-    let id = format!("{}@{}", digest(&letter.id), from.email.domain());
+    let id = format!("{}@{}", digest(&email.id), from.email.domain());
     let envelope = Envelope::new(Some(from.email.clone()), recipients).map_err(invalid)?;
     let builder = builder.from(from).message_id(Some(format!("<{id}>"))).envelope(envelope.clone());
-    let message = match content(letter.parts)? {
+    let message = match content(email.parts)? {
         Content::One(part) => builder.singlepart(part),
         Content::Many(parts) => builder.multipart(parts),
     };
@@ -126,22 +126,20 @@ fn invalid(error: impl std::fmt::Display) -> Fault {
     Fault::new("invalid", error)
 }
 
-fn check_sizes(letter: &Letter) -> Result<(), Fault> {
-    for (what, count, most) in
-        [("headers", letter.headers.len(), HEADERS_MAX), ("parts", letter.parts.len(), PARTS_MAX)]
+fn check_sizes(email: &Email) -> Result<(), Fault> {
+    for (what, count, most) in [("headers", email.headers.len(), HEADERS_MAX), ("parts", email.parts.len(), PARTS_MAX)]
     {
         if count > most {
             return Err(Fault::new("too-many", format!("a mail has at most {most} {what}, not {count}")));
         }
     }
-    if letter.to.len() > RECIPIENTS_MAX {
-        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", letter.to.len());
+    if email.to.len() > RECIPIENTS_MAX {
+        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", email.to.len());
         return Err(Fault::new("too-many", told));
     }
-    let headers = letter.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    let part = |part: &Part| part.data.len() + part.content_type.len() + part.name.as_ref().map_or(0, String::len);
-    let bytes =
-        headers + letter.to.iter().map(String::len).sum::<usize>() + letter.parts.iter().map(part).sum::<usize>();
+    let headers = email.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let part = |part: &EmailPart| part.data.len() + part.content_type.len() + part.name.as_ref().map_or(0, String::len);
+    let bytes = headers + email.to.iter().map(String::len).sum::<usize>() + email.parts.iter().map(part).sum::<usize>();
     if bytes > BYTES_MAX {
         return Err(Fault::new("too-large", format!("a mail has at most {BYTES_MAX} bytes, not {bytes}")));
     }
@@ -215,8 +213,8 @@ enum Content {
 }
 
 /// Bodies are the same thing in several forms, best last; attachments follow.
-fn content(parts: Vec<Part>) -> Result<Content, Fault> {
-    let (files, bodies): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.name.is_some());
+fn content(parts: Vec<EmailPart>) -> Result<Content, Fault> {
+    let (files, bodies): (Vec<EmailPart>, Vec<EmailPart>) = parts.into_iter().partition(|part| part.name.is_some());
     let mut bodies: Vec<SinglePart> = bodies.into_iter().map(body).collect::<Result<_, _>>()?;
     let files: Vec<SinglePart> = files.into_iter().map(attachment).collect::<Result<_, _>>()?;
     let bodies = match (bodies.pop(), bodies.is_empty()) {
@@ -241,7 +239,7 @@ fn content(parts: Vec<Part>) -> Result<Content, Fault> {
     Ok(Content::Many(files.into_iter().fold(mixed, MultiPart::singlepart)))
 }
 
-fn body(part: Part) -> Result<SinglePart, Fault> {
+fn body(part: EmailPart) -> Result<SinglePart, Fault> {
     let is_text = part.content_type.trim_start().to_ascii_lowercase().starts_with("text/");
     let names_charset = part.content_type.to_ascii_lowercase().contains("charset");
     let kind = if is_text && !names_charset {
@@ -264,7 +262,7 @@ fn encoded(builder: lettre::message::SinglePartBuilder, data: Vec<u8>) -> Result
     Ok(builder.body(body))
 }
 
-fn attachment(part: Part) -> Result<SinglePart, Fault> {
+fn attachment(part: EmailPart) -> Result<SinglePart, Fault> {
     let name = part.name.unwrap_or_default();
     if !(1..=255).contains(&name.len()) || name.contains(char::is_control) {
         let told =

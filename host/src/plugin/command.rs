@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn what_is_for_handlers_is_refused_by_name() {
         assert!(told("[batch]\nsize = 2\nwait = \"1s\"").contains("[batch]"));
-        assert!(told("instances = { reuse = 2 }").contains("`instances`"));
+        assert!(told("instances = { max_calls = 2 }").contains("`instances`"));
         for key in ["GW_ID", "gw_id", "a=b", ""] {
             assert!(told(&format!("[config]\n\"{key}\" = \"x\"")).contains(&format!("{key:?}")), "{key}");
         }

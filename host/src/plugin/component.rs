@@ -4,7 +4,7 @@ use super::engine::{self, Engine};
 use super::folders;
 use super::http::{Outbound, headers};
 use super::imports;
-use super::load_error::{Cause, LoadError};
+use super::load_error::{LoadError, LoadErrorKind};
 use super::offer::Import;
 use super::output::LogBudget;
 use super::probation::Probation;
@@ -91,9 +91,9 @@ impl Plugin {
         digest: String,
     ) -> Result<Self, LoadError> {
         folders::check(&manifest.grants, name)?;
-        folders::check_apart(&manifest.grants, &engine.capabilities().own_folders, name)
-            .map_err(|told| LoadError::lasting(&told))?;
-        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::lasting(&told))?;
+        folders::check_apart(&manifest.grants, &engine.capabilities().protected_dirs, name)
+            .map_err(|told| LoadError::permanent(&told))?;
+        let program = Program::link(engine, compiled, &manifest).map_err(|told| LoadError::permanent(&told))?;
         let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::of(name, &manifest.grants));
         let withheld = imports.filter(Import::is_withheld).map(|import| import.name).collect();
@@ -113,7 +113,7 @@ impl Plugin {
         let (plugin, tried) = match plugin.engine.runtime().cloned() {
             Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.tried_out()))
                 .await
-                .map_err(|error| LoadError::lasting(&format!("it can't be tried out: {error}")))?,
+                .map_err(|error| LoadError::permanent(&format!("it can't be tried out: {error}")))?,
             None => plugin.tried_out().await,
         };
         match tried {
@@ -121,10 +121,10 @@ impl Plugin {
                 plugin.warn_of_secrets();
                 Ok(plugin)
             }
-            Ok(Err(told)) => Err(LoadError::lasting(&told)),
+            Ok(Err(told)) => Err(LoadError::permanent(&told)),
             Err(outcome) => {
                 let told = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
-                Err(LoadError::of(&told, cause(&outcome)))
+                Err(LoadError::new(&told, cause(&outcome)))
             }
         }
     }
@@ -149,15 +149,15 @@ impl Plugin {
     /// What is to be done for it once in a while: tells how many log lines were
     /// dropped, if that was not told yet, and lets go of instances that nobody
     /// needs.
-    pub(super) fn tend(&self) {
+    pub(super) fn maintain(&self) {
         self.facts.tell_dropped(self.facts.log.dropped());
         self.kept.forget_old();
     }
 
     /// The same while it is not live and only the way back: its manifest grants
     /// nothing now.
-    pub(super) fn rest(&self) {
-        self.tend();
+    pub(super) fn deactivate(&self) {
+        self.maintain();
         self.kept.forget_all();
         self.facts.http.disconnect();
     }
@@ -201,10 +201,10 @@ impl Plugin {
 
 /// What a machine under load can do to a version that is only tried out. Its CPU
 /// time is its own.
-fn cause(outcome: &Outcome) -> Cause {
+fn cause(outcome: &Outcome) -> LoadErrorKind {
     match outcome {
-        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => Cause::Passing,
-        _ => Cause::Lasting,
+        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => LoadErrorKind::Transient,
+        _ => LoadErrorKind::Permanent,
     }
 }
 
@@ -229,5 +229,5 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
             "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
         }
     };
-    Err(LoadError::lasting(&format!("it is {told}")))
+    Err(LoadError::permanent(&format!("it is {told}")))
 }

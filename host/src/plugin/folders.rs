@@ -21,15 +21,17 @@ pub(super) fn check(grants: &Grants, name: &str) -> Result<(), LoadError> {
             match fs::metadata(host) {
                 Ok(found) if found.is_dir() => {
                     // What is mounted may be away for a while, or come later than we.
-                    fs::read_dir(host).map(drop).map_err(|error| LoadError::of_io(&told(&error.to_string()), &error))?
+                    fs::read_dir(host)
+                        .map(drop)
+                        .map_err(|error| LoadError::from_io(&told(&error.to_string()), &error))?
                 }
-                Ok(_) => return Err(LoadError::lasting(&told("is no folder"))),
-                Err(error) => return Err(LoadError::of_io(&told(&format!("is not there: {error}")), &error)),
+                Ok(_) => return Err(LoadError::permanent(&told("is no folder"))),
+                Err(error) => return Err(LoadError::from_io(&told(&format!("is not there: {error}")), &error)),
             }
         }
     }
     match grants.read.keys().find(|guest| grants.write.contains_key(*guest)) {
-        Some(twice) => Err(LoadError::lasting(&format!(
+        Some(twice) => Err(LoadError::permanent(&format!(
             "{} stands in grants.read and in grants.write: what may be written may be read, so leave it only in grants.write of {name}.toml",
             twice.display()
         ))),

@@ -78,7 +78,7 @@ impl Guest {
         let mut wasi = wasi.build_p1();
         // A handle of the guest's may stand for two things of the host's: a
         // clock's is something to wait for, and the moment that it waits for.
-        WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
+        WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.resources as usize);
         Ok(Self {
             run: Run::new(facts, calls),
             wasi,

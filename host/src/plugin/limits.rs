@@ -49,10 +49,10 @@ impl InstanceLimit {
         if told.contains("handle limit exceeded")
             || matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full))
         {
-            return Some(Outcome::HandleLimit(limits.handles));
+            return Some(Outcome::HandleLimit(limits.resources));
         }
         if told.contains("fuel allocated for hostcalls") {
-            return Some(Outcome::HostCallLimit(limits.host_call));
+            return Some(Outcome::HostCallLimit(limits.host_call_bytes));
         }
         self.refused.map(|refused| match refused {
             Refused::Memory => Outcome::MemoryLimit(self.memory_max),

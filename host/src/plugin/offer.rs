@@ -100,7 +100,7 @@ pub(super) fn unused(imports: &[Import], grants: &Grants) -> Vec<String> {
     let used: Vec<&str> =
         imports.iter().filter_map(|import| Name::of(&import.name).kinds()).flatten().copied().collect();
     // Networks only say where requests may lead.
-    let is_used = |kind| used.contains(&if kind == "networks" { "http" } else { kind });
+    let is_used = |kind| used.contains(&if kind == "private_networks" { "http" } else { kind });
     grants.by_kind().into_keys().filter(|kind| !is_used(kind)).map(str::to_owned).collect()
 }
 

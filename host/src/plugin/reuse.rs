@@ -42,7 +42,7 @@ impl Kept {
     pub(super) fn new(instances: Instances) -> Self {
         let (calls_max, idle_max) = match instances {
             Instances::PerMessage => (1, Duration::ZERO),
-            Instances::Reused { calls, idle } => (calls, idle),
+            Instances::Reused { max_calls, idle_timeout } => (max_calls, idle_timeout),
         };
         Self { calls_max, idle_max, waiting: Mutex::default() }
     }
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn one_that_has_waited_for_too_long_is_not_called_again() {
         let idle = Duration::from_secs(10);
-        let kept = Kept::new(Instances::Reused { calls: 10, idle });
+        let kept = Kept::new(Instances::Reused { max_calls: 10, idle_timeout: idle });
         let (engine, room) = (wasmtime::Engine::default(), Arc::new(Semaphore::new(1)));
         let put = || {
             kept.put(Life::new(Store::new(&engine, Guest::under(""))), &room, 1);

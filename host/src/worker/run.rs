@@ -95,7 +95,7 @@ impl Lane {
             tracing::warn!(topic = %self.topic(), size = calls.len(), outcome = outcomes[0].name(), "a batch is run one by one");
             return Err(settlements);
         }
-        plugin.probation().ended(runs.iter().map(|run| run.id.as_str()).zip(&outcomes));
+        plugin.probation().record(runs.iter().map(|run| run.id.as_str()).zip(&outcomes));
         let settled = runs.into_iter().zip(outcomes).map(|(run, outcome)| self.judged(run, outcome, plugin, took));
         settlements.extend(settled);
         Ok(settlements)

@@ -192,7 +192,7 @@ impl Lane {
         let plugin = self.plugin.load();
         let manifest = plugin.manifest();
         FlowControl {
-            total: manifest.concurrency_total,
+            total: manifest.global_concurrency,
             rate: manifest.rate.map(|rate| (rate.limit, rate.per)),
             turn: self.turn.load(Ordering::Relaxed),
         }

@@ -4,7 +4,7 @@
 
 use super::words::Refusal;
 use crate::capability::{Fault, Secret, Secrets};
-use crate::manifest::{Header, Manifest, Piece};
+use crate::manifest::{Header, HeaderPart, Manifest};
 use crate::plugin::component::Facts;
 use crate::plugin::struck;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -57,8 +57,8 @@ fn made(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Result
     let mut text = String::new();
     for piece in &header.value {
         match piece {
-            Piece::Text(piece) => text.push_str(piece),
-            Piece::Secret(name) => {
+            HeaderPart::Text(piece) => text.push_str(piece),
+            HeaderPart::Secret(name) => {
                 let secret = read(name.as_str()).map_err(|fault| wrong(&fault))?;
                 check(secret.reveal()).map_err(|told| wrong(&format!("the secret {name} {told}")))?;
                 text.push_str(secret.reveal());

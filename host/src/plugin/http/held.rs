@@ -57,7 +57,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 /// Whether there is room for one more. They are counted where they are: who
 /// lets go of one has it back, whatever way that was.
 fn admit(guest: &mut Guest) -> wasmtime::Result<()> {
-    let max = (guest.facts.manifest.limits.handles as usize / HANDLES_EACH).max(HELD_MIN);
+    let max = (guest.facts.manifest.limits.resources as usize / HANDLES_EACH).max(HELD_MIN);
     let held = guest.ctx().table.iter_mut().filter(|entry| {
         entry.is::<FieldMap>()
             || entry.is::<OutgoingRequest>()

@@ -56,7 +56,7 @@ fn of_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option<R
                 Error::DestinationIpProhibited,
                 "address",
                 format!(
-                    "{error}; where that is meant: {plugin}.toml, under [grants], write networks = [\"{address}/{}\"]",
+                    "{error}; where that is meant: {plugin}.toml, under [grants], write private_networks = [\"{address}/{}\"]",
                     if address.is_ipv4() { 32 } else { 128 }
                 ),
             ),

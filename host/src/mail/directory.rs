@@ -6,15 +6,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::fs;
 
-pub(super) struct Folder(PathBuf);
+pub(super) struct MailDir(PathBuf);
 
-impl Folder {
+impl MailDir {
     pub(super) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
     /// Named by time, so that they stand in their order.
-    pub(super) async fn keep(&self, mail: &Mail) -> Result<PathBuf, Fault> {
+    pub(super) async fn save(&self, mail: &Mail) -> Result<PathBuf, Fault> {
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
         let name = format!("{now}-{}.eml", mail.id.split('@').next().unwrap_or_default());
         let path = self.0.join(&name);

@@ -20,7 +20,7 @@ const IDLE_COUNT_MAX: usize = 4;
 /// What is wrong is our login, or that we have none: no mail is to blame.
 const NOT_LET_IN: [u16; 4] = [530, 534, 535, 538];
 
-pub(super) struct Relay {
+pub(super) struct SmtpRelay {
     settings: RelaySettings,
     /// Its address without secrets.
     shown: String,
@@ -31,7 +31,7 @@ pub(super) struct Relay {
     idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
 }
 
-impl Relay {
+impl SmtpRelay {
     pub(super) fn new(relay: &RelaySettings, settings: &MailSettings) -> Result<Self, String> {
         let tls = match relay.security {
             Security::None => None,
