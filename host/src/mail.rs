@@ -1,20 +1,22 @@
-//! Mails of handlers, on their transport to the operator's relay, or into a folder
-//! where somebody only wants to see them. The only place that knows how mail is
-//! written and handed over.
+//! Sends the emails of handlers to the operator's SMTP relay, or writes them to a
+//! directory for development. Only this module knows how an email is formatted and
+//! transmitted.
 
 mod compose;
 mod directory;
 mod smtp;
 
 use crate::capability::{Email, Fault, Mailer};
+use crate::events;
 use crate::settings::{MailSettings, Outlet};
 use async_trait::async_trait;
 use compose::{Senders, compose};
 use directory::MailDir;
 use smtp::SmtpRelay;
 
-/// The sender where none is needed, since nothing is delivered.
-const NOBODY: &str = "gateway-worker@localhost";
+/// The default sender. It is needed only with a directory, where nothing is
+/// delivered.
+const DEFAULT_SENDER: &str = "gateway-worker@localhost";
 
 pub struct MailService {
     transport: Transport,
@@ -27,10 +29,10 @@ enum Transport {
 }
 
 impl MailService {
-    /// Nothing where there is no outlet. An error says which setting is none.
+    /// None if mail is not configured. An error names the invalid setting.
     pub fn new(settings: &MailSettings) -> Result<Option<Self>, String> {
         let Some(outlet) = &settings.outlet else { return Ok(None) };
-        let from = settings.from.as_deref().unwrap_or(NOBODY);
+        let from = settings.from.as_deref().unwrap_or(DEFAULT_SENDER);
         let senders = Senders::new(from, &settings.allow_from)?;
         let transport = match outlet {
             Outlet::Relay(relay) => Transport::Relay(Box::new(SmtpRelay::new(relay, settings)?)),
@@ -54,7 +56,7 @@ impl Mailer for MailService {
                 let file = directory.save(&mail).await?;
                 let recipients: Vec<&str> = mail.envelope.to().iter().map(AsRef::as_ref).collect();
                 let recipients = recipients.join(", ");
-                tracing::info!(plugin, recipients, file = %file.display(), "mail written, not sent");
+                tracing::info!(plugin, recipients, file = %file.display(), "{}", events::MAIL_WRITTEN);
             }
         }
         Ok(())

@@ -1,9 +1,8 @@
-//! The Wasm edge: the only place that knows there is a Wasmtime. A message
-//! goes in, an [`Outcome`](crate::verdict::Outcome) comes out; what a guest
-//! does wrong is such a value, never an error of ours. The types generated
-//! from the WIT stay in here.
+//! The WebAssembly side: only this module uses Wasmtime. It takes messages and
+//! returns an [`Outcome`](crate::verdict::Outcome) for each. A guest's failure is
+//! an outcome, never an error. The types generated from the WIT are private to this
+//! module.
 
-mod contained_dir;
 mod bindings;
 mod budgets;
 mod cache;
@@ -11,10 +10,10 @@ mod call;
 mod command;
 mod compile;
 mod component;
+mod contained_dir;
 mod cpu;
 mod deployment;
 mod engine;
-mod plugin_dir;
 mod folders;
 mod guest;
 mod http;
@@ -22,13 +21,13 @@ mod imports;
 mod inspect;
 mod limits;
 mod load_error;
-mod orphan_manifests;
 mod offer;
 mod open_files;
+mod orphan_manifests;
 mod output;
 mod plain;
+mod plugin_dir;
 mod private_dir;
-mod version_store;
 mod probation;
 mod program;
 mod registry;
@@ -38,6 +37,7 @@ mod shares;
 mod slots;
 mod struck;
 mod version;
+mod version_store;
 mod watcher;
 mod words;
 

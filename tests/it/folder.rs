@@ -2,6 +2,7 @@
 //! files that others could have written.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest};
+use gateway_worker::events;
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,7 @@ async fn a_file_that_others_can_write_is_warned_about_or_refused() {
 
     let gateway = start("refuse");
     let reason = gateway.until_refused("topic").await;
-    assert!(reason.contains("topic.toml is not to be trusted") && reason.contains("chmod go-w"), "{reason}");
+    assert!(reason.contains("topic.toml can't be trusted") && reason.contains("chmod go-w"), "{reason}");
     // Mending it is enough.
     chmod(&plugins, "topic.toml", 0o644);
     gateway.signal(Signal::HUP);
@@ -48,11 +49,11 @@ async fn a_thousand_plugins_are_looked_at_and_no_more() {
         fs::write(plugins.path().join(format!("topic-{number:04}.wasm")), "no").unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
-    let line = gateway.until_logged("too many plugins", |_| true).await;
+    let line = gateway.until_logged(events::TOO_MANY_PLUGINS, |_| true).await;
     assert_eq!((line["found"].as_u64(), line["first"].as_str()), (Some(1001), Some("topic-1000")));
     gateway.until_refused("topic-0999").await;
     gateway.until_ready().await;
-    assert!(!gateway.logged("plugin refused").iter().any(|line| line["plugin"] == "topic-1000"));
+    assert!(!gateway.logged(events::PLUGIN_REFUSED).iter().any(|line| line["plugin"] == "topic-1000"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,14 +79,14 @@ async fn a_file_of_somebody_elses_does_not_get_the_topics_that_nobody_names() {
     chmod(&plugins, "rest.wasm", 0o664);
     let gateway = start("refuse");
     let reason = gateway.until_refused("rest").await;
-    assert!(reason.contains("rest.wasm is not to be trusted") && reason.contains("its mode is 664"), "{reason}");
+    assert!(reason.contains("rest.wasm can't be trusted") && reason.contains("its mode is 664"), "{reason}");
     chmod(&plugins, "rest.wasm", 0o644);
     // Only root can give a file away.
     let wasm = plugins.path().join("rest.wasm");
     if std::os::unix::fs::chown(&wasm, Some(65534), None).is_ok() {
         gateway.signal(Signal::HUP);
         let is_told = |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
-        gateway.until_logged("plugin refused", is_told).await;
+        gateway.until_logged(events::PLUGIN_REFUSED, is_told).await;
         assert_eq!(redis.run::<i64>("XLEN mq:whose").await, 1);
         drop(gateway);
         let gateway = start("warn");

@@ -422,7 +422,7 @@ async fn what_is_made_to_hurt_the_loader_is_refused_by_name() {
         ("empty", (Vec::new(), "incomplete")),
         ("native", (b"\x7fELF\x02\x01\x01".to_vec(), "native code")),
         ("nested", (deep, "it exports nothing")),
-        ("huge", (padded(&guest(OK), (128 << 20) + 1), "more than the 128.0 MiB")),
+        ("huge", (padded(&guest(OK), (128 << 20) + 1), "more than the allowed 128.0 MiB")),
         ("sections", ([b"\0asm\x0d\0\x01\0".as_slice(), &[0xff; 4096]].concat(), "not valid WebAssembly")),
     ]);
     let redis = Redis::start();

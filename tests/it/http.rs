@@ -4,6 +4,7 @@
 use crate::http_rig::{Rig, manifest, word};
 use crate::http_server::Server;
 use crate::support::{Gateway, Plugins, Redis, built, until};
+use gateway_worker::events;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +158,7 @@ async fn connections_are_kept_between_runs_and_not_between_versions() {
     assert!(server.closed().is_empty());
 
     rig.plugins.put("fetch", &built("fetch"), &manifest(&format!("{grants}\n[config]\nversion = \"2\"")));
-    until("the second version", async || (rig.gateway.logged("plugin loaded").len() == 2).then_some(())).await;
+    until("the second version", async || (rig.gateway.logged(events::PLUGIN_LOADED).len() == 2).then_some(())).await;
     assert_eq!(rig.get(&url).await, "200");
     assert_eq!(server.seen()[3].connection, 1);
     until("the first version's is closed", async || (server.closed() == [0]).then_some(())).await;

@@ -4,6 +4,7 @@
 use crate::guest::module;
 use crate::load::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
+use gateway_worker::events;
 use serde_json::{Value, json};
 
 /// Exit code, stdout, stderr.
@@ -105,7 +106,7 @@ async fn what_is_imported_and_not_granted_is_told_at_every_place() {
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("puppet").await;
-    let line = &gateway.logged("plugin loaded")[0];
+    let line = &gateway.logged(events::PLUGIN_LOADED)[0];
     assert_eq!(line["not_granted"], "gateway:worker/publisher@1.0.0");
 }
 
@@ -175,7 +176,7 @@ async fn a_check_tells_what_is_beyond_all_that_is_taken() {
 async fn a_manifest_without_its_plugin_is_told_by_the_check_and_once_by_the_worker() {
     let plugins = Plugins::with("order", &guest(OK), "");
     plugins.write("ordr.toml", b"concurrency = 1");
-    let told = "ordr.toml is for nothing: there is no ordr.wasm beside it";
+    let told = &events::orphan_manifest("ordr");
     let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 0 && out.contains(&format!("warning  {told}\n")), "{out}");
     let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);

@@ -5,6 +5,7 @@ use crate::certificates::Certificates;
 use crate::key_value::{acts, manifest};
 use crate::smtp::{Smtp, Taken, Tls};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -151,7 +152,7 @@ async fn without_tls_and_a_login_that_counts_nothing_is_sent() {
         let answer = office.send("m", json!([mail("ada@a.example")])).await.remove(0);
         assert_eq!(answer["fault"], "unavailable", "{url} {told}: {answer}");
         assert!(answer["reason"].as_str().unwrap().contains(told), "{answer}");
-        office.gateway.until_logged("the mail relay can't be used", |_| true).await;
+        office.gateway.until_logged(events::MAIL_RELAY_UNUSABLE, |_| true).await;
         assert!(smtp.taken().is_empty());
     }
 }
@@ -185,7 +186,7 @@ async fn a_folder_shows_mails_that_nobody_sends() {
     let folder = tempfile::tempdir().unwrap();
     let office = Office::open(&format!("file:{}/mail", folder.path().display()), &[]);
     assert_eq!(office.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
-    let line = office.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
+    let line = office.gateway.until_logged(events::MAIL_WRITTEN, |line| line["plugin"] == "store").await;
     let file = line["file"].as_str().unwrap();
     assert!(file.ends_with(".eml"), "{file}");
     let written = std::fs::read_to_string(file).unwrap();

@@ -3,6 +3,7 @@
 
 use crate::guest::guest_in;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, guest_with, topic, until};
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -58,7 +59,7 @@ async fn each_way_of_replacing_a_version_brings_the_new_one() {
         redis.publish("topic", &id, "{}").await;
         gateway.until_outcome("topic", &id, "done").await;
     }
-    assert!(gateway.logged("plugin refused").is_empty() && gateway.logged("plugin removed").is_empty());
+    assert!(gateway.logged(events::PLUGIN_REFUSED).is_empty() && gateway.logged(events::PLUGIN_REMOVED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +147,7 @@ async fn a_plugin_that_is_back_before_its_last_run_has_ended_runs_nothing_twice(
     redis.publish("puppet", "long", r#"{"do":"sleep","ms":5000}"#).await;
     gateway.until_asleep("puppet", 1).await;
     plugins.remove("puppet.wasm");
-    gateway.until_logged("plugin removed", |line| line["plugin"] == "puppet").await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "puppet").await;
     plugins.write("puppet.wasm", &built("puppet"));
     redis.publish("puppet", "next", r#"{"do":"all","of":[]}"#).await;
     gateway.until_outcome("puppet", "next", "done").await;
@@ -206,7 +207,7 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     assert!(runs.values().all(|count| *count == 1), "{runs:?}");
     assert_eq!(runs.len(), published);
     // Each was live once, none of the broken ones was, and most had work.
-    assert_eq!(gateway.logged("plugin loaded").len(), RELOADS + 1);
+    assert_eq!(gateway.logged(events::PLUGIN_LOADED).len(), RELOADS + 1);
     let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
 }
@@ -283,7 +284,7 @@ async fn under_full_load_two_versions_take_turns_and_each_message_has_one() {
     assert!(ran.iter().all(|count| *count > 0) && ran.iter().sum::<usize>() == published, "{ran:?}");
     // No more keys than ids.
     assert_eq!(redis.run::<i64>("HLEN {mq::kv:topic}-sizes").await, done + 1);
-    let removed = ["plugin refused", "plugin removed", "plugin version withdrawn"];
+    let removed = [events::PLUGIN_REFUSED, events::PLUGIN_REMOVED, events::VERSION_WITHDRAWN];
     assert!(removed.iter().all(|told| gateway.logged(told).is_empty()));
 }
 
@@ -308,7 +309,7 @@ async fn a_file_that_cannot_be_looked_at_is_not_gone() {
         redis.publish("topic", &format!("m-{number}"), "{}").await;
         gateway.until_outcome("topic", &format!("m-{number}"), "done").await;
     }
-    assert_eq!(gateway.logged("files can't be looked at").len(), 1);
+    assert_eq!(gateway.logged(events::PLUGIN_UNREADABLE).len(), 1);
     plugins.write("topic.toml", b"concurrency = 4\n");
     plugins.write("topic.wasm", &version(1));
     gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != before).await;
@@ -378,7 +379,7 @@ async fn no_more_sources_are_in_memory_than_can_be_loaded_at_once() {
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
-    assert_eq!(gateway.logged("plugin refused").len() as u64, COUNT);
+    assert_eq!(gateway.logged(events::PLUGIN_REFUSED).len() as u64, COUNT);
     let most = peak_bytes(gateway.id());
     assert!(most < COUNT * LENGTH / 2, "{} MiB", most >> 20);
 }

@@ -2,6 +2,7 @@
 //! components, and waiting for conditions.
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
+use gateway_worker::events;
 use gateway_worker::private_redis::{self, PrivateRedis};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget, TopicQueue};
@@ -420,12 +421,12 @@ impl Gateway {
     }
 
     pub(crate) async fn until_loaded(&self, plugin: &str) -> String {
-        let line = self.until_logged("plugin loaded", |line| line["plugin"] == plugin).await;
+        let line = self.until_logged(events::PLUGIN_LOADED, |line| line["plugin"] == plugin).await;
         line["digest"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn until_refused(&self, plugin: &str) -> String {
-        let line = self.until_logged("plugin refused", |line| line["plugin"] == plugin).await;
+        let line = self.until_logged(events::PLUGIN_REFUSED, |line| line["plugin"] == plugin).await;
         line["reason"].as_str().unwrap().to_owned()
     }
 

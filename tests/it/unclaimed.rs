@@ -3,6 +3,7 @@
 
 use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
+use gateway_worker::events;
 use gateway_worker::queue::{Connection, RedisTarget, topics_with_messages};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,7 +54,7 @@ async fn a_topic_of_a_plugin_that_is_not_read_yet_is_not_left_to_it() {
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("z").await;
-    assert!(!gateway.logged("plugin refused").is_empty(), "one of them has made room");
+    assert!(!gateway.logged(events::PLUGIN_REFUSED).is_empty(), "one of them has made room");
     gateway.until_outcome("other", "a", "retry").await;
 }
 
@@ -65,7 +66,7 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_releases_it() {
     gateway.until_loaded("rest").await;
     gateway.until_loaded("own").await;
     plugins.remove("own.wasm");
-    gateway.until_logged("plugin removed", |line| line["plugin"] == "own").await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "own").await;
     redis.publish("own", "waits", "{}").await;
     // Somebody is meant to handle it, though what is there is refused.
     redis.publish("bad", "waits", "{}").await;

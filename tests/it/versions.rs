@@ -2,6 +2,7 @@
 //! crashes soon after it went live, and because an operator wants it.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -50,7 +51,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     plugins.write("topic.wasm", b"broken");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_refused("topic").await;
-    gateway.until_logged("the last good version", |line| line["level"] == "ERROR").await;
+    gateway.until_logged(events::VERSION_RESTORED, |line| line["level"] == "ERROR").await;
     let plugin = gateway.plugin("topic").await;
     assert_eq!((&plugin["state"], &plugin["digest"]), (&json!("last-good"), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
@@ -72,7 +73,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
         fs::write(&path, bytes).unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
-    let line = gateway.until_logged("no earlier version of the plugin can be restored", |_| true).await;
+    let line = gateway.until_logged(events::VERSION_NOT_RESTORED, |_| true).await;
     assert!(line["reason"].as_str().unwrap().contains("not what was written"), "{line}");
     assert_eq!(gateway.plugin("topic").await["state"], "refused");
 }
@@ -95,7 +96,7 @@ async fn no_more_versions_are_kept_than_can_be_gone_back_to() {
     assert_eq!(kept(&plugins, "topic").len(), 2);
     age(&kept(&plugins, "topic"));
     plugins.remove("topic.wasm");
-    gateway.until_logged("plugin removed", |_| true).await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |_| true).await;
     assert!(kept(&plugins, "topic").is_empty());
 }
 
@@ -116,7 +117,7 @@ async fn a_version_that_crashes_on_five_messages_is_withdrawn_and_stays_out() {
     }
     gateway.until_plugin("topic", "has crashed", |plugin| plugin["probation"]["crashes"] == 4).await;
     redis.publish("topic", "e", "{}").await;
-    let line = gateway.until_logged("plugin version withdrawn", |line| line["plugin"] == "topic").await;
+    let line = gateway.until_logged(events::VERSION_WITHDRAWN, |line| line["plugin"] == "topic").await;
     assert!(line["reason"].as_str().unwrap().contains("quarantined"), "{line}");
     // They come again, and the version before handles them.
     for id in ["a", "b", "c", "d", "e"] {
@@ -184,7 +185,7 @@ async fn after_its_probation_a_version_that_crashes_on_every_second_message_stay
         redis.is("half of them are dead", "XLEN {mq:puppet}:dead", dead).await;
         redis.is("the others are done", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
-        assert!(gateway.logged("plugin version withdrawn").is_empty());
+        assert!(gateway.logged(events::VERSION_WITHDRAWN).is_empty());
     };
     crash(0, &gateway).await;
     let is_noted = async || (noted(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
@@ -256,9 +257,9 @@ async fn an_operator_goes_back_and_forth_by_command() {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     let (code, _, told) = ask(&["rollback", "topic"]).await;
-    assert!(code == 1 && told.contains("no version of topic before this one is known"), "{told}");
+    assert!(code == 1 && told.contains("topic has no previous version"), "{told}");
     let (code, _, told) = ask(&["release", "topic"]).await;
-    assert!(code == 1 && told.contains("nothing is held against topic"), "{told}");
+    assert!(code == 1 && told.contains("no version or topic of topic is blocked"), "{told}");
     let (code, _, told) = ask(&["rollback", "no/such name"]).await;
     assert!(code == 1 && told.contains("there is no plugin no/such name"), "{told}");
 
@@ -341,7 +342,7 @@ async fn a_cache_that_others_may_write_to_is_not_used() {
     fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
     plugins.write("topic.wasm", b"broken");
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged("versions of plugins are kept in memory only", |_| true).await;
+    gateway.until_logged(events::VERSIONS_NOT_STORED, |_| true).await;
     gateway.until_refused("topic").await;
     until("it is refused", async || (gateway.plugin("topic").await["state"] == "refused").then_some(())).await;
 }

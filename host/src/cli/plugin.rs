@@ -4,6 +4,7 @@
 use super::print::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
+use crate::events::orphan_manifest;
 use crate::metrics::Metrics;
 use crate::plugin::{Access, Cache, Compiler, Engine, Import, Inspection, PluginDir, orphan_manifests, plain};
 use crate::secrets::SecretStore;
@@ -179,7 +180,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
         all.iter().for_each(print_verdict);
     }
     for name in args.paths.iter().flat_map(|path| orphan_manifests(path)) {
-        let told = format!("warning  {name}.toml is for nothing: there is no {name}.wasm beside it");
+        let told = format!("warning  {}", orphan_manifest(&name));
         if args.json { eprintln!("{}", plain(&told)) } else { print_line(&told) }
     }
     ended(&all)

@@ -51,8 +51,8 @@ impl Lane {
     /// Fires what is due. Returns how long to wait for the next fire time.
     async fn fire(&self, schedule: &Schedule) -> Result<Duration, QueueError> {
         let mut seen = self.queue.look_at_schedule(schedule.name()).await?;
-        let Due { fires, is_cut } = schedule.due(seen.last, seen.now);
-        if is_cut {
+        let Due { fires, is_truncated } = schedule.due(seen.last, seen.now);
+        if is_truncated {
             let (topic, schedule, last) = (self.topic(), schedule.name(), seen.last);
             tracing::warn!(%topic, schedule, %last, "too many fire times were missed: the oldest are left out");
         }

@@ -1,4 +1,4 @@
-//! Mails as handlers ask for them, and what is written then.
+//! Emails as handlers request them, and the formatted result.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn code(email: Email) -> &'static str {
 }
 
 #[test]
-fn a_mail_has_what_it_needs() {
+fn an_email_has_all_required_headers() {
     let mail = compose(email(&[("Subject", "Grüße"), ("X-Mine", "a b")]), &senders()).unwrap();
     let text = String::from_utf8(mail.bytes).unwrap();
     for line in [
@@ -57,7 +57,7 @@ fn a_mail_has_what_it_needs() {
 }
 
 #[test]
-fn no_header_holds_another() {
+fn a_header_value_can_not_add_a_header() {
     for (name, value) in [
         ("subject", "hello\r\nBcc: eve@e.example"),
         ("subject", "hello\nBcc: eve@e.example"),
@@ -95,16 +95,15 @@ fn no_header_holds_another() {
     assert!(!odd.contains("; x=\"y"), "{odd}");
 }
 
-/// Before anybody tries to make sense of it.
 #[test]
-fn what_steers_is_no_part_of_an_address_or_a_type() {
+fn control_characters_are_refused_in_addresses_and_types() {
     let to = |to: &str| Email { to: vec![to.to_owned()], ..email(&[]) };
     let kind = |kind: &str| {
         let part = EmailPart { content_type: kind.to_owned(), ..text("hello") };
         Email { parts: vec![part], ..email(&[]) }
     };
     let long = "x".repeat(901);
-    for (email, told) in [
+    for (email, expected) in [
         (to("\"Ada\r\n Bcc: eve\" <ada@a.example>"), "control character"),
         (to("\"Ada\u{85}\" <ada@a.example>"), "control character"),
         (email(&[("cc", "\"Bob\r\n X: y\" <b@b.example>")]), "control character"),
@@ -112,15 +111,15 @@ fn what_steers_is_no_part_of_an_address_or_a_type() {
         (kind("text/plain; name=\"a\r\n b\""), "printable ASCII"),
         (kind("text/plain; name=\"\u{e4}\""), "printable ASCII"),
         (kind(&format!("text/plain; name={long}")), "printable ASCII"),
-        (Email { to: Vec::new(), ..email(&[]) }, "goes to somebody"),
+        (Email { to: Vec::new(), ..email(&[]) }, "needs at least one recipient"),
     ] {
         let fault = compose(email, &senders()).err().unwrap();
-        assert!(fault.code == "invalid" && fault.reason.contains(told), "{fault}");
+        assert!(fault.code == "invalid" && fault.reason.contains(expected), "{fault}");
     }
 }
 
 #[test]
-fn what_the_host_says_is_not_a_handlers_to_say() {
+fn reserved_headers_can_not_be_set() {
     for name in
         ["Message-ID", "sender", "Return-Path", "content-type", "MIME-Version", "Resent-To", "DKIM-Signature", "to"]
     {
@@ -133,7 +132,7 @@ fn what_the_host_says_is_not_a_handlers_to_say() {
 }
 
 #[test]
-fn a_sender_is_one_that_the_operator_allows() {
+fn only_allowed_senders_are_accepted() {
     for from in ["Sales <sales@shop.example>", "SALES@SHOP.example", "one@other.example", "noreply@shop.example"] {
         assert!(written(email(&[("from", from)])).is_ok(), "{from}");
     }
@@ -147,7 +146,7 @@ fn a_sender_is_one_that_the_operator_allows() {
 }
 
 #[test]
-fn copies_go_to_those_who_are_named_and_blind_ones_are_not_told() {
+fn cc_and_bcc_receive_the_email_and_bcc_is_not_in_its_headers() {
     let headers = [("cc", "Bob <b@b.example>, c@c.example"), ("bcc", "d@d.example"), ("reply-to", "r@r.example")];
     let mail = compose(email(&headers), &senders()).unwrap();
     let to: Vec<String> = mail.envelope.to().iter().map(ToString::to_string).collect();
@@ -177,7 +176,7 @@ fn bodies_are_alternatives_and_files_are_attached() {
 }
 
 #[test]
-fn a_mail_has_its_sizes() {
+fn the_sizes_of_an_email_are_limited() {
     let many = |count: usize| Email { to: vec!["ada@a.example".to_owned(); count], ..email(&[("cc", "b@b.example")]) };
     assert!(written(many(99)).is_ok());
     assert_eq!(code(many(100)), "too-many");
