@@ -79,7 +79,7 @@ pub(super) fn compose(email: Email, senders: &Senders) -> Result<Mail, Fault> {
     for (name, value) in email.headers {
         let name = header_name(&name, &value)?;
         if !seen.insert(name.to_ascii_lowercase()) {
-            return Err(Fault::new("invalid", format!("the header {name} stands there twice")));
+            return Err(Fault::new("invalid", format!("the header {name} is given twice")));
         }
         let list = || mailboxes(&value).map_err(|error| Fault::new("invalid", format!("{name}: {error}")));
         match name.to_ascii_lowercase().as_str() {

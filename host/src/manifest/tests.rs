@@ -80,7 +80,7 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
         (
             "global_concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"",
-            &["line 1, column 21", "batch.size = 9 is more than global_concurrency = 8"],
+            &["line 1, column 22", "batch.size = 9 is more than global_concurrency = 8"],
         ),
         (
             "[batch]\nsize = 9\nwait = \"1s\"\n[rate]\nlimit = 4\nper = \"600ms\"",
@@ -106,12 +106,12 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         ("topics = [\"a\", \"b\", \"a\"]", &["line 1, column 21", "a is named twice"]),
         ("instances = \"shared\"", &["line 1, column 13", "\"per-message\"", "max_calls = 1000"]),
         ("instances = { idle_timeout = \"1s\" }", &["[instances] requires `max_calls`"]),
-        ("instances = { max_calls = 0 }", &["line 1, column 23", "1 to 1000000"]),
+        ("instances = { max_calls = 0 }", &["line 1, column 27", "1 to 1000000"]),
         ("args = [\"a\\u0000\"]", &["zero byte"]),
         ("args = [1]", &["line 1, column 9", "a string"]),
         ("[grants]\nhttp = [\"api.example.com\"]", &["line 2, column 9", "https://api.example.com"]),
         ("[grants]\nhttp = \"https://a.example\"", &["line 2, column 8", "a list, not string"]),
-        ("[grants]\nprivate_networks = [\"10.0.0.0\"]", &["line 2, column 13", "10.0.0.0/8"]),
+        ("[grants]\nprivate_networks = [\"10.0.0.0\"]", &["line 2, column 21", "10.0.0.0/8"]),
         ("[grants]\nmail = \"yes\"", &["line 2, column 8", "a boolean"]),
         ("[grants]\nsecrets = [\"a/b\"]", &["line 2, column 12", "not a valid secret name"]),
         ("[grants]\npublish = [\"*\"]", &["line 2, column 12", "illegal topic name"]),
@@ -127,6 +127,11 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         (&header("A", "${secret:a b}"), &["not a valid secret name"]),
         ("[limits]\ntable_elements = 100001", &["1 to 100000"]),
         ("[limits]\nhost_call = \"1023B\"", &["1024 to"]),
+        ("concurrency_total = 1", &["line 1, column 1", "unknown key `concurrency_total`", "`global_concurrency`"]),
+        ("instances = { max_calls = 1, idle = \"1s\" }", &["unknown key `idle` in [instances]", "`idle_timeout`"]),
+        ("[limits]\nhandles = 1", &["unknown key `handles` in [limits]", "`resources`"]),
+        ("[limits]\nhost_call = \"1KiB\"", &["unknown key `host_call` in [limits]", "`host_call_bytes`"]),
+        ("[grants]\nnetworks = []", &["unknown key `networks` in [grants]", "`private_networks`"]),
         ("wat = 1", &["line 1, column 1", "unknown key `wat` in the manifest", "`http_headers`"]),
     ] {
         let error = parse(text).unwrap_err();

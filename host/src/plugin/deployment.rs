@@ -361,7 +361,7 @@ impl<S: Clone + PartialEq> Deployment<S> {
         why: BlockReason,
     ) -> Result<Command, VersionError> {
         let now = self.now;
-        let entry = self.entries.get_mut(name).filter(|entry| entry.is_known());
+        let entry = self.entries.get_mut(name).filter(|entry| entry.is_present());
         let entry = entry.ok_or_else(|| VersionError::Unknown(name.to_owned()))?;
         let impossible = |reason: String| Err(VersionError::Impossible(reason));
         let Some(live) = entry.live.as_ref().map(|live| live.digest.clone()) else {

@@ -407,7 +407,7 @@ impl Registry {
         let topics = |plugin: &Arc<Plugin>| {
             plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>()
         };
-        let known = entries.iter().filter(|(_, entry)| entry.is_known());
+        let known = entries.iter().filter(|(_, entry)| entry.is_present());
         self.routes.send_replace(Arc::new(Routes {
             by_topic: plugins.values().flat_map(topics).collect(),
             catch_all: plugins

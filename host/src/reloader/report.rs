@@ -30,7 +30,7 @@ impl Report {
                 let plugin = routes.plugins.get(name);
                 let not_granted = plugin.map(|plugin| plugin.withheld().join(", ")).filter(|names| !names.is_empty());
                 let manifest = plugin.map(|plugin| plugin.manifest());
-                let topics = manifest.map(shown);
+                let topics = manifest.map(format_topics);
                 let grants = manifest.map(|manifest| manifest.grants.to_string());
                 tracing::info!(
                     plugin = name,
@@ -111,6 +111,6 @@ impl Report {
 }
 
 /// The value of `topics`, as in the manifest.
-fn shown(manifest: &Manifest) -> String {
+fn format_topics(manifest: &Manifest) -> String {
     manifest.topic_patterns().join(", ")
 }

@@ -181,10 +181,10 @@ fn the_sizes_of_an_email_are_limited() {
     assert!(written(many(99)).is_ok());
     assert_eq!(code(many(100)), "too-many");
     assert_eq!(code(many(101)), "too-many");
-    let rest = "ada@a.example".len() + "a.pdf".len() + "application/pdf".len();
+    let overhead = "ada@a.example".len() + "a.pdf".len() + "application/pdf".len();
     let large = |bytes: usize| Email { parts: vec![file("a.pdf", &vec![b'x'; bytes])], ..email(&[]) };
-    assert!(written(large((10 << 20) - rest)).is_ok());
-    assert_eq!(code(large((10 << 20) - rest + 1)), "too-large");
+    assert!(written(large((10 << 20) - overhead)).is_ok());
+    assert_eq!(code(large((10 << 20) - overhead + 1)), "too-large");
     let headers = |count: usize| (0..count).fold(email(&[]), |email, number| email.with(&format!("x-{number}"), "y"));
     assert!(written(headers(100)).is_ok());
     assert_eq!(code(headers(101)), "too-many");

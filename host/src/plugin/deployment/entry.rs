@@ -94,7 +94,7 @@ impl<S> Entry<S> {
         }
     }
 
-    pub(in crate::plugin) fn is_known(&self) -> bool {
+    pub(in crate::plugin) fn is_present(&self) -> bool {
         self.has_file() || self.live.is_some()
     }
 
@@ -155,7 +155,7 @@ impl<S> Entry<S> {
             && self.live.is_none()
             && self.requested_topics.is_empty();
         let named = topic_from_stem(name).ok().filter(|_| is_unread);
-        self.requested_topics.iter().filter(|_| self.is_known()).cloned().chain(named).collect()
+        self.requested_topics.iter().filter(|_| self.is_present()).cloned().chain(named).collect()
     }
 
     pub(super) fn is_live(&self, digest: &str) -> bool {
