@@ -1,7 +1,6 @@
-//! What the host can do for a guest beyond its sandbox, where the manifest
-//! grants it. Only the shape stands here: those who do it (Redis, the mail
-//! relay, the files of secrets) and those who ask for it (guests) need not
-//! know each other.
+//! The capabilities that a manifest can grant to a guest beyond its sandbox. These
+//! are traits only, so that the implementations (Redis, the mail relay, the secret
+//! files) and the callers (guests) are independent of each other.
 
 use async_trait::async_trait;
 use std::fmt;
@@ -9,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An answer of no: a code for machines, a reason for people.
+/// A failed call: a code for programs, a reason for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
 pub struct Fault {
@@ -27,26 +26,27 @@ impl Fault {
     }
 }
 
-/// How much one plugin may keep, over all workers.
+/// How much one plugin may store, over all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     pub keys: u64,
-    /// Of keys and values together.
+    /// Keys and values together.
     pub bytes: u64,
 }
 
-/// Values by key, apart for each plugin. Takes effect at once.
+/// A key-value store with a namespace for each plugin. Changes are visible at
+/// once.
 #[async_trait]
 pub trait KeyValue: Send + Sync {
     async fn get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Whether it was set.
+    /// Returns whether the value was set.
     async fn set(&self, plugin: &str, quota: Quota, new: NewValue<'_>) -> Result<bool, Fault>;
 
     async fn delete(&self, plugin: &str, key: &str) -> Result<(), Fault>;
 }
 
-/// A value to be kept. Without a `ttl` it stays until it is deleted.
+/// A value to store. Without a `ttl` it is stored until it is deleted.
 #[derive(Debug, Clone, Copy)]
 pub struct NewValue<'a> {
     pub key: &'a str,
@@ -55,39 +55,39 @@ pub struct NewValue<'a> {
     pub only: Only<'a>,
 }
 
-/// When a value is set. Where it is not, the answer is false.
+/// The condition for setting a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Only<'a> {
     Always,
     IfAbsent,
-    /// If this is what is stored.
+    /// Only if this value is stored.
     If(&'a [u8]),
 }
 
-/// A mail as a guest wants it sent.
+/// An email as a guest requests it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    /// What its `Message-ID` is made from: the same where it is sent again.
+pub struct Email {
+    /// The source of its `Message-ID`, equal for every attempt to send it.
     pub id: String,
     pub to: Vec<String>,
     pub headers: Vec<(String, String)>,
-    pub parts: Vec<Part>,
+    pub parts: Vec<EmailPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct EmailPart {
     pub content_type: String,
-    /// An attachment has one.
+    /// The file name of an attachment; none for a body.
     pub name: Option<String>,
     pub data: Vec<u8>,
 }
 
 #[async_trait]
 pub trait Mailer: Send + Sync {
-    async fn send(&self, plugin: &str, letter: Letter) -> Result<(), Fault>;
+    async fn send(&self, plugin: &str, email: Email) -> Result<(), Fault>;
 }
 
-/// Never shown, nor written to a log: a handler's or one of the host's own.
+/// A secret of a handler or of the host. `Debug` does not print its value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -110,18 +110,17 @@ impl fmt::Debug for Secret {
 pub trait Secrets: Send + Sync {
     fn get(&self, name: &str) -> Result<Secret, Fault>;
 
-    /// The same for a plugin's handler, which is counted.
+    /// Reads it for a plugin's handler, which a metric counts.
     fn read(&self, plugin: &str, name: &str) -> Result<Secret, Fault>;
 }
 
-/// Everything of this kind that a host has; what it lacks answers
-/// `unavailable` to those whose manifest grants it.
+/// The capabilities of this host. Calls of a granted one that the host lacks fail
+/// with `unavailable`.
 #[derive(Clone, Default)]
 pub struct Capabilities {
     pub key_value: Option<Arc<dyn KeyValue>>,
     pub mailer: Option<Arc<dyn Mailer>>,
     pub secrets: Option<Arc<dyn Secrets>>,
-    /// The host's own folders, of plugins, of what is compiled of them, of
-    /// secrets: no grant reaches into them.
+    /// Directories of the host (plugins, cache, secrets) that no grant may include.
     pub protected_dirs: Vec<PathBuf>,
 }

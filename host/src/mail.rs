@@ -1,60 +1,62 @@
-//! Mails of handlers, on their way to the operator's relay, or into a folder
-//! where somebody only wants to see them. The only place that knows how mail is
-//! written and handed over.
+//! Sends the emails of handlers to the operator's SMTP relay, or writes them to a
+//! directory for development. Only this module knows how an email is formatted and
+//! transmitted.
 
 mod compose;
-mod folder;
-mod relay;
+mod directory;
+mod smtp;
 
-use crate::capability::{Fault, Letter, Mailer};
+use crate::capability::{Email, Fault, Mailer};
+use crate::events;
 use crate::settings::{MailSettings, MailTransport};
 use async_trait::async_trait;
 use compose::{Senders, compose};
-use folder::Folder;
-use relay::Relay;
+use directory::MailDir;
+use smtp::SmtpRelay;
 
-/// The sender where none is needed, since nothing is delivered.
-const NOBODY: &str = "gateway-worker@localhost";
+/// The default sender. It is needed only with a directory, where nothing is
+/// delivered.
+const DEFAULT_SENDER: &str = "gateway-worker@localhost";
 
-pub struct Post {
-    way: Way,
+pub struct MailService {
+    transport: Transport,
     senders: Senders,
 }
 
-enum Way {
-    Relay(Box<Relay>),
-    Folder(Folder),
+enum Transport {
+    Relay(Box<SmtpRelay>),
+    Directory(MailDir),
 }
 
-impl Post {
-    /// Nothing where there is no outlet. An error says which setting is none.
+impl MailService {
+    /// None if mail is not configured. An error names the invalid setting.
     pub fn new(settings: &MailSettings) -> Result<Option<Self>, String> {
         let Some(outlet) = &settings.transport else { return Ok(None) };
-        let from = settings.from.as_deref().unwrap_or(NOBODY);
+        let from = settings.from.as_deref().unwrap_or(DEFAULT_SENDER);
         let senders = Senders::new(from, &settings.allow_from)?;
-        let way = match outlet {
-            MailTransport::Smtp(relay) => Way::Relay(Box::new(Relay::new(relay, settings)?)),
-            MailTransport::Directory(path) => Way::Folder(Folder::new(path)),
+        let transport = match outlet {
+            MailTransport::Smtp(relay) => Transport::Relay(Box::new(SmtpRelay::new(relay, settings)?)),
+            MailTransport::Directory(path) => Transport::Directory(MailDir::new(path)),
         };
-        Ok(Some(Self { way, senders }))
+        Ok(Some(Self { transport, senders }))
     }
 }
 
 #[async_trait]
-impl Mailer for Post {
-    async fn send(&self, plugin: &str, letter: Letter) -> Result<(), Fault> {
-        let mail = compose(letter, &self.senders)?;
-        match &self.way {
-            Way::Relay(relay) => {
+impl Mailer for MailService {
+    async fn send(&self, plugin: &str, email: Email) -> Result<(), Fault> {
+        let mail = compose(email, &self.senders)?;
+        match &self.transport {
+            Transport::Relay(relay) => {
                 relay.send(&mail).await?;
                 let recipients = mail.envelope.to().len();
                 tracing::debug!(plugin, message_id = mail.id, recipients, "mail sent");
             }
-            Way::Folder(folder) => {
-                let file = folder.keep(&mail).await?;
+            Transport::Directory(directory) => {
+                let file = directory.save(&mail).await?;
                 let recipients: Vec<&str> = mail.envelope.to().iter().map(AsRef::as_ref).collect();
                 let recipients = recipients.join(", ");
-                tracing::info!(plugin, recipients, file = %file.display(), "mail written, not sent");
+                tracing::info!(plugin, recipients, file = %file.display(), "{}", events::MAIL_WRITTEN);
             }
         }
         Ok(())

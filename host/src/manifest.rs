@@ -1,16 +1,16 @@
-//! What a plugin may and how it is run: `<name>.toml` beside `<name>.wasm`.
-//! Unknown keys are refused, and every fault is told at once with its line and
-//! column.
+//! The manifest `<name>.toml` of the plugin `<name>.wasm`: what it is granted and
+//! how it runs. Unknown keys are refused, and all faults are reported at once, with
+//! line and column.
 
 mod headers;
 mod origin;
-mod read;
-mod text;
+mod parse;
+mod section;
 mod value;
 
-pub use headers::{Header, Piece};
+pub use headers::{Header, HeaderPart};
 pub use origin::Origin;
-pub use text::Fault;
+pub use section::ManifestFault;
 pub use value::SecretName;
 
 use crate::schedule::Schedule;
@@ -25,72 +25,75 @@ use value::{KIB, MIB};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
-    /// Empty where it takes all topics that no other plugin claims.
+    /// Empty for a catch-all.
     pub topics: Vec<Topic>,
+    /// Whether it handles the topics that no other plugin claims, and which.
+    pub catch_all: Option<CatchAll>,
     /// Messages in flight per topic and worker.
     pub concurrency: usize,
     /// Messages in flight per topic over all workers.
-    pub concurrency_total: Option<usize>,
+    pub global_concurrency: Option<usize>,
     pub instances: Instances,
-    /// The words after its name that a command gets.
+    /// The arguments of a command, after its name.
     pub args: Vec<String>,
     pub rate: Option<Rate>,
     pub batch: Option<Batch>,
-    /// A message that has finished is not run again for so long.
+    /// How long a finished message is not run again.
     pub dedup: Option<Duration>,
     pub schedule: Option<Schedule>,
     pub limits: Limits,
     pub retry: RetryPolicy,
     pub grants: Grants,
     pub config: BTreeMap<String, String>,
-    /// What the host adds to requests to an origin: the guest never sees it.
+    /// Headers that the host adds to requests to an origin; the guest never sees
+    /// them.
     pub http_headers: BTreeMap<Origin, Vec<Header>>,
 }
 
 /// How long an instance lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Instances {
-    /// For one message, or one batch.
+    /// One instance per message or batch.
     #[default]
     PerMessage,
-    /// For so many calls, or until it has been idle for so long; never after a
-    /// call that did not return.
-    Reused { calls: u32, idle: Duration },
+    /// Reused until it has served `max_calls` calls, was idle for `idle_timeout`, or
+    /// a call failed.
+    Reused { max_calls: u32, idle_timeout: Duration },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall clock of a run, waiting in host calls included.
+    /// Wall-clock time of a run, including host calls.
     pub timeout: Duration,
     pub cpu: Duration,
     /// Bytes over all memories of an instance.
     pub memory: u64,
     /// Elements over all tables of an instance.
     pub table_elements: u32,
-    /// Things of the host that an instance holds at once: streams, requests.
-    pub handles: u32,
+    /// Open resources of an instance, such as streams and requests.
+    pub resources: u32,
     /// Bytes that one call may pass to the host.
-    pub host_call: u64,
+    pub host_call_bytes: u64,
     /// Bytes of log a second.
     pub log: u64,
     /// Bytes of a request's body, and of a reply's.
     pub http_body: u64,
-    /// Requests of a run that are under way at once.
+    /// Concurrent requests of a run.
     pub http_requests: u32,
-    /// What the plugin may keep in its key-value store, over all workers.
+    /// Bytes in the plugin's key-value store, over all workers.
     pub keyvalue: u64,
     pub keyvalue_keys: u64,
 }
 
-/// How many messages of a topic may begin in how long, over all workers.
+/// At most `limit` messages of a topic start in any window of length `per`, over
+/// all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub limit: u32,
     pub per: Duration,
 }
 
-/// How many messages a batch handler gets at once at the most, and how long
-/// the first of them waits for the others.
+/// The maximum size of a batch, and how long its first message waits for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
     pub size: usize,
@@ -104,8 +107,8 @@ impl Default for Limits {
             cpu: Duration::from_secs(1),
             memory: 64 * MIB,
             table_elements: 100_000,
-            handles: 10_000,
-            host_call: 32 * MIB,
+            resources: 10_000,
+            host_call_bytes: 32 * MIB,
             log: 64 * KIB,
             http_body: 8 * MIB,
             http_requests: 16,
@@ -119,42 +122,42 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
     pub http: BTreeSet<Origin>,
-    /// Addresses other than public ones that the names in `http` may lead to.
-    pub networks: Vec<IpNet>,
+    /// Networks with non-public addresses that the hosts in `http` may resolve to.
+    pub private_networks: Vec<IpNet>,
     /// Topics that it may publish to.
     pub publish: BTreeSet<Topic>,
     pub mail: bool,
     pub keyvalue: bool,
     pub secrets: BTreeSet<SecretName>,
-    /// Folders by the path that the guest sees.
+    /// Directories of the host, by the path that the guest sees.
     pub read: BTreeMap<PathBuf, PathBuf>,
     pub write: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Grants {
-    /// How many folders are opened for each run.
+    /// How many directories are opened for each run.
     pub fn folders(&self) -> usize {
         self.read.len() + self.write.len()
     }
 
-    /// Each kind that is granted, with what of it; for people and for status.
+    /// The granted kinds with their values, for display.
     pub fn by_kind(&self) -> BTreeMap<&'static str, Vec<String>> {
         fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
             items.into_iter().map(|item| item.to_string()).collect()
         }
-        let folders = |folders: &BTreeMap<PathBuf, PathBuf>| {
-            texts(folders.iter().map(|(guest, host)| format!("{} = {}", guest.display(), host.display())))
+        let directories = |mounts: &BTreeMap<PathBuf, PathBuf>| {
+            texts(mounts.iter().map(|(guest, host)| format!("{} = {}", guest.display(), host.display())))
         };
         let flag = |is_granted: bool| if is_granted { vec!["true".to_owned()] } else { Vec::new() };
         let mut kinds = BTreeMap::from([
             ("http", texts(&self.http)),
-            ("networks", texts(&self.networks)),
+            ("private_networks", texts(&self.private_networks)),
             ("publish", texts(&self.publish)),
             ("mail", flag(self.mail)),
             ("keyvalue", flag(self.keyvalue)),
             ("secrets", texts(&self.secrets)),
-            ("read", folders(&self.read)),
-            ("write", folders(&self.write)),
+            ("read", directories(&self.read)),
+            ("write", directories(&self.write)),
         ]);
         kinds.retain(|_, granted| !granted.is_empty());
         kinds
@@ -168,7 +171,7 @@ impl fmt::Display for Grants {
         if kinds.is_empty() {
             return f.write_str("nothing");
         }
-        let shown: Vec<String> = kinds
+        let formatted: Vec<String> = kinds
             .into_iter()
             .map(
                 |(kind, granted)| {
@@ -176,25 +179,48 @@ impl fmt::Display for Grants {
                 },
             )
             .collect();
-        f.write_str(&shown.join("; "))
+        f.write_str(&formatted.join("; "))
     }
 }
 
-/// All that is wrong with a manifest, in the order of its text.
+/// All faults of a manifest, in the order of its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-pub struct BadManifest(pub Vec<Fault>);
+pub struct InvalidManifest(pub Vec<ManifestFault>);
+
+/// Which topics a catch-all plugin handles. Those with a colon must be asked for
+/// with `"*:*"`, because they may be keys of another deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CatchAll {
+    pub with_colons: bool,
+}
+
+impl CatchAll {
+    pub fn includes(self, topic: &Topic) -> bool {
+        self.with_colons || !topic.as_str().contains(':')
+    }
+}
+
+/// The topic that a plugin file without a manifest is named after. Topic names
+/// may have more characters than are allowed here.
+pub fn topic_from_stem(stem: &str) -> Result<Topic, String> {
+    let is_portable = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !stem.bytes().all(is_portable) {
+        return Err(format!("a file name names a topic only with characters of A-Z a-z 0-9 . _ -, not {stem:?}"));
+    }
+    Topic::parse(stem).map_err(|error| error.to_string())
+}
 
 const CONCURRENCY: usize = 64;
 
 impl Manifest {
-    /// What applies without a manifest: the file's stem is the topic, and
-    /// nothing is granted.
+    /// The defaults for a plugin without a manifest: one topic, no grants.
     pub fn default_for(topic: Topic) -> Self {
         Self {
             topics: vec![topic],
+            catch_all: None,
             concurrency: CONCURRENCY,
-            concurrency_total: None,
+            global_concurrency: None,
             instances: Instances::default(),
             args: Vec::new(),
             rate: None,
@@ -209,9 +235,17 @@ impl Manifest {
         }
     }
 
-    /// Whether it takes the topics that no other plugin claims.
-    pub fn takes_unclaimed(&self) -> bool {
-        self.topics.is_empty()
+    pub fn is_catch_all(&self) -> bool {
+        self.catch_all.is_some()
+    }
+
+    /// The value of `topics`, for display.
+    pub fn topic_patterns(&self) -> Vec<&str> {
+        match self.catch_all {
+            Some(CatchAll { with_colons: false }) => vec!["*"],
+            Some(CatchAll { with_colons: true }) => vec!["*", "*:*"],
+            None => self.topics.iter().map(Topic::as_str).collect(),
+        }
     }
 }
 

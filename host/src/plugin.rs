@@ -1,58 +1,58 @@
-//! The Wasm edge: the only place that knows there is a Wasmtime. A message
-//! goes in, an [`Outcome`](crate::verdict::Outcome) comes out; what a guest
-//! does wrong is such a value, never an error of ours. The types generated
-//! from the WIT stay in here.
+//! The WebAssembly side: only this module uses Wasmtime. It takes messages and
+//! returns an [`Outcome`](crate::verdict::Outcome) for each. A guest's failure is
+//! an outcome, never an error. The types generated from the WIT are private to this
+//! module.
 
-mod archive;
-mod beneath;
 mod bindings;
 mod budgets;
 mod cache;
 mod call;
+mod call_permits;
 mod command;
 mod compile;
 mod component;
+mod contained_dir;
 mod cpu;
 mod deployment;
 mod engine;
-mod folder;
-mod preopens;
 mod guest;
+mod host_interfaces;
 mod http;
 mod imports;
 mod inspect;
-mod memory;
+mod instance_pool;
 mod load_error;
-mod lone;
-mod host_interfaces;
+mod memory;
 mod open_files;
+mod orphan_manifests;
 mod output;
-mod private;
+mod plugin_dir;
+mod preopens;
+mod private_dir;
 mod probation;
 mod program;
-mod registry;
-mod instance_pool;
-mod routes;
 mod quotas;
-mod call_permits;
 mod redact;
+mod registry;
+mod routes;
 mod version;
+mod version_store;
 mod watcher;
 
-pub use archive::Archive;
 pub use cache::{Cache, CacheError};
 pub use call::{Called, Job};
 pub use compile::{CompileError, CompileLimits, Compiler, compile_here};
 pub use component::Plugin;
 pub use deployment::{QUIET, SHORT_QUIET};
 pub use engine::{Engine, EngineError, EngineResources};
-pub use folder::{Folder, FolderError};
 pub use host_interfaces::{Access, Import};
 pub use inspect::Inspection;
-pub use load_error::{Cause, LoadError};
-pub use lone::{LoneManifests, lone_manifests};
-pub use probation::Standing;
+pub use load_error::{LoadError, LoadErrorKind};
+pub use orphan_manifests::{OrphanManifests, orphan_manifests};
+pub use plugin_dir::{PluginDir, PluginDirError};
+pub use probation::ProbationStats;
 pub use registry::Registry;
-pub use routes::{Change, Past, Routes, Status};
-pub use version::{Denied, Held, Refusal, RefusalKind};
+pub use routes::{Change, PluginStatus, Routes, VersionRecord};
+pub use version::{BlockReason, Refusal, RefusalKind, VersionError};
+pub use version_store::VersionStore;
 pub use watcher::{Hint, Watcher};

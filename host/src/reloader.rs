@@ -1,12 +1,14 @@
-//! Keeps the registry up to what lies in the plugins directory: a hint, a
-//! moment of quiet, a scan. The slow poll is always on, since events are only
-//! hints and some file systems send none. Operators' wishes about versions
-//! arrive here too, so that one loop changes what is live.
+//! Reloads plugins when the plugins directory changes: a hint, a quiet time, a
+//! scan. It also polls slowly, because some file systems send no events. Requests
+//! of operators arrive here too, so that a single loop changes what is live.
 
 mod report;
 
+use crate::events;
 use crate::metrics::Metrics;
-use crate::plugin::{Change, Denied, FolderError, Hint, LoneManifests, QUIET, Registry, SHORT_QUIET, Watcher};
+use crate::plugin::{
+    Change, Hint, OrphanManifests, PluginDirError, QUIET, Registry, SHORT_QUIET, VersionError, Watcher,
+};
 use report::Report;
 use std::mem;
 use std::sync::Arc;
@@ -17,32 +19,32 @@ use tokio_util::sync::CancellationToken;
 
 const POLL: Duration = Duration::from_secs(2);
 
-/// What somebody wants of the plugins.
+/// A request of an operator.
 pub enum Request {
-    /// Look at the directory now, as `SIGHUP` does; the answer is what has
-    /// changed until all was loaded or refused.
+    /// Scan now, as `SIGHUP` does. The reply is what has changed once all plugins
+    /// are loaded or refused.
     Scan(Option<oneshot::Sender<Result<Vec<Change>, String>>>),
-    RollBack(String, oneshot::Sender<Result<Change, Denied>>),
-    Release(String, oneshot::Sender<Result<(), Denied>>),
+    RollBack(String, oneshot::Sender<Result<Change, VersionError>>),
+    Unblock(String, oneshot::Sender<Result<(), VersionError>>),
 }
 
 pub struct Reloader {
     registry: Registry,
     requests: mpsc::Receiver<Request>,
-    /// Becomes true after the first scan, when all of it is loaded or refused.
+    /// Becomes true when all plugins of the first scan are loaded or refused.
     has_scanned: watch::Sender<bool>,
     report: Report,
     is_readable: bool,
-    lone: LoneManifests,
-    /// Who wants to know what a scan changes.
-    asking: Vec<Asking>,
-    /// Who waits for a version from before.
-    going_back: Vec<(String, oneshot::Sender<Result<Change, Denied>>)>,
+    orphans: OrphanManifests,
+    /// Scan requests that wait for their result.
+    scan_waiters: Vec<ScanWaiter>,
+    /// Rollback requests that wait for their result.
+    rollback_waiters: Vec<(String, oneshot::Sender<Result<Change, VersionError>>)>,
 }
 
-struct Asking {
-    asker: oneshot::Sender<Result<Vec<Change>, String>>,
-    seen: Vec<Change>,
+struct ScanWaiter {
+    reply: oneshot::Sender<Result<Vec<Change>, String>>,
+    changes: Vec<Change>,
 }
 
 impl Reloader {
@@ -58,131 +60,131 @@ impl Reloader {
             requests,
             has_scanned,
             is_readable: true,
-            lone: LoneManifests::default(),
-            asking: Vec::new(),
-            going_back: Vec::new(),
+            orphans: OrphanManifests::default(),
+            scan_waiters: Vec::new(),
+            rollback_waiters: Vec::new(),
         }
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
-        let (mut watcher, mut hints) = Watcher::new(self.registry.folder().path());
-        let (mut last, mut next, mut has_looked) = (Instant::now(), Instant::now(), false);
-        // How long files must be the same; scans are as far apart, however many
-        // hints there are.
+        let (mut watcher, mut hints) = Watcher::new(self.registry.directory().path());
+        let (mut last, mut next, mut has_scanned) = (Instant::now(), Instant::now(), false);
+        // How long files must be unchanged. Scans are at least this far apart,
+        // however many hints there are.
         let mut quiet = QUIET;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep_until(next) => {
                     watcher.ensure();
-                    self.registry.tend();
+                    self.registry.maintain();
                     let scanned = self.registry.scan(quiet);
                     self.scanned(scanned);
-                    if !self.registry.is_moving() {
-                        // A change without an event says nothing of its writers.
+                    if !self.registry.is_unstable() {
+                        // Polling can't see whether a writer has closed a file.
                         quiet = QUIET;
                     }
-                    has_looked = true;
+                    has_scanned = true;
                     last = Instant::now();
                     next = last + POLL;
                 }
-                changes = self.registry.next() => self.tell(&changes),
+                changes = self.registry.next() => self.report_changes(&changes),
                 Ok(()) = hints.changed() => {
                     quiet = match *hints.borrow_and_update() {
                         Hint::Written => QUIET,
-                        Hint::Whole => SHORT_QUIET,
+                        Hint::Complete => SHORT_QUIET,
                     };
                     next = next.min(last + quiet);
                 }
                 Some(request) = self.requests.recv() => {
-                    if self.answer(request) {
+                    if self.handle(request) {
                         last = Instant::now();
                     }
                 }
             }
-            if self.registry.is_moving() {
+            if self.registry.is_unstable() {
                 next = next.min(last + quiet);
             }
-            if has_looked && self.registry.is_at_rest() {
-                self.settle();
+            if has_scanned && self.registry.is_idle() {
+                self.complete();
             }
         }
     }
 
-    fn scanned(&mut self, scanned: Result<Vec<Change>, FolderError>) {
+    fn scanned(&mut self, scanned: Result<Vec<Change>, PluginDirError>) {
         match scanned {
             Ok(changes) => {
-                self.tell(&changes);
+                self.report_changes(&changes);
                 self.is_readable = true;
-                self.lone.look(self.registry.folder().path());
+                self.orphans.check(self.registry.directory().path());
             }
             Err(error) => {
-                // Once, not at every poll. What is live stays live.
+                // Logged once, not at every poll.
                 if mem::replace(&mut self.is_readable, false) {
-                    tracing::error!(%error, "the plugins directory can't be read; live plugins stay as they are");
+                    tracing::error!(%error, "{}", events::PLUGINS_DIR_UNREADABLE);
                 }
-                for Asking { asker, .. } in self.asking.drain(..) {
-                    let _ = asker.send(Err(format!("the plugins directory can't be read: {error}")));
+                for ScanWaiter { reply, .. } in self.scan_waiters.drain(..) {
+                    let _ = reply.send(Err(format!("the plugins directory can't be read: {error}")));
                 }
             }
         }
     }
 
-    /// Whether that was a scan.
-    fn answer(&mut self, request: Request) -> bool {
+    /// Returns whether the request was a scan.
+    fn handle(&mut self, request: Request) -> bool {
         match request {
-            Request::Scan(asker) => {
-                self.asking.extend(asker.map(|asker| Asking { asker, seen: Vec::new() }));
-                let scanned = self.registry.scan_again();
+            Request::Scan(reply) => {
+                self.scan_waiters.extend(reply.map(|reply| ScanWaiter { reply, changes: Vec::new() }));
+                let scanned = self.registry.rescan();
                 self.scanned(scanned);
                 return true;
             }
-            Request::RollBack(name, asker) => match self.registry.roll_back(&name) {
+            Request::RollBack(name, reply) => match self.registry.roll_back(&name) {
                 Ok(change) => {
-                    self.going_back.push((name, asker));
-                    self.tell(change.as_slice());
+                    self.rollback_waiters.push((name, reply));
+                    self.report_changes(change.as_slice());
                 }
-                Err(reason) => drop(asker.send(Err(reason))),
+                Err(error) => drop(reply.send(Err(error))),
             },
-            Request::Release(name, asker) => {
-                let released = self.registry.release(&name);
-                if released.is_ok() {
-                    self.report.released(&name);
+            Request::Unblock(name, reply) => {
+                let result = self.registry.unblock(&name);
+                if result.is_ok() {
+                    self.report.unblocked(&name);
                 }
-                let _ = asker.send(released);
+                let _ = reply.send(result);
             }
         }
         false
     }
 
-    fn tell(&mut self, changes: &[Change]) {
+    fn report_changes(&mut self, changes: &[Change]) {
         for change in changes {
             self.report.change(change);
-            for asking in &mut self.asking {
-                asking.seen.push(change.clone());
+            for waiter in &mut self.scan_waiters {
+                waiter.changes.push(change.clone());
             }
             let answer = match change {
                 Change::Withdrawn { .. } => Ok(change.clone()),
-                Change::NotRestored { reason, .. } => Err(Denied::Impossible(reason.clone())),
+                Change::NotRestored { reason, .. } => Err(VersionError::Impossible(reason.clone())),
                 _ => continue,
             };
-            for (_, asker) in self.going_back.extract_if(.., |(name, _)| name == change.name()) {
-                let _ = asker.send(answer.clone());
+            for (_, reply) in self.rollback_waiters.extract_if(.., |(name, _)| name == change.name()) {
+                let _ = reply.send(answer.clone());
             }
         }
         self.report.live();
     }
 
-    /// Nothing is under way that is worth waiting for.
-    fn settle(&mut self) {
-        self.registry.settle();
+    /// Called whenever no plugin is loading or about to be.
+    fn complete(&mut self) {
+        self.registry.complete_cold_start();
         self.has_scanned.send_if_modified(|has_scanned| !mem::replace(has_scanned, true));
-        for Asking { asker, seen } in self.asking.drain(..) {
-            let _ = asker.send(Ok(seen));
+        for ScanWaiter { reply, changes } in self.scan_waiters.drain(..) {
+            let _ = reply.send(Ok(changes));
         }
-        // Whoever still waits was overtaken: its plugin has been removed.
-        for (name, asker) in self.going_back.drain(..) {
-            let _ = asker.send(Err(Denied::Unknown(name)));
+        // The plugins of the remaining rollbacks have been removed.
+        for (name, reply) in self.rollback_waiters.drain(..) {
+            let _ = reply.send(Err(VersionError::Unknown(name)));
         }
     }
 }

@@ -1,23 +1,22 @@
-//! When a topic gets a message by the clock: the table `[schedule]` of a
-//! manifest, and which of its fire times are due.
+//! The table `[schedule]` of a manifest, which publishes a message to a topic at
+//! fixed times, and which of its fire times are due.
 //!
 //! A cron has five fields (minute, hour, day of month, month, day of week) or
 //! six, with seconds first; `@hourly`, `@daily`, `@weekly`, `@monthly` and
-//! `@yearly` stand for what they say. Where day of month and day of week are
-//! both given either will do, and with `+` before the weekday both must hold.
+//! `@yearly` are supported. If both day of month and day of week are given, one
+//! of them must match; with `+` before the weekday both must match.
 //!
-//! **Late and missed.** A fire time that nobody sent within [`GRACE`] is
-//! missed; before that it is only late and always sent. Of the missed ones
-//! `catch_up` sends none; or (`one`, the default) the last of all fire times,
-//! where no later one is sent anyway; or `all`, the oldest first, but the last
-//! [`CATCH_UP_MAX`] at most. A schedule seen for the first time has missed
-//! nothing.
+//! **Late and missed.** A fire time that was not sent within [`GRACE`] is missed;
+//! before that it is late, and still sent. `catch_up` decides about the missed
+//! ones: `none` drops them; `one`, the default, sends the last one unless a later
+//! fire time is sent anyway; `all` sends the last [`CATCH_UP_MAX`], oldest first. A
+//! schedule that is seen for the first time has missed nothing.
 //!
-//! **Where clocks go forward** a local time does not exist. A schedule with
-//! one time of day then fires at the first moment that does; one with several
-//! leaves it out. **Where clocks go back** a local time comes twice. A fire
-//! time is the first of both, unless the schedule fires in every hour of the
-//! day: then it goes on through both, since an hour is not to pass in silence.
+//! **When clocks go forward**, some local times don't exist. A schedule with one
+//! time of day then fires at the first existing moment; one with several skips the
+//! missing ones. **When clocks go back**, some local times occur twice. A schedule
+//! fires at the first occurrence only, unless it fires in every hour of the day:
+//! then it fires at both, so that no hour is skipped.
 
 use crate::publication::{Draft, InvalidDraft, Publication};
 use crate::topic::Topic;
@@ -27,10 +26,10 @@ use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Deserialize;
 
-/// From this age on a fire time that was not sent is missed.
+/// A fire time that was not sent is missed from this age on.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How many fire times at most are sent late at once.
+/// At most this many missed fire times are sent.
 pub const CATCH_UP_MAX: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +41,7 @@ pub struct Schedule {
     catch_up: CatchUp,
 }
 
-/// What becomes of missed fire times.
+/// Which missed fire times are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CatchUp {
@@ -56,8 +55,8 @@ pub enum CatchUp {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Due {
     pub fires: Vec<Timestamp>,
-    /// Whether there are more than are caught up with.
-    pub is_cut: bool,
+    /// Whether more fire times were missed than are sent.
+    pub is_truncated: bool,
 }
 
 impl Schedule {
@@ -68,30 +67,30 @@ impl Schedule {
         Self { cron: expression.cron, zone, name, data, catch_up }
     }
 
-    /// What tells it from others of its topic: the expression and the zone.
+    /// The expression and the time zone, which identify it within its topic.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The fire times after `last` and up to `now` that are to be sent.
     pub fn due(&self, last: Timestamp, now: Timestamp) -> Due {
-        // Far from the ends of time there is always a minute before.
+        // The subtraction fails only at the minimum timestamp.
         let on_time = now.checked_sub(GRACE).unwrap_or(Timestamp::MIN);
         let mut fires = self.fires(last.max(on_time), now);
-        let mut is_cut = false;
+        let mut is_truncated = false;
         match self.catch_up {
             CatchUp::None => {}
             CatchUp::One if !fires.is_empty() => {}
             CatchUp::One => fires.extend(self.last_until(now).filter(|fire| *fire > last)),
             CatchUp::All => {
                 let mut missed = self.missed(last, on_time, CATCH_UP_MAX + 1 - fires.len());
-                is_cut = missed.len() + fires.len() > CATCH_UP_MAX;
+                is_truncated = missed.len() + fires.len() > CATCH_UP_MAX;
                 missed.truncate(CATCH_UP_MAX - fires.len());
                 missed.reverse();
                 fires.splice(0..0, missed);
             }
         }
-        Due { fires, is_cut }
+        Due { fires, is_truncated }
     }
 
     /// The next fire time after this one.
@@ -99,14 +98,15 @@ impl Schedule {
         let mut at = at.to_zoned(self.zone.clone());
         loop {
             let next = self.cron.find_next_occurrence(&at, false).ok().filter(|next| *next > at)?;
-            if self.counts(&next) {
+            if self.fires_at(&next) {
                 return Some(next.timestamp());
             }
             at = next;
         }
     }
 
-    /// The message of a fire time. Its id says which, so that a copy is known.
+    /// The message of a fire time. Its id contains the time, so that duplicates are
+    /// recognized.
     pub fn publication(&self, topic: &Topic, fire: Timestamp) -> Result<Publication, InvalidDraft> {
         Draft::new(format!("cron:{topic}:{fire}"), topic, &self.data).encode(fire)
     }
@@ -115,28 +115,29 @@ impl Schedule {
     fn last_until(&self, at: Timestamp) -> Option<Timestamp> {
         let mut at = at.to_zoned(self.zone.clone());
         let mut found = self.cron.find_previous_occurrence(&at, true).ok()?;
-        while !self.counts(&found) {
+        while !self.fires_at(&found) {
             at = found;
             found = self.cron.find_previous_occurrence(&at, false).ok().filter(|found| *found < at)?;
         }
         Some(found.timestamp())
     }
 
-    /// All after `from` and up to `to`.
+    /// The fire times after `from` and up to `to`.
     fn fires(&self, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
         std::iter::successors(self.next_after(from), |fire| self.next_after(*fire))
             .take_while(|fire| *fire <= to)
             .collect()
     }
 
-    /// The last `count` of those after `last` and up to `until`, the latest first.
+    /// The last `count` fire times after `last` and up to `until`, latest first.
     fn missed(&self, last: Timestamp, until: Timestamp, count: usize) -> Vec<Timestamp> {
         let before = |fire: &Timestamp| self.last_until(fire.checked_sub(SignedDuration::from_secs(1)).ok()?);
         std::iter::successors(self.last_until(until), before).take_while(|fire| *fire > last).take(count).collect()
     }
 
-    /// Whether this is not the second time that a local time comes.
-    fn counts(&self, fire: &Zoned) -> bool {
+    /// Whether this fires: false for the second occurrence of a local time, unless
+    /// the schedule fires in every hour.
+    fn fires_at(&self, fire: &Zoned) -> bool {
         match self.zone.to_ambiguous_zoned(fire.datetime()).offset() {
             AmbiguousOffset::Fold { after, .. } if fire.offset() == after => {
                 (0..24).all(|hour| matches!(self.cron.pattern.hour_match(hour), Ok(true)))
@@ -146,7 +147,7 @@ impl Schedule {
     }
 }
 
-/// A cron that can be read and fires.
+/// A valid cron expression that fires.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub struct Expression {
@@ -173,12 +174,12 @@ impl TryFrom<String> for Expression {
             a list of such; or it is @hourly, @daily, @weekly, @monthly or @yearly";
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser.parse(&text).map_err(|error| format!("\"{text}\": {error}; {ALLOWED}"))?;
-        // An empty list item can leave a field without any value, and to find
-        // that out by searching takes minutes.
+        // An empty list item can leave a field without any value; searching for a
+        // fire time would then take minutes.
         if text.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
             return Err(format!("\"{text}\": an item of a list is empty; {ALLOWED}"));
         }
-        // Days repeat every 400 years, and what fires at all in one zone does in any.
+        // Dates repeat every 400 years, and the time zone does not matter here.
         if cron.find_next_occurrence(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), true).is_err() {
             return Err(format!("\"{text}\" never fires: there is no such day in any year"));
         }
@@ -190,11 +191,13 @@ impl TryFrom<String> for Zone {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        // The one that is compiled in, so that all replicas go by the same
-        // rules, in an empty container too.
+        // The bundled database, so that all replicas use the same rules, even in a
+        // container without one.
         let zone = TimeZoneDatabase::bundled().get(&name).ok().filter(|zone| !zone.is_unknown());
         zone.map(Self).ok_or_else(|| {
-            format!("\"{name}\" is no time zone: a name of the IANA database is, like \"Europe/Berlin\" or \"UTC\"")
+            format!(
+                "\"{name}\" is not a time zone: use a name of the IANA database, such as \"Europe/Berlin\" or \"UTC\""
+            )
         })
     }
 }
@@ -212,7 +215,7 @@ fn json(value: toml::Value) -> Result<serde_json::Value, String> {
         toml::Value::String(text) => text.into(),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Float(number) => serde_json::Number::from_f64(number)
-            .ok_or_else(|| format!("{number} can't be sent as JSON: a number there is finite"))?
+            .ok_or_else(|| format!("{number} can't be sent as JSON, which has finite numbers only"))?
             .into(),
         toml::Value::Boolean(truth) => truth.into(),
         toml::Value::Datetime(time) => time.to_string().into(),

@@ -1,6 +1,6 @@
-//! The secrets that the operator gave to this host: files, as Docker and
-//! Kubernetes mount them, and variables of the environment. A file is read at
-//! each call, so that a secret which is replaced needs no restart.
+//! The secrets of this host: files, as Docker and Kubernetes mount them, and
+//! environment variables. Each call reads the file again, so that a replaced
+//! secret needs no restart.
 
 use crate::capability::{Fault, Secret, Secrets};
 use crate::metrics::Metrics;
@@ -12,40 +12,40 @@ use std::sync::Arc;
 
 const BYTES_MAX: u64 = 64 << 10;
 
-pub struct GivenSecrets {
+pub struct SecretStore {
     settings: SecretsSettings,
     metrics: Arc<Metrics>,
 }
 
-impl GivenSecrets {
+impl SecretStore {
     pub fn new(settings: &SecretsSettings, metrics: &Arc<Metrics>) -> Self {
         Self { settings: settings.clone(), metrics: metrics.clone() }
     }
 
-    /// Where the operator is to put a secret of this name.
-    fn places(&self, name: &str) -> String {
+    /// Tells the operator where to put a secret of this name.
+    fn locations(&self, name: &str) -> String {
         let variable = SecretsSettings::variable(name);
         match &self.settings.dir {
             Some(dir) => format!("put it into the file {}, or into {variable}", dir.join(name).display()),
-            None => format!("put it into a file {name} of a folder that secrets.dir names, or into {variable}"),
+            None => format!("put it into a file {name} in the directory secrets.dir, or into {variable}"),
         }
     }
 }
 
-impl Secrets for GivenSecrets {
+impl Secrets for SecretStore {
     fn get(&self, name: &str) -> Result<Secret, Fault> {
         if let Some(dir) = &self.settings.dir {
             match read(dir, name) {
                 Ok(Some(secret)) => return Ok(secret),
                 Ok(None) => {}
                 Err(error) => {
-                    let told = format!("the secret {name}: {}: {error}", dir.join(name).display());
-                    return Err(Fault::unavailable(told));
+                    let reason = format!("the secret {name}: {}: {error}", dir.join(name).display());
+                    return Err(Fault::unavailable(reason));
                 }
             }
         }
         let variable = self.settings.variables.get(&SecretsSettings::variable(name)).cloned();
-        variable.ok_or_else(|| Fault::unavailable(format!("this host has no secret {name}: {}", self.places(name))))
+        variable.ok_or_else(|| Fault::unavailable(format!("this host has no secret {name}: {}", self.locations(name))))
     }
 
     fn read(&self, plugin: &str, name: &str) -> Result<Secret, Fault> {
@@ -55,11 +55,11 @@ impl Secrets for GivenSecrets {
     }
 }
 
-/// A name has no slashes or dots. Kubernetes makes each file a link through
-/// another link that it turns over, so the first may lead nowhere for a moment.
+/// A name has no slashes or dots. A failed read is tried twice, because Kubernetes
+/// swaps a link that each file's link passes through.
 fn read(dir: &Path, name: &str) -> io::Result<Option<Secret>> {
     let found = match fs::symlink_metadata(dir.join(name)) {
-        Ok(_) => read_beneath(dir, name).or_else(|_| read_beneath(dir, name)),
+        Ok(_) => read_contained(dir, name).or_else(|_| read_contained(dir, name)),
         Err(error) => Err(error),
     };
     match found {
@@ -69,13 +69,13 @@ fn read(dir: &Path, name: &str) -> io::Result<Option<Secret>> {
     }
 }
 
-fn read_beneath(dir: &Path, name: &str) -> io::Result<Secret> {
+fn read_contained(dir: &Path, name: &str) -> io::Result<Secret> {
     let path = dir.join(name).canonicalize()?;
     if !path.starts_with(dir.canonicalize()?) {
         return Err(io::Error::other("it is a link out of secrets.dir"));
     }
     if !fs::metadata(&path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
     File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -83,7 +83,7 @@ fn read_beneath(dir: &Path, name: &str) -> io::Result<Secret> {
         return Err(io::Error::other(format!("it has more than {BYTES_MAX} bytes")));
     }
     let mut text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))?;
-    // What `echo` writes behind it is not meant.
+    // A trailing newline, as `echo` writes it, is not part of the secret.
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -102,19 +102,19 @@ mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::symlink;
 
-    fn secrets(dir: Option<&Path>, variables: &[(&str, &str)]) -> GivenSecrets {
+    fn secrets(dir: Option<&Path>, variables: &[(&str, &str)]) -> SecretStore {
         let variable = |(name, value): &(&str, &str)| ((*name).to_owned(), Secret::new((*value).to_owned()));
         let variables: BTreeMap<_, _> = variables.iter().map(variable).collect();
         let settings = SecretsSettings { dir: dir.map(Path::to_owned), variables };
-        GivenSecrets::new(&settings, &Arc::default())
+        SecretStore::new(&settings, &Arc::default())
     }
 
-    fn text(secrets: &GivenSecrets, name: &str) -> Result<String, String> {
+    fn text(secrets: &SecretStore, name: &str) -> Result<String, String> {
         secrets.get(name).map(|secret| secret.reveal().to_owned()).map_err(|fault| fault.to_string())
     }
 
     #[test]
-    fn a_file_is_read_anew_and_goes_before_a_variable() {
+    fn a_file_is_read_at_each_call_and_has_priority_over_a_variable() {
         let dir = tempfile::tempdir().unwrap();
         let secrets = secrets(Some(dir.path()), &[("GATEWAY_SECRET_API_KEY", "from outside")]);
         assert_eq!(text(&secrets, "api-key").unwrap(), "from outside");
@@ -126,18 +126,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_with_its_places() {
+    fn a_missing_secret_is_reported_with_its_locations() {
         let dir = tempfile::tempdir().unwrap();
-        let told = text(&secrets(Some(dir.path()), &[]), "api-key").unwrap_err();
+        let error = text(&secrets(Some(dir.path()), &[]), "api-key").unwrap_err();
         let file = dir.path().join("api-key").display().to_string();
-        assert!(told.starts_with("unavailable: ") && told.contains(&file), "{told}");
-        assert!(told.contains("GATEWAY_SECRET_API_KEY"), "{told}");
-        let told = text(&secrets(None, &[]), "api-key").unwrap_err();
-        assert!(told.contains("secrets.dir") && told.contains("GATEWAY_SECRET_API_KEY"), "{told}");
+        assert!(error.starts_with("unavailable: ") && error.contains(&file), "{error}");
+        assert!(error.contains("GATEWAY_SECRET_API_KEY"), "{error}");
+        let error = text(&secrets(None, &[]), "api-key").unwrap_err();
+        assert!(error.contains("secrets.dir") && error.contains("GATEWAY_SECRET_API_KEY"), "{error}");
     }
 
     #[test]
-    fn links_lead_around_within_the_folder_and_not_out_of_it() {
+    fn links_within_the_directory_are_followed_and_others_are_refused() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for (version, value) in [("..1", "old"), ("..2", "new")] {
             fs::create_dir(dir.path().join(version)).unwrap();
@@ -153,26 +153,26 @@ mod tests {
 
         fs::write(outside.path().join("passwd"), "hidden").unwrap();
         symlink(outside.path().join("passwd"), dir.path().join("out")).unwrap();
-        let told = text(&secrets, "out").unwrap_err();
-        assert!(told.contains("out of secrets.dir") && !told.contains("hidden"), "{told}");
+        let error = text(&secrets, "out").unwrap_err();
+        assert!(error.contains("out of secrets.dir") && !error.contains("hidden"), "{error}");
     }
 
     #[test]
-    fn a_secret_has_its_size_and_is_text() {
+    fn a_secret_is_text_of_limited_size() {
         let dir = tempfile::tempdir().unwrap();
         let secrets = secrets(Some(dir.path()), &[]);
         let largest = "x".repeat(usize::try_from(BYTES_MAX).unwrap());
         let write = |bytes: &[u8]| fs::write(dir.path().join("key"), bytes).unwrap();
         write(largest.as_bytes());
         assert_eq!(text(&secrets, "key").unwrap(), largest);
-        for (bytes, told) in
+        for (bytes, expected) in
             [(format!("{largest}x").as_bytes(), "more than 65536"), (b"\n", "empty"), (b"\xff\xff\xff\xff", "UTF-8")]
         {
             write(bytes);
             let fault = text(&secrets, "key").unwrap_err();
-            assert!(fault.starts_with("unavailable: ") && fault.contains(told), "{fault}");
+            assert!(fault.starts_with("unavailable: ") && fault.contains(expected), "{fault}");
         }
         fs::create_dir(dir.path().join("folder")).unwrap();
-        assert!(text(&secrets, "folder").unwrap_err().contains("no regular file"));
+        assert!(text(&secrets, "folder").unwrap_err().contains("not a regular file"));
     }
 }

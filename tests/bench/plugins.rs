@@ -16,7 +16,7 @@ use gateway_worker::manifest::Manifest;
 use gateway_worker::message;
 use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{
-    Archive, Cache, CompileLimits, Compiler, Engine, Folder, Job, Plugin, Registry, SHORT_QUIET,
+    Cache, CompileLimits, Compiler, Engine, Plugin, Job, Plugin, PluginDir, Registry, SHORT_QUIET, VersionStore,
 };
 use gateway_worker::queue::Publisher;
 use gateway_worker::reloader::{Reloader, Request};
@@ -71,7 +71,7 @@ fn main() {
 
 fn engine(capabilities: Capabilities, cache: Option<Cache>) -> Engine {
     let program = env!("CARGO_BIN_EXE_gateway-worker").into();
-    Engine::new(capabilities, Compiler::of(program, CompileLimits::default(), cache), 2).unwrap()
+    Engine::new(capabilities, Compiler::with_program(program, CompileLimits::default(), cache), 2).unwrap()
 }
 
 async fn plugin(engine: &Engine, wasm: &[u8], manifest: &str) -> Arc<Plugin> {
@@ -118,9 +118,9 @@ async fn instances() {
     let mut fresh = 0.0;
     for (name, wasm, manifest) in [
         ("fresh, the smallest handler", &smallest, ""),
-        ("pooled, the smallest handler", &smallest, "instances = { reuse = 1000000 }"),
+        ("pooled, the smallest handler", &smallest, "instances = { max_calls = 1000000 }"),
         ("fresh, a handler built with the SDK", &sdk, ""),
-        ("pooled, a handler built with the SDK", &sdk, "instances = { reuse = 1000000 }"),
+        ("pooled, a handler built with the SDK", &sdk, "instances = { max_calls = 1000000 }"),
     ] {
         let took = timed(&[plugin(&engine, wasm, manifest).await], CALLS).await;
         if fresh == 0.0 {
@@ -426,7 +426,7 @@ struct Live {
 impl Live {
     async fn start(folder: &Path, cache: &Path) -> Self {
         let engine = engine(Capabilities::default(), Cache::open(cache).ok());
-        let registry = Registry::new(engine, Folder::new(folder, FilePermissionPolicy::Ignore), Archive::nowhere());
+        let registry = Registry::new(engine, PluginDir::new(folder, FilePermissionPolicy::Ignore), VersionStore::disabled());
         let (requests, received) = mpsc::channel(1);
         let (scanned, has_scanned) = watch::channel(false);
         let stop = CancellationToken::new();

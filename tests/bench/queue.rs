@@ -44,7 +44,7 @@ async fn options(count: usize) {
         ("none", "", &[]),
         ("dedup", "[dedup]\nwindow = \"1h\"\n", &[]),
         ("rate", "[rate]\nlimit = 1000000\nper = \"100ms\"\n", &[]),
-        ("concurrency_total", "concurrency_total = 100000\n", &[]),
+        ("global_concurrency", "global_concurrency = 100000\n", &[]),
         ("priorities", "", &[]),
         // Renewals twenty times as often as by default, and none.
         ("leases of 500ms", "", &["--queue-lease", "500ms"]),

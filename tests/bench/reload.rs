@@ -9,7 +9,7 @@ mod resident;
 
 use gateway_worker::capability::Capabilities;
 use gateway_worker::metrics::Metrics;
-use gateway_worker::plugin::{Archive, Cache, CompileLimits, Compiler, Engine, Folder, Registry};
+use gateway_worker::plugin::{Cache, CompileLimits, Compiler, Engine, PluginDir, Registry, VersionStore};
 use gateway_worker::reloader::{Reloader, Request};
 use gateway_worker::settings::FilePermissionPolicy;
 use guest::{OK, guest, guest_with};
@@ -28,11 +28,11 @@ async fn main() {
     let plugins = tempfile::tempdir().unwrap();
     std::fs::write(plugins.path().join("topic.wasm"), guest(OK)).unwrap();
     let cache = plugins.path().join(".cache");
-    let archive = Archive::open(Some(&cache), plugins.path());
+    let archive = VersionStore::open(Some(&cache), plugins.path());
     let compiler = env!("CARGO_BIN_EXE_gateway-worker").into();
-    let compiler = Compiler::of(compiler, CompileLimits::default(), Cache::open(&cache).ok());
+    let compiler = Compiler::with_program(compiler, CompileLimits::default(), Cache::open(&cache).ok());
     let engine = Engine::new(Capabilities::default(), compiler, 2).unwrap();
-    let registry = Registry::new(engine, Folder::new(plugins.path(), FilePermissionPolicy::Ignore), archive);
+    let registry = Registry::new(engine, PluginDir::new(plugins.path(), FilePermissionPolicy::Ignore), archive);
     let routes = registry.routes();
     let (requests, received) = mpsc::channel(1);
     let (has_scanned, _) = watch::channel(false);

@@ -3,6 +3,7 @@
 
 use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
+use gateway_worker::events;
 use gateway_worker::queue::{Connection, RedisTarget, TopicDiscovery};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,7 +54,7 @@ async fn a_topic_of_a_plugin_that_is_still_loading_is_not_given_to_the_catch_all
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("z").await;
-    assert!(!gateway.logged("plugin refused").is_empty(), "a load has ended before");
+    assert!(!gateway.logged(events::PLUGIN_REFUSED).is_empty(), "a load has ended before");
     gateway.until_outcome("other", "a", "retry").await;
 }
 
@@ -65,7 +66,7 @@ async fn a_topic_that_lost_its_plugin_waits_until_an_operator_unblocks_it() {
     gateway.until_loaded("rest").await;
     gateway.until_loaded("own").await;
     plugins.remove("own.wasm");
-    gateway.until_logged("plugin removed", |line| line["plugin"] == "own").await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "own").await;
     redis.publish("own", "waits", "{}").await;
     // A topic of a rejected plugin belongs to it.
     redis.publish("bad", "waits", "{}").await;

@@ -227,7 +227,7 @@ async fn a_module_that_is_no_command_is_rejected_with_the_reason() {
             "memory64 must be enabled",
         ),
         ("batch", exits(0), "[batch]\nsize = 2\nwait = \"1s\"\n", "[batch] is for components"),
-        ("reused", exits(0), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
+        ("reused", exits(0), "instances = { max_calls = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("handler", guest(OK), "args = [\"-v\"]\n", "`args` are for commands, and this is a handler"),
     ];
     let plugins = Plugins::with("good", &exits(0), "");

@@ -22,7 +22,7 @@ pub(crate) fn built(change: Change, imports: &str) -> Vec<u8> {
 }
 
 fn engine() -> Engine {
-    let compiler = Compiler::of(PathBuf::from(BINARY), CompileLimits::default(), None);
+    let compiler = Compiler::with_program(PathBuf::from(BINARY), CompileLimits::default(), None);
     Engine::new(Capabilities::default(), compiler, 1).unwrap()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, guest, guest_with, until};
 use gateway_worker::capability::Capabilities;
+use gateway_worker::events;
 use gateway_worker::manifest::Manifest;
 use gateway_worker::plugin::{CompileLimits, Compiler, Engine, Plugin};
 use gateway_worker::topic::Topic;
@@ -26,7 +27,7 @@ fn slow(size: u32) -> Vec<u8> {
 }
 
 fn engine(program: &str, limits: CompileLimits) -> Engine {
-    Engine::new(Capabilities::default(), Compiler::of(PathBuf::from(program), limits, None), 2).unwrap()
+    Engine::new(Capabilities::default(), Compiler::with_program(PathBuf::from(program), limits, None), 2).unwrap()
 }
 
 async fn load(engine: &Engine, wasm: &[u8]) -> Result<Plugin, String> {
@@ -89,7 +90,7 @@ async fn a_load_whose_compiler_was_killed_is_retried() {
     let id = gateway.id();
     let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
     rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
-    let line = gateway.until_logged("plugin refused", |line| line["plugin"] == "slow").await;
+    let line = gateway.until_logged(events::PLUGIN_REFUSED, |line| line["plugin"] == "slow").await;
     assert!(line["again_in"].as_str().is_some_and(|wait| wait.ends_with('s')), "{line}");
     let refused = gateway.plugin("slow").await;
     assert_eq!((refused["refusal"]["kind"].as_str(), refused["retry_at"].is_string()), (Some("transient"), true));
@@ -103,7 +104,7 @@ async fn a_load_whose_compiler_was_killed_is_retried() {
     // A permanent rejection is not retried.
     let bad = gateway.plugin("bad").await;
     assert_eq!((bad["refusal"]["kind"].as_str(), bad["retry_at"].is_null()), (Some("invalid"), true));
-    assert_eq!(gateway.logged("plugin refused").len(), 2);
+    assert_eq!(gateway.logged(events::PLUGIN_REFUSED).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +159,7 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
     let log = gateway.kill_and_read_log();
     assert!(log.iter().any(|line| line["message"] == "gateway-worker stopped"));
-    assert!(!log.iter().any(|line| line["message"] == "compiled"));
+    assert!(!log.iter().any(|line| line["message"] == events::COMPILED));
     until("the compiler has exited", async || rustix::process::test_kill_process(child).err()).await;
 }
 
@@ -206,12 +207,12 @@ async fn a_restart_compiles_nothing() {
     redis.publish("topic-7", "a", "{}").await;
     gateway.until_outcome("topic-7", "a", "done").await;
     let loading: Vec<String> =
-        gateway.logged("plugin loaded").iter().map(|line| line["took"].as_str().unwrap().to_owned()).collect();
+        gateway.logged(events::PLUGIN_LOADED).iter().map(|line| line["took"].as_str().unwrap().to_owned()).collect();
     println!("10 plugins: cold {cold:?}, warm {warm:?} (with process start), each {loading:?}");
 }
 
 fn compiled(gateway: &Gateway) -> usize {
-    gateway.logged("compiled").iter().filter(|line| line["message"] == "compiled").count()
+    gateway.logged(events::COMPILED).iter().filter(|line| line["message"] == events::COMPILED).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +230,7 @@ async fn an_artifact_that_was_tampered_with_is_compiled_again() {
         fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
         let (_, gateway) = start(&redis, &plugins, &cache).await;
         assert_eq!(compiled(&gateway), 1);
-        assert_eq!(gateway.logged("in the cache is not used").len(), 1);
+        assert_eq!(gateway.logged(events::ARTIFACT_DISCARDED).len(), 1);
         assert_eq!(fs::read(&file).unwrap(), whole);
     }
 }

@@ -304,7 +304,7 @@ async fn two_workers_together_respect_the_global_concurrency() {
     for number in 0..12 {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":500}"#).await;
     }
-    let plugins = Plugins::with("puppet", &built("puppet"), "concurrency_total = 3\n");
+    let plugins = Plugins::with("puppet", &built("puppet"), "global_concurrency = 3\n");
     let _gateways = [Gateway::start(&redis, &plugins), Gateway::start(&redis, &plugins)];
     let mut most = 0;
     until("all are done", async || {
@@ -375,7 +375,7 @@ async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
     let redis = Redis::start();
     redis.run::<i64>("HSET {mq:t}:state paused 1").await;
     redis.publish("t", "a", "{}").await;
-    let plugins = Plugins::with("t", &guest(OK), "concurrency_total = 5\n");
+    let plugins = Plugins::with("t", &guest(OK), "global_concurrency = 5\n");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_logged("paused", |_| true).await;
     gateway.until_ready().await;

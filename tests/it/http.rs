@@ -4,6 +4,7 @@
 use crate::http_rig::{Rig, manifest, status_or_error};
 use crate::http_server::Server;
 use crate::support::{Gateway, Plugins, Redis, built, until};
+use gateway_worker::events;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +71,7 @@ async fn a_name_that_resolves_to_a_private_address_needs_a_network_grant() {
     assert!(refused[0].contains("which is not public") && refused[0].contains("write private_networks = [\""), "{refused:?}");
     assert!(server.seen().is_empty());
 
-    let granted = Rig::new(&format!("http = [\"{origin}\"]\nnetworks = [\"127.0.0.0/8\"]")).await;
+    let granted = Rig::new(&format!("http = [\"{origin}\"]\nprivate_networks = [\"127.0.0.0/8\"]")).await;
     assert_eq!(granted.get(&format!("{origin}/hello")).await, "200");
     // A trailing dot and capitals do not change the name.
     assert_eq!(granted.get(&format!("http://localhost.:{}/hello", server.port)).await, "200");
@@ -157,7 +158,7 @@ async fn connections_are_pooled_between_runs_but_not_between_versions() {
     assert!(server.closed().is_empty());
 
     rig.plugins.put("fetch", &built("fetch"), &manifest(&format!("{grants}\n[config]\nversion = \"2\"")));
-    until("the second version", async || (rig.gateway.logged("plugin loaded").len() == 2).then_some(())).await;
+    until("the second version", async || (rig.gateway.logged(events::PLUGIN_LOADED).len() == 2).then_some(())).await;
     assert_eq!(rig.get(&url).await, "200");
     assert_eq!(server.seen()[3].connection, 1);
     until("the first version's is closed", async || (server.closed() == [0]).then_some(())).await;

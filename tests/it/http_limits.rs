@@ -168,7 +168,7 @@ async fn connecting_times_out_also_during_the_tls_handshake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooled_instance_holds_no_connections_of_earlier_runs() {
     let server = Server::start().await;
-    let rig = small(&server, "http_requests = 1\n[instances]\nreuse = 1000\nidle = \"1h\"").await;
+    let rig = small(&server, "http_requests = 1\n[instances]\nmax_calls = 1000\nidle_timeout = \"1h\"").await;
     let authority = format!("127.0.0.1:{}", server.port);
     for _ in 0..5 {
         let result = rig.run(json!({ "do": "leave", "authority": authority, "path": "/slow-body" })).await;

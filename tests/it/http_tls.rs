@@ -27,7 +27,7 @@ async fn server(certificates: &Certificates) -> Server {
 fn grants(port: u16) -> String {
     format!(
         "http = [\"https://127.0.0.1:{port}\", \"https://127.0.0.2:{port}\", \"https://localhost:{port}\"]\n\
-         networks = [\"127.0.0.0/8\"]"
+         private_networks = [\"127.0.0.0/8\"]"
     )
 }
 

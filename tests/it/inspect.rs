@@ -4,6 +4,7 @@
 use crate::compatibility::{self, ADD_FLUSH, FLUSH, NEWER};
 use crate::guest::module;
 use crate::support::{Gateway, OK, Plugins, Redis, built, command, encode, guest};
+use gateway_worker::events;
 use serde_json::{Value, json};
 
 /// Exit code, stdout, stderr.
@@ -65,7 +66,7 @@ async fn inspect_shows_a_plugin_with_its_permissions() {
     let digest = gateway.until_loaded("puppet").await;
     assert!(report["digest"].as_str().unwrap().starts_with(&digest), "{digest} {report:#}");
     let (_, text, _) = plugin(&["inspect", &path(&plugins, "puppet.wasm")]);
-    for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is for nothing"] {
+    for line in ["kind       handler", "topics     a, b", "granted: seen", "cpu = 2s", "grants.mail is unused"] {
         assert!(text.contains(line), "{line}: {text}");
     }
 }
@@ -107,7 +108,7 @@ async fn imports_without_a_grant_are_reported_everywhere() {
     let redis = Redis::start();
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("puppet").await;
-    let line = &gateway.logged("plugin loaded")[0];
+    let line = &gateway.logged(events::PLUGIN_LOADED)[0];
     assert_eq!(line["not_granted"], "gateway:worker/publisher@1.0.0");
 }
 
@@ -177,7 +178,7 @@ async fn a_check_reports_plugins_beyond_the_maximum() {
 async fn an_orphaned_manifest_is_reported_by_the_check_and_once_by_the_worker() {
     let plugins = Plugins::with("order", &guest(OK), "");
     plugins.write("ordr.toml", b"concurrency = 1");
-    let warning = "orphaned manifest: ordr.toml has no ordr.wasm";
+    let warning = &events::orphan_manifest("ordr");
     let (code, out, _) = plugin(&["check", plugins.path().to_str().unwrap()]);
     assert!(code == 0 && out.contains(&format!("warning  {warning}\n")), "{out}");
     let (_, out, error) = plugin(&["check", "--json", plugins.path().to_str().unwrap()]);
@@ -376,7 +377,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
         ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
         ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
-        ("reused", command(), "instances = { reuse = 10 }\n", "`instances` is \"per-message\" for a command"),
+        ("reused", command(), "instances = { max_calls = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
         ("threads", program(&threads), "", "it needs threads"),
         ("typed", compatibility::built(&wider, ""), "", "has another type than this host's"),

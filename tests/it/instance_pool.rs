@@ -30,9 +30,9 @@ async fn outcomes(gateway: &Gateway, redis: &Redis, topic: &str, count: usize) -
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_serves_as_many_calls_as_the_manifest_says() {
     let redis = Redis::start();
-    let plugins = Plugins::with("within", &counts(3), &pooled("reuse = 3"))
-        .and("beyond", &counts(2), &pooled("reuse = 3"))
-        .and("once", &counts(1), &pooled("reuse = 1"))
+    let plugins = Plugins::with("within", &counts(3), &pooled("max_calls = 3"))
+        .and("beyond", &counts(2), &pooled("max_calls = 3"))
+        .and("once", &counts(1), &pooled("max_calls = 1"))
         .and("fresh", &counts(1), ONE_BY_ONE);
     let gateway = Gateway::start(&redis, &plugins);
     for topic in ["within", "once", "fresh"] {
@@ -55,10 +55,10 @@ async fn after_an_aborted_run_the_next_instance_is_fresh() {
     let spin = "(loop $on (br $on))";
     let limits = "[limits]\ncpu = \"50ms\"\n";
     let slow = "[limits]\ntimeout = \"200ms\"\ncpu = \"1h\"\n";
-    let plugins = Plugins::with("trap", &then("unreachable"), &pooled("reuse = 1000"))
-        .and("bad-reply", &then(bad), &pooled("reuse = 1000"))
-        .and("cpu-limit", &then(spin), &format!("{}{limits}", pooled("reuse = 1000")))
-        .and("timeout", &then(spin), &format!("{}{slow}", pooled("reuse = 1000")));
+    let plugins = Plugins::with("trap", &then("unreachable"), &pooled("max_calls = 1000"))
+        .and("bad-reply", &then(bad), &pooled("max_calls = 1000"))
+        .and("cpu-limit", &then(spin), &format!("{}{limits}", pooled("max_calls = 1000")))
+        .and("timeout", &then(spin), &format!("{}{slow}", pooled("max_calls = 1000")));
     let gateway = Gateway::start(&redis, &plugins);
     for end in ["trap", "bad-reply", "cpu-limit", "timeout"] {
         assert_eq!(outcomes(&gateway, &redis, end, 4).await, ["done", end, "done", end]);
@@ -84,10 +84,10 @@ async fn after_a_bad_reply_the_next_instance_is_fresh() {
          (i32.store (i32.const 256) (i32.const 1)) {OK}"
     ));
     let batch = "[batch]\nsize = 1\nwait = \"0s\"\n";
-    let plugins = Plugins::with("code", &code, &pooled("reuse = 1000")).and(
+    let plugins = Plugins::with("code", &code, &pooled("max_calls = 1000")).and(
         "count",
         &withholds(),
-        &format!("{}{batch}", pooled("reuse = 1000")),
+        &format!("{}{batch}", pooled("max_calls = 1000")),
     );
     let gateway = Gateway::start(&redis, &plugins);
     for topic in ["code", "count"] {
@@ -100,7 +100,7 @@ async fn after_a_bad_reply_the_next_instance_is_fresh() {
 async fn each_run_has_its_own_budgets_in_a_pooled_instance() {
     let redis = Redis::start();
     let grants = "[grants]\npublish = [\"other\"]\n";
-    let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", pooled("reuse = 1000")));
+    let plugins = Plugins::with("puppet", &built("puppet"), &format!("{}{grants}", pooled("max_calls = 1000")));
     let gateway = Gateway::start(&redis, &plugins);
     for id in ["a", "b", "c"] {
         redis.publish("puppet", id, r#"{"do":"publish","to":"other","times":700,"then":null}"#).await;
@@ -127,7 +127,7 @@ async fn a_limit_reached_in_an_earlier_run_is_not_reported() {
         "(if (i32.load (i32.const 256)) (then unreachable)) (i32.store (i32.const 256) (i32.const 1))
          (drop (memory.grow (i32.const 60000))) {OK}"
     ));
-    let plugins = Plugins::with("grows", &grows, &pooled("reuse = 1000"));
+    let plugins = Plugins::with("grows", &grows, &pooled("max_calls = 1000"));
     let gateway = Gateway::start(&redis, &plugins);
     assert_eq!(outcomes(&gateway, &redis, "grows", 2).await, ["done", "trap"]);
 }
@@ -139,7 +139,7 @@ async fn an_idle_instance_is_evicted() {
     let fills = guest(&format!(
         "(drop (memory.grow (i32.const 768))) (memory.fill (i32.const 65536) (i32.const 1) (i32.const 50331648)) {OK}"
     ));
-    let plugins = Plugins::with("fills", &fills, &pooled("reuse = 1000, idle = \"5s\""));
+    let plugins = Plugins::with("fills", &fills, &pooled("max_calls = 1000, idle_timeout = \"5s\""));
     let gateway = Gateway::start(&redis, &plugins);
     redis.publish("fills", "a", "{}").await;
     gateway.until_outcome("fills", "a", "done").await;
@@ -153,7 +153,7 @@ async fn an_idle_instance_is_evicted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_version_has_instances_of_its_own() {
     let redis = Redis::start();
-    let plugins = Plugins::with("topic", &counts(2), &pooled("reuse = 1000"));
+    let plugins = Plugins::with("topic", &counts(2), &pooled("max_calls = 1000"));
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_loaded("topic").await;
     for (version, id) in ["a", "b", "c"].into_iter().enumerate() {
@@ -162,8 +162,10 @@ async fn a_new_version_has_instances_of_its_own() {
             redis.publish("topic", &format!("{id}-{call}"), "{}").await;
             gateway.until_outcome("topic", &format!("{id}-{call}"), "done").await;
         }
-        plugins
-            .write("topic.toml", format!("{}[config]\nversion = \"{version}\"\n", pooled("reuse = 1000")).as_bytes());
+        plugins.write(
+            "topic.toml",
+            format!("{}[config]\nversion = \"{version}\"\n", pooled("max_calls = 1000")).as_bytes(),
+        );
         gateway.post("/api/v1/plugins/reload").await;
     }
 }

@@ -179,7 +179,7 @@ fn of_handles() -> Vec<Case> {
     vec![
         Case {
             name: "handles",
-            manifest: "handles = 50",
+            manifest: "resources = 50",
             within: limited(&times(50, "(drop (call $subscribe (i64.const 0)))")),
             beyond: limited(&times(51, "(drop (call $subscribe (i64.const 0)))")),
             outcome: "resource-limit",
@@ -188,7 +188,7 @@ fn of_handles() -> Vec<Case> {
         // A resource of one host object, not of two as above.
         Case {
             name: "networks",
-            manifest: "handles = 50",
+            manifest: "resources = 50",
             within: limited(&times(50, "(drop (call $network))")),
             beyond: limited(&times(51, "(drop (call $network))")),
             outcome: "resource-limit",
@@ -197,7 +197,7 @@ fn of_handles() -> Vec<Case> {
         // Counts as several handles, according to its size in the memory of the host.
         Case {
             name: "fields",
-            manifest: "handles = 6400",
+            manifest: "resources = 6400",
             within: limited(&times(100, "(drop (call $fields))")),
             beyond: limited(&times(101, "(drop (call $fields))")),
             outcome: "resource-limit",
@@ -205,21 +205,21 @@ fn of_handles() -> Vec<Case> {
         },
         http_resources(
             "fields.listed",
-            "handles = 6400",
+            "resources = 6400",
             100,
             "(call $from_list (i32.const 0) (i32.const 0) (i32.const 64))",
         ),
         // Each iteration needs two; beyond the limit the first fits and the second does not.
-        http_resources("fields.cloned", "handles = 6464", 50, "(drop (call $clone (call $fields)))"),
+        http_resources("fields.cloned", "resources = 6464", 50, "(drop (call $clone (call $fields)))"),
         http_resources(
             "request.body",
-            "handles = 6464",
+            "resources = 6464",
             50,
             "(call $request_body (call $request (call $fields)) (i32.const 64))",
         ),
         http_resources(
             "response.body",
-            "handles = 6464",
+            "resources = 6464",
             50,
             "(call $response_body (call $response (call $fields)) (i32.const 64))",
         ),
@@ -240,7 +240,7 @@ fn of_calls() -> Vec<Case> {
     vec![
         Case {
             name: "host-call",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
@@ -248,7 +248,7 @@ fn of_calls() -> Vec<Case> {
         },
         Case {
             name: "reply",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
@@ -284,7 +284,7 @@ fn of_programs() -> Vec<Case> {
     vec![
         Case {
             name: "program",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: print(4088, 0),
             beyond: print(4089, 0),
             outcome: "trap",
@@ -292,7 +292,7 @@ fn of_programs() -> Vec<Case> {
         },
         Case {
             name: "program.errno",
-            manifest: "host_call = \"4KiB\"",
+            manifest: "host_call_bytes = \"4KiB\"",
             within: print(4089, 48),
             beyond: print(4088, 48),
             outcome: "trap",

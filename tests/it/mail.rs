@@ -5,6 +5,7 @@ use crate::certificates::Certificates;
 use crate::key_value::{manifest, run_actions};
 use crate::smtp::{ReceivedMail, Smtp, Tls};
 use crate::support::{BINARY, Gateway, Plugins, Redis, built, command, text, until};
+use gateway_worker::events;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -151,7 +152,7 @@ async fn without_valid_tls_and_login_nothing_is_sent() {
         let answer = worker.send("m", json!([mail("ada@a.example")])).await.remove(0);
         assert_eq!(answer["fault"], "unavailable", "{url} {fragment}: {answer}");
         assert!(answer["reason"].as_str().unwrap().contains(fragment), "{answer}");
-        worker.gateway.until_logged("the mail relay can't be used", |_| true).await;
+        worker.gateway.until_logged(events::MAIL_RELAY_UNUSABLE, |_| true).await;
         assert!(smtp.received().is_empty());
     }
 }
@@ -185,7 +186,7 @@ async fn a_file_relay_writes_mails_to_a_directory() {
     let folder = tempfile::tempdir().unwrap();
     let worker = MailWorker::start(&format!("file:{}/mail", folder.path().display()), &[]);
     assert_eq!(worker.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
-    let line = worker.gateway.until_logged("mail written, not sent", |line| line["plugin"] == "store").await;
+    let line = worker.gateway.until_logged(events::MAIL_WRITTEN, |line| line["plugin"] == "store").await;
     let file = line["file"].as_str().unwrap();
     assert!(file.ends_with(".eml"), "{file}");
     let written = std::fs::read_to_string(file).unwrap();

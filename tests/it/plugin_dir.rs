@@ -2,6 +2,7 @@
 //! permissions.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest};
+use gateway_worker::events;
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,7 @@ async fn a_file_writable_by_others_is_warned_about_or_rejected() {
 
     let gateway = start("enforce");
     let reason = gateway.until_refused("topic").await;
-    assert!(reason.contains("topic.toml is not to be trusted") && reason.contains("chmod go-w"), "{reason}");
+    assert!(reason.contains("topic.toml can't be trusted") && reason.contains("chmod go-w"), "{reason}");
     // Correcting the mode is enough.
     chmod(&plugins, "topic.toml", 0o644);
     gateway.signal(Signal::HUP);
@@ -48,11 +49,11 @@ async fn at_most_a_thousand_plugins_are_loaded() {
         fs::write(plugins.path().join(format!("topic-{number:04}.wasm")), "no").unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
-    let line = gateway.until_logged("too many plugins", |_| true).await;
+    let line = gateway.until_logged(events::TOO_MANY_PLUGINS, |_| true).await;
     assert_eq!((line["found"].as_u64(), line["first"].as_str()), (Some(1001), Some("topic-1000")));
     gateway.until_refused("topic-0999").await;
     gateway.until_ready().await;
-    assert!(!gateway.logged("plugin refused").iter().any(|line| line["plugin"] == "topic-1000"));
+    assert!(!gateway.logged(events::PLUGIN_REFUSED).iter().any(|line| line["plugin"] == "topic-1000"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +79,7 @@ async fn a_catch_all_file_owned_by_another_user_is_rejected() {
     chmod(&plugins, "rest.wasm", 0o664);
     let gateway = start("enforce");
     let reason = gateway.until_refused("rest").await;
-    assert!(reason.contains("rest.wasm is not to be trusted") && reason.contains("its mode is 664"), "{reason}");
+    assert!(reason.contains("rest.wasm can't be trusted") && reason.contains("its mode is 664"), "{reason}");
     chmod(&plugins, "rest.wasm", 0o644);
     // Only root can change the owner of a file.
     let wasm = plugins.path().join("rest.wasm");
@@ -86,7 +87,7 @@ async fn a_catch_all_file_owned_by_another_user_is_rejected() {
         gateway.signal(Signal::HUP);
         let names_the_owner =
             |line: &serde_json::Value| line["reason"].as_str().unwrap().contains("it belongs to user 65534");
-        gateway.until_logged("plugin refused", names_the_owner).await;
+        gateway.until_logged(events::PLUGIN_REFUSED, names_the_owner).await;
         assert_eq!(redis.run::<i64>("XLEN mq:whose").await, 1);
         drop(gateway);
         let gateway = start("warn");

@@ -2,6 +2,7 @@
 //! processed, and invalid files are rejected with a remedy.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, encode, guest, guest_with, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ async fn a_plugin_that_is_removed_drains_and_its_messages_wait() {
     redis.publish("puppet", "in-flight", r#"{"do":"sleep","ms":800}"#).await;
     gateway.until_asleep("puppet", 1).await;
     plugins.remove("puppet.wasm");
-    gateway.until_logged("plugin removed", |line| line["plugin"] == "puppet").await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "puppet").await;
     redis.publish("puppet", "waits", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "in-flight", "done").await;
     gateway.until_logged("lane ended", |_| true).await;
@@ -63,7 +64,7 @@ async fn a_replacement_under_load_runs_every_message_once() {
             plugins.write("puppet.toml", manifest(version).as_bytes());
             let is_new =
                 |line: &serde_json::Value| line["digest"].as_str().is_some_and(|digest| !digests.contains(digest));
-            let line = gateway.until_logged("plugin loaded", is_new).await;
+            let line = gateway.until_logged(events::PLUGIN_LOADED, is_new).await;
             digests.insert(line["digest"].as_str().unwrap().to_owned());
         }
     };
@@ -94,7 +95,7 @@ async fn messages_in_flight_finish_on_the_version_they_started_on() {
     redis.publish("puppet", "old", r#"{"do":"sleep","ms":1500}"#).await;
     gateway.until_asleep("puppet", 1).await;
     plugins.write("puppet.toml", b"concurrency = 2\n");
-    let line = gateway.until_logged("plugin loaded", |line| line["digest"] != old.as_str()).await;
+    let line = gateway.until_logged(events::PLUGIN_LOADED, |line| line["digest"] != old.as_str()).await;
     redis.publish("puppet", "new", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "new", "done").await;
     gateway.until_outcome("puppet", "old", "done").await;
@@ -145,7 +146,7 @@ async fn an_invalid_file_is_rejected_and_the_last_good_version_keeps_running() {
         plugins.write("topic.wasm", bytes);
         let what = format!("refused: {fragment}");
         let reason = until(&what, async || {
-            let refused = gateway.logged("plugin refused");
+            let refused = gateway.logged(events::PLUGIN_REFUSED);
             refused.get(number).map(|line| (line["reason"].as_str().unwrap().to_owned(), line["keeps"].clone()))
         });
         let (reason, keeps) = reason.await;
@@ -195,7 +196,7 @@ async fn a_slow_copy_is_waited_for() {
     gateway.until_outcome("slow", "a", "done").await;
     // On a busy machine a late chunk makes the partial file look complete.
     if longest < Duration::from_millis(120) {
-        assert!(gateway.logged("plugin refused").is_empty());
+        assert!(gateway.logged(events::PLUGIN_REFUSED).is_empty());
     }
 }
 
@@ -218,7 +219,7 @@ async fn a_kubernetes_swap_of_a_linked_directory_is_detected() {
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     link("..v2");
-    gateway.until_logged("plugin loaded", |line| line["replaced"].is_string()).await;
+    gateway.until_logged(events::PLUGIN_LOADED, |line| line["replaced"].is_string()).await;
     redis.publish("topic", "b", "{}").await;
     gateway.until_outcome("topic", "b", "trap").await;
 }
@@ -245,7 +246,7 @@ async fn a_named_pipe_in_the_directory_blocks_nothing() {
     let status = std::process::Command::new("mkfifo").arg(plugins.path().join("pipe.wasm")).status().unwrap();
     assert!(status.success());
     let gateway = Gateway::start(&redis, &plugins);
-    assert!(gateway.until_refused("pipe").await.contains("no regular file"));
+    assert!(gateway.until_refused("pipe").await.contains("not a regular file"));
     gateway.until_loaded("good").await;
 }
 
@@ -266,7 +267,7 @@ async fn a_second_handler_of_a_topic_is_rejected_with_both_names() {
     // A live plugin keeps its topic.
     plugins.write("a.wasm", &guest(TRAP));
     until("a is refused", async || {
-        gateway.logged("plugin refused").iter().any(|line| line["plugin"] == "a").then_some(())
+        gateway.logged(events::PLUGIN_REFUSED).iter().any(|line| line["plugin"] == "a").then_some(())
     })
     .await;
 }
@@ -284,13 +285,13 @@ async fn a_vanished_plugins_directory_removes_no_plugin() {
     gateway.until_loaded("topic").await;
     fs::rename(&folder, &away).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.until_logged("the plugins directory can't be read", |_| true).await;
+    gateway.until_logged(events::PLUGINS_DIR_UNREADABLE, |_| true).await;
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
     fs::write(away.join("second.wasm"), guest(OK)).unwrap();
     fs::rename(&away, &folder).unwrap();
     gateway.until_loaded("second").await;
-    assert!(gateway.logged("plugin removed").is_empty());
+    assert!(gateway.logged(events::PLUGIN_REMOVED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,5 +303,5 @@ async fn a_file_that_is_only_touched_is_not_loaded_again() {
     plugins.write("topic.wasm", &guest(RETRY));
     plugins.write("other.wasm", &guest(OK));
     gateway.until_loaded("other").await;
-    assert_eq!(gateway.logged("plugin loaded").len(), 2);
+    assert_eq!(gateway.logged(events::PLUGIN_LOADED).len(), 2);
 }

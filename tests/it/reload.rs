@@ -3,6 +3,7 @@
 
 use crate::guest::guest_in;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, guest_with, topic, until};
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -58,7 +59,7 @@ async fn each_kind_of_replacement_loads_the_new_version() {
         redis.publish("topic", &id, "{}").await;
         gateway.until_outcome("topic", &id, "done").await;
     }
-    assert!(gateway.logged("plugin refused").is_empty() && gateway.logged("plugin removed").is_empty());
+    assert!(gateway.logged(events::PLUGIN_REFUSED).is_empty() && gateway.logged(events::PLUGIN_REMOVED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +147,7 @@ async fn a_plugin_readded_during_its_last_run_runs_nothing_twice() {
     redis.publish("puppet", "long", r#"{"do":"sleep","ms":5000}"#).await;
     gateway.until_asleep("puppet", 1).await;
     plugins.remove("puppet.wasm");
-    gateway.until_logged("plugin removed", |line| line["plugin"] == "puppet").await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "puppet").await;
     plugins.write("puppet.wasm", &built("puppet"));
     redis.publish("puppet", "next", r#"{"do":"all","of":[]}"#).await;
     gateway.until_outcome("puppet", "next", "done").await;
@@ -206,7 +207,7 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     assert!(runs.values().all(|count| *count == 1), "{runs:?}");
     assert_eq!(runs.len(), published);
     // Each valid version was live once, and most of them have run messages.
-    assert_eq!(gateway.logged("plugin loaded").len(), RELOADS + 1);
+    assert_eq!(gateway.logged(events::PLUGIN_LOADED).len(), RELOADS + 1);
     let digests: BTreeSet<String> = gateway.logged("settled").iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
 }
@@ -283,7 +284,7 @@ async fn under_full_load_two_alternating_versions_run_each_message_once() {
     assert!(ran.iter().all(|count| *count > 0) && ran.iter().sum::<usize>() == published, "{ran:?}");
     // There is one key for each id.
     assert_eq!(redis.run::<i64>("HLEN {mq::kv:topic}-sizes").await, done + 1);
-    let removed = ["plugin refused", "plugin removed", "plugin version withdrawn"];
+    let removed = [events::PLUGIN_REFUSED, events::PLUGIN_REMOVED, events::VERSION_WITHDRAWN];
     assert!(removed.iter().all(|message| gateway.logged(message).is_empty()));
 }
 
@@ -308,7 +309,7 @@ async fn an_unreadable_file_does_not_remove_its_plugin() {
         redis.publish("topic", &format!("m-{number}"), "{}").await;
         gateway.until_outcome("topic", &format!("m-{number}"), "done").await;
     }
-    assert_eq!(gateway.logged("files can't be looked at").len(), 1);
+    assert_eq!(gateway.logged(events::PLUGIN_UNREADABLE).len(), 1);
     plugins.write("topic.toml", b"concurrency = 4\n");
     plugins.write("topic.wasm", &version(1));
     gateway.until_plugin("topic", "is replaced", |plugin| plugin["digest"] != before).await;
@@ -378,7 +379,7 @@ async fn sources_in_memory_are_limited_to_concurrent_loads() {
     }
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_ready().await;
-    assert_eq!(gateway.logged("plugin refused").len() as u64, COUNT);
+    assert_eq!(gateway.logged(events::PLUGIN_REFUSED).len() as u64, COUNT);
     let most = peak_bytes(gateway.id());
     assert!(most < COUNT * LENGTH / 2, "{} MiB", most >> 20);
 }

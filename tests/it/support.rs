@@ -3,6 +3,7 @@
 
 pub(crate) use crate::guest::{OK, encode, guest, guest_with};
 use crate::topic_client::TopicClient;
+use gateway_worker::events;
 use gateway_worker::private_redis::{self, PrivateRedis};
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget};
@@ -419,12 +420,12 @@ impl Gateway {
     }
 
     pub(crate) async fn until_loaded(&self, plugin: &str) -> String {
-        let line = self.until_logged("plugin loaded", |line| line["plugin"] == plugin).await;
+        let line = self.until_logged(events::PLUGIN_LOADED, |line| line["plugin"] == plugin).await;
         line["digest"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn until_refused(&self, plugin: &str) -> String {
-        let line = self.until_logged("plugin refused", |line| line["plugin"] == plugin).await;
+        let line = self.until_logged(events::PLUGIN_REFUSED, |line| line["plugin"] == plugin).await;
         line["reason"].as_str().unwrap().to_owned()
     }
 

@@ -2,6 +2,7 @@
 //! its probation, and by an operator.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, built, command, guest, guest_with, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -50,7 +51,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     plugins.write("topic.wasm", b"broken");
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_refused("topic").await;
-    gateway.until_logged("the last good version", |line| line["level"] == "ERROR").await;
+    gateway.until_logged(events::VERSION_RESTORED, |line| line["level"] == "ERROR").await;
     let plugin = gateway.plugin("topic").await;
     assert_eq!((&plugin["degraded"], &plugin["digest"]), (&json!(true), &digest), "{plugin}");
     redis.publish("topic", "a", "{}").await;
@@ -72,7 +73,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
         fs::write(&path, bytes).unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
-    let line = gateway.until_logged("no earlier version of the plugin can be restored", |_| true).await;
+    let line = gateway.until_logged(events::VERSION_NOT_RESTORED, |_| true).await;
     assert!(line["reason"].as_str().unwrap().contains("not what was written"), "{line}");
     assert_eq!(gateway.plugin("topic").await["state"], "refused");
 }
@@ -95,7 +96,7 @@ async fn only_versions_that_can_be_restored_are_stored() {
     assert_eq!(stored_versions(&plugins, "topic").len(), 2);
     age(&stored_versions(&plugins, "topic"));
     plugins.remove("topic.wasm");
-    gateway.until_logged("plugin removed", |_| true).await;
+    gateway.until_logged(events::PLUGIN_REMOVED, |_| true).await;
     assert!(stored_versions(&plugins, "topic").is_empty());
 }
 
@@ -116,7 +117,7 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     }
     gateway.until_plugin("topic", "has crashed", |plugin| plugin["probation"]["crashes"] == 4).await;
     redis.publish("topic", "e", "{}").await;
-    let line = gateway.until_logged("plugin version withdrawn", |line| line["plugin"] == "topic").await;
+    let line = gateway.until_logged(events::VERSION_WITHDRAWN, |line| line["plugin"] == "topic").await;
     assert!(line["reason"].as_str().unwrap().contains("quarantined"), "{line}");
     // The previous version handles the retries.
     for id in ["a", "b", "c", "d", "e"] {
@@ -184,7 +185,7 @@ async fn after_its_probation_a_crashing_version_stays_live_also_over_a_restart()
         redis.is("half of them are dead", "XLEN {mq:puppet}:dead", dead).await;
         redis.is("the other half is done", "XLEN mq:puppet", 0).await;
         assert_eq!(gateway.plugin("puppet").await["digest"], plugin["digest"]);
-        assert!(gateway.logged("plugin version withdrawn").is_empty());
+        assert!(gateway.logged(events::VERSION_WITHDRAWN).is_empty());
     };
     crash(0, &gateway).await;
     let is_recorded = async || (stored_record(&plugins, "puppet")["is_proven"] == json!(true)).then_some(());
@@ -256,9 +257,9 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     let (code, _, output) = ask(&["rollback", "topic"]).await;
-    assert!(code == 1 && output.contains("no version of topic before this one is known"), "{output}");
+    assert!(code == 1 && output.contains("topic has no previous version"), "{output}");
     let (code, _, output) = ask(&["unblock", "topic"]).await;
-    assert!(code == 1 && output.contains("nothing is held against topic"), "{output}");
+    assert!(code == 1 && output.contains("no version or topic of topic is blocked"), "{output}");
     let (code, _, output) = ask(&["rollback", "no/such name"]).await;
     assert!(code == 1 && output.contains("there is no plugin no/such name"), "{output}");
 
@@ -344,7 +345,7 @@ async fn a_version_store_writable_by_others_is_not_used() {
     fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
     plugins.write("topic.wasm", b"broken");
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged("versions of plugins are kept in memory only", |_| true).await;
+    gateway.until_logged(events::VERSIONS_NOT_STORED, |_| true).await;
     gateway.until_refused("topic").await;
     until("it is refused", async || (gateway.plugin("topic").await["state"] == "refused").then_some(())).await;
 }

@@ -3,7 +3,7 @@
 use super::Status;
 use super::guard::Operator;
 use super::problem::Problem;
-use crate::plugin::{Change, Denied, Held, RefusalKind, Routes};
+use crate::plugin::{BlockReason, Change, RefusalKind, Routes, VersionError};
 use crate::reloader::Request;
 use crate::topic::Topic;
 use axum::extract::{Path, State};
@@ -61,7 +61,7 @@ async fn unblock(
     _: Operator,
 ) -> Result<Json<Value>, Problem> {
     let (asker, answer) = oneshot::channel();
-    status.ask(Request::Release(name.clone(), asker)).await?;
+    status.ask(Request::Unblock(name.clone(), asker)).await?;
     answer.await.map_err(|_| stopping())??;
     Ok(Json(json!({ "plugin": name, "result": "unblocked" })))
 }
@@ -76,11 +76,11 @@ impl Status {
     }
 }
 
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Self {
+impl From<VersionError> for Problem {
+    fn from(denied: VersionError) -> Self {
         let status = match &denied {
-            Denied::Unknown(_) => StatusCode::NOT_FOUND,
-            Denied::Impossible(_) => StatusCode::CONFLICT,
+            VersionError::Unknown(_) => StatusCode::NOT_FOUND,
+            VersionError::Impossible(_) => StatusCode::CONFLICT,
         };
         Self::new(status, denied.to_string())
     }
@@ -100,10 +100,10 @@ fn describe(name: &str, routes: &Routes) -> Value {
     });
     let refusal = status.refusal.as_ref().map(|refusal| {
         let kind = match refusal.kind {
-            RefusalKind::Faulty => "invalid",
-            RefusalKind::Passing => "transient",
+            RefusalKind::Invalid => "invalid",
+            RefusalKind::Transient => "transient",
             RefusalKind::Conflict => "conflict",
-            RefusalKind::Held => "blocked",
+            RefusalKind::Blocked => "blocked",
         };
         json!({ "kind": kind, "reason": refusal.reason })
     });
@@ -120,18 +120,18 @@ fn describe(name: &str, routes: &Routes) -> Value {
         "grants": live.map(|plugin| plugin.manifest().grants.by_kind()).unwrap_or_default(),
         "waiting": live.map(|plugin| plugin.waiting()),
         "refusal": refusal,
-        "retry_at": status.again.map(crate::message::rfc3339),
+        "retry_at": status.retry_at.map(crate::message::rfc3339),
         "previous": status.previous,
-        "blocked": status.held.iter().map(|(digest, why)| json!({ "digest": digest, "reason": block_reason(*why) })).collect::<Vec<_>>(),
+        "blocked": status.blocked.iter().map(|(digest, why)| json!({ "digest": digest, "reason": block_reason(*why) })).collect::<Vec<_>>(),
         "probation": probation.map(|standing| json!({ "calls": standing.calls, "crashes": standing.crashes })),
         "history": status.history.iter().map(|past| json!({ "digest": past.digest, "since": crate::message::rfc3339(past.since) })).collect::<Vec<_>>(),
     })
 }
 
-fn block_reason(reason: Held) -> &'static str {
+fn block_reason(reason: BlockReason) -> &'static str {
     match reason {
-        Held::Quarantined => "quarantined",
-        Held::RolledBack => "rolled-back",
+        BlockReason::Quarantined => "quarantined",
+        BlockReason::RolledBack => "rolled-back",
     }
 }
 
@@ -141,12 +141,12 @@ fn describe_change(change: &Change) -> Value {
         Change::Loaded { digest, replaced, .. } => {
             json!({ "plugin": plugin, "result": "loaded", "digest": digest, "replaced": replaced })
         }
-        Change::Refused { reason, keeps, again_in, .. } => {
+        Change::Refused { reason, active_digest, retry_in, .. } => {
             json!({
                 "plugin": plugin,
                 "result": "refused",
                 "reason": reason,
-                "active_digest": keeps,
+                "active_digest": active_digest,
                 "retry_in_seconds": again_in.map(|wait| wait.as_secs()),
             })
         }

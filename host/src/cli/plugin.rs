@@ -4,9 +4,10 @@
 use super::output::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
+use crate::events::orphan_manifest;
 use crate::metrics::Metrics;
-use crate::plugin::{Access, Cache, Compiler, Engine, Folder, Import, Inspection, lone_manifests};
-use crate::secrets::GivenSecrets;
+use crate::plugin::{Access, Cache, Compiler, Engine, Import, Inspection, PluginDir, orphan_manifests};
+use crate::secrets::SecretStore;
 use crate::settings::{FilePermissionPolicy, RawPlugins, RawSecrets, RawSettings};
 use crate::text::sanitize;
 use clap::Args;
@@ -72,7 +73,7 @@ impl Inspector {
         // plugins directory.
         let protected_dirs =
             settings.protected_dirs().into_iter().chain(paths.iter().map(|path| dir_of(path).to_owned()));
-        let secrets = GivenSecrets::new(&settings.secrets, &Arc::new(Metrics::default()));
+        let secrets = SecretStore::new(&settings.secrets, &Arc::new(Metrics::default()));
         let capabilities = Capabilities {
             secrets: Some(Arc::new(secrets)),
             protected_dirs: protected_dirs.collect(),
@@ -85,7 +86,7 @@ impl Inspector {
     }
 
     async fn inspect(&self, (dir, name): (PathBuf, String)) -> Inspection {
-        Inspection::of(&self.engine, &Folder::new(dir, self.file_permissions), &name).await
+        Inspection::load(&self.engine, &PluginDir::new(dir, self.file_permissions), &name).await
     }
 
     /// The plugin of a file, or the plugins of a directory.
@@ -94,7 +95,7 @@ impl Inspector {
             let (dir, name) = split(path)?;
             return Ok(DirPlugins { dir, names: BTreeSet::from([name]), ignored: Vec::new() });
         }
-        let (names, ignored) = Folder::new(path, self.file_permissions).names().map_err(failure)?;
+        let (names, ignored) = PluginDir::new(path, self.file_permissions).names().map_err(failure)?;
         Ok(DirPlugins { dir: path.to_owned(), names: names.into_iter().collect(), ignored })
     }
 
@@ -181,8 +182,8 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     } else {
         all.iter().for_each(print_verdict);
     }
-    for name in args.paths.iter().flat_map(|path| lone_manifests(path)) {
-        let warning = format!("warning  orphaned manifest: {name}.toml has no {name}.wasm");
+    for name in args.paths.iter().flat_map(|path| orphan_manifests(path)) {
+        let warning = format!("warning  {}", orphan_manifest(&name));
         if args.json { eprintln!("{}", sanitize(&warning)) } else { print_line(&warning) }
     }
     result(&all)

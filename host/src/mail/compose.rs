@@ -1,7 +1,7 @@
-//! Writes a mail as it goes over the wire. Whatever a handler puts into it, it
-//! stays the text of one header or one part, and goes to whom it names.
+//! Formats an email. No text of a handler can add a header, a part or a recipient
+//! other than those that it names.
 
-use crate::capability::{Fault, Letter, Part};
+use crate::capability::{Email, EmailPart, Fault};
 use lettre::address::{Address, Envelope};
 use lettre::message::header::{
     Cc, ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, ReplyTo,
@@ -11,14 +11,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
 const RECIPIENTS_MAX: usize = 100;
-/// Of headers, bodies and attachments, before they are encoded.
+/// Headers, bodies and attachments together, before they are encoded.
 const BYTES_MAX: usize = 10 << 20;
 const HEADERS_MAX: usize = 100;
 const PARTS_MAX: usize = 100;
-/// Lines are folded at spaces, and a line has 998 bytes at most.
+/// Lines are folded at spaces, and may have at most 998 bytes.
 const WORD_BYTES_MAX: usize = 900;
 
-/// What a handler can't say, since the host or the relay does.
+/// Headers that only the host or the relay sets.
 const RESERVED: [&str; 12] = [
     "sender",
     "return-path",
@@ -33,9 +33,9 @@ const RESERVED: [&str; 12] = [
     "dkim-signature",
     "domainkey-signature",
 ];
-const RESERVED_BEGINNINGS: [&str; 4] = ["content-", "resent-", "arc-", "x-gateway-"];
+const RESERVED_PREFIXES: [&str; 4] = ["content-", "resent-", "arc-", "x-gateway-"];
 
-/// Whom mails come from.
+/// The allowed senders.
 pub(super) struct Senders {
     default: Mailbox,
     allowed: Vec<String>,
@@ -50,12 +50,12 @@ pub(super) struct Mail {
 
 impl Senders {
     pub(super) fn new(default: &str, allowed: &[String]) -> Result<Self, String> {
-        let default = mailbox(default).map_err(|told| format!("mail.from: {told}"))?;
+        let default = mailbox(default).map_err(|error| format!("mail.from: {error}"))?;
         Ok(Self { default, allowed: allowed.to_vec() })
     }
 
-    /// The operator's own sender may always be named.
-    fn allow(&self, sender: &Address) -> bool {
+    /// The default sender is always allowed.
+    fn is_allowed(&self, sender: &Address) -> bool {
         let address = sender.to_string().to_lowercase();
         let is_allowed = |pattern: &String| match pattern.strip_prefix('*') {
             Some(domain) => address.ends_with(domain),
@@ -65,30 +65,30 @@ impl Senders {
     }
 }
 
-pub(super) fn compose(letter: Letter, senders: &Senders) -> Result<Mail, Fault> {
-    check_sizes(&letter)?;
+pub(super) fn compose(email: Email, senders: &Senders) -> Result<Mail, Fault> {
+    check_sizes(&email)?;
     let mut recipients = Vec::new();
     let mut builder = MessageBuilder::new();
-    for address in &letter.to {
-        let to = mailbox(address).map_err(|told| Fault::new("invalid", format!("to: {told}")))?;
+    for address in &email.to {
+        let to = mailbox(address).map_err(|error| Fault::new("invalid", format!("to: {error}")))?;
         recipients.push(to.email.clone());
         builder = builder.to(to);
     }
     let mut from = senders.default.clone();
     let mut seen = BTreeSet::new();
-    for (name, value) in letter.headers {
+    for (name, value) in email.headers {
         let name = header_name(&name, &value)?;
         if !seen.insert(name.to_ascii_lowercase()) {
-            return Err(Fault::new("invalid", format!("the header {name} stands there twice")));
+            return Err(Fault::new("invalid", format!("the header {name} is given twice")));
         }
-        let list = || mailboxes(&value).map_err(|told| Fault::new("invalid", format!("{name}: {told}")));
+        let list = || mailboxes(&value).map_err(|error| Fault::new("invalid", format!("{name}: {error}")));
         match name.to_ascii_lowercase().as_str() {
             "from" => {
-                from = mailbox(&value).map_err(|told| Fault::new("invalid", format!("from: {told}")))?;
-                if !senders.allow(&from.email) {
-                    let told =
+                from = mailbox(&value).map_err(|error| Fault::new("invalid", format!("from: {error}")))?;
+                if !senders.is_allowed(&from.email) {
+                    let reason =
                         format!("the sender {}: the operator allows none but those of mail.allow_from", from.email);
-                    return Err(Fault::new("denied", told));
+                    return Err(Fault::new("denied", reason));
                 }
             }
             "to" => return Err(Fault::new("invalid", "recipients are given apart from headers")),
@@ -106,16 +106,16 @@ pub(super) fn compose(letter: Letter, senders: &Senders) -> Result<Mail, Fault> 
         }
     }
     if recipients.is_empty() {
-        return Err(Fault::new("invalid", "a mail goes to somebody"));
+        return Err(Fault::new("invalid", "a mail needs at least one recipient"));
     }
     if recipients.len() > RECIPIENTS_MAX {
-        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", recipients.len());
-        return Err(Fault::new("too-many", told));
+        let reason = format!("a mail has at most {RECIPIENTS_MAX} recipients, not {}", recipients.len());
+        return Err(Fault::new("too-many", reason));
     }
-    let id = format!("{}@{}", digest(&letter.id), from.email.domain());
+    let id = format!("{}@{}", digest(&email.id), from.email.domain());
     let envelope = Envelope::new(Some(from.email.clone()), recipients).map_err(invalid)?;
     let builder = builder.from(from).message_id(Some(format!("<{id}>"))).envelope(envelope.clone());
-    let message = match content(letter.parts)? {
+    let message = match content(email.parts)? {
         Content::One(part) => builder.singlepart(part),
         Content::Many(parts) => builder.multipart(parts),
     };
@@ -126,50 +126,51 @@ fn invalid(error: impl std::fmt::Display) -> Fault {
     Fault::new("invalid", error)
 }
 
-fn check_sizes(letter: &Letter) -> Result<(), Fault> {
-    for (what, count, most) in
-        [("headers", letter.headers.len(), HEADERS_MAX), ("parts", letter.parts.len(), PARTS_MAX)]
+fn check_sizes(email: &Email) -> Result<(), Fault> {
+    for (what, count, most) in [("headers", email.headers.len(), HEADERS_MAX), ("parts", email.parts.len(), PARTS_MAX)]
     {
         if count > most {
             return Err(Fault::new("too-many", format!("a mail has at most {most} {what}, not {count}")));
         }
     }
-    if letter.to.len() > RECIPIENTS_MAX {
-        let told = format!("a mail goes to at most {RECIPIENTS_MAX}, not to {}", letter.to.len());
-        return Err(Fault::new("too-many", told));
+    if email.to.len() > RECIPIENTS_MAX {
+        let reason = format!("a mail has at most {RECIPIENTS_MAX} recipients, not {}", email.to.len());
+        return Err(Fault::new("too-many", reason));
     }
-    let headers = letter.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    let part = |part: &Part| part.data.len() + part.content_type.len() + part.name.as_ref().map_or(0, String::len);
-    let bytes =
-        headers + letter.to.iter().map(String::len).sum::<usize>() + letter.parts.iter().map(part).sum::<usize>();
+    let headers = email.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let part = |part: &EmailPart| part.data.len() + part.content_type.len() + part.name.as_ref().map_or(0, String::len);
+    let bytes = headers + email.to.iter().map(String::len).sum::<usize>() + email.parts.iter().map(part).sum::<usize>();
     if bytes > BYTES_MAX {
         return Err(Fault::new("too-large", format!("a mail has at most {BYTES_MAX} bytes, not {bytes}")));
     }
     Ok(())
 }
 
-/// A name that a handler may use, with a value that ends with it.
+/// Checks the name and value of a header that a handler sets.
 fn header_name(name: &str, value: &str) -> Result<String, Fault> {
-    let shown: String = name.escape_debug().take(80).collect();
+    let escaped: String = name.escape_debug().take(80).collect();
     let is_name = (1..=76).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     if !is_name {
-        return Err(Fault::new("invalid", format!("\"{shown}\" is no name of a header")));
+        return Err(Fault::new("invalid", format!("\"{escaped}\" is not a valid header name")));
     }
     let lower = name.to_ascii_lowercase();
-    if RESERVED.contains(&lower.as_str()) || RESERVED_BEGINNINGS.iter().any(|begin| lower.starts_with(begin)) {
-        return Err(Fault::new("invalid", format!("the header {shown} is not a handler's to set")));
+    if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+        return Err(Fault::new("invalid", format!("the header {escaped} can't be set by a handler")));
     }
     if value.contains(|char: char| char.is_control() && char != '\t') {
-        return Err(Fault::new("invalid", format!("the header {shown} has a line break or another control character")));
+        return Err(Fault::new(
+            "invalid",
+            format!("the header {escaped} has a line break or another control character"),
+        ));
     }
     if value.split([' ', '\t']).any(|word| word.len() > WORD_BYTES_MAX) {
-        let told = format!("the header {shown} has more than {WORD_BYTES_MAX} bytes without a space");
-        return Err(Fault::new("invalid", told));
+        let reason = format!("the header {escaped} has more than {WORD_BYTES_MAX} bytes without a space");
+        return Err(Fault::new("invalid", reason));
     }
     Ok(name.to_owned())
 }
 
-/// As mail programs write it.
+/// Capitalizes the name, as mail programs do.
 fn raw_name(name: &str) -> Result<HeaderName, Fault> {
     let mut is_first = true;
     let capital = |char: char| {
@@ -185,26 +186,26 @@ fn mailbox(text: &str) -> Result<Mailbox, String> {
     let mut list = mailboxes(text)?.into_iter();
     match (list.next(), list.next()) {
         (Some(only), None) => Ok(only),
-        _ => Err(format!("\"{}\" is not one address", shown(text))),
+        _ => Err(format!("\"{}\" is not one address", escaped(text))),
     }
 }
 
 fn mailboxes(text: &str) -> Result<Mailboxes, String> {
     if text.contains(char::is_control) {
-        return Err(format!("\"{}\" has a line break or another control character", shown(text)));
+        return Err(format!("\"{}\" has a line break or another control character", escaped(text)));
     }
     if text.split([' ', ',']).any(|word| word.len() > WORD_BYTES_MAX) {
-        return Err(format!("\"{}\" is too long", shown(text)));
+        return Err(format!("\"{}\" is too long", escaped(text)));
     }
-    text.parse().map_err(|error| format!("\"{}\": {error}", shown(text)))
+    text.parse().map_err(|error| format!("\"{}\": {error}", escaped(text)))
 }
 
-fn shown(text: &str) -> String {
+fn escaped(text: &str) -> String {
     text.escape_debug().take(200).collect()
 }
 
-/// The same for the same mail of the same message, so that a receiver who gets
-/// it twice can tell.
+/// Equal for every attempt to send an email, so that a receiver can recognize
+/// duplicates.
 fn digest(seed: &str) -> String {
     Sha256::digest(seed).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -214,9 +215,9 @@ enum Content {
     Many(MultiPart),
 }
 
-/// Bodies are the same thing in several forms, best last; attachments follow.
-fn content(parts: Vec<Part>) -> Result<Content, Fault> {
-    let (files, bodies): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.name.is_some());
+/// Several bodies are alternatives, the preferred one last. Attachments follow.
+fn content(parts: Vec<EmailPart>) -> Result<Content, Fault> {
+    let (files, bodies): (Vec<EmailPart>, Vec<EmailPart>) = parts.into_iter().partition(|part| part.name.is_some());
     let mut bodies: Vec<SinglePart> = bodies.into_iter().map(body).collect::<Result<_, _>>()?;
     let files: Vec<SinglePart> = files.into_iter().map(attachment).collect::<Result<_, _>>()?;
     let bodies = match (bodies.pop(), bodies.is_empty()) {
@@ -241,7 +242,7 @@ fn content(parts: Vec<Part>) -> Result<Content, Fault> {
     Ok(Content::Many(files.into_iter().fold(mixed, MultiPart::singlepart)))
 }
 
-fn body(part: Part) -> Result<SinglePart, Fault> {
+fn body(part: EmailPart) -> Result<SinglePart, Fault> {
     let is_text = part.content_type.trim_start().to_ascii_lowercase().starts_with("text/");
     let names_charset = part.content_type.to_ascii_lowercase().contains("charset");
     let kind = if is_text && !names_charset {
@@ -264,26 +265,28 @@ fn encoded(builder: lettre::message::SinglePartBuilder, data: Vec<u8>) -> Result
     Ok(builder.body(body))
 }
 
-fn attachment(part: Part) -> Result<SinglePart, Fault> {
+fn attachment(part: EmailPart) -> Result<SinglePart, Fault> {
     let name = part.name.unwrap_or_default();
     if !(1..=255).contains(&name.len()) || name.contains(char::is_control) {
-        let told =
-            format!("\"{}\" is no name of an attachment: 1 to 255 bytes without control characters", shown(&name));
-        return Err(Fault::new("invalid", told));
+        let reason = format!(
+            "\"{}\" is not a valid attachment name: use 1 to 255 bytes without control characters",
+            escaped(&name)
+        );
+        return Err(Fault::new("invalid", reason));
     }
     let kind = content_type(&part.content_type)?;
     let data = Body::new_with_encoding(part.data, ContentTransferEncoding::Base64)
-        .map_err(|_| Fault::new("invalid", format!("{} can't be encoded", shown(&name))))?;
+        .map_err(|_| Fault::new("invalid", format!("{} can't be encoded", escaped(&name))))?;
     Ok(Attachment::new(name).body(data, kind))
 }
 
 fn content_type(text: &str) -> Result<ContentType, Fault> {
-    let refusal = |why: &str| Fault::new("invalid", format!("content-type \"{}\": {why}", shown(text)));
+    let refusal = |why: &str| Fault::new("invalid", format!("content-type \"{}\": {why}", escaped(text)));
     if text.len() > WORD_BYTES_MAX || !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return Err(refusal("it is short and of printable ASCII"));
+        return Err(refusal("it must be short printable ASCII"));
     }
     if text.trim_start().to_ascii_lowercase().starts_with("multipart/") {
-        return Err(refusal("a part has no parts of its own"));
+        return Err(refusal("a part can't be multipart"));
     }
     ContentType::parse(text).map_err(|error| refusal(&error.to_string()))
 }

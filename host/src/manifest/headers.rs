@@ -1,23 +1,23 @@
-//! Headers that the host adds to requests, with secrets in them: the guest
-//! sees neither. A fault never quotes a value, since everybody may read it.
+//! Headers with secrets that the host adds to requests; the guest does not see
+//! them. Faults never quote a value, because anybody may read them.
 
 use super::value::SecretName;
 
-/// Text that is put together when a request leaves.
+/// A header whose value is assembled when a request is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// In lower case.
     pub name: String,
-    pub value: Vec<Piece>,
+    pub value: Vec<HeaderPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum HeaderPart {
     Text(String),
     Secret(SecretName),
 }
 
-/// What belongs to the connection, or says where a request goes.
+/// Headers of the connection, or that route the request.
 const RESERVED: [&str; 9] = [
     "connection",
     "content-length",
@@ -35,7 +35,7 @@ impl Header {
         let name = name.to_ascii_lowercase();
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || !name.bytes().all(token) {
-            return Err("that is no name of a header".to_owned());
+            return Err("not a valid header name".to_owned());
         }
         if RESERVED.contains(&name.as_str()) {
             return Err(format!("`{name}` is set by the host itself"));
@@ -43,23 +43,23 @@ impl Header {
         if !value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
             return Err(format!("the value of `{name}` has characters other than printable ASCII"));
         }
-        let value = pieces(value).map_err(|told| format!("the value of `{name}`: {told}"))?;
+        let value = parts(value).map_err(|error| format!("the value of `{name}`: {error}"))?;
         Ok(Self { name, value })
     }
 }
 
-/// `Bearer ${secret:API_KEY}`; a dollar sign alone is one.
-fn pieces(text: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
+/// Parses `Bearer ${secret:API_KEY}`. A `$` without `{` is literal.
+fn parts(text: &str) -> Result<Vec<HeaderPart>, String> {
+    let mut parts = Vec::new();
+    let mut remaining = text;
+    while let Some((before, after)) = remaining.split_once("${") {
         let (inside, behind) = after.split_once('}').ok_or("`${` without `}`")?;
-        let name = inside.strip_prefix("secret:").ok_or("of `${...}` only ${secret:NAME} can stand there")?;
-        pieces.push(Piece::Text(before.to_owned()));
-        pieces.push(Piece::Secret(SecretName::parse(name)?));
-        rest = behind;
+        let name = inside.strip_prefix("secret:").ok_or("only ${secret:NAME} is supported in `${...}`")?;
+        parts.push(HeaderPart::Text(before.to_owned()));
+        parts.push(HeaderPart::Secret(SecretName::parse(name)?));
+        remaining = behind;
     }
-    pieces.push(Piece::Text(rest.to_owned()));
-    pieces.retain(|piece| *piece != Piece::Text(String::new()));
-    Ok(pieces)
+    parts.push(HeaderPart::Text(remaining.to_owned()));
+    parts.retain(|part| *part != HeaderPart::Text(String::new()));
+    Ok(parts)
 }

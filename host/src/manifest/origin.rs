@@ -1,13 +1,13 @@
-//! Where a handler may send requests to: scheme, host and port, as a browser
-//! tells origins apart.
+//! The origins (scheme, host and port, as in browsers) that a handler may send
+//! requests to.
 
 use serde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
 use url::{Host, Url};
 
-/// An origin of an allow-list. The host is in its one canonical spelling:
-/// lower case, international names in ASCII, addresses in the usual form.
+/// An origin of an allow-list. The host is canonical: lower case, international
+/// names in ASCII, addresses in the usual form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin {
@@ -19,41 +19,41 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum HostPattern {
     Name(String),
-    /// Naming it grants it, wherever it leads.
+    /// Granted even if it is not a public address.
     Address(IpAddr),
-    /// `*.example.com`: every name below it, and not itself.
-    Below(String),
+    /// `*.example.com`: all subdomains, but not `example.com`.
+    Subdomains(String),
 }
 
 impl Origin {
     pub fn parse(text: &str) -> Result<Self, String> {
-        const MEND: &str = "an origin is written like \"https://api.example.com\", \"http://10.0.0.5:8080\" or \
+        const HELP: &str = "an origin is written like \"https://api.example.com\", \"http://10.0.0.5:8080\" or \
             \"https://*.example.com\"";
-        let wrong = |what: &str| format!("\"{}\": {what}; {MEND}", without_login(text).escape_debug());
-        let below = text.split_once("://*.").map(|(scheme, rest)| format!("{scheme}://{rest}"));
-        let url = Url::parse(below.as_deref().unwrap_or(text)).map_err(|error| wrong(&error.to_string()))?;
+        let wrong = |what: &str| format!("\"{}\": {what}; {HELP}", without_login(text).escape_debug());
+        let wildcard = text.split_once("://*.").map(|(scheme, host)| format!("{scheme}://{host}"));
+        let url = Url::parse(wildcard.as_deref().unwrap_or(text)).map_err(|error| wrong(&error.to_string()))?;
         let is_https = match url.scheme() {
             "https" => true,
             "http" => false,
-            _ => return Err(wrong("only http and https are spoken")),
+            _ => return Err(wrong("only http and https are supported")),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("a name and a password do not belong here; put them into [http_headers]"));
+            return Err(wrong("it must not have a user name or password; put them into [http_headers]"));
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || text.ends_with('/') {
-            return Err(wrong("it is more than an origin"));
+            return Err(wrong("it must not have a path, query or fragment"));
         }
         let port = url.port_or_known_default().ok_or_else(|| wrong("it has no port"))?;
-        let host = match (url.host().ok_or_else(|| wrong("it has no host"))?, below.is_some()) {
-            (Host::Domain(name), false) => HostPattern::Name(bare(name).to_owned()),
-            (Host::Domain(name), true) => HostPattern::Below(bare(name).to_owned()),
+        let host = match (url.host().ok_or_else(|| wrong("it has no host"))?, wildcard.is_some()) {
+            (Host::Domain(name), false) => HostPattern::Name(without_dot(name).to_owned()),
+            (Host::Domain(name), true) => HostPattern::Subdomains(without_dot(name).to_owned()),
             (Host::Ipv4(address), false) => HostPattern::Address(address.into()),
             (Host::Ipv6(address), false) => HostPattern::Address(address.into()),
-            (_, true) => return Err(wrong("nothing is below an address")),
+            (_, true) => return Err(wrong("an address has no subdomains")),
         };
-        if matches!(&host, HostPattern::Name(name) | HostPattern::Below(name) if name.is_empty() || name.contains('*'))
+        if matches!(&host, HostPattern::Name(name) | HostPattern::Subdomains(name) if name.is_empty() || name.contains('*'))
         {
-            return Err(wrong("a star stands only for the first part of a name"));
+            return Err(wrong("\"*\" is allowed only as the first label of a name"));
         }
         Ok(Self { is_https, host, port })
     }
@@ -62,10 +62,10 @@ impl Origin {
     /// as [`Url`] makes it.
     pub fn allows(&self, url: &Url) -> bool {
         let is_host = match (&self.host, url.host()) {
-            (HostPattern::Name(name), Some(Host::Domain(host))) => bare(host) == name,
-            (HostPattern::Below(name), Some(Host::Domain(host))) => {
-                bare(host).strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
+            (HostPattern::Name(name), Some(Host::Domain(host))) => without_dot(host) == name,
+            (HostPattern::Subdomains(name), Some(Host::Domain(host))) => without_dot(host)
+                .strip_suffix(name.as_str())
+                .is_some_and(|labels| labels.len() > 1 && labels.ends_with('.')),
             (HostPattern::Address(address), Some(Host::Ipv4(host))) => *address == IpAddr::from(host),
             (HostPattern::Address(address), Some(Host::Ipv6(host))) => *address == IpAddr::from(host),
             _ => false,
@@ -80,14 +80,13 @@ impl Origin {
     }
 }
 
-/// As it may be told: a name and a password stand before the last `@`, if they
-/// are not meant to be there.
+/// Removes a user name and password, which end at the last `@`.
 fn without_login(text: &str) -> String {
     text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("...@{host}"))
 }
 
-/// A name without the dot that says that it is complete.
-fn bare(name: &str) -> &str {
+/// A domain name without the trailing dot.
+fn without_dot(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
@@ -101,14 +100,14 @@ impl TryFrom<String> for Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, usual) = if self.is_https { ("https", 443) } else { ("http", 80) };
+        let (scheme, default_port) = if self.is_https { ("https", 443) } else { ("http", 80) };
         match &self.host {
             HostPattern::Name(name) => write!(f, "{scheme}://{name}")?,
-            HostPattern::Below(name) => write!(f, "{scheme}://*.{name}")?,
+            HostPattern::Subdomains(name) => write!(f, "{scheme}://*.{name}")?,
             HostPattern::Address(IpAddr::V4(address)) => write!(f, "{scheme}://{address}")?,
             HostPattern::Address(IpAddr::V6(address)) => write!(f, "{scheme}://[{address}]")?,
         }
-        if self.port == usual { Ok(()) } else { write!(f, ":{}", self.port) }
+        if self.port == default_port { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
 
@@ -117,8 +116,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_has_one_spelling() {
-        for (text, shown) in [
+    fn an_origin_is_canonical() {
+        for (text, canonical) in [
             ("https://API.example.com", "https://api.example.com"),
             ("https://api.example.com:443", "https://api.example.com"),
             ("http://api.example.com:443", "http://api.example.com:443"),
@@ -128,33 +127,33 @@ mod tests {
             ("http://[0:0::1]", "http://[::1]"),
             ("https://*.example.com:8443", "https://*.example.com:8443"),
         ] {
-            assert_eq!(Origin::parse(text).unwrap().to_string(), shown, "{text}");
+            assert_eq!(Origin::parse(text).unwrap().to_string(), canonical, "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
-        for (text, told) in [
+    fn an_invalid_origin_is_refused() {
+        for (text, expected) in [
             ("api.example.com", "relative URL"),
             ("ftp://api.example.com", "only http and https"),
-            ("https://api.example.com/", "more than an origin"),
-            ("https://api.example.com/v1", "more than an origin"),
-            ("https://api.example.com?x", "more than an origin"),
+            ("https://api.example.com/", "path, query or fragment"),
+            ("https://api.example.com/v1", "path, query or fragment"),
+            ("https://api.example.com?x", "path, query or fragment"),
             ("https://me:secret@api.example.com", "[http_headers]"),
-            ("https://*", "star"),
-            ("https://*.*.example.com", "star"),
-            ("https://api.*.com", "star"),
-            ("https://*.10.0.0.1", "below an address"),
+            ("https://*", "first label"),
+            ("https://*.*.example.com", "first label"),
+            ("https://api.*.com", "first label"),
+            ("https://*.10.0.0.1", "no subdomains"),
             ("https://", "empty host"),
             ("*", "relative URL"),
         ] {
             let error = Origin::parse(text).unwrap_err();
-            assert!(error.contains(told), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 
     #[test]
-    fn a_login_is_never_told() {
+    fn errors_never_quote_a_password() {
         for text in
             ["https://me:s3cr3t@a.example", "https://me:s3/cr3t@a.example", "me:s3cr3t@a.example", "https://s3cr3t@"]
         {

@@ -1,4 +1,4 @@
-//! What a manifest may say, and every way to say it wrong.
+//! Valid manifests, and every kind of fault.
 
 use super::*;
 use crate::verdict::Backoff;
@@ -15,12 +15,12 @@ fn everything_has_a_default() {
 }
 
 #[test]
-fn everything_can_be_said() {
+fn every_key_is_parsed() {
     let manifest = parse(
         r#"
         topics = ["a.b", "c"]
         concurrency = 2
-        concurrency_total = 5
+        global_concurrency = 5
         [rate]
         limit = 100
         per = "1s"
@@ -48,7 +48,7 @@ fn everything_can_be_said() {
     .unwrap();
     assert_eq!(manifest.topics.iter().map(Topic::as_str).collect::<Vec<_>>(), ["a.b", "c"]);
     assert_eq!((manifest.concurrency, manifest.limits.cpu), (2, Duration::from_millis(200)));
-    assert_eq!(manifest.concurrency_total, Some(5));
+    assert_eq!(manifest.global_concurrency, Some(5));
     assert_eq!(manifest.rate, Some(Rate { limit: 100, per: Duration::from_secs(1) }));
     assert_eq!(manifest.batch, Some(Batch { size: 2, wait: Duration::from_millis(50) }));
     assert_eq!(manifest.dedup, Some(Duration::from_secs(86_400)));
@@ -63,8 +63,8 @@ fn everything_can_be_said() {
 }
 
 #[test]
-fn a_fault_is_told_with_its_place_and_what_is_allowed() {
-    for (text, told) in [
+fn a_fault_has_its_position_and_what_is_allowed() {
+    for (text, expected) in [
         ("[limits]\ncpuu = \"1s\"", &["line 2, column 1", "unknown key `cpuu` in [limits]", "`cpu`"][..]),
         ("topics = [\"{a}\"]", &["line 1, column 10", "invalid topic name"]),
         ("concurrency = 0", &["line 1, column 15", "1 to 10000"]),
@@ -72,72 +72,81 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         ("[limits]\n\ncpu = \"1x\"", &["line 3, column 7", "500ms"]),
         ("[limits]\ncpu = \"0s\"", &["1ms to 1h"]),
         ("[limits]\ntimeout = \"61m\"", &["1ms to 1h"]),
-        ("[rate]\nlimit = 5", &["line 1, column 2", "[rate] misses `per`"]),
+        ("[rate]\nlimit = 5", &["line 1, column 2", "[rate] requires `per`"]),
         ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
         ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
         ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
         ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
         ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
         (
-            "concurrency_total = 8\n[batch]\nsize = 9\nwait = \"1s\"",
-            &["line 1, column 21", "batch.size = 9 is more than concurrency_total = 8"],
+            "global_concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"",
+            &["line 1, column 22", "batch.size = 9 is more than global_concurrency = 8"],
         ),
         (
             "[batch]\nsize = 9\nwait = \"1s\"\n[rate]\nlimit = 4\nper = \"600ms\"",
-            &["line 5, column 9", "batch.size = 9 is more than rate.limit = 4 lets begin"],
+            &["line 5, column 9", "batch.size = 9 is more than rate.limit = 4 lets start within batch.wait"],
         ),
         ("[retry]\nbase = \"2m\"\ncap = \"1m\"", &["line 2, column 8", "retry.base = 2m is more than retry.cap = 1m"]),
         ("[retry]\nbase = \"1h\"", &["line 2, column 8", "retry.cap = 10m"]),
         ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
-        ("concurrency_total = 0", &["1 to 1000000"]),
+        ("global_concurrency = 0", &["1 to 1000000"]),
         ("[limits]\nmemory = \"64KB\"", &["65536 to"]),
         ("[limits]\nmemory = 64", &["line 2, column 10", "a string"]),
         ("[limits]\nlog = \"64KiB\"", &["64KiB/s"]),
         ("[retry]\nbackoff = \"random\"", &["`exponential`, `linear`", "line 2"]),
         ("[config]\nn = 5", &["line 2, column 5", "a string"]),
         ("topics = []", &["at least one"]),
+        ("topics = [\"*:*\"]", &["line 1, column 10", "needs \"*\""]),
+        ("topics = [\"*:*\", \"a\"]", &["line 1, column 10", "needs \"*\""]),
+        ("topics = [\"*\", \"*\"]", &["line 1, column 16", "\"*\" is named twice"]),
+        ("topics = [\"*\", \"*:*\", \"a\"]", &["line 1, column 10", "can't be mixed with topics"]),
         ("topics = [", &["line 1"]),
         ("topics = 5", &["line 1, column 10", "a list, not integer"]),
-        ("topics = [\"a\", \"*\"]", &["line 1, column 10", "stands alone"]),
+        ("topics = [\"a\", \"*\"]", &["line 1, column 10", "can't be mixed with topics"]),
         ("topics = [\"a\", \"b\", \"a\"]", &["line 1, column 21", "a is named twice"]),
-        ("instances = \"shared\"", &["line 1, column 13", "\"per-message\"", "reuse = 1000"]),
-        ("instances = { idle = \"1s\" }", &["[instances] misses `reuse`"]),
-        ("instances = { reuse = 0 }", &["line 1, column 23", "1 to 1000000"]),
+        ("instances = \"shared\"", &["line 1, column 13", "\"per-message\"", "max_calls = 1000"]),
+        ("instances = { idle_timeout = \"1s\" }", &["[instances] requires `max_calls`"]),
+        ("instances = { max_calls = 0 }", &["line 1, column 27", "1 to 1000000"]),
         ("args = [\"a\\u0000\"]", &["zero byte"]),
         ("args = [1]", &["line 1, column 9", "a string"]),
         ("[grants]\nhttp = [\"api.example.com\"]", &["line 2, column 9", "https://api.example.com"]),
         ("[grants]\nhttp = \"https://a.example\"", &["line 2, column 8", "a list, not string"]),
-        ("[grants]\nnetworks = [\"10.0.0.0\"]", &["line 2, column 13", "10.0.0.0/8"]),
+        ("[grants]\nprivate_networks = [\"10.0.0.0\"]", &["line 2, column 21", "10.0.0.0/8"]),
         ("[grants]\nmail = \"yes\"", &["line 2, column 8", "a boolean"]),
-        ("[grants]\nsecrets = [\"a/b\"]", &["line 2, column 12", "no name of a secret"]),
+        ("[grants]\nsecrets = [\"a/b\"]", &["line 2, column 12", "not a valid secret name"]),
         ("[grants]\npublish = [\"*\"]", &["line 2, column 12", "invalid topic name"]),
         ("[grants]\nread = { in = \"/data\" }", &["line 2, column 10", "absolute path"]),
         ("[grants]\nwrite = { \"/in\" = \"/data/../etc\" }", &["line 2, column 19", "absolute path"]),
         ("[grants]\nread = [\"/in\"]", &["`read` is a table, not array"]),
         ("[http_headers.\"https://a.example\"]\nx = \"y\"", &["line 1, column 15", "grants.http"]),
         (&header("Host", "a"), &["`host` is set by the host itself"]),
-        (&header("a b", "a"), &["no name of a header"]),
+        (&header("a b", "a"), &["not a valid header name"]),
         (&header("A", "a\\nb"), &["printable ASCII"]),
         (&header("A", "${env:HOME}"), &["line 4, column 5", "only ${secret:NAME}"]),
         (&header("A", "${secret:KEY"), &["without `}`"]),
-        (&header("A", "${secret:a b}"), &["no name of a secret"]),
+        (&header("A", "${secret:a b}"), &["not a valid secret name"]),
         ("[limits]\ntable_elements = 100001", &["1 to 100000"]),
         ("[limits]\nhost_call = \"1023B\"", &["1024 to"]),
+        ("concurrency_total = 1", &["line 1, column 1", "unknown key `concurrency_total`", "`global_concurrency`"]),
+        ("instances = { max_calls = 1, idle = \"1s\" }", &["unknown key `idle` in [instances]", "`idle_timeout`"]),
+        ("[limits]\nhandles = 1", &["unknown key `handles` in [limits]", "`resources`"]),
+        ("[limits]\nhost_call = \"1KiB\"", &["unknown key `host_call` in [limits]", "`host_call_bytes`"]),
+        ("[grants]\nnetworks = []", &["unknown key `networks` in [grants]", "`private_networks`"]),
         ("wat = 1", &["line 1, column 1", "unknown key `wat` in the manifest", "`http_headers`"]),
     ] {
         let error = parse(text).unwrap_err();
-        for part in told {
+        for part in expected {
             assert!(error.contains(part), "{text:?}: {error}");
         }
     }
 }
 
 #[test]
-fn what_only_looks_like_a_contradiction_is_none() {
+fn values_that_only_seem_contradictory_are_accepted() {
     for text in [
-        // Two spans fill it.
+        // Two rate windows fill the batch.
         "[batch]\nsize = 8\nwait = \"1s\"\n[rate]\nlimit = 4\nper = \"1s\"",
-        "concurrency_total = 9\n[batch]\nsize = 9\nwait = \"1s\"",
+        "global_concurrency = 9\n[batch]\nsize = 9\nwait = \"1s\"",
         "[retry]\nbase = \"1m\"\ncap = \"1m\"",
         "[retry]\ncap = \"10ms\"",
         "[limits]\ncpu = \"1m\"\ntimeout = \"1s\"",
@@ -146,7 +155,7 @@ fn what_only_looks_like_a_contradiction_is_none() {
     }
 }
 
-/// Refusals stand in the log and on pages that everybody may read.
+/// Anybody may read the log and the status pages, which quote faults.
 #[test]
 fn a_fault_never_quotes_what_may_be_a_secret() {
     let headers = "[grants]\nhttp = [\"https://a.example\"]\n[http_headers.\"https://a.example\"]\n";
@@ -177,19 +186,19 @@ fn a_fault_never_quotes_what_may_be_a_secret() {
 }
 
 #[test]
-fn a_fault_is_short_and_steers_no_terminal() {
+fn a_fault_is_truncated_and_has_no_control_characters() {
     let error = parse(&format!("[limits]\n\"\\u001b[2J{}\" = 1", "x".repeat(100_000))).unwrap_err();
     assert!(error.len() < 2000 && error.contains("\\u{1b}[2J") && !error.contains('\u{1b}'), "{error}");
 }
 
 #[test]
-fn words_for_a_command_have_their_number_and_their_size() {
+fn the_arguments_of_a_command_are_limited_in_number_and_size() {
     let args =
         |count: usize, bytes: usize| parse(&format!("args = [\"{}\"]", vec!["x".repeat(bytes); count].join("\", \"")));
     assert_eq!(args(100, 655).unwrap().args.len(), 100);
     assert_eq!(args(1, 64 << 10).unwrap().args[0].len(), 64 << 10);
     for (count, bytes) in [(101, 1), (1, (64 << 10) + 1), (2, (32 << 10) + 1)] {
-        assert!(args(count, bytes).unwrap_err().contains("more than 100 words or 65536 bytes"), "{count}");
+        assert!(args(count, bytes).unwrap_err().contains("more than 100 arguments or 65536 bytes"), "{count}");
     }
 }
 
@@ -199,25 +208,28 @@ fn header(name: &str, value: &str) -> String {
 }
 
 #[test]
-fn every_fault_is_told_at_once_in_the_order_of_the_text() {
+fn all_faults_are_reported_in_the_order_of_the_text() {
     let text = "concurrency = 0\nnope = 1\n[limits]\ncpu = \"1x\"\nmem = 1\n[grants]\nhttp = [\"a\", \"https://b.example\", \"c\"]\n\
         [schedule]\ncron = \"60 * * * *\"\ntimezone = \"Mars\"\n[rate]\n";
-    let BadManifest(faults) = Manifest::parse(text, "a b").unwrap_err();
-    let places: Vec<_> = faults.iter().map(|fault| (fault.line, fault.column)).collect();
-    assert_eq!(places, [(1, 1), (1, 15), (2, 1), (4, 7), (5, 1), (7, 9), (7, 35), (9, 8), (10, 12), (11, 2), (11, 2)]);
+    let InvalidManifest(faults) = Manifest::parse(text, "a b").unwrap_err();
+    let positions: Vec<_> = faults.iter().map(|fault| (fault.line, fault.column)).collect();
+    assert_eq!(
+        positions,
+        [(1, 1), (1, 15), (2, 1), (4, 7), (5, 1), (7, 9), (7, 35), (9, 8), (10, 12), (11, 2), (11, 2)]
+    );
 }
 
 #[test]
-fn what_is_granted_is_shown_in_words() {
+fn grants_are_formatted_for_display() {
     assert_eq!(parse("").unwrap().grants.to_string(), "nothing");
     let manifest = parse(
         r#"
         topics = ["*"]
-        instances = { reuse = 10, idle = "1m" }
+        instances = { max_calls = 10, idle_timeout = "1m" }
         args = ["--fast"]
         [grants]
         http = ["https://API.example.com:443", "http://10.0.0.5:81"]
-        networks = ["10.0.0.0/8"]
+        private_networks = ["10.0.0.0/8"]
         publish = ["b", "a"]
         mail = true
         keyvalue = false
@@ -228,22 +240,60 @@ fn what_is_granted_is_shown_in_words() {
         "#,
     )
     .unwrap();
-    assert!(manifest.takes_unclaimed());
-    assert_eq!(manifest.instances, Instances::Reused { calls: 10, idle: Duration::from_secs(60) });
+    assert!(manifest.is_catch_all());
+    assert_eq!(manifest.instances, Instances::Reused { max_calls: 10, idle_timeout: Duration::from_secs(60) });
     assert_eq!(manifest.args, ["--fast"]);
     assert_eq!(
         manifest.grants.to_string(),
-        "http http://10.0.0.5:81, https://api.example.com; mail; networks 10.0.0.0/8; publish a, b; \
+        "http http://10.0.0.5:81, https://api.example.com; mail; private_networks 10.0.0.0/8; publish a, b; \
          read /in = /data/in; secrets API_KEY"
     );
     let origin = Origin::parse("https://api.example.com").unwrap();
     let secret = SecretName::parse("API_KEY").unwrap();
-    let value = vec![Piece::Text("Bearer ".to_owned()), Piece::Secret(secret), Piece::Text("!".to_owned())];
+    let value =
+        vec![HeaderPart::Text("Bearer ".to_owned()), HeaderPart::Secret(secret), HeaderPart::Text("!".to_owned())];
     assert_eq!(manifest.http_headers[&origin], [Header { name: "authorization".to_owned(), value }]);
 }
 
 #[test]
-fn a_schedule_wants_one_topic() {
+fn a_catch_all_asks_for_topics_with_colons() {
+    for (topics, with_colons) in [("[\"*\"]", false), ("[\"*\", \"*:*\"]", true), ("[\"*:*\", \"*\"]", true)] {
+        let manifest = parse(&format!("topics = {topics}")).unwrap();
+        assert_eq!(manifest.catch_all, Some(CatchAll { with_colons }), "{topics}");
+        assert!(manifest.is_catch_all() && manifest.topics.is_empty(), "{topics}");
+    }
+    assert_eq!(parse("topics = [\"*:*\", \"*\"]").unwrap().topic_patterns(), ["*", "*:*"]);
+    let manifest = parse("topics = [\"a\", \"b\"]").unwrap();
+    assert!(!manifest.is_catch_all());
+    assert_eq!(manifest.topic_patterns(), ["a", "b"]);
+}
+
+#[test]
+fn topics_with_colons_are_for_a_catch_all_that_asks_for_them() {
+    for (topic, with_colons, is_included) in
+        [("a.b", false, true), ("a.b", true, true), ("a:b", false, false), ("a:b", true, true)]
+    {
+        let topic = Topic::parse(topic).unwrap();
+        assert_eq!(CatchAll { with_colons }.includes(&topic), is_included, "{topic} {with_colons}");
+    }
+}
+
+#[test]
+fn a_file_name_with_other_characters_is_no_topic() {
+    for stem in ["order.reminder", "A-Z_0.9"] {
+        assert_eq!(topic_from_stem(stem).unwrap().as_str(), stem);
+        assert!(Manifest::parse("", stem).is_ok());
+    }
+    for stem in ["a b", "a:b", "\u{e9}", "a/b", ""] {
+        assert!(topic_from_stem(stem).is_err(), "{stem}");
+        let error = Manifest::parse("", stem).unwrap_err().to_string();
+        assert!(error.starts_with("line 1, column 1") && error.contains("name the topic in `topics`"), "{error}");
+        assert!(Manifest::parse("topics = [\"a\"]", stem).is_ok());
+    }
+}
+
+#[test]
+fn a_schedule_requires_one_topic() {
     let with = |topics| parse(&format!("topics = {topics}\n[schedule]\ncron = \"@daily\""));
     assert!(with("[\"a\"]").unwrap().schedule.is_some());
     assert!(with("[\"a\", \"b\"]").unwrap_err().contains("`topics` names 2"));
@@ -253,7 +303,7 @@ fn a_schedule_wants_one_topic() {
 }
 
 #[test]
-fn limits_hold_from_both_sides() {
+fn limits_are_checked_at_both_ends() {
     for (text, is_legal) in [
         ("[limits]\nmemory = \"64KiB\"", true),
         ("[limits]\nmemory = \"65535B\"", false),
@@ -271,10 +321,10 @@ fn limits_hold_from_both_sides() {
         ("[limits]\ntable_elements = 1", true),
         ("[limits]\ntable_elements = 100000", true),
         ("[limits]\ntable_elements = 100001", false),
-        ("[limits]\nhandles = 0", false),
-        ("[limits]\nhandles = 1", true),
-        ("[limits]\nhandles = 100000", true),
-        ("[limits]\nhandles = 100001", false),
+        ("[limits]\nresources = 0", false),
+        ("[limits]\nresources = 1", true),
+        ("[limits]\nresources = 100000", true),
+        ("[limits]\nresources = 100001", false),
         ("[limits]\nhost_call = \"1023B\"", false),
         ("[limits]\nhost_call = \"1KiB\"", true),
         ("[limits]\nhost_call = \"256MiB\"", true),
@@ -298,14 +348,14 @@ fn limits_hold_from_both_sides() {
         ("[limits]\nkeyvalue_keys = 1", true),
         ("[limits]\nkeyvalue_keys = 100000000", true),
         ("[limits]\nkeyvalue_keys = 100000001", false),
-        ("instances = { reuse = 0 }", false),
-        ("instances = { reuse = 1 }", true),
-        ("instances = { reuse = 1000000 }", true),
-        ("instances = { reuse = 1000001 }", false),
-        ("instances = { reuse = 1, idle = \"99ms\" }", false),
-        ("instances = { reuse = 1, idle = \"100ms\" }", true),
-        ("instances = { reuse = 1, idle = \"1h\" }", true),
-        ("instances = { reuse = 1, idle = \"3600001ms\" }", false),
+        ("instances = { max_calls = 0 }", false),
+        ("instances = { max_calls = 1 }", true),
+        ("instances = { max_calls = 1000000 }", true),
+        ("instances = { max_calls = 1000001 }", false),
+        ("instances = { max_calls = 1, idle_timeout = \"99ms\" }", false),
+        ("instances = { max_calls = 1, idle_timeout = \"100ms\" }", true),
+        ("instances = { max_calls = 1, idle_timeout = \"1h\" }", true),
+        ("instances = { max_calls = 1, idle_timeout = \"3600001ms\" }", false),
         ("concurrency = 0", false),
         ("concurrency = 10000", true),
         ("concurrency = 10001", false),
@@ -322,14 +372,14 @@ fn limits_hold_from_both_sides() {
     }
 }
 
-/// Words of manifests, in whatever order, are read or refused with a place.
+/// Tokens of manifests in any order.
 fn words() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         prop::sample::select(vec![
             "topics",
             "concurrency",
             "instances",
-            "reuse",
+            "max_calls",
             "limits",
             "cpu",
             "grants",
@@ -369,7 +419,7 @@ fn words() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_text_is_a_manifest_or_is_refused_in_words(text in words()) {
+    fn any_text_is_parsed_or_refused_with_positions(text in words()) {
         if let Err(error) = Manifest::parse(&text, "topic") {
             prop_assert!(!error.0.is_empty() && error.0.iter().all(|fault| fault.to_string().starts_with("line ")), "{error}");
         }

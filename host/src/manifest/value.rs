@@ -1,4 +1,4 @@
-//! Single values of a manifest, each checked while it is read.
+//! Single values of a manifest, which are checked when they are parsed.
 
 use crate::topic::Topic;
 use serde::Deserialize;
@@ -13,12 +13,15 @@ pub(super) const GIB: u64 = 1 << 30;
 pub(super) const HOUR: u64 = 3_600_000;
 pub(super) const DAY: u64 = 24 * HOUR;
 
-/// `*` instead of a name is for topics that no other plugin claims.
+/// An item of `topics`.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub(super) enum RawTopic {
     Named(Topic),
+    /// `*`: topics that no other plugin claims.
     Any,
+    /// `*:*`: also those with a colon.
+    AnyWithColon,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +47,8 @@ pub(super) struct Bytes<const MIN: u64, const MAX: u64>(pub(super) u64);
 #[serde(try_from = "String")]
 pub(super) struct BytesPerSecond(pub(super) u64);
 
-/// What a secret may be called: also the name of a file and of a variable.
+/// The name of a secret, which is also the name of a file and of an environment
+/// variable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SecretName(String);
@@ -60,8 +64,8 @@ impl SecretName {
         if (1..=128).contains(&text.len()) && text.bytes().all(legal) {
             Ok(Self(text.to_owned()))
         } else {
-            // Unsaid: it may be the secret itself.
-            Err("that is no name of a secret: allowed are 1 to 128 of A-Z a-z 0-9 _ -".to_owned())
+            // The text is not quoted, because it may be the secret itself.
+            Err("not a valid secret name: use 1 to 128 characters of A-Z a-z 0-9 _ -".to_owned())
         }
     }
 
@@ -88,10 +92,21 @@ impl TryFrom<String> for RawTopic {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self::Any);
+        match text.as_str() {
+            "*" => Ok(Self::Any),
+            "*:*" => Ok(Self::AnyWithColon),
+            _ => Topic::parse(&text).map(Self::Named).map_err(|error| error.to_string()),
         }
-        Topic::parse(&text).map(Self::Named).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for RawTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(topic) => topic.fmt(f),
+            Self::Any => f.write_str("\"*\""),
+            Self::AnyWithColon => f.write_str("\"*:*\""),
+        }
     }
 }
 
@@ -118,11 +133,11 @@ impl<const MIN_MS: u64, const MAX_MS: u64> TryFrom<String> for Span<MIN_MS, MAX_
     fn try_from(text: String) -> Result<Self, String> {
         let span = humantime::parse_duration(&text)
             .map_err(|error| format!("\"{text}\": {error}; a time is written like \"500ms\", \"30s\" or \"5m\""))?;
-        let shown = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
+        let format = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
         if (Duration::from_millis(MIN_MS)..=Duration::from_millis(MAX_MS)).contains(&span) {
             Ok(Self(span))
         } else {
-            Err(format!("\"{text}\" is out of range: {} to {}", shown(MIN_MS), shown(MAX_MS)))
+            Err(format!("\"{text}\" is out of range: {} to {}", format(MIN_MS), format(MAX_MS)))
         }
     }
 }
@@ -148,11 +163,11 @@ impl TryFrom<String> for AbsolutePath {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_plain = text.starts_with('/') && !text.split('/').any(|part| part == "." || part == "..");
-        if is_plain {
+        let is_valid = text.starts_with('/') && !text.split('/').any(|part| part == "." || part == "..");
+        if is_valid {
             Ok(Self(text.into()))
         } else {
-            Err(format!("\"{}\": a folder is an absolute path without \".\" and \"..\"", text.escape_debug()))
+            Err(format!("\"{}\": a directory must be an absolute path without \".\" and \"..\"", text.escape_debug()))
         }
     }
 }

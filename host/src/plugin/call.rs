@@ -124,8 +124,8 @@ impl Plugin {
         let guest = Guest::new(&self.context, quota, jobs)?;
         let mut store = Store::new(self.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.limit);
-        store.set_hostcall_fuel(limits.host_call as usize);
-        store.set_max_component_handles(limits.handles as usize);
+        store.set_hostcall_fuel(limits.host_call_bytes as usize);
+        store.set_max_component_handles(limits.resources as usize);
         store.epoch_deadline_callback(|context| {
             let cpu = &context.data().run.cpu;
             cpu.lock().unwrap_or_else(PoisonError::into_inner).tick()

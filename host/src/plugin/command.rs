@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn settings_that_commands_do_not_support_are_rejected_by_name() {
         assert!(fault("[batch]\nsize = 2\nwait = \"1s\"").contains("[batch]"));
-        assert!(fault("instances = { reuse = 2 }").contains("`instances`"));
+        assert!(fault("instances = { max_calls = 2 }").contains("`instances`"));
         for key in ["GW_ID", "gw_id", "a=b", ""] {
             assert!(fault(&format!("[config]\n\"{key}\" = \"x\"")).contains(&format!("{key:?}")), "{key}");
         }

@@ -1,11 +1,12 @@
-//! Compiling apart: in a process of its own, which may be ended when it takes
-//! too long or too much, and whose memory is gone afterwards. (It is no wall
-//! against a faulty compiler: what it writes runs here.)
+//! Compiles in a child process, so that compiling can be killed when it exceeds
+//! its limits, and its memory is freed afterwards. (This is no protection from a
+//! compromised compiler, since its output runs in this process.)
 
 use super::cache::{self, ARTIFACT_BYTES_MAX, Cache, Key};
 use super::engine;
-use super::load_error::{Cause, LoadError};
+use super::load_error::{LoadError, LoadErrorKind};
 use super::program::Compiled;
+use crate::events;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use std::io::{self, Read, Write};
@@ -19,13 +20,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// The hidden command of our own program that compiles.
+/// The hidden subcommand of this program that compiles.
 const COMMAND: &str = "compile-component";
-/// Its exit code for what is no component.
+/// Its exit code for invalid WebAssembly.
 const INVALID: u8 = 65;
-const TOLD_BYTES_MAX: u64 = 16 << 10;
+const STDERR_BYTES_MAX: u64 = 16 << 10;
 
-/// What compiling one component may cost.
+/// Limits for compiling one component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
 pub struct CompileLimits {
     /// Bytes of address space
@@ -39,30 +40,30 @@ pub struct CompileLimits {
 }
 
 impl Default for CompileLimits {
-    /// Some ten times what a whole Python interpreter takes.
+    /// About ten times what a Python interpreter takes.
     fn default() -> Self {
         Self { memory: 4 << 30, cpu: 240, wall: Duration::from_secs(300) }
     }
 }
 
-/// Why there is no component.
+/// Why compiling failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     #[error("not valid WebAssembly (is it complete?): {0}")]
     Invalid(String),
     #[error("it needs threads, and this host has none: build it for wasm32-wasip2 or wasm32-wasip1, without threads")]
     Threads,
-    /// Of CPU time, which is the component's doing.
+    /// The limit of CPU time, which depends on the component alone.
     #[error("it takes too long to compile: more than {0}; is it built for release, and stripped?")]
     TooLong(String),
-    /// By the clock, which is also the doing of what else runs.
+    /// The limit of wall-clock time, which also depends on the machine's load.
     #[error("it takes too long to compile: more than {0}; is it built for release, and stripped?")]
     TooSlow(String),
     #[error("it takes too much memory to compile: more than {0}; is it built for release, and stripped?")]
     TooMuchMemory(String),
     #[error("the compiler crashed on it: {0}")]
     Crashed(String),
-    /// It did not get as far as to judge.
+    /// The compiler was ended before it had a result.
     #[error("the compiler crashed on it: {0}")]
     Stopped(String),
     #[error("the compiler can't be started: {0}")]
@@ -70,30 +71,30 @@ pub enum CompileError {
 }
 
 impl CompileError {
-    fn cause(&self) -> Cause {
+    fn kind(&self) -> LoadErrorKind {
         match self {
             Self::Invalid(_) | Self::Threads | Self::TooLong(_) | Self::TooMuchMemory(_) | Self::Crashed(_) => {
-                Cause::Lasting
+                LoadErrorKind::Permanent
             }
-            Self::TooSlow(_) | Self::Stopped(_) | Self::NotStarted(_) => Cause::Passing,
+            Self::TooSlow(_) | Self::Stopped(_) | Self::NotStarted(_) => LoadErrorKind::Transient,
         }
     }
 
-    /// What is whole and asks for what the engine is not to have is no broken
-    /// file. Wasmtime has only words for it; a test holds them to us.
-    fn of_invalid(told: &str) -> Self {
-        let is_of_threads = ["threads must be enabled", "threads support is not enabled"].iter();
-        if is_of_threads.into_iter().any(|words| told.contains(words)) {
+    /// A valid file that needs threads gets its own error. Wasmtime reports that
+    /// only as text, so a test guards the wording.
+    fn from_invalid(message: &str) -> Self {
+        let needs_threads = ["threads must be enabled", "threads support is not enabled"].iter();
+        if needs_threads.into_iter().any(|words| message.contains(words)) {
             Self::Threads
         } else {
-            Self::Invalid(told.to_owned())
+            Self::Invalid(message.to_owned())
         }
     }
 }
 
 impl From<CompileError> for LoadError {
     fn from(error: CompileError) -> Self {
-        Self::of(&error.to_string(), error.cause())
+        Self::new(&error.to_string(), error.kind())
     }
 }
 
@@ -101,56 +102,49 @@ pub struct Compiler {
     program: PathBuf,
     limits: CompileLimits,
     cache: Option<Arc<Cache>>,
-    /// One at a time: each may use all cores.
-    room: Semaphore,
+    /// One compilation at a time, because each may use all cores.
+    permit: Semaphore,
 }
 
 impl Compiler {
     pub fn new(cache: Option<Cache>) -> Self {
-        // Also where the file has been replaced by a newer one since we started.
-        Self::of(PathBuf::from("/proc/self/exe"), CompileLimits::default(), cache)
+        // This path works even if the executable was replaced since the start.
+        Self::with_program(PathBuf::from("/proc/self/exe"), CompileLimits::default(), cache)
     }
 
-    /// With another program than the one that runs.
-    pub fn of(program: PathBuf, limits: CompileLimits, cache: Option<Cache>) -> Self {
-        Self { program, limits, cache: cache.map(Arc::new), room: Semaphore::new(1) }
+    pub fn with_program(program: PathBuf, limits: CompileLimits, cache: Option<Cache>) -> Self {
+        Self { program, limits, cache: cache.map(Arc::new), permit: Semaphore::new(1) }
     }
 
     pub(super) async fn compiled(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Compiled, CompileError> {
-        let known = self.kept(engine, wasm).await?;
-        if let Some(compiled) = known {
+        let cached = self.cached(engine, wasm).await?;
+        if let Some(compiled) = cached {
             return Ok(compiled);
         }
-        let Ok(_room) = self.room.acquire().await else {
-            return Err(CompileError::NotStarted("the worker is ending".to_owned()));
+        let Ok(_permit) = self.permit.acquire().await else {
+            return Err(CompileError::NotStarted("the worker is stopping".to_owned()));
         };
         let started = Instant::now();
         let artifact = self.compile(wasm).await?;
-        tracing::debug!(bytes = artifact.len(), took = ?started.elapsed(), "compiled");
+        tracing::debug!(bytes = artifact.len(), took = ?started.elapsed(), "{}", events::COMPILED);
         let (engine, wasm, cache) = (engine.clone(), wasm.clone(), self.cache.clone());
         blocking(move || {
             let compiled = cache::compiled(&engine, &artifact).map_err(|error| unusable(&error))?;
             if let Some(cache) = cache {
-                cache.put(&Key::of(&engine, &wasm), &artifact);
+                cache.put(&Key::new(&engine, &wasm), &artifact);
             }
             Ok(compiled)
         })
         .await
     }
 
-    /// From the cache, where what is there is as it was put.
-    async fn kept(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Option<Compiled>, CompileError> {
+    async fn cached(&self, engine: &wasmtime::Engine, wasm: &Arc<[u8]>) -> Result<Option<Compiled>, CompileError> {
         let Some(cache) = self.cache.clone() else { return Ok(None) };
         let (engine, wasm) = (engine.clone(), wasm.clone());
         blocking(move || {
-            let Some(artifact) = cache.get(&Key::of(&engine, &wasm)) else { return Ok(None) };
+            let Some(artifact) = cache.get(&Key::new(&engine, &wasm)) else { return Ok(None) };
             Ok(cache::compiled(&engine, &artifact)
-                .inspect_err(|error| {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "a compiled plugin in the cache can't be used; it is compiled again"
-                    )
-                })
+                .inspect_err(|error| tracing::warn!(error = format!("{error:#}"), "{}", events::ARTIFACT_DISCARDED))
                 .ok())
         })
         .await
@@ -159,14 +153,14 @@ impl Compiler {
     async fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, CompileError> {
         let not_started = |error: io::Error| CompileError::NotStarted(format!("{}: {error}", self.program.display()));
         let mut child = self.command().spawn().map_err(not_started)?;
-        let talked = tokio::time::timeout(self.limits.wall, talk(&mut child, wasm)).await;
-        let Ok(talked) = talked else {
-            // It was asked nothing that it could refuse: this waits, too.
+        let exchanged = tokio::time::timeout(self.limits.wall, exchange(&mut child, wasm)).await;
+        let Ok(exchanged) = exchanged else {
+            // SIGKILL can't be ignored, so this wait ends.
             let _ = child.kill().await;
             return Err(CompileError::TooSlow(humantime::format_duration(self.limits.wall).to_string()));
         };
-        let (status, artifact, told) = talked.map_err(not_started)?;
-        if status.success() { Ok(artifact) } else { Err(self.failure(status, &told)) }
+        let (status, artifact, stderr) = exchanged.map_err(not_started)?;
+        if status.success() { Ok(artifact) } else { Err(self.failure(status, &stderr)) }
     }
 
     fn command(&self) -> Command {
@@ -174,11 +168,11 @@ impl Compiler {
         command
             .arg(COMMAND)
             .args(["--memory", &self.limits.memory.to_string(), "--cpu", &self.limits.cpu.to_string()])
-            // No secrets of ours; and little address space that is only reserved.
+            // Hides the host's secrets, and reserves less address space.
             .env_clear()
             .envs([("TOKIO_WORKER_THREADS", "1"), ("MALLOC_ARENA_MAX", "2")])
             .current_dir("/")
-            // A Ctrl-C in a terminal is for us: we drain.
+            // Ctrl-C in a terminal goes to the worker only, which then shuts down.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -187,57 +181,57 @@ impl Compiler {
         command
     }
 
-    fn failure(&self, status: ExitStatus, told: &str) -> CompileError {
-        /// Its own code for a fault of the system's: a pipe, a limit.
+    fn failure(&self, status: ExitStatus, stderr: &str) -> CompileError {
+        /// Its exit code for errors of the system, such as a pipe or a limit.
         const FAILED: i32 = 1;
         const ABORT: i32 = 6;
         const KILL: i32 = 9;
-        /// What people and supervisors end processes with.
+        /// SIGHUP, SIGINT and SIGTERM: an operator or a supervisor ended it.
         const ENDED: [i32; 3] = [1, 2, 15];
         const CPU: i32 = 24;
         let memory = || CompileError::TooMuchMemory(bytesize::ByteSize(self.limits.memory).to_string());
         let is_out_of_memory =
-            ["Cannot allocate memory", "Resource temporarily unavailable"].iter().any(|words| told.contains(words));
+            ["Cannot allocate memory", "Resource temporarily unavailable"].iter().any(|words| stderr.contains(words));
         match (status.code(), status.signal()) {
-            (_, Some(ABORT)) if told.contains("memory allocation of") => memory(),
+            (_, Some(ABORT)) if stderr.contains("memory allocation of") => memory(),
             (Some(_), _) if is_out_of_memory => memory(),
-            (Some(code), _) if code == i32::from(INVALID) => CompileError::of_invalid(told),
+            (Some(code), _) if code == i32::from(INVALID) => CompileError::from_invalid(stderr),
             (_, Some(CPU)) => CompileError::TooLong(format!("{}s of CPU time", self.limits.cpu)),
             (_, Some(KILL)) => {
                 CompileError::Stopped("it was killed, as the kernel does when memory is short".to_owned())
             }
             (_, Some(signal)) if ENDED.contains(&signal) => CompileError::Stopped(status.to_string()),
-            (Some(FAILED), _) => CompileError::Stopped(format!("{status}: {told}").trim_end_matches(": ").to_owned()),
-            _ => CompileError::Crashed(format!("{status}: {told}").trim_end_matches(": ").to_owned()),
+            (Some(FAILED), _) => CompileError::Stopped(format!("{status}: {stderr}").trim_end_matches(": ").to_owned()),
+            _ => CompileError::Crashed(format!("{status}: {stderr}").trim_end_matches(": ").to_owned()),
         }
     }
 }
 
-/// The system may have had no room for it.
+/// Errors of the operating system, such as a lack of memory, are transient.
 fn unusable(error: &wasmtime::Error) -> CompileError {
-    let told = format!("what it wrote can't be used: {error:#}");
+    let message = format!("its output can't be used: {error:#}");
     let is_of_system = error.chain().any(|cause| cause.is::<io::Error>() || cause.is::<Errno>());
-    if is_of_system { CompileError::Stopped(told) } else { CompileError::Crashed(told) }
+    if is_of_system { CompileError::Stopped(message) } else { CompileError::Crashed(message) }
 }
 
-/// Hands it the component, and takes what it has to say.
-async fn talk(child: &mut Child, wasm: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, String)> {
+/// Writes the component to the compiler, and reads its output and errors.
+async fn exchange(child: &mut Child, wasm: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let missing = || io::Error::other("no pipe");
     let mut stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
     let stderr = child.stderr.take().ok_or_else(missing)?;
-    let (mut artifact, mut told) = (Vec::new(), Vec::new());
+    let (mut artifact, mut errors) = (Vec::new(), Vec::new());
     let write = async move {
-        // One that has ended says by itself why.
+        // If the compiler has exited, its status says why.
         let _ = stdin.write_all(wasm).await;
     };
     let read = async { stdout.take(ARTIFACT_BYTES_MAX).read_to_end(&mut artifact).await };
-    let read_told = async { stderr.take(TOLD_BYTES_MAX).read_to_end(&mut told).await };
-    let ((), read, read_told) = tokio::join!(write, read, read_told);
+    let read_errors = async { stderr.take(STDERR_BYTES_MAX).read_to_end(&mut errors).await };
+    let ((), read, read_errors) = tokio::join!(write, read, read_errors);
     read?;
-    read_told?;
+    read_errors?;
     let status = child.wait().await?;
-    Ok((status, artifact, String::from_utf8_lossy(&told).trim().to_owned()))
+    Ok((status, artifact, String::from_utf8_lossy(&errors).trim().to_owned()))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -246,8 +240,8 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.unwrap_or_else(|error| Err(CompileError::Crashed(error.to_string())))
 }
 
-/// The other side: compiles what comes in on `input` and writes it to
-/// `output`, within limits that it sets itself. The number is its exit code.
+/// The child's side: compiles `input` to `output`, within limits that it sets for
+/// its own process. An error has the exit code.
 pub fn compile_here(limits: &CompileLimits, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
     let failed = |error: io::Error| (1, error.to_string());
     confine(limits).map_err(failed)?;
@@ -261,14 +255,14 @@ pub fn compile_here(limits: &CompileLimits, mut input: impl Read, mut output: im
     output.write_all(&artifact).and_then(|()| output.flush()).map_err(failed)
 }
 
-/// A component's layer is 1, that of a core module 0.
+/// The layer field is 1 in a component and 0 in a core module.
 fn is_component(wasm: &[u8]) -> bool {
     wasm.get(6) == Some(&1)
 }
 
 fn confine(limits: &CompileLimits) -> io::Result<()> {
     let parent = parent_id();
-    // Nobody is left to read it when the worker is gone.
+    // Without its worker, the compiler must not go on.
     std::thread::Builder::new().name("parent-watch".to_owned()).spawn(move || {
         while parent_id() == parent {
             std::thread::sleep(Duration::from_secs(1));
@@ -276,15 +270,15 @@ fn confine(limits: &CompileLimits) -> io::Result<()> {
         std::process::exit(1);
     })?;
     let limit = |resource, current: u64, maximum: u64| {
-        // What the whole service was limited to can't be raised.
+        // A lower limit of the whole service can't be raised.
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         setrlimit(resource, Rlimit { current: Some(current.min(most)), maximum: Some(maximum.min(most)) })
     };
     limit(Resource::Core, 0, 0)?;
     limit(Resource::As, limits.memory, limits.memory)?;
     limit(Resource::Cpu, limits.cpu, limits.cpu + 1)?;
-    // Messages go first, and where memory is short this is what to end. Both
-    // are only asked for: a container may not have them.
+    // Running handlers have priority, and out of memory the kernel should kill the
+    // compiler first. A container may forbid both.
     let _ = nice(5);
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     Ok(())

@@ -5,7 +5,7 @@ use super::host_interfaces::Import;
 use super::http::{Outbound, headers};
 use super::imports;
 use super::instance_pool::InstancePool;
-use super::load_error::{Cause, LoadError};
+use super::load_error::{LoadError, LoadErrorKind};
 use super::output::LogBudget;
 use super::preopens;
 use super::probation::Probation;
@@ -94,8 +94,8 @@ impl Plugin {
     ) -> Result<Self, LoadError> {
         preopens::check(&manifest.grants, name)?;
         preopens::check_separate(&manifest.grants, &engine.capabilities().protected_dirs, name)
-            .map_err(|error| LoadError::lasting(&error))?;
-        let program = LinkedProgram::link(engine, compiled, &manifest).map_err(|error| LoadError::lasting(&error))?;
+            .map_err(|error| LoadError::permanent(&error))?;
+        let program = LinkedProgram::link(engine, compiled, &manifest).map_err(|error| LoadError::permanent(&error))?;
         let imports = compiled.imports(engine);
         let imports = imports.iter().map(|name| Import::classify(name, &manifest.grants));
         let withheld = imports.filter(Import::is_ungranted).map(|import| import.name).collect();
@@ -116,7 +116,7 @@ impl Plugin {
         let (plugin, result) = match plugin.engine.runtime().cloned() {
             Some(runtime) => AbortOnDropHandle::new(runtime.spawn(plugin.load_checked()))
                 .await
-                .map_err(|error| LoadError::lasting(&format!("the load check can't run: {error}")))?,
+                .map_err(|error| LoadError::permanent(&format!("the load check can't run: {error}")))?,
             None => plugin.load_checked().await,
         };
         match result {
@@ -124,10 +124,10 @@ impl Plugin {
                 plugin.warn_of_secrets();
                 Ok(plugin)
             }
-            Ok(Err(error)) => Err(LoadError::lasting(&error)),
+            Ok(Err(error)) => Err(LoadError::permanent(&error)),
             Err(outcome) => {
                 let error = format!("it can't be instantiated: {}: {}", outcome.name(), outcome.error());
-                Err(LoadError::of(&error, cause(&outcome)))
+                Err(LoadError::new(&error, cause(&outcome)))
             }
         }
     }
@@ -206,10 +206,10 @@ impl Plugin {
 
 /// A loaded machine can cause these outcomes of a load check. It can't exhaust its
 /// CPU limit, which counts only its own time.
-fn cause(outcome: &Outcome) -> Cause {
+fn cause(outcome: &Outcome) -> LoadErrorKind {
     match outcome {
-        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => Cause::Passing,
-        _ => Cause::Lasting,
+        Outcome::Timeout(_) | Outcome::PluginUnavailable(_) => LoadErrorKind::Transient,
+        _ => LoadErrorKind::Permanent,
     }
 }
 
@@ -234,5 +234,5 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
             "not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00, a module with 00 61 73 6d 01 00 00 00"
         }
     };
-    Err(LoadError::lasting(&format!("it is {found}")))
+    Err(LoadError::permanent(&format!("it is {found}")))
 }

@@ -1,104 +1,105 @@
-//! What is to be done about the plugins directory. Fed with what scans found
-//! and what became of loads, it says what to read and load next, and what is
-//! live. No I/O and no clock in here, so that every order of events can be
-//! tried.
+//! The state machine of the plugins directory. Its inputs are the results of
+//! scans, reads and loads; its outputs are commands for what to read and load
+//! next, and which version is live. It has no I/O and no clock, so that tests can
+//! try any order of events.
 //!
-//! A file is *moving* until two looks, a moment apart, found it the same; then
-//! it is *read*, and loaded if nothing speaks against it; then it is *known*,
-//! live or refused. Refused, it leaves what runs alone; for a cause that may
-//! pass, it is tried again. One that is *missing* for a moment may be a delete
-//! before a create; after that it is gone.
+//! A file is *unstable* until two scans, a moment apart, find it unchanged. Then
+//! it is *loading*: read, and loaded unless it is refused. Then it is *known*:
+//! live or refused. A refused version leaves the live one untouched; transient
+//! refusals are retried. A *missing* file is treated as removed only after a grace
+//! period, because editors delete and re-create.
 
-mod again;
+mod retry;
 mod entry;
 
-use super::archive::Record;
 use super::load_error::LoadError;
-use super::version::{Claim, Denied, Held, Refusal, RefusalKind, Version};
+use super::version::{BlockReason, Claim, Refusal, RefusalKind, Version, VersionError};
+use super::version_store::Record;
+use crate::manifest::topic_from_stem;
 use crate::topic::Topic;
 pub(super) use entry::Entry;
-use entry::{File, Job, Remembered};
+use entry::{File, LoadRequest, Remembered};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A version is loaded when nothing of it has changed for this long.
+/// A version is loaded when neither of its files has changed for this long.
 pub const QUIET: Duration = Duration::from_millis(150);
 
-/// Or for this long, where its writers have said that they are done.
+/// The same for files that their writers have closed.
 pub const SHORT_QUIET: Duration = Duration::from_millis(25);
 
-/// Nobody waits any longer for a file that never rests.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A file that keeps changing for longer does not delay readiness.
+const UNSTABLE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// What a job is for.
+/// Which version a command is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Goal {
+pub(super) enum Target {
     /// The version in the directory.
     File,
-    /// A version from before. If it was because of one that is withdrawn, that
-    /// one is kept out when it succeeds.
-    Restore { digest: String, instead_of: Option<(String, Held)> },
+    /// An earlier version. If it replaces a withdrawn one, that one is blocked as
+    /// soon as the restore succeeds.
+    Restore { digest: String, instead_of: Option<(String, BlockReason)> },
 }
 
-/// Something to be read, and then perhaps loaded.
+/// Read this version, and load it unless it is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct Command {
     pub(super) name: String,
-    pub(super) goal: Goal,
-    /// Tells answers to this order from those to an earlier one.
+    pub(super) target: Target,
+    /// Distinguishes results of this command from those of an earlier one.
     ticket: u64,
 }
 
-/// What became of a file's reading or loading.
+/// The effect of a read or a load.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Somebody has overtaken it.
+pub(super) enum Transition {
+    /// A newer command has replaced this one.
     Stale,
-    /// These bytes run already.
+    /// This version is live already.
     Unchanged,
-    /// Nothing speaks against it: load it.
+    /// The version is acceptable: load it.
     Load,
     Live {
         replaced: Option<String>,
-        /// Without, it has a probation to stand.
+        /// Otherwise its probation starts.
         is_proven: bool,
     },
-    /// With nothing live of it, what ran before the last start is to be had.
     Refused {
         refusal: Refusal,
-        restore: Option<Order>,
+        /// If no version is live: restore the one from before the last start.
+        restore: Option<Command>,
     },
     NotRestored {
         reason: String,
     },
 }
 
-/// What a scan asks for.
+/// The effects of a scan.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Scanned {
-    pub(super) orders: Vec<Order>,
-    /// What was live and is gone.
-    pub(super) gone: Vec<String>,
-    /// Whether a file is gone, live or not.
-    pub(super) has_left: bool,
+pub(super) struct ScanResult {
+    pub(super) commands: Vec<Command>,
+    /// Plugins that were live.
+    pub(super) removed: Vec<String>,
+    /// Whether any file was removed, live or not.
+    pub(super) is_any_removed: bool,
 }
 
-/// `S` is what tells, without reading it, that a file has changed.
+/// `S` is the fingerprint of a plugin's files: it differs if they have changed.
 #[derive(Debug)]
 pub(super) struct Deployment<S> {
     entries: BTreeMap<String, Entry<S>>,
     is_first_scan: bool,
     tickets: u64,
-    /// The moment of the last scan.
+    /// The time of the last scan.
     now: Duration,
 }
 
 impl<S: Clone + PartialEq> Deployment<S> {
-    /// Begins with what was known before the start.
+    /// Starts from the records of the previous run.
     pub(super) fn new(records: BTreeMap<String, Record>) -> Self {
         let entry = |(name, record): (String, Record)| {
-            let remembered = Remembered::of(&record);
-            (name, Entry { held: record.held, had: record.topics, remembered, ..Entry::new() })
+            let remembered = Remembered::from_record(&record);
+            (name, Entry { blocked: record.blocked, previous_topics: record.topics, remembered, ..Entry::new() })
         };
         let entries = records.into_iter().map(entry).collect();
         Self { entries, is_first_scan: true, tickets: 0, now: Duration::ZERO }
@@ -112,40 +113,40 @@ impl<S: Clone + PartialEq> Deployment<S> {
         self.entries.get(name)
     }
 
-    /// Whether something has to be looked at again after a moment of quiet.
-    pub(super) fn is_moving(&self) -> bool {
-        self.entries.values().any(Entry::is_moving)
+    /// Whether another scan is due as soon as the files may have settled.
+    pub(super) fn is_unstable(&self) -> bool {
+        self.entries.values().any(Entry::is_unstable)
     }
 
-    /// Whether nothing is under way that is worth waiting for.
-    pub(super) fn is_at_rest(&self) -> bool {
+    /// Whether no plugin is loading or about to be.
+    pub(super) fn is_idle(&self) -> bool {
         let is_awaited = |entry: &Entry<S>| {
-            entry.is_moving() && entry.restless_since.is_none_or(|since| self.now.saturating_sub(since) < PATIENCE)
+            entry.is_unstable()
+                && entry.unstable_since.is_none_or(|since| self.now.saturating_sub(since) < UNSTABLE_WAIT_MAX)
         };
         !self.entries.values().any(|entry| entry.is_loading() || is_awaited(entry))
     }
 
-    /// Topics that do not belong to the rest, though nobody may have them now,
-    /// and whose they are.
-    pub(super) fn kept(&self) -> BTreeMap<Topic, String> {
-        let of = |(name, entry): (&String, &Entry<S>)| {
-            let topics = entry.had.iter().cloned().chain(entry.asked(name));
+    /// Topics that the catch-all must not get, and the plugin that each is reserved
+    /// for.
+    pub(super) fn reserved_topics(&self) -> BTreeMap<Topic, String> {
+        let reserved = |(name, entry): (&String, &Entry<S>)| {
+            let topics = entry.previous_topics.iter().cloned().chain(entry.wanted_topics(name));
             topics.map(|topic| (topic, name.clone())).collect::<Vec<_>>()
         };
-        self.entries.iter().flat_map(of).collect()
+        self.entries.iter().flat_map(reserved).collect()
     }
 
-    /// A scan's answer, at a moment of a clock that only goes forward. `quiet`
-    /// says for how long a file must be the same; `is_old`, that it surely is
-    /// not being written.
-    pub(super) fn scanned(
+    /// Applies the result of a scan at `now`, on a monotonic clock. `quiet` says for
+    /// how long a file must be unchanged; `is_old` says that nobody is writing it.
+    pub(super) fn on_scan(
         &mut self,
         found: &BTreeMap<String, S>,
         now: Duration,
         quiet: impl Fn(&S) -> Duration,
         is_old: impl Fn(&S) -> bool,
-    ) -> Scanned {
-        let mut scanned = Scanned { orders: Vec::new(), gone: Vec::new(), has_left: false };
+    ) -> ScanResult {
+        let mut result = ScanResult { commands: Vec::new(), removed: Vec::new(), is_any_removed: false };
         self.now = now;
         for (name, entry) in &mut self.entries {
             if found.contains_key(name) {
@@ -154,137 +155,143 @@ impl<S: Clone + PartialEq> Deployment<S> {
             match entry.file {
                 File::Missing { since } if now.saturating_sub(since) >= QUIET => {
                     entry.file = File::Absent;
-                    entry.restless_since = None;
-                    entry.job = None;
+                    entry.unstable_since = None;
+                    entry.request = None;
                     (entry.refusal, entry.conflicting, entry.previous) = (None, None, None);
-                    entry.again = None;
-                    scanned.has_left = true;
+                    entry.retry = None;
+                    result.is_any_removed = true;
                     if entry.live.take().is_some() {
-                        scanned.gone.push(name.clone());
+                        result.removed.push(name.clone());
                     }
                 }
                 File::Absent | File::Missing { .. } => {}
                 _ => {
                     entry.file = File::Missing { since: now };
-                    entry.restless_since.get_or_insert(now);
-                    // What comes back is read anew; a way back that was asked for goes on.
-                    entry.job.take_if(|job| job.order.goal == Goal::File);
+                    entry.unstable_since.get_or_insert(now);
+                    // If the file reappears, it is read again. A restore goes on.
+                    entry.request.take_if(|request| request.command.target == Target::File);
                 }
             }
         }
-        if scanned.has_left {
-            self.wake_conflicted();
+        if result.is_any_removed {
+            self.retry_conflicting();
         }
-        for (name, stamp) in found {
+        for (name, fingerprint) in found {
             let entry = self.entries.entry(name.clone()).or_insert_with(Entry::new);
-            let is_same = |known: &S| known == stamp;
+            let is_same = |known: &S| known == fingerprint;
             let is_quiet = match &entry.file {
                 File::Known(known) if is_same(known) => {
-                    if let Some(goal) = entry.due(now) {
-                        if goal == Goal::File {
-                            entry.file = File::Loading(stamp.clone());
+                    if let Some(target) = entry.due(now) {
+                        if target == Target::File {
+                            entry.file = File::Loading(fingerprint.clone());
                         }
-                        scanned.orders.push(start(entry, name, goal, &mut self.tickets));
+                        result.commands.push(start(entry, name, target, &mut self.tickets));
                     }
                     continue;
                 }
                 File::Loading(known) if is_same(known) => continue,
-                File::Moving { stamp, since } if is_same(stamp) => now.saturating_sub(*since) >= quiet(stamp),
+                File::Unstable { fingerprint, since } if is_same(fingerprint) => {
+                    now.saturating_sub(*since) >= quiet(fingerprint)
+                }
                 _ => {
-                    entry.file = File::Moving { stamp: stamp.clone(), since: now };
-                    entry.restless_since.get_or_insert(now);
-                    entry.job.take_if(|job| job.order.goal == Goal::File);
-                    entry.forget_again(&Goal::File);
-                    self.is_first_scan && is_old(stamp)
+                    entry.file = File::Unstable { fingerprint: fingerprint.clone(), since: now };
+                    entry.unstable_since.get_or_insert(now);
+                    entry.request.take_if(|request| request.command.target == Target::File);
+                    entry.clear_retry(&Target::File);
+                    self.is_first_scan && is_old(fingerprint)
                 }
             };
-            if is_quiet && entry.job.is_none() {
-                entry.file = File::Loading(stamp.clone());
+            if is_quiet && entry.request.is_none() {
+                entry.file = File::Loading(fingerprint.clone());
                 entry.conflicting = None;
-                scanned.orders.push(start(entry, name, Goal::File, &mut self.tickets));
+                result.commands.push(start(entry, name, Target::File, &mut self.tickets));
             }
         }
         self.is_first_scan = false;
-        scanned
+        result
     }
 
-    /// What an order's bytes are, or why they are nothing.
-    pub(super) fn read(&mut self, order: &Order, version: Result<Version, LoadError>) -> Step {
-        if !self.is_current(order) {
-            return Step::Stale;
+    /// Applies the result of reading a command's files.
+    pub(super) fn on_read(&mut self, command: &Command, version: Result<Version, LoadError>) -> Transition {
+        if !self.is_current(command) {
+            return Transition::Stale;
         }
-        if let Some(entry) = self.entries.get_mut(&order.name).filter(|_| order.goal == Goal::File) {
+        if let Some(entry) = self.entries.get_mut(&command.name).filter(|_| command.target == Target::File) {
             match &version {
-                Ok(version) => entry.asked = version.topics(),
-                // Most are named after their topic.
-                Err(_) if entry.asked.is_empty() => entry.asked.extend(Topic::from_file_name(&order.name)),
+                Ok(version) => entry.requested_topics = version.topics(),
+                // Most plugins are named after their topic.
+                Err(_) if entry.requested_topics.is_empty() => {
+                    entry.requested_topics.extend(topic_from_stem(&command.name))
+                }
                 Err(_) => {}
             }
         }
         let version = match version {
             Ok(version) => version,
-            Err(error) => return self.fail(order, error.into()),
+            Err(error) => return self.fail(command, error.into()),
         };
-        let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
-        if order.goal == Goal::File {
+        let Some(entry) = self.entries.get_mut(&command.name) else { return Transition::Stale };
+        if command.target == Target::File {
             if entry.live.as_ref().is_some_and(|live| live.digest == version.digest) {
-                // Touched, or back to what runs: nothing is refused any more.
+                // The file was touched, or changed back to the live version.
                 entry.refusal = None;
-                entry.forget_again(&Goal::File);
-                self.finish(&order.name);
-                return Step::Unchanged;
+                entry.clear_retry(&Target::File);
+                self.finish(&command.name);
+                return Transition::Unchanged;
             }
-            if let Some(why) = entry.held_because(&version.digest) {
-                return self.fail(order, held(why, &version.digest, &order.name));
+            if let Some(why) = entry.block_reason(&version.digest) {
+                return self.fail(command, blocked(why, &version.digest, &command.name));
             }
         }
-        if let Some(reason) = self.conflict(&order.name, &version) {
-            let step = self.fail(order, Refusal { reason, kind: RefusalKind::Conflict });
-            if let Some(entry) = self.entries.get_mut(&order.name).filter(|_| order.goal == Goal::File) {
+        if let Some(reason) = self.conflict(&command.name, &version) {
+            let transition = self.fail(command, Refusal { reason, kind: RefusalKind::Conflict });
+            if let Some(entry) = self.entries.get_mut(&command.name).filter(|_| command.target == Target::File) {
                 entry.conflicting = Some(version);
             }
-            return step;
+            return transition;
         }
-        if let Some(job) = self.entries.get_mut(&order.name).and_then(|entry| entry.job.as_mut()) {
-            job.candidate = Some(version);
+        if let Some(request) = self.entries.get_mut(&command.name).and_then(|entry| entry.request.as_mut()) {
+            request.candidate = Some(version);
         }
-        Step::Load
+        Transition::Load
     }
 
-    /// What an order's file has to be when it is read.
-    pub(super) fn expected(&self, order: &Order) -> Option<S> {
-        match &self.entries.get(&order.name)?.file {
-            File::Loading(stamp) if order.goal == Goal::File => Some(stamp.clone()),
+    /// The fingerprint that the command's files must have when they are read.
+    pub(super) fn expected(&self, command: &Command) -> Option<S> {
+        match &self.entries.get(&command.name)?.file {
+            File::Loading(fingerprint) if command.target == Target::File => Some(fingerprint.clone()),
             _ => None,
         }
     }
 
-    /// The file was no longer what the scan had found.
-    pub(super) fn moved(&mut self, order: &Order) -> Step {
-        if self.is_current(order) {
-            self.finish(&order.name);
-            if let Some(entry) = self.entries.get_mut(&order.name) {
-                entry.look_again(self.now);
+    /// The files were no longer as the scan had found them.
+    pub(super) fn on_changed(&mut self, command: &Command) -> Transition {
+        if self.is_current(command) {
+            self.finish(&command.name);
+            if let Some(entry) = self.entries.get_mut(&command.name) {
+                entry.reread(self.now);
             }
         }
-        Step::Stale
+        Transition::Stale
     }
 
-    /// Whether what was read could be loaded.
-    pub(super) fn loaded(&mut self, order: &Order, result: Result<(), LoadError>) -> Step {
-        if !self.is_current(order) {
-            return Step::Stale;
+    /// Applies the result of loading a version.
+    pub(super) fn on_loaded(&mut self, command: &Command, result: Result<(), LoadError>) -> Transition {
+        if !self.is_current(command) {
+            return Transition::Stale;
         }
         if let Err(error) = result {
-            return self.fail(order, error.into());
+            return self.fail(command, error.into());
         }
-        let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
-        let Some(candidate) = entry.job.as_mut().and_then(|job| job.candidate.take()) else { return Step::Stale };
-        entry.forget_again(&order.goal);
+        let Some(entry) = self.entries.get_mut(&command.name) else { return Transition::Stale };
+        let Some(candidate) = entry.request.as_mut().and_then(|request| request.candidate.take()) else {
+            return Transition::Stale;
+        };
+        entry.clear_retry(&command.target);
         let remembered = entry.remembered.take();
         let replaced = entry.live.take().map(|live| live.digest);
-        match &order.goal {
-            Goal::File => {
+        match &command.target {
+            Target::File => {
                 entry.refusal = None;
                 let before = match (&replaced, remembered) {
                     (Some(replaced), _) => {
@@ -293,190 +300,201 @@ impl<S: Clone + PartialEq> Deployment<S> {
                     }
                     (None, remembered) => remembered,
                 };
-                (entry.is_proven, entry.previous) = succeeded(before, &candidate.digest);
+                (entry.is_proven, entry.previous) = succeed(before, &candidate.digest);
             }
-            Goal::Restore { instead_of, .. } => {
-                // What it could go back to was not asked for.
+            Target::Restore { instead_of, .. } => {
+                // A restored version has a previous one only if the record from before
+                // the start names it.
                 let is_proven = remembered.as_ref().is_none_or(|last| last.is_proven);
                 entry.previous = remembered.and_then(|last| last.previous);
                 entry.is_proven = is_proven || entry.previous.is_none();
                 if let Some((digest, why)) = instead_of {
-                    entry.hold(digest.clone(), *why);
-                    entry.refusal = Some(held(*why, digest, &order.name));
+                    entry.block(digest.clone(), *why);
+                    entry.refusal = Some(blocked(*why, digest, &command.name));
                 }
             }
         }
         let topics = candidate.topics();
-        entry.had.extend(topics.iter().cloned());
+        entry.previous_topics.extend(topics.iter().cloned());
         entry.live = Some(candidate);
         let is_proven = entry.is_proven;
         for (name, other) in &mut self.entries {
-            if *name != order.name {
-                other.had.retain(|topic| !topics.contains(topic));
+            if *name != command.name {
+                other.previous_topics.retain(|topic| !topics.contains(topic));
             }
         }
-        self.finish(&order.name);
-        Step::Live { replaced, is_proven }
+        self.finish(&command.name);
+        Transition::Live { replaced, is_proven }
     }
 
-    /// This version has stood its probation, if it is the one that is live.
-    /// Says whether that is news.
+    /// The version has passed its probation. Returns whether it is live and was not
+    /// proven before.
     pub(super) fn prove(&mut self, name: &str, digest: &str) -> bool {
         let entry = self.entries.get_mut(name).filter(|entry| entry.is_live(digest));
         entry.is_some_and(|entry| !std::mem::replace(&mut entry.is_proven, true))
     }
 
-    /// Whether it is live, and no way back from it is being gone already.
-    pub(super) fn stays(&self, name: &str, digest: &str) -> bool {
+    /// Whether the version is live and not being withdrawn.
+    pub(super) fn is_active(&self, name: &str, digest: &str) -> bool {
         let entry = self.entries.get(name).filter(|entry| entry.is_live(digest));
-        entry.is_some_and(|entry| !entry.is_going_back())
+        entry.is_some_and(|entry| !entry.is_restoring())
     }
 
-    /// Somebody asks for it: what was refused as faulty is read again at the
-    /// next scan, since the fault may be mended somewhere else.
-    pub(super) fn reconsider(&mut self) {
-        let is_faulty = |refusal: &Refusal| matches!(refusal.kind, RefusalKind::Faulty | RefusalKind::Passing);
+    /// Reads refused versions again at the next scan, because an operator asked and
+    /// the cause may have been fixed outside of the file.
+    pub(super) fn reread_refused(&mut self) {
+        let is_worth_rereading =
+            |refusal: &Refusal| matches!(refusal.kind, RefusalKind::Invalid | RefusalKind::Transient);
         for entry in self.entries.values_mut().filter(|entry| !entry.is_loading()) {
-            if entry.refusal.as_ref().is_some_and(is_faulty) {
-                entry.look_again(self.now);
+            if entry.refusal.as_ref().is_some_and(is_worth_rereading) {
+                entry.reread(self.now);
             }
         }
     }
 
-    /// The way back from this version, because it crashed or because somebody
-    /// wants it.
-    pub(super) fn withdraw(&mut self, name: &str, digest: Option<&str>, why: Held) -> Result<Order, Denied> {
+    /// Restores the previous version, because this one crashed or an operator asks
+    /// for it.
+    pub(super) fn withdraw(
+        &mut self,
+        name: &str,
+        digest: Option<&str>,
+        why: BlockReason,
+    ) -> Result<Command, VersionError> {
         let now = self.now;
-        let entry = self.entries.get_mut(name).filter(|entry| entry.is_there());
-        let entry = entry.ok_or_else(|| Denied::Unknown(name.to_owned()))?;
-        let impossible = |told: String| Err(Denied::Impossible(told));
+        let entry = self.entries.get_mut(name).filter(|entry| entry.is_present());
+        let entry = entry.ok_or_else(|| VersionError::Unknown(name.to_owned()))?;
+        let impossible = |reason: String| Err(VersionError::Impossible(reason));
         let Some(live) = entry.live.as_ref().map(|live| live.digest.clone()) else {
-            return impossible(format!("nothing of {name} is live"));
+            return impossible(format!("no version of {name} is live"));
         };
         if digest.is_some_and(|digest| digest != live) {
-            return impossible(format!("another version of {name} is live by now"));
+            return impossible(format!("another version of {name} is live now"));
         }
         let Some(previous) = entry.previous.clone() else {
-            return impossible(format!("no version of {name} before this one is known"));
+            return impossible(format!("{name} has no previous version"));
         };
-        if entry.is_going_back() {
+        if entry.is_restoring() {
             return impossible(format!("an earlier version of {name} is being restored already"));
         }
-        if entry.job.is_some() {
-            // What was being loaded has its turn afterwards.
-            entry.look_again(now);
+        if entry.request.is_some() {
+            // The file that was being loaded is loaded after the restore.
+            entry.reread(now);
         }
-        let goal = Goal::Restore { digest: previous, instead_of: Some((live, why)) };
-        Ok(start(entry, name, goal, &mut self.tickets))
+        let target = Target::Restore { digest: previous, instead_of: Some((live, why)) };
+        Ok(start(entry, name, target, &mut self.tickets))
     }
 
-    /// Lets go of what is held against a name: versions that are kept out may
-    /// load again, and topics that it once had belong to the rest.
-    pub(super) fn release(&mut self, name: &str) -> Result<(), Denied> {
+    /// Allows blocked versions to load again, and gives topics that the plugin no
+    /// longer claims to the catch-all.
+    pub(super) fn unblock(&mut self, name: &str) -> Result<(), VersionError> {
         let now = self.now;
-        let entry = self.entries.get_mut(name).ok_or_else(|| Denied::Unknown(name.to_owned()))?;
+        let entry = self.entries.get_mut(name).ok_or_else(|| VersionError::Unknown(name.to_owned()))?;
         let claimed = entry.live.as_ref().map(Version::topics).unwrap_or_default();
-        if entry.held.is_empty() && entry.had.is_subset(&claimed) {
-            return Err(Denied::Impossible(format!("nothing is held against {name}")));
+        if entry.blocked.is_empty() && entry.previous_topics.is_subset(&claimed) {
+            return Err(VersionError::Impossible(format!("no version or topic of {name} is blocked")));
         }
-        entry.held.clear();
-        entry.had = claimed;
-        if entry.refusal.as_ref().is_some_and(|refusal| refusal.kind == RefusalKind::Held) {
+        entry.blocked.clear();
+        entry.previous_topics = claimed;
+        if entry.refusal.as_ref().is_some_and(|refusal| refusal.kind == RefusalKind::Blocked) {
             entry.refusal = None;
-            entry.look_again(now);
+            entry.reread(now);
         }
         Ok(())
     }
 
-    fn is_current(&self, order: &Order) -> bool {
-        let job = self.entries.get(&order.name).and_then(|entry| entry.job.as_ref());
-        job.is_some_and(|job| job.order.ticket == order.ticket)
+    fn is_current(&self, command: &Command) -> bool {
+        let request = self.entries.get(&command.name).and_then(|entry| entry.request.as_ref());
+        request.is_some_and(|request| request.command.ticket == command.ticket)
     }
 
-    fn fail(&mut self, order: &Order, refusal: Refusal) -> Step {
-        self.finish(&order.name);
-        let Some(entry) = self.entries.get_mut(&order.name) else { return Step::Stale };
+    fn fail(&mut self, command: &Command, refusal: Refusal) -> Transition {
+        self.finish(&command.name);
+        let Some(entry) = self.entries.get_mut(&command.name) else { return Transition::Stale };
         match refusal.kind {
-            RefusalKind::Passing => entry.failed_for_now(&order.goal, self.now),
-            _ => entry.forget_again(&order.goal),
+            RefusalKind::Transient => entry.schedule_retry(&command.target, self.now),
+            _ => entry.clear_retry(&command.target),
         }
-        if order.goal != Goal::File {
-            return Step::NotRestored { reason: refusal.reason };
+        if command.target != Target::File {
+            return Transition::NotRestored { reason: refusal.reason };
         }
         entry.refusal = Some(refusal.clone());
         let is_wanted = entry.live.is_none() && refusal.kind != RefusalKind::Conflict;
         let remembered = entry.remembered.take_if(|_| is_wanted);
-        let good = remembered.clone().filter(|last| entry.held_because(&last.live).is_none());
+        let good = remembered.clone().filter(|last| entry.block_reason(&last.live).is_none());
         let restore = good.map(|last| {
             entry.remembered = remembered;
-            start(entry, &order.name, Goal::Restore { digest: last.live, instead_of: None }, &mut self.tickets)
+            start(entry, &command.name, Target::Restore { digest: last.live, instead_of: None }, &mut self.tickets)
         });
-        Step::Refused { refusal, restore }
+        Transition::Refused { refusal, restore }
     }
 
-    /// A job has ended, one way or the other: what it reserved is free.
+    /// Ends the load request: the topics that it claimed are free again.
     fn finish(&mut self, name: &str) {
         if let Some(entry) = self.entries.get_mut(name) {
-            let job = entry.job.take();
-            if let (File::Loading(stamp), Some(Goal::File)) = (&entry.file, job.map(|job| job.order.goal)) {
-                entry.file = File::Known(stamp.clone());
-                entry.restless_since = None;
+            let request = entry.request.take();
+            if let (File::Loading(fingerprint), Some(Target::File)) =
+                (&entry.file, request.map(|request| request.command.target))
+            {
+                entry.file = File::Known(fingerprint.clone());
+                entry.unstable_since = None;
             }
         }
-        self.wake_conflicted();
+        self.retry_conflicting();
     }
 
-    /// Who was refused for what somebody else had, and has no longer, gets
-    /// another chance.
-    fn wake_conflicted(&mut self) {
+    /// Reads plugins again that were refused for a claim that is free now.
+    fn retry_conflicting(&mut self) {
         let is_free = |(name, entry): &(&String, &Entry<S>)| {
             entry.conflicting.as_ref().is_some_and(|version| self.conflict(name, version).is_none())
         };
         let free: Vec<String> = self.entries.iter().filter(is_free).map(|(name, _)| name.clone()).collect();
         for (_, entry) in self.entries.iter_mut().filter(|(name, _)| free.contains(name)) {
             entry.conflicting = None;
-            entry.look_again(self.now);
+            entry.reread(self.now);
         }
     }
 
-    /// Whoever has a claim keeps it.
+    /// Why a version's claims conflict with another plugin, which keeps them.
     fn conflict(&self, name: &str, version: &Version) -> Option<String> {
         let owner = |claim: &Claim| {
             let others = self.entries.iter().filter(|(other, _)| *other != name);
-            others.into_iter().find(|(_, entry)| entry.claims().any(|had| had == claim)).map(|(owner, _)| owner.clone())
+            others
+                .into_iter()
+                .find(|(_, entry)| entry.claims().any(|claimed| claimed == claim))
+                .map(|(owner, _)| owner.clone())
         };
         version.claims.iter().find_map(|claim| Some((claim, owner(claim)?))).map(|(claim, owner)| match claim {
             Claim::Topic(topic) => format!("topic {topic} is handled by {owner}.wasm: remove it there, or from {name}"),
-            Claim::Rest => {
+            Claim::CatchAll => {
                 format!("all topics that no other plugin claims (\"*\") are handled by {owner}.wasm: name topics there, or in {name}.toml")
             }
         })
     }
 }
 
-/// Whether what follows on something needs no probation, and its way back:
-/// only to what is proven, and never to itself.
-fn succeeded(before: Option<Remembered>, digest: &str) -> (bool, Option<String>) {
+/// Whether a new version is proven without a probation, and its previous version:
+/// only a proven one, and never itself.
+fn succeed(before: Option<Remembered>, digest: &str) -> (bool, Option<String>) {
     let Some(before) = before else { return (true, None) };
     let was_proven = before.previous.as_deref() == Some(digest) || (before.live == digest && before.is_proven);
-    let way_back = if before.is_proven && before.live != digest { Some(before.live) } else { before.previous };
-    let way_back = way_back.filter(|previous| previous != digest);
-    (was_proven || way_back.is_none(), way_back)
+    let previous = if before.is_proven && before.live != digest { Some(before.live) } else { before.previous };
+    let previous = previous.filter(|previous| previous != digest);
+    (was_proven || previous.is_none(), previous)
 }
 
-fn start<S>(entry: &mut Entry<S>, name: &str, goal: Goal, tickets: &mut u64) -> Order {
+fn start<S>(entry: &mut Entry<S>, name: &str, target: Target, tickets: &mut u64) -> Command {
     *tickets += 1;
-    let order = Order { name: name.to_owned(), goal, ticket: *tickets };
-    entry.job = Some(Job { order: order.clone(), candidate: None });
-    order
+    let command = Command { name: name.to_owned(), target, ticket: *tickets };
+    entry.request = Some(LoadRequest { command: command.clone(), candidate: None });
+    command
 }
 
-fn held(why: Held, digest: &str, name: &str) -> Refusal {
+fn blocked(why: BlockReason, digest: &str, name: &str) -> Refusal {
     let short = digest.get(..12).unwrap_or(digest);
     let reason = format!(
-        "version {short} is {why}; it stays out until its bytes change, or `gateway-worker plugins release {name}`"
+        "version {short} is {why}; it is blocked until its files change or you run `gateway-worker plugins unblock {name}`"
     );
-    Refusal { reason, kind: RefusalKind::Held }
+    Refusal { reason, kind: RefusalKind::Blocked }
 }
 
 #[cfg(test)]

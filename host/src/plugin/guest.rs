@@ -77,7 +77,7 @@ impl Guest {
         let mut wasi = wasi.build_p1();
         // A resource of the guest may use two table entries of the host: a timer
         // is a pollable and its deadline.
-        WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.handles as usize);
+        WasiView::ctx(&mut wasi).table.set_max_capacity(2 * limits.resources as usize);
         Ok(Self {
             run: RunState::new(context, jobs),
             wasi,

@@ -109,7 +109,7 @@ pub(super) fn unused(imports: &[Import], grants: &Grants) -> Vec<String> {
         .copied()
         .collect();
     // Networks restrict the targets of HTTP requests.
-    let is_used = |kind| used.contains(&if kind == "networks" { "http" } else { kind });
+    let is_used = |kind| used.contains(&if kind == "private_networks" { "http" } else { kind });
     grants.by_kind().into_keys().filter(|kind| !is_used(kind)).map(str::to_owned).collect()
 }
 

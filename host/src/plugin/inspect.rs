@@ -1,65 +1,65 @@
-//! What can be told about a plugin without a message: what it is, what it
-//! reaches for, and whether the host would load it.
+//! Inspects a plugin without running a message: its type, imports and grants, and
+//! whether the host would load it.
 
 use super::component::{Plugin, check_header};
 use super::engine::Engine;
-use super::folder::{Folder, Source};
 use super::host_interfaces::{self, Import};
 use super::http::headers;
 use super::imports::secrets;
 use super::load_error::LoadError;
+use super::plugin_dir::{PluginDir, PluginFiles};
 use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A plugin as it would be loaded now, or why it would not.
+/// The plugin as it would be loaded now, or why it would be refused.
 #[derive(Debug, Default, Serialize)]
 pub struct Inspection {
     pub name: String,
-    /// Of the component and its manifest together.
+    /// Covers the component and its manifest.
     pub digest: Option<String>,
     pub bytes: usize,
-    /// What the host calls it as: none where it is refused.
+    /// `handler`, `batch-handler` or `command`; none if it is refused.
     pub kind: Option<&'static str>,
+    /// As in the manifest: `*` for a catch-all.
     pub topics: Vec<String>,
     pub exports: Vec<String>,
     pub imports: Vec<Import>,
-    /// Granted, though nothing that is imported could use it.
+    /// Grants that no import uses.
     pub unused_grants: Vec<String>,
     pub limits: BTreeMap<&'static str, String>,
-    /// Whether it tests itself when it is loaded; it has passed where it is
-    /// not refused.
+    /// Whether it exports a self-test. Unless it is refused, the test has passed.
     pub has_self_test: bool,
     pub warnings: Vec<String>,
-    /// Every reason to refuse it.
+    /// Every reason why it is refused.
     pub refused: Vec<String>,
 }
 
 impl Inspection {
-    /// Loads a plugin of a directory as the worker would, and lets go of it.
-    pub async fn of(engine: &Engine, folder: &Folder, name: &str) -> Self {
-        let mut told = Self { name: name.to_owned(), ..Self::default() };
-        match folder.read(name) {
-            Ok(source) => told.look_into(engine, source).await,
-            Err(error) => told.refused.push(error.told),
+    /// Loads a plugin as the worker would, and drops it.
+    pub async fn load(engine: &Engine, directory: &PluginDir, name: &str) -> Self {
+        let mut report = Self { name: name.to_owned(), ..Self::default() };
+        match directory.read(name) {
+            Ok(files) => report.inspect(engine, files).await,
+            Err(error) => report.refused.push(error.message),
         }
-        told
+        report
     }
 
-    async fn look_into(&mut self, engine: &Engine, source: Source) {
-        self.digest = Some(source.digest.clone());
-        self.bytes = source.wasm.len();
-        self.warnings.clone_from(&source.warnings);
-        let manifest = source.manifest(&self.name);
+    async fn inspect(&mut self, engine: &Engine, files: PluginFiles) {
+        self.digest = Some(files.digest.clone());
+        self.bytes = files.wasm.len();
+        self.warnings.clone_from(&files.warnings);
+        let manifest = files.manifest(&self.name);
         if let Ok(manifest) = &manifest {
-            self.topics = manifest.topics.iter().map(ToString::to_string).collect();
+            self.topics = manifest.topic_patterns().into_iter().map(ToOwned::to_owned).collect();
             self.limits = limits(&manifest.limits);
             self.warn_of_secrets(engine, manifest);
         }
-        // Both are looked at, so that all that is wrong is told at once.
-        let compiled = match check_header(&source.wasm) {
-            Ok(()) => engine.compile(&source.wasm).await.map_err(LoadError::from),
+        // Both are checked, so that all errors are reported at once.
+        let compiled = match check_header(&files.wasm) {
+            Ok(()) => engine.compile(&files.wasm).await.map_err(LoadError::from),
             Err(error) => Err(error),
         };
         if let Ok(compiled) = &compiled {
@@ -67,19 +67,19 @@ impl Inspection {
         }
         match (compiled, manifest) {
             (Ok(compiled), Ok(manifest)) => {
-                match Plugin::from_compiled(engine, &self.name, &compiled, manifest, source.digest).await {
+                match Plugin::from_compiled(engine, &self.name, &compiled, manifest, files.digest).await {
                     Ok(plugin) => self.kind = Some(plugin.kind()),
-                    Err(error) => self.refused.push(error.told),
+                    Err(error) => self.refused.push(error.message),
                 }
             }
             (compiled, manifest) => {
                 self.refused.extend(manifest.err().unwrap_or_default());
-                self.refused.extend(compiled.err().map(|error| error.told));
+                self.refused.extend(compiled.err().map(|error| error.message));
             }
         }
     }
 
-    /// What the worker would warn of when it loads it.
+    /// The warnings about secrets that the worker would log.
     fn warn_of_secrets(&mut self, engine: &Engine, manifest: &Manifest) {
         let Some(secrets) = engine.capabilities().secrets.as_deref() else { return };
         let found = secrets::secret_warnings(manifest, secrets).into_iter();
@@ -94,7 +94,7 @@ impl Inspection {
         self.unused_grants = host_interfaces::unused(&self.imports, &grants);
         self.has_self_test = self.exports.iter().any(|name| name.starts_with("gateway:worker/self-test@"));
         for kind in &self.unused_grants {
-            self.warnings.push(format!("grants.{kind} is for nothing: it imports nothing that could use it"));
+            self.warnings.push(format!("grants.{kind} is unused: the plugin imports nothing that needs it"));
         }
         for import in self.imports.iter().filter(|import| manifest.is_some() && import.is_ungranted()) {
             self.warnings.push(format!("imported but not granted: {}", import.name));
@@ -102,7 +102,7 @@ impl Inspection {
     }
 }
 
-/// As they are written in a manifest.
+/// Formatted as in a manifest.
 fn limits(limits: &Limits) -> BTreeMap<&'static str, String> {
     let time = |time| humantime::format_duration(time).to_string();
     let size = |bytes| bytesize::ByteSize(bytes).display().iec().to_string().replace(".0 ", "").replace(' ', "");
@@ -111,8 +111,8 @@ fn limits(limits: &Limits) -> BTreeMap<&'static str, String> {
         ("cpu", time(limits.cpu)),
         ("memory", size(limits.memory)),
         ("table_elements", limits.table_elements.to_string()),
-        ("handles", limits.handles.to_string()),
-        ("host_call", size(limits.host_call)),
+        ("resources", limits.resources.to_string()),
+        ("host_call_bytes", size(limits.host_call_bytes)),
         ("log", format!("{}/s", size(limits.log))),
         ("http_body", size(limits.http_body)),
         ("http_requests", limits.http_requests.to_string()),

@@ -40,7 +40,7 @@ impl InstancePool {
     pub(super) fn new(instances: Instances) -> Self {
         let (max_calls, idle_timeout) = match instances {
             Instances::PerMessage => (1, Duration::ZERO),
-            Instances::Reused { calls, idle } => (calls, idle),
+            Instances::Reused { max_calls, idle_timeout } => (max_calls, idle_timeout),
         };
         Self { max_calls, idle_timeout, idle: Mutex::default() }
     }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn an_expired_instance_is_not_reused() {
         let idle = Duration::from_secs(10);
-        let pool = InstancePool::new(Instances::Reused { calls: 10, idle });
+        let pool = InstancePool::new(Instances::Reused { max_calls: 10, idle_timeout: idle });
         let (engine, permits) = (wasmtime::Engine::default(), Arc::new(Semaphore::new(1)));
         let checkin = || {
             pool.checkin(PooledInstance::new(Store::new(&engine, Guest::for_test(""))), &permits, 1);

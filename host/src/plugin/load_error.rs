@@ -1,43 +1,44 @@
-//! Why a file is no plugin, and whether that may pass by itself.
+//! Why a plugin file can't be loaded, and whether loading it later may succeed.
 
 use crate::text::{sanitize, truncate_error};
 use std::io;
 
-/// Whether a load that failed is worth another try with the same bytes.
+/// Whether a failed load is worth another try with the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Of the file: only another one can mend it, or somebody.
-    Lasting,
-    /// Of the moment: no memory, a machine under load, a folder that is away.
-    Passing,
+pub enum LoadErrorKind {
+    /// Only a changed file or an operator can fix it.
+    Permanent,
+    /// Out of memory, overloaded machine, missing directory: worth a retry.
+    Transient,
 }
 
-/// Why a file is no plugin, and what to do about it.
+/// Why a plugin file can't be loaded, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{told}")]
+#[error("{message}")]
 pub struct LoadError {
-    pub told: String,
-    pub cause: Cause,
+    pub message: String,
+    pub kind: LoadErrorKind,
 }
 
 impl LoadError {
-    /// What is told quotes the file, whose names may be long and are anybody's.
-    pub(super) fn of(told: &str, cause: Cause) -> Self {
-        Self { told: truncate_error(sanitize(told).into_owned()), cause }
+    /// Sanitizes and truncates the message, because it quotes names from the
+    /// file.
+    pub(super) fn new(message: &str, kind: LoadErrorKind) -> Self {
+        Self { message: truncate_error(sanitize(message).into_owned()), kind }
     }
 
-    pub(super) fn lasting(told: &str) -> Self {
-        Self::of(told, Cause::Lasting)
+    pub(super) fn permanent(message: &str) -> Self {
+        Self::new(message, LoadErrorKind::Permanent)
     }
 
-    pub(super) fn passing(told: &str) -> Self {
-        Self::of(told, Cause::Passing)
+    pub(super) fn transient(message: &str) -> Self {
+        Self::new(message, LoadErrorKind::Transient)
     }
 
-    /// What the system says may be otherwise later. What we say of a file, that
-    /// it is too large or leads out of its folder, has no number of the system's.
-    pub(super) fn of_io(told: &str, error: &io::Error) -> Self {
-        let cause = if error.raw_os_error().is_some() { Cause::Passing } else { Cause::Lasting };
-        Self::of(told, cause)
+    /// Errors of the operating system may go away. The host's own checks of a
+    /// file, such as its size, have no error number and are permanent.
+    pub(super) fn from_io(message: &str, error: &io::Error) -> Self {
+        let is_of_system = error.raw_os_error().is_some();
+        Self::new(message, if is_of_system { LoadErrorKind::Transient } else { LoadErrorKind::Permanent })
     }
 }

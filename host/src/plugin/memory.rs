@@ -49,10 +49,10 @@ impl InstanceLimiter {
         if cause.contains("handle limit exceeded")
             || matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full))
         {
-            return Some(Outcome::ResourceLimit(limits.handles));
+            return Some(Outcome::ResourceLimit(limits.resources));
         }
         if cause.contains("fuel allocated for hostcalls") {
-            return Some(Outcome::HostCallLimit(limits.host_call));
+            return Some(Outcome::HostCallLimit(limits.host_call_bytes));
         }
         self.denied_by.map(|denied_by| match denied_by {
             DeniedBy::Memory => Outcome::MemoryLimit(self.memory_max),

@@ -23,15 +23,15 @@ pub(super) fn check(grants: &Grants, name: &str) -> Result<(), LoadError> {
                     // A mount may be absent for a while, or appear after the worker has started.
                     fs::read_dir(host)
                         .map(drop)
-                        .map_err(|error| LoadError::of_io(&fault(&error.to_string()), &error))?
+                        .map_err(|error| LoadError::from_io(&fault(&error.to_string()), &error))?
                 }
-                Ok(_) => return Err(LoadError::lasting(&fault("is not a directory"))),
-                Err(error) => return Err(LoadError::of_io(&fault(&format!("can't be found: {error}")), &error)),
+                Ok(_) => return Err(LoadError::permanent(&fault("is not a directory"))),
+                Err(error) => return Err(LoadError::from_io(&fault(&format!("can't be found: {error}")), &error)),
             }
         }
     }
     match grants.read.keys().find(|guest| grants.write.contains_key(*guest)) {
-        Some(guest) => Err(LoadError::lasting(&format!(
+        Some(guest) => Err(LoadError::permanent(&format!(
             "{} is in grants.read and in grants.write: write access includes read access, so leave it only in grants.write of {name}.toml",
             guest.display()
         ))),

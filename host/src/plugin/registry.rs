@@ -1,18 +1,18 @@
-//! The plugins that are live. What is to be done is decided in [`deployment`];
-//! here it is done: scans, reads, loads beside each other, and the routes that
-//! follow from what is live.
+//! The live plugins. [`deployment`] decides; this module does the work: it scans,
+//! reads and loads concurrently, and publishes the routes to the live plugins.
 //!
 //! [`deployment`]: super::deployment
 
-use super::archive::{Archive, Record};
 use super::component::Plugin;
-use super::deployment::{Deployment, Entry, Goal, Order, QUIET, Step};
+use super::deployment::{Command, Deployment, Entry, QUIET, Target, Transition};
 use super::engine::Engine;
-use super::folder::{Folder, FolderError, Source, Stamp};
 use super::load_error::LoadError;
-use super::probation::Condemned;
-use super::routes::{Change, Past, Routes, Status};
-use super::version::{Claim, Denied, Held, Version};
+use super::plugin_dir::{Fingerprint, PluginDir, PluginDirError, PluginFiles};
+use super::probation::FailedVersion;
+use super::routes::{Change, PluginStatus, Routes, VersionRecord};
+use super::version::{BlockReason, Claim, Version, VersionError};
+use super::version_store::{Record, VersionStore};
+use crate::events;
 use crate::manifest::Manifest;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,101 +21,99 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-/// At the first scan, a file that has not been written for this long is not
-/// being written.
-const SETTLED: Duration = Duration::from_secs(2);
+/// At the first scan, a file that was not modified for this long is complete.
+const UNTOUCHED: Duration = Duration::from_secs(2);
 
-/// Loads beside each other: a slow one holds up no other.
+/// Concurrent loads, so that a slow one does not delay others.
 const LOADS_MAX: usize = 4;
 
-/// So many versions of a plugin are told of.
+/// Versions of a plugin in its status.
 const HISTORY_MAX: usize = 16;
 
 enum Candidate {
-    Read(Source, Box<Manifest>),
-    Faulty(LoadError),
-    /// It changed between the scan and the end of the read.
-    Moved,
+    Read(PluginFiles, Box<Manifest>),
+    Invalid(LoadError),
+    /// The files changed between the scan and the end of the read.
+    Changed,
 }
 
-/// What a task has brought.
-enum Done {
-    /// With the room to load it, and what is to be read after it.
+enum TaskResult {
+    /// With the permit to load it, and the commands to read next.
     Read {
-        order: Order,
+        command: Command,
         candidate: Candidate,
-        room: Option<OwnedSemaphorePermit>,
-        rest: VecDeque<Order>,
+        permit: Option<OwnedSemaphorePermit>,
+        next: VecDeque<Command>,
     },
-    Loaded(Order, Result<Arc<Plugin>, LoadError>, Duration),
+    Loaded(Command, Result<Arc<Plugin>, LoadError>, Duration),
 }
 
 pub struct Registry {
     engine: Engine,
-    folder: Arc<Folder>,
-    archive: Arc<Archive>,
+    directory: Arc<PluginDir>,
+    store: Arc<VersionStore>,
     started: Instant,
-    deployment: Deployment<Stamp>,
-    /// What the last scan found.
-    found: BTreeMap<String, Stamp>,
-    /// What it could not look at: that is told once.
-    unseen: BTreeSet<String>,
-    /// What is live or can be gone back to at once, by name and digest.
+    deployment: Deployment<Fingerprint>,
+    /// The result of the last scan.
+    found: BTreeMap<String, Fingerprint>,
+    /// Plugins whose files that scan could not read; each is logged once.
+    unreadable: BTreeSet<String>,
+    /// Live and previous versions, by name and digest.
     loaded: BTreeMap<(String, String), Arc<Plugin>>,
-    /// What the archive says.
-    noted: BTreeMap<String, Record>,
-    /// Whether all that was there at the start is loaded or refused: until
-    /// then nobody knows which topics are the rest.
-    is_settled: bool,
-    tasks: JoinSet<Done>,
-    /// What each task is for, should it fail.
-    orders: HashMap<Id, Vec<Order>>,
-    history: BTreeMap<String, Vec<Past>>,
-    /// The load under way of each name.
+    /// The records in the store.
+    stored_records: BTreeMap<String, Record>,
+    /// Whether all plugins from the start are loaded or refused. Until then the
+    /// topics of the catch-all are unknown.
+    is_cold_start_complete: bool,
+    tasks: JoinSet<TaskResult>,
+    /// The commands of each task, in case it panics.
+    commands: HashMap<Id, Vec<Command>>,
+    history: BTreeMap<String, Vec<VersionRecord>>,
+    /// The running load of each name.
     loading: HashMap<String, AbortHandle>,
     loads: Arc<Semaphore>,
-    court: mpsc::UnboundedSender<Condemned>,
-    condemned: mpsc::UnboundedReceiver<Condemned>,
+    rollbacks: mpsc::UnboundedSender<FailedVersion>,
+    failed_versions: mpsc::UnboundedReceiver<FailedVersion>,
     routes: watch::Sender<Arc<Routes>>,
 }
 
 impl Registry {
-    pub fn new(engine: Engine, folder: Folder, archive: Archive) -> Self {
-        let (court, condemned) = mpsc::unbounded_channel();
-        let noted = archive.records();
+    pub fn new(engine: Engine, directory: PluginDir, store: VersionStore) -> Self {
+        let (rollbacks, failed_versions) = mpsc::unbounded_channel();
+        let stored_records = store.records();
         Self {
             engine,
-            folder: Arc::new(folder),
-            archive: Arc::new(archive),
+            directory: Arc::new(directory),
+            store: Arc::new(store),
             started: Instant::now(),
-            deployment: Deployment::new(noted.clone()),
+            deployment: Deployment::new(stored_records.clone()),
             found: BTreeMap::new(),
-            unseen: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             loaded: BTreeMap::new(),
-            noted,
-            is_settled: false,
+            stored_records,
+            is_cold_start_complete: false,
             tasks: JoinSet::new(),
-            orders: HashMap::new(),
+            commands: HashMap::new(),
             history: BTreeMap::new(),
             loading: HashMap::new(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
-            court,
-            condemned,
+            rollbacks,
+            failed_versions,
             routes: watch::Sender::default(),
         }
     }
 
-    pub fn folder(&self) -> &Folder {
-        &self.folder
+    pub fn directory(&self) -> &PluginDir {
+        &self.directory
     }
 
     pub fn routes(&self) -> watch::Receiver<Arc<Routes>> {
         self.routes.subscribe()
     }
 
-    /// To be called once in a while, for what is live or can be gone back to.
-    pub fn tend(&mut self) {
-        let mut is_news = false;
+    /// Regular maintenance of loaded versions. Called before every scan.
+    pub fn maintain(&mut self) {
+        let mut has_changed = false;
         for ((name, digest), plugin) in &self.loaded {
             let live = self.deployment.entry(name).and_then(|entry| entry.live.as_ref());
             if live.is_none_or(|live| live.digest != *digest) {
@@ -123,79 +121,79 @@ impl Registry {
                 continue;
             }
             plugin.maintain();
-            is_news |= plugin.probation().is_stood() && self.deployment.prove(name, digest);
+            has_changed |= plugin.probation().has_passed() && self.deployment.prove(name, digest);
         }
-        if is_news {
-            self.note();
+        if has_changed {
+            self.store_records();
         }
     }
 
-    /// Whether something has to be looked at again after a moment of quiet.
-    pub fn is_moving(&self) -> bool {
-        self.deployment.is_moving()
+    /// Whether another scan is due as soon as the files may have settled.
+    pub fn is_unstable(&self) -> bool {
+        self.deployment.is_unstable()
     }
 
-    /// Whether nothing is under way that is worth waiting for.
-    pub fn is_at_rest(&self) -> bool {
-        self.deployment.is_at_rest()
+    /// Whether no plugin is loading or about to be.
+    pub fn is_idle(&self) -> bool {
+        self.deployment.is_idle()
     }
 
-    /// Looks at the directory because somebody asks for it: also at what was
-    /// refused and has not changed.
-    pub fn scan_again(&mut self) -> Result<Vec<Change>, FolderError> {
-        self.deployment.reconsider();
+    /// Scans because an operator asks for it: refused plugins are read again even
+    /// if they are unchanged.
+    pub fn rescan(&mut self) -> Result<Vec<Change>, PluginDirError> {
+        self.deployment.reread_refused();
         self.scan(QUIET)
     }
 
-    /// Looks at the directory; a version has to have been the same for so long.
-    /// A directory that can't be read changes nothing.
-    pub fn scan(&mut self, quiet: Duration) -> Result<Vec<Change>, FolderError> {
-        self.look()?;
+    /// Scans the directory. A plugin is read when it is unchanged for `quiet`. An
+    /// unreadable directory changes nothing.
+    pub fn scan(&mut self, quiet: Duration) -> Result<Vec<Change>, PluginDirError> {
+        self.find()?;
         let wall = SystemTime::now();
-        // Where there is no manifest, one may be on its way.
-        let quiet = |stamp: &Stamp| if stamp.has_manifest() { quiet } else { QUIET };
-        let is_old = |stamp: &Stamp| stamp.is_older_than(SETTLED, wall);
-        let scanned = self.deployment.scanned(&self.found, self.started.elapsed(), quiet, is_old);
-        let is_news = !scanned.orders.is_empty() || scanned.has_left;
-        scanned.orders.iter().for_each(|order| self.overtake(order));
-        self.read(scanned.orders.into());
-        for name in &scanned.gone {
+        // A manifest may still be copied if there is none.
+        let quiet = |fingerprint: &Fingerprint| if fingerprint.has_manifest() { quiet } else { QUIET };
+        let is_old = |fingerprint: &Fingerprint| fingerprint.is_older_than(UNTOUCHED, wall);
+        let scanned = self.deployment.on_scan(&self.found, self.started.elapsed(), quiet, is_old);
+        let has_changed = !scanned.commands.is_empty() || scanned.is_any_removed;
+        scanned.commands.iter().for_each(|command| self.cancel_load(command));
+        self.read(scanned.commands.into());
+        for name in &scanned.removed {
             self.history.remove(name);
         }
-        if is_news {
-            self.publish();
+        if has_changed {
+            self.update_routes();
         }
-        Ok(scanned.gone.into_iter().map(|name| Change::Removed { name }).collect())
+        Ok(scanned.removed.into_iter().map(|name| Change::Removed { name }).collect())
     }
 
-    /// A file that can't be looked at is as it was, and not gone.
-    fn look(&mut self) -> Result<(), FolderError> {
-        let scanned = self.folder.scan()?;
+    /// Updates `found`. An unreadable plugin counts as unchanged, not as removed.
+    fn find(&mut self) -> Result<(), PluginDirError> {
+        let scanned = self.directory.scan()?;
         let mut before = std::mem::take(&mut self.found);
-        let mut unseen = BTreeSet::new();
-        for (name, stamp) in scanned {
-            let stamp = stamp.map_err(|error| {
-                if !self.unseen.contains(&name) {
-                    tracing::warn!(plugin = name, %error, "this plugin's files can't be looked at; it stays as it is");
+        let mut unreadable = BTreeSet::new();
+        for (name, fingerprint) in scanned {
+            let fingerprint = fingerprint.map_err(|error| {
+                if !self.unreadable.contains(&name) {
+                    tracing::warn!(plugin = name, %error, "{}", events::PLUGIN_UNREADABLE);
                 }
-                unseen.insert(name.clone());
+                unreadable.insert(name.clone());
             });
-            if let Some(stamp) = stamp.ok().or_else(|| before.remove(&name)) {
-                self.found.insert(name, stamp);
+            if let Some(fingerprint) = fingerprint.ok().or_else(|| before.remove(&name)) {
+                self.found.insert(name, fingerprint);
             }
         }
-        self.unseen = unseen;
+        self.unreadable = unreadable;
         Ok(())
     }
 
-    /// To be called when nothing is under way that is worth waiting for.
-    pub fn settle(&mut self) {
-        if !std::mem::replace(&mut self.is_settled, true) {
-            self.publish();
+    /// Called when no plugin is loading for the first time: the catch-all may start.
+    pub fn complete_cold_start(&mut self) {
+        if !std::mem::replace(&mut self.is_cold_start_complete, true) {
+            self.update_routes();
         }
     }
 
-    /// Waits until a read, a load or a probation has ended. May be dropped.
+    /// Waits until a read, a load or a probation ends. Cancel-safe.
     pub async fn next(&mut self) -> Vec<Change> {
         let changes = tokio::select! {
             Some(ended) = self.tasks.join_next_with_id() => {
@@ -203,189 +201,197 @@ impl Registry {
                     Ok((id, _)) => *id,
                     Err(error) => error.id(),
                 };
-                let orders = self.orders.remove(&id).unwrap_or_default();
+                let commands = self.commands.remove(&id).unwrap_or_default();
                 match ended {
-                    Ok((_, Done::Read { order, candidate, room, rest })) => {
-                        self.read(rest);
-                        self.has_read(order, candidate, room).into_iter().collect()
+                    Ok((_, TaskResult::Read { command, candidate, permit, next })) => {
+                        self.read(next);
+                        self.on_read(command, candidate, permit).into_iter().collect()
                     }
-                    Ok((_, Done::Loaded(order, plugin, took))) => {
-                        self.has_loaded(&order, plugin, took).into_iter().collect()
+                    Ok((_, TaskResult::Loaded(command, plugin, took))) => {
+                        self.on_loaded(&command, plugin, took).into_iter().collect()
                     }
-                    Err(error) => orders.iter().filter_map(|order| self.has_failed(order, &error)).collect(),
+                    Err(error) => commands.iter().filter_map(|command| self.on_task_failed(command, &error)).collect(),
                 }
             }
-            Some((name, digest)) = self.condemned.recv() => self.condemn(name, &digest).into_iter().collect(),
+            Some((name, digest)) = self.failed_versions.recv() => self.quarantine(name, &digest).into_iter().collect(),
             else => std::future::pending().await,
         };
-        self.publish();
+        self.update_routes();
         changes
     }
 
-    fn condemn(&mut self, name: String, digest: &str) -> Option<Change> {
-        // Otherwise it comes late: nobody waits for its answer.
-        if !self.deployment.stays(&name, digest) {
+    fn quarantine(&mut self, name: String, digest: &str) -> Option<Change> {
+        // Reports about a version that was replaced meanwhile are ignored.
+        if !self.deployment.is_active(&name, digest) {
             return None;
         }
-        match self.deployment.withdraw(&name, Some(digest), Held::Quarantined) {
-            Ok(order) => self.go_back(order),
-            Err(denied) => Some(Change::NotRestored { name, reason: denied.to_string(), again_in: None }),
+        match self.deployment.withdraw(&name, Some(digest), BlockReason::Quarantined) {
+            Ok(command) => self.restore(command),
+            Err(error) => Some(Change::NotRestored { name, reason: error.to_string(), retry_in: None }),
         }
     }
 
-    /// Goes back to the version before. None where that has to be loaded first:
-    /// then [`Registry::next`] tells.
-    pub fn roll_back(&mut self, name: &str) -> Result<Option<Change>, Denied> {
-        let order = self.deployment.withdraw(name, None, Held::RolledBack)?;
-        let change = self.go_back(order);
-        self.publish();
+    /// Restores the previous version. None if it has to be loaded first: then
+    /// [`Registry::next`] returns the change.
+    pub fn roll_back(&mut self, name: &str) -> Result<Option<Change>, VersionError> {
+        let command = self.deployment.withdraw(name, None, BlockReason::RolledBack)?;
+        let change = self.restore(command);
+        self.update_routes();
         Ok(change)
     }
 
-    /// Lets go of what is held against a name.
-    pub fn release(&mut self, name: &str) -> Result<(), Denied> {
-        self.deployment.release(name)?;
-        self.publish();
+    /// Unblocks versions, and gives topics of a removed plugin to the catch-all.
+    pub fn unblock(&mut self, name: &str) -> Result<(), VersionError> {
+        self.deployment.unblock(name)?;
+        self.update_routes();
         Ok(())
     }
 
-    /// What is still loaded of this name takes up no room any longer, which the
-    /// order may be waiting for.
-    fn overtake(&mut self, order: &Order) {
-        if let Some(overtaken) = self.loading.remove(&order.name) {
-            overtaken.abort();
+    /// Aborts the running load of this name, whose permit the new command may need.
+    fn cancel_load(&mut self, command: &Command) {
+        if let Some(load) = self.loading.remove(&command.name) {
+            load.abort();
         }
     }
 
-    /// Reads in the order of names: the first has what several claim. One after
-    /// the other, and each only when there is room to load it, so that no more
-    /// sources than that are in memory.
-    fn read(&mut self, mut orders: VecDeque<Order>) {
-        let Some(first) = orders.pop_front() else { return };
-        let (folder, archive, loads) = (self.folder.clone(), self.archive.clone(), self.loads.clone());
-        let (order, rest, expected) = (first.clone(), orders.clone(), self.deployment.expected(&first));
+    /// Reads in the order of names, because the first of several plugins gets a
+    /// claim. Each read needs a load permit, so that few plugins are in memory.
+    fn read(&mut self, mut commands: VecDeque<Command>) {
+        let Some(first) = commands.pop_front() else { return };
+        let (directory, store, loads) = (self.directory.clone(), self.store.clone(), self.loads.clone());
+        let (command, next, expected) = (first.clone(), commands.clone(), self.deployment.expected(&first));
         let task = self.tasks.spawn(async move {
-            // Never closed.
-            let room = loads.acquire_owned().await.ok();
-            let reading = order.clone();
-            let read = tokio::task::spawn_blocking(move || candidate(&folder, &archive, &reading, expected.as_ref()));
-            let candidate = read.await.unwrap_or_else(|error| Candidate::Faulty(failed(&error)));
-            Done::Read { order, candidate, room, rest }
+            // The semaphore is never closed.
+            let permit = loads.acquire_owned().await.ok();
+            let reading = command.clone();
+            let read = tokio::task::spawn_blocking(move || candidate(&directory, &store, &reading, expected.as_ref()));
+            let candidate = read.await.unwrap_or_else(|error| Candidate::Invalid(failed(&error)));
+            TaskResult::Read { command, candidate, permit, next }
         });
-        orders.push_front(first);
-        self.orders.insert(task.id(), orders.into());
+        commands.push_front(first);
+        self.commands.insert(task.id(), commands.into());
     }
 
-    fn has_read(&mut self, order: Order, candidate: Candidate, room: Option<OwnedSemaphorePermit>) -> Option<Change> {
-        let step = match candidate {
-            Candidate::Moved => self.deployment.moved(&order),
-            Candidate::Faulty(error) => self.deployment.read(&order, Err(error)),
-            Candidate::Read(source, manifest) => {
-                match self.deployment.read(&order, Ok(version(&source.digest, &manifest))) {
-                    Step::Load => {
-                        let plugin = &order.name;
-                        source.warnings.iter().for_each(|warning| tracing::warn!(plugin, "{warning}"));
-                        self.load(order, source, *manifest, room);
+    fn on_read(
+        &mut self,
+        command: Command,
+        candidate: Candidate,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Option<Change> {
+        let transition = match candidate {
+            Candidate::Changed => self.deployment.on_changed(&command),
+            Candidate::Invalid(error) => self.deployment.on_read(&command, Err(error)),
+            Candidate::Read(files, manifest) => {
+                match self.deployment.on_read(&command, Ok(version(&files.digest, &manifest))) {
+                    Transition::Load => {
+                        let plugin = &command.name;
+                        files.warnings.iter().for_each(|warning| tracing::warn!(plugin, "{warning}"));
+                        self.load(command, files, *manifest, permit);
                         return None;
                     }
-                    step => step,
+                    transition => transition,
                 }
             }
         };
-        self.change(&order, step, Duration::ZERO)
+        self.change(&command, transition, Duration::ZERO)
     }
 
-    fn load(&mut self, order: Order, source: Source, manifest: Manifest, room: Option<OwnedSemaphorePermit>) {
-        let (engine, archive) = (self.engine.clone(), self.archive.clone());
-        let loading = order.clone();
+    fn load(&mut self, command: Command, files: PluginFiles, manifest: Manifest, permit: Option<OwnedSemaphorePermit>) {
+        let (engine, store) = (self.engine.clone(), self.store.clone());
+        let loading = command.clone();
         let task = self.tasks.spawn(async move {
-            let _room = room;
+            let _permit = permit;
             let started = Instant::now();
-            let Source { wasm, digest, .. } = &source;
-            let plugin = Plugin::load(&engine, &order.name, wasm.clone(), manifest, digest.clone()).await;
+            let PluginFiles { wasm, digest, .. } = &files;
+            let plugin = Plugin::load(&engine, &command.name, wasm.clone(), manifest, digest.clone()).await;
             let plugin = plugin.map(Arc::new);
             if plugin.is_ok() {
-                let name = order.name.clone();
-                let keep = move || archive.keep(&name, &source).map_err(|error| (name, error));
-                if let Ok(Err((name, error))) = tokio::task::spawn_blocking(keep).await {
-                    tracing::warn!(plugin = name, %error, "this version can't be kept: a restart can't go back to it");
+                let name = command.name.clone();
+                let save = move || store.save(&name, &files).map_err(|error| (name, error));
+                if let Ok(Err((name, error))) = tokio::task::spawn_blocking(save).await {
+                    tracing::warn!(plugin = name, %error, "this version can't be stored: it is not available after a restart");
                 }
             }
-            Done::Loaded(order, plugin, started.elapsed())
+            TaskResult::Loaded(command, plugin, started.elapsed())
         });
         self.loading.insert(loading.name.clone(), task.clone());
-        self.orders.insert(task.id(), vec![loading]);
+        self.commands.insert(task.id(), vec![loading]);
     }
 
-    /// A fault of ours must not leave a name loading for ever.
-    fn has_failed(&mut self, order: &Order, error: &JoinError) -> Option<Change> {
-        let step = self.deployment.read(order, Err(failed(error)));
-        self.change(order, step, Duration::ZERO)
+    /// A panic in a task must not leave a name loading for ever.
+    fn on_task_failed(&mut self, command: &Command, error: &JoinError) -> Option<Change> {
+        let transition = self.deployment.on_read(command, Err(failed(error)));
+        self.change(command, transition, Duration::ZERO)
     }
 
-    fn has_loaded(&mut self, order: &Order, plugin: Result<Arc<Plugin>, LoadError>, took: Duration) -> Option<Change> {
-        let live = self.routes.borrow().plugins.get(&order.name).cloned();
-        if let Some(live) = live.filter(|live| live.probation().is_stood()) {
-            self.deployment.prove(&order.name, live.digest());
+    fn on_loaded(
+        &mut self,
+        command: &Command,
+        plugin: Result<Arc<Plugin>, LoadError>,
+        took: Duration,
+    ) -> Option<Change> {
+        let live = self.routes.borrow().plugins.get(&command.name).cloned();
+        if let Some(live) = live.filter(|live| live.probation().has_passed()) {
+            self.deployment.prove(&command.name, live.digest());
         }
-        let step = self.deployment.loaded(order, plugin.as_ref().map(drop).map_err(Clone::clone));
-        if let (Step::Live { is_proven, .. }, Ok(plugin)) = (&step, plugin) {
-            let version = (order.name.clone(), plugin.digest().to_owned());
+        let transition = self.deployment.on_loaded(command, plugin.as_ref().map(drop).map_err(Clone::clone));
+        if let (Transition::Live { is_proven, .. }, Ok(plugin)) = (&transition, plugin) {
+            let version = (command.name.clone(), plugin.digest().to_owned());
             if *is_proven {
                 plugin.probation().end();
             } else {
-                plugin.probation().begin(Instant::now(), version.clone(), self.court.clone());
+                plugin.probation().begin(Instant::now(), version.clone(), self.rollbacks.clone());
             }
-            let past = self.history.entry(order.name.clone()).or_default();
-            past.push(Past { digest: version.1.clone(), since: Timestamp::now() });
-            let over = past.len().saturating_sub(HISTORY_MAX);
-            past.drain(..over);
+            let history = self.history.entry(command.name.clone()).or_default();
+            history.push(VersionRecord { digest: version.1.clone(), since: Timestamp::now() });
+            let over = history.len().saturating_sub(HISTORY_MAX);
+            history.drain(..over);
             self.loaded.insert(version, plugin);
         }
-        self.change(order, step, took)
+        self.change(command, transition, took)
     }
 
-    /// At once where the version is still at hand.
-    fn go_back(&mut self, order: Order) -> Option<Change> {
-        let Goal::Restore { digest, .. } = &order.goal else { return None };
-        self.overtake(&order);
-        let Some(plugin) = self.loaded.get(&(order.name.clone(), digest.clone())).cloned() else {
-            self.read(VecDeque::from([order]));
+    /// Restores a version: at once if it is still loaded.
+    fn restore(&mut self, command: Command) -> Option<Change> {
+        let Target::Restore { digest, .. } = &command.target else { return None };
+        self.cancel_load(&command);
+        let Some(plugin) = self.loaded.get(&(command.name.clone(), digest.clone())).cloned() else {
+            self.read(VecDeque::from([command]));
             return None;
         };
-        match self.deployment.read(&order, Ok(version(digest, plugin.manifest()))) {
-            Step::Load => self.has_loaded(&order, Ok(plugin), Duration::ZERO),
-            step => self.change(&order, step, Duration::ZERO),
+        match self.deployment.on_read(&command, Ok(version(digest, plugin.manifest()))) {
+            Transition::Load => self.on_loaded(&command, Ok(plugin), Duration::ZERO),
+            transition => self.change(&command, transition, Duration::ZERO),
         }
     }
 
-    fn change(&mut self, order: &Order, step: Step, took: Duration) -> Option<Change> {
-        let entry = self.deployment.entry(&order.name)?;
-        let (name, live) = (order.name.clone(), entry.live.as_ref().map(|live| live.digest.clone()));
-        let again_in = entry.again_at().map(|at| self.until(at));
-        match step {
-            Step::Stale | Step::Unchanged | Step::Load => None,
-            Step::Refused { refusal, restore } => {
+    fn change(&mut self, command: &Command, transition: Transition, took: Duration) -> Option<Change> {
+        let entry = self.deployment.entry(&command.name)?;
+        let (name, live) = (command.name.clone(), entry.live.as_ref().map(|live| live.digest.clone()));
+        let retry_in = entry.retry_at().map(|at| self.until(at));
+        match transition {
+            Transition::Stale | Transition::Unchanged | Transition::Load => None,
+            Transition::Refused { refusal, restore } => {
                 self.read(restore.into_iter().collect());
-                Some(Change::Refused { name, reason: refusal.reason, keeps: live, again_in })
+                Some(Change::Refused { name, reason: refusal.reason, active_digest: live, retry_in })
             }
-            Step::NotRestored { reason } => Some(Change::NotRestored { name, reason, again_in }),
-            Step::Live { replaced, .. } => {
+            Transition::NotRestored { reason } => Some(Change::NotRestored { name, reason, retry_in }),
+            Transition::Live { replaced, .. } => {
                 let digest = live?;
-                Some(match &order.goal {
-                    Goal::File => Change::Loaded { name, digest, replaced, took },
-                    Goal::Restore { instead_of: Some((withdrawn, why)), .. } => {
+                Some(match &command.target {
+                    Target::File => Change::Loaded { name, digest, replaced, took },
+                    Target::Restore { instead_of: Some((withdrawn, why)), .. } => {
                         Change::Withdrawn { name, digest: withdrawn.clone(), restored: digest, why: *why }
                     }
-                    Goal::Restore { instead_of: None, .. } => Change::Restored { name, digest },
+                    Target::Restore { instead_of: None, .. } => Change::Restored { name, digest },
                 })
             }
         }
     }
 
-    /// Makes the routes follow what is live, and forgets what nobody can go
-    /// back to. What runs has its own hold on its version.
-    fn publish(&mut self) {
+    /// Updates the routes, and drops versions that can't be restored. Running calls
+    /// have their own reference to their version.
+    fn update_routes(&mut self) {
         let entries = self.deployment.entries();
         self.loaded.retain(|(name, digest), _| {
             entries.get(name).is_some_and(|entry| {
@@ -393,7 +399,7 @@ impl Registry {
                     || entry.previous.as_ref() == Some(digest)
             })
         });
-        let live = |(name, entry): (&String, &Entry<Stamp>)| {
+        let live = |(name, entry): (&String, &Entry<Fingerprint>)| {
             let digest = entry.live.as_ref()?.digest.clone();
             Some((name.clone(), self.loaded.get(&(name.clone(), digest))?.clone()))
         };
@@ -401,77 +407,85 @@ impl Registry {
         let topics = |plugin: &Arc<Plugin>| {
             plugin.topics().iter().map(|topic| (topic.clone(), plugin.clone())).collect::<Vec<_>>()
         };
-        let there = entries.iter().filter(|(_, entry)| entry.is_there());
+        let known = entries.iter().filter(|(_, entry)| entry.is_present());
         self.routes.send_replace(Arc::new(Routes {
             by_topic: plugins.values().flat_map(topics).collect(),
-            unclaimed: plugins.values().find(|plugin| self.is_settled && plugin.manifest().takes_unclaimed()).cloned(),
-            kept: self.deployment.kept(),
-            status: there.map(|(name, entry)| (name.clone(), self.status(name, entry))).collect(),
+            catch_all: plugins
+                .values()
+                .find(|plugin| self.is_cold_start_complete && plugin.manifest().is_catch_all())
+                .cloned(),
+            reserved: self.deployment.reserved_topics(),
+            status: known.map(|(name, entry)| (name.clone(), self.status(name, entry))).collect(),
             plugins,
         }));
-        self.note();
+        self.store_records();
     }
 
-    fn status(&self, name: &str, entry: &Entry<Stamp>) -> Status {
+    fn status(&self, name: &str, entry: &Entry<Fingerprint>) -> PluginStatus {
         let at = |at: Duration| Timestamp::now().checked_add(self.until(at)).ok();
-        Status {
+        PluginStatus {
             live: entry.live.as_ref().map(|live| live.digest.clone()),
             previous: entry.previous.clone(),
             refusal: entry.refusal.clone(),
-            again: entry.again_at().and_then(at),
-            held: entry.held.clone(),
+            retry_at: entry.retry_at().and_then(at),
+            blocked: entry.blocked.clone(),
             is_loading: entry.is_loading(),
             history: self.history.get(name).cloned().unwrap_or_default(),
         }
     }
 
-    /// In whole seconds, as people read it.
+    /// The time until then, in whole seconds.
     fn until(&self, at: Duration) -> Duration {
         let left = at.saturating_sub(self.started.elapsed());
         Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
-    /// Notes in the archive what has changed.
-    fn note(&mut self) {
+    /// Writes changed records to the store.
+    fn store_records(&mut self) {
         for (name, entry) in self.deployment.entries() {
             let record = entry.record();
-            if self.noted.get(name).unwrap_or(&Record::default()) == &record {
+            if self.stored_records.get(name).unwrap_or(&Record::default()) == &record {
                 continue;
             }
-            if let Err(error) = self.archive.note(name, &record, self.noted.get(name)) {
-                tracing::warn!(plugin = name, %error, "where this plugin stands can't be kept for a restart");
+            if let Err(error) = self.store.write_record(name, &record, self.stored_records.get(name)) {
+                tracing::warn!(plugin = name, %error, "cannot store the state of this plugin for a restart");
             }
-            self.noted.insert(name.clone(), record);
+            self.stored_records.insert(name.clone(), record);
         }
     }
 }
 
-fn candidate(folder: &Folder, archive: &Archive, order: &Order, expected: Option<&Stamp>) -> Candidate {
-    let source = match &order.goal {
-        Goal::File => folder.read(&order.name),
-        Goal::Restore { digest, .. } => archive.read(&order.name, digest),
+fn candidate(
+    directory: &PluginDir,
+    store: &VersionStore,
+    command: &Command,
+    expected: Option<&Fingerprint>,
+) -> Candidate {
+    let files = match &command.target {
+        Target::File => directory.read(&command.name),
+        Target::Restore { digest, .. } => store.read(&command.name, digest),
     };
-    if order.goal == Goal::File && folder.stamp(&order.name).ok().as_ref() != expected {
-        return Candidate::Moved;
+    if command.target == Target::File && directory.fingerprint(&command.name).ok().as_ref() != expected {
+        return Candidate::Changed;
     }
-    let read = source.and_then(|source| {
-        let manifest = source.manifest(&order.name).map_err(|faults| LoadError::lasting(&faults.join("; ")))?;
-        Ok((source, manifest))
+    let read = files.and_then(|files| {
+        let manifest = files.manifest(&command.name).map_err(|faults| LoadError::permanent(&faults.join("; ")))?;
+        Ok((files, manifest))
     });
     match read {
-        Ok((source, manifest)) => Candidate::Read(source, Box::new(manifest)),
-        Err(error) => Candidate::Faulty(error),
+        Ok((files, manifest)) => Candidate::Read(files, Box::new(manifest)),
+        Err(error) => Candidate::Invalid(error),
     }
 }
 
 fn failed(error: &JoinError) -> LoadError {
-    LoadError::lasting(&format!("the worker failed to load it: {error}"))
+    LoadError::permanent(&format!("the worker failed to load it: {error}"))
 }
 
 fn version(digest: &str, manifest: &Manifest) -> Version {
     let topics = manifest.topics.iter().cloned().map(Claim::Topic);
-    let rest = manifest.takes_unclaimed().then_some(Claim::Rest);
-    Version { digest: digest.to_owned(), claims: topics.chain(rest).collect() }
+    let catch_all = manifest.is_catch_all().then_some(Claim::CatchAll);
+    Version { digest: digest.to_owned(), claims: topics.chain(catch_all).collect() }
 }
 
 #[cfg(test)]
@@ -481,36 +495,36 @@ mod tests {
     use crate::plugin::compile::{CompileLimits, Compiler};
     use crate::settings::FilePermissionPolicy;
 
-    /// Without a compiler: what is in the folder is no plugin anyway.
-    fn registry(folder: &std::path::Path) -> Registry {
-        let compiler = Compiler::of("/nowhere".into(), CompileLimits::default(), None);
+    /// Has no compiler: these tests don't use valid plugins.
+    fn registry(directory: &std::path::Path) -> Registry {
+        let compiler = Compiler::with_program("/nowhere".into(), CompileLimits::default(), None);
         let engine = Engine::new(Capabilities::default(), compiler, 1).unwrap();
-        Registry::new(engine, Folder::new(folder, FilePermissionPolicy::Ignore), Archive::nowhere())
+        Registry::new(engine, PluginDir::new(directory, FilePermissionPolicy::Ignore), VersionStore::disabled())
     }
 
     #[tokio::test]
-    async fn where_a_manifest_may_be_on_its_way_it_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut registry = registry(folder.path());
-        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
+    async fn a_plugin_without_a_manifest_waits_in_case_one_is_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut registry = registry(directory.path());
+        std::fs::write(directory.path().join("a.wasm"), "no plugin").unwrap();
         let began = Instant::now();
         for _ in 0..2 {
             registry.scan(Duration::ZERO).unwrap();
         }
-        let is_waiting = registry.is_moving();
-        // On a machine so busy that the second look was late, it has been.
+        let is_waiting = registry.is_unstable();
+        // On a busy machine the second scan may come after the quiet time.
         assert!(is_waiting || began.elapsed() >= QUIET);
     }
 
     #[tokio::test]
-    async fn what_is_overtaken_makes_room_for_what_comes_after_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut registry = registry(folder.path());
-        std::fs::write(folder.path().join("a.wasm"), "no plugin").unwrap();
-        std::fs::write(folder.path().join("a.toml"), "").unwrap();
-        let room = registry.loads.clone().try_acquire_many_owned(4).unwrap();
+    async fn a_replaced_load_frees_its_permit_for_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut registry = registry(directory.path());
+        std::fs::write(directory.path().join("a.wasm"), "no plugin").unwrap();
+        std::fs::write(directory.path().join("a.toml"), "").unwrap();
+        let permit = registry.loads.clone().try_acquire_many_owned(4).unwrap();
         let slow = registry.tasks.spawn(async move {
-            let _room = room;
+            let _permit = permit;
             std::future::pending().await
         });
         registry.loading.insert("a".to_owned(), slow);
@@ -518,24 +532,24 @@ mod tests {
             registry.scan(Duration::ZERO).unwrap();
         }
         let refused = async { while registry.next().await.is_empty() {} };
-        tokio::time::timeout(Duration::from_secs(30), refused).await.expect("there is no room");
+        tokio::time::timeout(Duration::from_secs(30), refused).await.expect("no permit was freed");
     }
 
     #[tokio::test]
-    async fn what_is_no_longer_as_it_was_found_is_found_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let mut registry = registry(folder.path());
+    async fn a_file_that_changed_after_the_scan_is_scanned_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let mut registry = registry(directory.path());
         write("a.wasm", "no plugin");
         write("a.toml", "");
         for _ in 0..2 {
             registry.scan(Duration::ZERO).unwrap();
         }
-        // It is about to be read.
-        assert!(!registry.is_moving() && !registry.is_at_rest());
+        // The read is about to start.
+        assert!(!registry.is_unstable() && !registry.is_idle());
         write("a.wasm", "nor is this");
         assert_eq!(registry.next().await, []);
-        assert!(registry.is_moving());
+        assert!(registry.is_unstable());
         registry.scan(Duration::ZERO).unwrap();
         registry.scan(Duration::ZERO).unwrap();
         let refused = std::iter::once(registry.next().await).chain([registry.next().await]).flatten();

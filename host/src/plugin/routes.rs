@@ -1,79 +1,92 @@
-//! What is live, as others see it: who handles which topic, how each name
-//! stands, and what has changed.
+//! The live plugins as other modules see them: which plugin handles which
+//! topic, the status of each name, and what has changed.
 
 use super::component::Plugin;
-use super::probation::Standing;
-use super::version::{Held, Refusal};
+use super::probation::ProbationStats;
+use super::version::{BlockReason, Refusal};
 use crate::topic::Topic;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Which plugin handles which topic, and what is known about the others.
 #[derive(Clone, Default)]
 pub struct Routes {
     pub by_topic: BTreeMap<Topic, Arc<Plugin>>,
-    /// Who takes the topics that nobody else has.
-    pub unclaimed: Option<Arc<Plugin>>,
-    /// Topics that had a plugin of their own, or are asked for by one that is
-    /// refused, and its name: they are not for `unclaimed`.
-    pub kept: BTreeMap<Topic, String>,
+    /// The plugin that handles the topics that no other plugin claims.
+    pub catch_all: Option<Arc<Plugin>>,
+    /// Topics that the catch-all must not get, and the plugin that each is
+    /// reserved for: it handled the topic before, or asks for it and is refused.
+    pub reserved: BTreeMap<Topic, String>,
     pub plugins: BTreeMap<String, Arc<Plugin>>,
-    pub status: BTreeMap<String, Status>,
+    pub status: BTreeMap<String, PluginStatus>,
 }
 
 impl Routes {
-    /// Who handles which topic, if these are the ones that have messages and
-    /// that nobody names.
-    pub fn handlers(&self, rest: &BTreeSet<Topic>) -> BTreeMap<Topic, Arc<Plugin>> {
+    /// Which plugin handles which topic. `discovered` are the topics that have
+    /// messages in Redis; those that nobody claims go to the catch-all.
+    pub fn handlers(&self, discovered: &BTreeSet<Topic>) -> BTreeMap<Topic, Arc<Plugin>> {
         let mut handlers = self.by_topic.clone();
-        if let Some(plugin) = &self.unclaimed {
-            for topic in rest.iter().filter(|topic| !self.kept.contains_key(*topic)) {
-                handlers.entry(topic.clone()).or_insert_with(|| plugin.clone());
+        if let Some(plugin) = &self.catch_all {
+            for topic in discovered.iter().filter(|topic| self.is_for_catch_all(topic)) {
+                handlers.insert(topic.clone(), plugin.clone());
             }
         }
         handlers
     }
 
-    /// How a version's probation stands, while it has one.
-    pub fn probation(&self, name: &str) -> Option<Standing> {
-        self.plugins.get(name)?.probation().standing()
+    /// Whether the catch-all handles this topic.
+    pub fn is_for_catch_all(&self, topic: &Topic) -> bool {
+        let catch_all = self.catch_all.as_ref().and_then(|plugin| plugin.manifest().catch_all);
+        let is_claimed = self.by_topic.contains_key(topic) || self.reserved.contains_key(topic);
+        !is_claimed && catch_all.is_some_and(|catch_all| catch_all.includes(topic))
     }
 
-    /// Those that are not the version in the directory, why, and when they are
-    /// tried again by themselves.
+    /// The probation counters of a version, while it is on probation.
+    pub fn probation(&self, name: &str) -> Option<ProbationStats> {
+        self.plugins.get(name)?.probation().stats()
+    }
+
+    /// Names whose version in the directory is refused: the reason, and the
+    /// time of the next retry.
     pub fn refused(&self) -> impl Iterator<Item = (&str, &Refusal, Option<Timestamp>)> {
-        self.status.iter().filter_map(|(name, status)| Some((name.as_str(), status.refusal.as_ref()?, status.again)))
+        self.status.iter().filter_map(|(name, status)| Some((name.as_str(), status.refusal.as_ref()?, status.retry_at)))
     }
 }
 
-/// What is known about one name.
+/// The state of one plugin name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The digest that runs.
+pub struct PluginStatus {
+    /// The digest of the live version.
     pub live: Option<String>,
-    /// The digest that a way back leads to.
+    /// The digest that a rollback restores.
     pub previous: Option<String>,
-    /// Why the version in the directory is not the one that runs.
+    /// Why the version in the directory is not the live one.
     pub refusal: Option<Refusal>,
-    /// When it, or the way back, is tried again by itself.
-    pub again: Option<Timestamp>,
-    /// Digests that are kept out.
-    pub held: Vec<(String, Held)>,
+    /// When the failed load or restore is retried.
+    pub retry_at: Option<Timestamp>,
+    /// Digests that must not be loaded again.
+    pub blocked: Vec<(String, BlockReason)>,
     pub is_loading: bool,
-    /// What has been live since the start, oldest first.
-    pub history: Vec<Past>,
+    /// The versions that were live since the start, oldest first.
+    pub history: Vec<VersionRecord>,
+}
+
+impl PluginStatus {
+    /// Whether an older version is live because the one in the directory is
+    /// refused.
+    pub fn is_degraded(&self) -> bool {
+        self.live.is_some() && self.refusal.is_some()
+    }
 }
 
 /// A version that went live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Past {
+pub struct VersionRecord {
     pub digest: String,
     pub since: Timestamp,
 }
 
-/// What became of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Loaded {
@@ -85,21 +98,22 @@ pub enum Change {
     Refused {
         name: String,
         reason: String,
-        keeps: Option<String>,
-        /// After how long it is tried again by itself.
-        again_in: Option<Duration>,
+        /// The version that stays live.
+        active_digest: Option<String>,
+        retry_in: Option<Duration>,
     },
     Removed {
         name: String,
     },
-    /// A version is withdrawn, and the one before it runs again.
+    /// A version was quarantined or rolled back, and the previous one restored.
     Withdrawn {
         name: String,
         digest: String,
         restored: String,
-        why: Held,
+        why: BlockReason,
     },
-    /// What ran before the start runs again, since the file is refused.
+    /// The file is refused, so the version that was live before the start was
+    /// restored.
     Restored {
         name: String,
         digest: String,
@@ -107,7 +121,7 @@ pub enum Change {
     NotRestored {
         name: String,
         reason: String,
-        again_in: Option<Duration>,
+        retry_in: Option<Duration>,
     },
 }
 
@@ -121,5 +135,23 @@ impl Change {
             | Self::Restored { name, .. }
             | Self::NotRestored { name, .. } => name,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::version::RefusalKind;
+
+    #[test]
+    fn a_plugin_is_degraded_while_it_is_live_and_its_file_is_refused() {
+        let refusal = Refusal { reason: String::new(), kind: RefusalKind::Invalid };
+        let is_degraded = |live: Option<&str>, refusal: Option<&Refusal>| {
+            let (live, refusal) = (live.map(ToOwned::to_owned), refusal.cloned());
+            PluginStatus { live, refusal, ..PluginStatus::default() }.is_degraded()
+        };
+        assert!(is_degraded(Some("digest"), Some(&refusal)));
+        assert!(!is_degraded(Some("digest"), None));
+        assert!(!is_degraded(None, Some(&refusal)));
     }
 }

@@ -1,17 +1,16 @@
-//! What is said about a version of a plugin: what it claims, and why it does
-//! not run or no longer.
+//! A version of a plugin: what it claims, and why it does not run.
 
-use super::load_error::{Cause, LoadError};
+use super::load_error::{LoadError, LoadErrorKind};
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// What a plugin may have for itself.
+/// What only one plugin at a time may handle.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
     Topic(Topic),
-    /// All topics that nobody else has.
-    Rest,
+    /// All topics that no other plugin claims.
+    CatchAll,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +23,13 @@ impl Version {
     pub(super) fn topics(&self) -> BTreeSet<Topic> {
         let topic = |claim: &Claim| match claim {
             Claim::Topic(topic) => Some(topic.clone()),
-            Claim::Rest => None,
+            Claim::CatchAll => None,
         };
         self.claims.iter().filter_map(topic).collect()
     }
 }
 
-/// Why the version in the directory is not the one that runs.
+/// Why the version in the directory is not the live one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: String,
@@ -39,35 +38,57 @@ pub struct Refusal {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// It is no plugin, or not one for this host.
-    Faulty,
-    /// It can't be read or loaded now: it is tried again by itself.
-    Passing,
+    /// It is not a plugin, or not one for this host.
+    Invalid,
+    /// It can't be read or loaded now; the host retries by itself.
+    Transient,
     /// Another plugin has what it claims.
     Conflict,
-    /// It was live, and was withdrawn.
-    Held,
+    /// It was quarantined or rolled back.
+    Blocked,
+}
+
+impl RefusalKind {
+    /// Its name in the HTTP API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Transient => "transient",
+            Self::Conflict => "conflict",
+            Self::Blocked => "blocked",
+        }
+    }
 }
 
 impl From<LoadError> for Refusal {
     fn from(error: LoadError) -> Self {
-        let kind = match error.cause {
-            Cause::Lasting => RefusalKind::Faulty,
-            Cause::Passing => RefusalKind::Passing,
+        let kind = match error.kind {
+            LoadErrorKind::Permanent => RefusalKind::Invalid,
+            LoadErrorKind::Transient => RefusalKind::Transient,
         };
-        Self { reason: error.told, kind }
+        Self { reason: error.message, kind }
     }
 }
 
-/// Why a version that was live is kept out.
+/// Why a version that was live must not be loaded again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Held {
+pub enum BlockReason {
     Quarantined,
     RolledBack,
 }
 
-impl fmt::Display for Held {
+impl BlockReason {
+    /// Its name in the HTTP API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quarantined => "quarantined",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
+impl fmt::Display for BlockReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Quarantined => "quarantined: it crashed on several messages soon after it went live",
@@ -76,9 +97,9 @@ impl fmt::Display for Held {
     }
 }
 
-/// Why a version is not changed as somebody wants it.
+/// Why a request to roll back or unblock a version fails.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub enum VersionError {
     #[error("there is no plugin {0}")]
     Unknown(String),
     #[error("{0}")]

@@ -1,6 +1,6 @@
-//! Hints that the plugins directory may have changed. They only wake the next
-//! scan, which looks for itself: what an event names is often not the file
-//! (a Kubernetes swap names a link), and some file systems have no events.
+//! Hints that the plugins directory may have changed. A hint only triggers a
+//! scan, because events often don't name the file that changed (Kubernetes
+//! swaps a link), and some file systems send no events.
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -8,13 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
-/// What the last event says about the file that it names.
+/// What the last event says about its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
-    /// More of it may follow.
+    /// Its writer may write more.
     Written,
-    /// It was closed by its writer, moved here, or removed.
-    Whole,
+    /// Its writer closed it, or it was renamed or removed.
+    Complete,
 }
 
 pub struct Watcher {
@@ -25,14 +25,14 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Every hint wakes the receiver; many at once are one.
+    /// Hints that arrive in quick succession may wake the receiver only once.
     pub fn new(path: &Path) -> (Self, watch::Receiver<Hint>) {
         let (hints, receiver) = watch::channel(Hint::Written);
         (Self { path: path.to_owned(), hints, watching: None }, receiver)
     }
 
-    /// Watches the directory that is there now, which may be another than
-    /// before, or none. To be called once in a while.
+    /// Watches the directory that the path names now: it may have been replaced
+    /// or removed. Called before every scan.
     pub fn ensure(&mut self) {
         let inode = std::fs::metadata(&self.path).map(|metadata| metadata.ino()).ok();
         if inode == self.watching.as_ref().map(|(_, inode)| *inode) {
@@ -58,8 +58,8 @@ fn hint(kind: EventKind) -> Option<Hint> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Remove(_) => Some(Hint::Whole),
-        // Reading is no change; our own scans would wake us for ever.
+        | EventKind::Remove(_) => Some(Hint::Complete),
+        // Reading changes nothing, and the host's own scans read.
         EventKind::Access(_) => None,
         _ => Some(Hint::Written),
     }
@@ -78,24 +78,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_whole_once_it_is_closed_or_moved() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut watcher, mut hints) = Watcher::new(folder.path());
+    async fn a_file_is_complete_once_it_is_closed_or_renamed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut watcher, mut hints) = Watcher::new(directory.path());
         watcher.ensure();
-        let (first, second) = (folder.path().join("a.wasm"), folder.path().join("b.wasm"));
+        let (first, second) = (directory.path().join("a.wasm"), directory.path().join("b.wasm"));
         for _ in 0..2 {
             let mut file = File::create(&first).unwrap();
             file.write_all(b"a half").unwrap();
             until(&mut hints, Hint::Written).await;
             drop(file);
-            until(&mut hints, Hint::Whole).await;
+            until(&mut hints, Hint::Complete).await;
         }
         fs::set_permissions(&first, fs::metadata(&first).unwrap().permissions()).unwrap();
         until(&mut hints, Hint::Written).await;
         fs::rename(&first, &second).unwrap();
-        until(&mut hints, Hint::Whole).await;
+        until(&mut hints, Hint::Complete).await;
         fs::remove_file(&second).unwrap();
-        // Who opens it and reads tells nothing.
+        // Opening and reading give no hint.
         for kind in [AccessKind::Open(AccessMode::Any), AccessKind::Read, AccessKind::Close(AccessMode::Read)] {
             assert_eq!(hint(EventKind::Access(kind)), None, "{kind:?}");
         }

@@ -1,4 +1,4 @@
-//! The rule of schedules, at each of its edges.
+//! Schedules at their edge cases.
 
 use super::{CATCH_UP_MAX, CatchUp, Data, Expression, Schedule, Zone};
 use crate::topic::Topic;
@@ -37,20 +37,20 @@ fn next(cron: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
 
 fn due(catch_up: &str, cron: &str, last: &str, now: &str) -> Vec<String> {
     let due = schedule(cron, "UTC", catch_up).due(at(last), at(now));
-    assert!(!due.is_cut);
+    assert!(!due.is_truncated);
     due.fires.iter().map(Timestamp::to_string).collect()
 }
 
 #[test]
-fn a_schedule_says_when_and_what() {
-    let said = parse(
+fn a_schedule_has_fire_times_and_data() {
+    let schedule = parse(
         "cron = \" 0 3  * * mon-fri \"\ntimezone = \"europe/berlin\"\ndata = { full = true, n = [1, 2.0], at = 2026-01-02T03:04:05Z, day = 2026-01-02 }",
     )
     .unwrap();
-    assert_eq!(said.name(), "0 3 * * mon-fri Europe/Berlin");
+    assert_eq!(schedule.name(), "0 3 * * mon-fri Europe/Berlin");
     let fire = at("2026-07-06T01:00:00Z");
-    assert_eq!(said.next_after(at("2026-07-03T01:00:00Z")), Some(fire));
-    let publication = said.publication(&Topic::parse("t").unwrap(), fire).unwrap();
+    assert_eq!(schedule.next_after(at("2026-07-03T01:00:00Z")), Some(fire));
+    let publication = schedule.publication(&Topic::parse("t").unwrap(), fire).unwrap();
     assert_eq!(publication.id, "cron:t:2026-07-06T01:00:00Z");
     let envelope: serde_json::Value = serde_json::from_slice(&publication.body).unwrap();
     assert_eq!(
@@ -64,8 +64,8 @@ fn a_schedule_says_when_and_what() {
             "max_retry": 3,
         })
     );
-    let least = parse("cron = \"@daily\"").unwrap();
-    assert_eq!((least.name(), least.data.as_str()), ("@daily UTC", "{}"));
+    let minimal = parse("cron = \"@daily\"").unwrap();
+    assert_eq!((minimal.name(), minimal.data.as_str()), ("@daily UTC", "{}"));
 }
 
 #[test]
@@ -73,19 +73,19 @@ fn data_may_be_any_value() {
     for (toml, json) in
         [("5", "5"), ("\"a\"", "\"a\""), ("[]", "[]"), ("1e400", ""), ("inf", ""), ("{ a = [nan] }", "")]
     {
-        let said = parse(&format!("cron = \"@daily\"\ndata = {toml}"));
+        let schedule = parse(&format!("cron = \"@daily\"\ndata = {toml}"));
         if json.is_empty() {
-            let error = said.unwrap_err();
+            let error = schedule.unwrap_err();
             assert!(error.contains("line 3, column 8"), "{error}");
         } else {
-            assert_eq!(said.unwrap().data, json);
+            assert_eq!(schedule.unwrap().data, json);
         }
     }
 }
 
 #[test]
-fn a_fault_is_told_with_its_place_and_what_is_allowed() {
-    for (table, told) in [
+fn a_fault_has_its_position_and_what_is_allowed() {
+    for (table, expected) in [
         ("timezone = \"UTC\"", &["line 1", "missing field `cron`"][..]),
         ("cron = \"0 3 * *\"", &["line 2, column 8", "five fields"]),
         ("cron = \"0 3 * * * * 2030\"", &["line 2, column 8", "five fields", "or six"]),
@@ -110,14 +110,14 @@ fn a_fault_is_told_with_its_place_and_what_is_allowed() {
         ("cron = \"@daily\"\nzone = \"UTC\"", &["line 3, column 1", "unknown field `zone`", "`timezone`"]),
     ] {
         let error = parse(table).unwrap_err();
-        for part in told {
+        for part in expected {
             assert!(error.contains(part), "{table:?}: {error}");
         }
     }
 }
 
 #[test]
-fn what_fields_may_say() {
+fn fields_have_values_names_ranges_and_steps() {
     let after = "2026-01-01T00:00:00Z"; // a Thursday
     for (cron, expected) in [
         ("*/20 * * * *", ["2026-01-01T00:20:00Z", "2026-01-01T00:40:00Z"]),
@@ -135,13 +135,13 @@ fn what_fields_may_say() {
     ] {
         assert_eq!(next(cron, "UTC", after, 2), expected, "{cron}");
     }
-    // 2100 is no leap year.
+    // 2100 is not a leap year.
     assert_eq!(next("0 0 29 2 *", "UTC", "2096-02-29T00:00:00Z", 1), ["2104-02-29T00:00:00Z"]);
 }
 
 #[test]
-fn a_time_that_does_not_exist_is_moved_or_left_out() {
-    // In Berlin there is no 2026-03-29 from 02:00 to 03:00, which is 01:00 UTC.
+fn a_local_time_that_does_not_exist_is_moved_or_skipped() {
+    // Berlin skips 2026-03-29 02:00 to 03:00, at 01:00 UTC.
     let before = "2026-03-28T12:00:00Z";
     let once = next("30 2 * * *", "Europe/Berlin", before, 2);
     assert_eq!(once, ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]);
@@ -152,8 +152,8 @@ fn a_time_that_does_not_exist_is_moved_or_left_out() {
 }
 
 #[test]
-fn a_time_that_comes_twice_fires_once_unless_every_hour_does() {
-    // In Berlin 2026-10-25 has 02:00 to 03:00 twice, from 00:00 and 01:00 UTC.
+fn a_local_time_that_occurs_twice_fires_once_unless_every_hour_fires() {
+    // Berlin repeats 2026-10-25 02:00 to 03:00, at 00:00 and 01:00 UTC.
     let before = "2026-10-24T12:00:00Z";
     for cron in ["30 2 * * *", "30 2-2 * * *"] {
         assert_eq!(next(cron, "Europe/Berlin", before, 2), ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"], "{cron}");
@@ -166,12 +166,12 @@ fn a_time_that_comes_twice_fires_once_unless_every_hour_does() {
         let hourly = next(cron, "Europe/Berlin", "2026-10-25T00:00:00Z", 3);
         assert_eq!(hourly, ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"], "{cron}");
     }
-    // From within the second hour it does not fire for the first once more.
+    // From within the second hour, the first occurrence does not fire again.
     assert_eq!(next("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00Z", 1), ["2026-10-26T01:30:00Z"]);
 }
 
 #[test]
-fn looking_back_finds_what_looking_forward_does() {
+fn searching_backwards_finds_the_same_fire_times_as_forwards() {
     let crons = [
         "30 2 * * *",
         "0 2 * * *",
@@ -183,7 +183,7 @@ fn looking_back_finds_what_looking_forward_does() {
         "0 0 L * *",
         "15 45 1 * * *",
     ];
-    // One with a change of half an hour, one of two hours, one at midnight, one without.
+    // Changes of one hour, half an hour, two hours, at midnight, and none.
     for zone in ["Europe/Berlin", "Australia/Lord_Howe", "Antarctica/Troll", "America/Santiago", "Asia/Tokyo"] {
         for cron in crons {
             for around in
@@ -202,53 +202,53 @@ fn looking_back_finds_what_looking_forward_does() {
 }
 
 #[test]
-fn what_is_on_time_is_sent_whatever_the_rule() {
+fn fire_times_within_the_grace_period_are_always_sent() {
     for catch_up in ["none", "one", "all"] {
-        // From after the last one, up to now and with it.
+        // The last one is excluded, the current time included.
         assert_eq!(
             due(catch_up, "*/10 * * * * *", "2026-01-01T00:00:10Z", "2026-01-01T00:00:30Z"),
             ["2026-01-01T00:00:20Z", "2026-01-01T00:00:30Z"]
         );
         assert!(due(catch_up, "*/10 * * * * *", "2026-01-01T00:00:30Z", "2026-01-01T00:00:39.999Z").is_empty());
         assert!(due(catch_up, "0 * * * *", "2026-01-01T00:00:00.001Z", "2026-01-01T00:59:59.999Z").is_empty());
-        // A clock that was set back.
+        // The clock was set back.
         assert!(due(catch_up, "* * * * * *", "2026-01-01T00:10:00Z", "2026-01-01T00:00:00Z").is_empty());
-        // Late by less than a minute is not missed.
+        // Less than a minute late is not missed.
         let late = due(catch_up, "0 3 * * *", "2025-12-31T03:00:00Z", "2026-01-01T03:00:59.999Z");
         assert_eq!(late, ["2026-01-01T03:00:00Z"]);
     }
 }
 
 #[test]
-fn missed_are_sent_as_the_rule_says() {
+fn missed_fire_times_are_sent_as_catch_up_says() {
     let (last, now) = ("2026-01-01T03:00:00Z", "2026-01-04T03:01:00Z");
     assert!(due("none", "0 3 * * *", last, now).is_empty());
     assert_eq!(due("one", "0 3 * * *", last, now), ["2026-01-04T03:00:00Z"]);
     let all = ["2026-01-02T03:00:00Z", "2026-01-03T03:00:00Z", "2026-01-04T03:00:00Z"];
     assert_eq!(due("all", "0 3 * * *", last, now), all);
-    // The one that is on time stands for those that were missed.
+    // A fire time within the grace period replaces the missed one.
     let now = "2026-01-04T03:00:30Z";
     assert_eq!(due("none", "0 3 * * *", last, now), all[2..]);
     assert_eq!(due("one", "0 3 * * *", last, now), all[2..]);
     assert_eq!(due("all", "0 3 * * *", last, now), all);
-    // Caught up with once.
+    // Missed fire times are sent once.
     for catch_up in ["none", "one", "all"] {
         assert!(due(catch_up, "0 3 * * *", all[2], "2026-01-05T02:59:59Z").is_empty());
     }
 }
 
 #[test]
-fn no_more_than_a_thousand_are_caught_up_with() {
+fn at_most_a_thousand_missed_fire_times_are_sent() {
     let schedule = schedule("* * * * * *", "UTC", "all");
     let now = at("2026-01-02T00:00:00.5Z");
     let last_of = |seconds| at("2026-01-02T00:00:00Z") - SignedDuration::from_secs(seconds);
     let due = schedule.due(last_of(1000), now);
-    assert_eq!((due.fires.len(), due.fires[0], due.is_cut), (CATCH_UP_MAX, last_of(999), false));
-    // The oldest is left out.
+    assert_eq!((due.fires.len(), due.fires[0], due.is_truncated), (CATCH_UP_MAX, last_of(999), false));
+    // The oldest is dropped.
     let due = schedule.due(last_of(1001), now);
-    assert_eq!((due.fires.len(), due.fires[0], due.is_cut), (CATCH_UP_MAX, last_of(999), true));
+    assert_eq!((due.fires.len(), due.fires[0], due.is_truncated), (CATCH_UP_MAX, last_of(999), true));
     assert_eq!(due.fires.last(), Some(&last_of(0)));
     assert!(due.fires.is_sorted_by(|a, b| a < b));
-    // However long it was.
+    // Also after a very long time.
     assert_eq!(schedule.due(Timestamp::UNIX_EPOCH, now).fires, due.fires);
 }

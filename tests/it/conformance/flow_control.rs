@@ -125,7 +125,7 @@ pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
 }
 
 pub(super) async fn rate_and_global_concurrency_hold_over_two_workers(server: &Server) {
-    let plugins = puppet("concurrency_total = 2\n[rate]\nlimit = 50\nper = \"1s\"\n");
+    let plugins = puppet("global_concurrency = 2\n[rate]\nlimit = 50\nper = \"1s\"\n");
     plugins.put("slow", &guest(OK), "[rate]\nlimit = 4\nper = \"1h\"\n");
     for number in 0..8 {
         server.publish("slow", &number.to_string(), "{}").await;

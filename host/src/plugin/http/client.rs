@@ -38,7 +38,7 @@ pub(super) type Client = legacy::Client<Connector<HttpsConnector<HttpConnector<R
 pub(super) fn connect(plugin: &str, manifest: &Manifest) -> Result<Client, rustls::Error> {
     let needs_tls = manifest.grants.http.iter().any(|origin| origin.is_https());
     let tls = tls(plugin, needs_tls)?;
-    let mut tcp = HttpConnector::new_with_resolver(Resolver::new(&manifest.grants.networks));
+    let mut tcp = HttpConnector::new_with_resolver(Resolver::new(&manifest.grants.private_networks));
     tcp.set_nodelay(true);
     // hyper divides it among the addresses of a name, so that an unreachable one
     // does not use it up.

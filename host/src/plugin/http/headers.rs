@@ -4,7 +4,7 @@
 
 use super::error_message::RequestError;
 use crate::capability::{Fault, Secret, Secrets};
-use crate::manifest::{Header, Manifest, Piece};
+use crate::manifest::{Header, HeaderPart, Manifest};
 use crate::plugin::component::PluginContext;
 use crate::plugin::redact;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -58,8 +58,8 @@ fn build(header: &Header, read: impl Fn(&str) -> Result<Secret, Fault>) -> Resul
     let mut text = String::new();
     for piece in &header.value {
         match piece {
-            Piece::Text(piece) => text.push_str(piece),
-            Piece::Secret(name) => {
+            HeaderPart::Text(piece) => text.push_str(piece),
+            HeaderPart::Secret(name) => {
                 let secret = read(name.as_str()).map_err(|fault| wrong(&fault))?;
                 check(secret.reveal()).map_err(|reason| wrong(&format!("the secret {name} {reason}")))?;
                 text.push_str(secret.reveal());

@@ -57,7 +57,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 /// Fails if the guest has as many as it may. They are counted in the resource table,
 /// so that each way of dropping one frees it.
 fn admit(guest: &mut Guest) -> wasmtime::Result<()> {
-    let max = (guest.context.manifest.limits.handles as usize / WEIGHT).max(HTTP_RESOURCES_MIN);
+    let max = (guest.context.manifest.limits.resources as usize / WEIGHT).max(HTTP_RESOURCES_MIN);
     let used = guest.ctx().table.iter_mut().filter(|entry| {
         entry.is::<FieldMap>()
             || entry.is::<OutgoingRequest>()

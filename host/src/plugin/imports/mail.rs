@@ -1,7 +1,7 @@
 //! `mail`: sends through the operator's relay.
 
 use super::fault;
-use crate::capability::{Letter, Part};
+use crate::capability::{Email, EmailPart};
 use crate::plugin::bindings::{Fault, mail};
 use crate::plugin::guest::Guest;
 use crate::text::hex;
@@ -32,9 +32,9 @@ impl mail::Host for Guest {
             return Err(fault("too-large", format!("recipients have at most {TO_BYTES_MAX} bytes together")));
         }
         let id = self.mail_id(&to.join(","));
-        let part = |part: mail::Part| Part { content_type: part.content_type, name: part.name, data: part.data };
-        let letter = Letter { id, to, headers, parts: parts.into_iter().map(part).collect() };
-        let sending = mailer.send(&self.context.name, letter);
+        let part = |part: mail::Part| EmailPart { content_type: part.content_type, name: part.name, data: part.data };
+        let email = Email { id, to, headers, parts: parts.into_iter().map(part).collect() };
+        let sending = mailer.send(&self.context.name, email);
         match &self.run.span {
             Some(span) => sending.instrument(span.span().clone()).await?,
             None => sending.await?,

@@ -1,5 +1,5 @@
-//! Files of the plugins directory, and no others: what a name leads to is
-//! looked up beneath the directory, whatever links say.
+//! Opens files of the plugins directory and no others: names are resolved
+//! beneath the directory, whatever links they pass through.
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -11,68 +11,66 @@ use std::path::{Path, PathBuf};
 
 const LEADS_OUT: &str = "it is a link out of the plugins directory: links must be relative, and lead to files in it";
 
-/// A directory that is open: it stays the same one while its files are read.
-pub(super) struct Beneath {
+/// An open directory: it stays the same one while its files are read, even if
+/// its path is replaced.
+pub(super) struct ContainedDir {
     path: PathBuf,
-    folder: File,
+    directory: File,
 }
 
-impl Beneath {
+impl ContainedDir {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(path, flags, Mode::empty())?.into();
-        Ok(Self { path: path.to_owned(), folder })
+        let directory = rustix::fs::open(path, flags, Mode::empty())?.into();
+        Ok(Self { path: path.to_owned(), directory })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn folder(&self) -> &File {
-        &self.folder
+    pub(super) fn directory(&self) -> &File {
+        &self.directory
     }
 
-    /// To be looked at, not to be read.
-    pub(super) fn look(&self, name: &str) -> io::Result<File> {
+    /// For metadata only: the file is not opened for reading.
+    pub(super) fn open_path(&self, name: &str) -> io::Result<File> {
         self.resolve(name, OFlags::PATH)
     }
 
-    /// A regular file; a pipe or a device is not even waited for.
+    /// Reads a regular file. Opening a pipe or a device does not block.
     pub(super) fn read(&self, name: &str, bytes_max: u64) -> io::Result<(Vec<u8>, Metadata)> {
         let mut file = self.resolve(name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(bytes_max)).unwrap_or(0));
-        // What it has now, not what it had when it was looked at.
+        // The file may have grown since its metadata was read.
         (&mut file).take(bytes_max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > bytes_max {
-            return Err(io::Error::other(format!(
-                "it has more than the {} that are taken",
-                bytesize::ByteSize(bytes_max)
-            )));
+            return Err(io::Error::other(format!("it has more than the allowed {}", bytesize::ByteSize(bytes_max))));
         }
         Ok((bytes, metadata))
     }
 
-    /// A kernel before 5.6 does not know how, and some containers forbid it.
+    /// Without `openat2` (kernels before 5.6, some containers) by canonical path.
     fn resolve(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        match self.by_kernel(name, flags) {
-            Err(error) if is_one_of(&error, &[Errno::NOSYS, Errno::PERM]) => self.by_path(name, flags),
+        match self.resolve_by_kernel(name, flags) {
+            Err(error) if is_one_of(&error, &[Errno::NOSYS, Errno::PERM]) => self.resolve_by_path(name, flags),
             found => found,
         }
     }
 
-    fn by_kernel(&self, name: &str, flags: OFlags) -> io::Result<File> {
+    fn resolve_by_kernel(&self, name: &str, flags: OFlags) -> io::Result<File> {
         const TRIES: usize = 8;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut tried = 0;
         loop {
             tried += 1;
-            match rustix::fs::openat2(&self.folder, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            match rustix::fs::openat2(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Ok(file) => return Ok(file.into()),
-                // Something was renamed while it looked.
+                // A file was renamed while the kernel resolved the name.
                 Err(Errno::AGAIN) if tried < TRIES => {}
                 Err(Errno::XDEV | Errno::LOOP) => return Err(leads_out()),
                 Err(error) => return Err(error.into()),
@@ -80,7 +78,7 @@ impl Beneath {
         }
     }
 
-    fn by_path(&self, name: &str, flags: OFlags) -> io::Result<File> {
+    fn resolve_by_path(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let path = self.path.join(name).canonicalize()?;
         if !path.starts_with(self.path.canonicalize()?) {
             return Err(leads_out());
@@ -97,7 +95,7 @@ pub(super) fn is_one_of(error: &io::Error, numbers: &[Errno]) -> bool {
     error.raw_os_error().is_some_and(|number| numbers.iter().any(|errno| errno.raw_os_error() == number))
 }
 
-/// Who besides us and root could have written it, in words.
+/// Why other users than this one and root could have written the file.
 pub(super) fn open_to_others(metadata: &Metadata) -> Option<String> {
     let us = geteuid().as_raw();
     let mode = metadata.mode() & 0o7777;
@@ -105,7 +103,7 @@ pub(super) fn open_to_others(metadata: &Metadata) -> Option<String> {
         let owner = metadata.uid();
         return Some(format!("it belongs to user {owner}, neither to this one ({us}) nor to root: chown it"));
     }
-    // A sticky directory lets nobody replace another's files, but add some.
+    // In a sticky directory others can't replace files, but they can add some.
     (mode & 0o022 != 0).then(|| format!("its mode is {mode:o}, so that others can write it: chmod go-w it"))
 }
 
@@ -116,24 +114,24 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn links_lead_around_within_the_directory_and_not_out_of_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("plugins");
+    fn links_within_the_directory_are_followed_and_others_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plugins");
         fs::create_dir_all(path.join("..data-1")).unwrap();
         fs::write(path.join("..data-1/a"), "inside").unwrap();
-        fs::write(folder.path().join("secret"), "outside").unwrap();
+        fs::write(directory.path().join("secret"), "outside").unwrap();
         symlink("..data-1", path.join("..data")).unwrap();
         symlink("..data/a", path.join("a")).unwrap();
         symlink("../secret", path.join("out")).unwrap();
-        symlink(folder.path().join("secret"), path.join("absolute")).unwrap();
+        symlink(directory.path().join("secret"), path.join("absolute")).unwrap();
         symlink("/proc/self/exe", path.join("magic")).unwrap();
         symlink("loop", path.join("loop")).unwrap();
         symlink("nowhere", path.join("dangling")).unwrap();
-        let beneath = Beneath::open(&path).unwrap();
-        for open in [Beneath::by_kernel, Beneath::by_path] {
+        let contained = ContainedDir::open(&path).unwrap();
+        for open in [ContainedDir::resolve_by_kernel, ContainedDir::resolve_by_path] {
             let read = |name: &str| {
                 let mut text = String::new();
-                open(&beneath, name, OFlags::RDONLY)?.read_to_string(&mut text)?;
+                open(&contained, name, OFlags::RDONLY)?.read_to_string(&mut text)?;
                 io::Result::Ok(text)
             };
             assert_eq!(read("a").unwrap(), "inside");
@@ -146,26 +144,26 @@ mod tests {
     }
 
     #[test]
-    fn as_much_as_is_allowed_is_read_and_no_more() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("a"), "12345").unwrap();
-        let beneath = Beneath::open(folder.path()).unwrap();
-        assert_eq!(beneath.read("a", 5).unwrap().0, b"12345");
-        assert!(beneath.read("a", 4).unwrap_err().to_string().contains("more than the 4 B"));
-        assert!(beneath.read(".", 4).unwrap_err().to_string().contains("no regular file"));
+    fn a_file_is_read_up_to_the_size_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a"), "12345").unwrap();
+        let contained = ContainedDir::open(directory.path()).unwrap();
+        assert_eq!(contained.read("a", 5).unwrap().0, b"12345");
+        assert!(contained.read("a", 4).unwrap_err().to_string().contains("more than the allowed 4 B"));
+        assert!(contained.read(".", 4).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]
-    fn what_others_can_write_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let told = |mode| {
-            fs::set_permissions(folder.path(), PermissionsExt::from_mode(mode)).unwrap();
-            open_to_others(&fs::metadata(folder.path()).unwrap())
+    fn files_that_others_can_write_are_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let warning = |mode| {
+            fs::set_permissions(directory.path(), PermissionsExt::from_mode(mode)).unwrap();
+            open_to_others(&fs::metadata(directory.path()).unwrap())
         };
-        assert_eq!((told(0o700), told(0o755)), (None, None));
-        assert!(told(0o720).unwrap().contains("mode is 720"));
-        assert!(told(0o1777).unwrap().contains("chmod go-w"));
-        // A file of root's is as good as ours.
+        assert_eq!((warning(0o700), warning(0o755)), (None, None));
+        assert!(warning(0o720).unwrap().contains("mode is 720"));
+        assert!(warning(0o1777).unwrap().contains("chmod go-w"));
+        // Files of root are trusted.
         assert_eq!(open_to_others(&fs::metadata("/").unwrap()), None);
     }
 }

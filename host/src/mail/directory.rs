@@ -1,4 +1,4 @@
-//! A folder that mails end in, one file each, as any mail program opens them.
+//! Writes emails to a directory, one `.eml` file each.
 
 use super::compose::Mail;
 use crate::capability::Fault;
@@ -6,15 +6,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::fs;
 
-pub(super) struct Folder(PathBuf);
+pub(super) struct MailDir(PathBuf);
 
-impl Folder {
+impl MailDir {
     pub(super) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// Named by time, so that they stand in their order.
-    pub(super) async fn keep(&self, mail: &Mail) -> Result<PathBuf, Fault> {
+    /// The file name begins with the time, so that files sort by age.
+    pub(super) async fn save(&self, mail: &Mail) -> Result<PathBuf, Fault> {
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
         let name = format!("{now}-{}.eml", mail.id.split('@').next().unwrap_or_default());
         let path = self.0.join(&name);
@@ -23,7 +23,7 @@ impl Folder {
         Ok(path)
     }
 
-    /// A rename, so that nobody opens half a mail.
+    /// Renames a temporary file, so that readers never see a partial email.
     async fn write(&self, new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.0).await?;
         fs::write(new, bytes).await?;

@@ -1,9 +1,10 @@
-//! Hands mails to an SMTP server. A connection serves one mail after another;
-//! one on which anything went wrong, or whose mail nobody waits for any more,
-//! is never used again: what it would say next belongs to another mail.
+//! Sends emails to an SMTP server. Connections are reused, except after an error or
+//! a cancelled email: the next reply on such a connection may belong to an earlier
+//! email.
 
 use super::compose::Mail;
 use crate::capability::Fault;
+use crate::events;
 use crate::settings::{MailSettings, MailTransport, Security, SmtpRelay as RelaySettings};
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
@@ -13,47 +14,48 @@ use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Relays close what is idle, mostly after minutes.
+/// Relays close idle connections, usually after minutes.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 const IDLE_COUNT_MAX: usize = 4;
 
-/// What is wrong is our login, or that we have none: no mail is to blame.
-const NOT_LET_IN: [u16; 4] = [530, 534, 535, 538];
+/// Reply codes of a failed or missing login: the email is not the cause.
+const AUTH_FAILED: [u16; 4] = [530, 534, 535, 538];
 
-pub(super) struct Relay {
+pub(super) struct SmtpRelay {
     settings: RelaySettings,
     /// Its address without secrets.
-    shown: String,
-    hello: ClientId,
+    label: String,
+    ehlo_name: ClientId,
     tls: Option<TlsParameters>,
     login: Option<Credentials>,
     timeout: Duration,
     idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
 }
 
-impl Relay {
+impl SmtpRelay {
     pub(super) fn new(relay: &RelaySettings, settings: &MailSettings) -> Result<Self, String> {
         let tls = match relay.security {
             Security::None => None,
             Security::StartTls | Security::Tls => Some(parameters(&relay.host, settings.tls_ca.as_deref())?),
         };
-        let hello = relay.ehlo_name.clone().map_or_else(ClientId::default, ClientId::Domain);
+        let ehlo_name = relay.ehlo_name.clone().map_or_else(ClientId::default, ClientId::Domain);
         let login = relay.login.as_ref();
         let login = login.map(|(user, password)| Credentials::new(user.clone(), password.reveal().to_owned()));
-        let shown = MailTransport::Smtp(relay.clone()).to_string();
+        let label = MailTransport::Smtp(relay.clone()).to_string();
         let (settings, timeout) = (relay.clone(), settings.timeout);
-        Ok(Self { settings, shown, hello, tls, login, timeout, idle: Mutex::default() })
+        Ok(Self { settings, label, ehlo_name, tls, login, timeout, idle: Mutex::default() })
     }
 
     pub(super) async fn send(&self, mail: &Mail) -> Result<(), Fault> {
-        let late = |_| Fault::unavailable(format!("{} has not taken the mail within {:?}", self.shown, self.timeout));
-        tokio::time::timeout(self.timeout, self.hand_over(mail)).await.map_err(late)?
+        let timed_out =
+            |_| Fault::unavailable(format!("{} did not accept the email within {:?}", self.label, self.timeout));
+        tokio::time::timeout(self.timeout, self.deliver(mail)).await.map_err(timed_out)?
     }
 
-    async fn hand_over(&self, mail: &Mail) -> Result<(), Fault> {
-        let mut connection = match self.tried().await {
+    async fn deliver(&self, mail: &Mail) -> Result<(), Fault> {
+        let mut connection = match self.pooled().await {
             Some(connection) => connection,
-            None => self.connect().await.map_err(|error| self.away(&error))?,
+            None => self.connect().await.map_err(|error| self.unusable(&error))?,
         };
         connection.send(&mail.envelope, &mail.bytes).await.map_err(|error| self.refusal(&error))?;
         let mut idle = self.idle();
@@ -63,8 +65,8 @@ impl Relay {
         Ok(())
     }
 
-    /// One that is still good.
-    async fn tried(&self) -> Option<AsyncSmtpConnection> {
+    /// An idle connection that still works.
+    async fn pooled(&self) -> Option<AsyncSmtpConnection> {
         loop {
             let (since, mut connection) = self.idle().pop()?;
             if since.elapsed() < IDLE_MAX && connection.test_connected().await {
@@ -81,9 +83,9 @@ impl Relay {
         let at = (self.settings.host.as_str(), self.settings.port);
         let from_the_start = self.tls.clone().filter(|_| self.settings.security == Security::Tls);
         let mut connection =
-            AsyncSmtpConnection::connect_tokio1(at, Some(self.timeout), &self.hello, from_the_start, None).await?;
+            AsyncSmtpConnection::connect_tokio1(at, Some(self.timeout), &self.ehlo_name, from_the_start, None).await?;
         if let (Security::StartTls, Some(tls)) = (self.settings.security, &self.tls) {
-            connection.starttls(tls.clone(), &self.hello).await?;
+            connection.starttls(tls.clone(), &self.ehlo_name).await?;
         }
         if let Some(login) = &self.login {
             connection.auth(DEFAULT_MECHANISMS, login).await?;
@@ -91,32 +93,32 @@ impl Relay {
         Ok(connection)
     }
 
-    /// The relay can't be used, whatever the mail.
-    fn away(&self, error: &Error) -> Fault {
-        let told = words(error);
-        // Not what passes by itself.
-        if error.is_permanent() || error.is_client() || error.is_tls() || told.contains("certificate") {
-            tracing::warn!(relay = self.shown, "the mail relay can't be used: {told}");
+    /// A failure that does not depend on the email.
+    fn unusable(&self, error: &Error) -> Fault {
+        let reason = error_text(error);
+        // Transient failures are not logged.
+        if error.is_permanent() || error.is_client() || error.is_tls() || reason.contains("certificate") {
+            tracing::warn!(relay = self.label, "{}: {reason}", events::MAIL_RELAY_UNUSABLE);
         }
-        Fault::unavailable(format!("{}: {told}", self.shown))
+        Fault::unavailable(format!("{}: {reason}", self.label))
     }
 
     fn refusal(&self, error: &Error) -> Fault {
         let code = error.status().map_or(0, u16::from);
-        if NOT_LET_IN.contains(&code) {
-            self.away(error)
+        if AUTH_FAILED.contains(&code) {
+            self.unusable(error)
         } else if error.is_permanent() || error.is_client() {
-            Fault::new("invalid", format!("{} refuses the mail: {}", self.shown, words(error)))
+            Fault::new("invalid", format!("{} refuses the mail: {}", self.label, error_text(error)))
         } else {
-            Fault::unavailable(format!("{}: {}", self.shown, words(error)))
+            Fault::unavailable(format!("{}: {}", self.label, error_text(error)))
         }
     }
 }
 
-/// The relay's own words, after its code.
-fn words(error: &Error) -> String {
+/// The relay's reply code and text.
+fn error_text(error: &Error) -> String {
     match (error.status(), error.source()) {
-        (Some(code), Some(words)) => format!("{code} {words}"),
+        (Some(code), Some(text)) => format!("{code} {text}"),
         _ => error.to_string(),
     }
 }

@@ -1,4 +1,5 @@
-//! Folders that are ours alone: what is read from them is trusted.
+//! Directories that only this user can read or write: the host trusts what it
+//! reads from them.
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::process::geteuid;
@@ -7,25 +8,25 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Makes the folder where it is missing. One that is another's, or that others
-/// can enter, is not used, nor one that we can't write; an error says why.
+/// Creates the directory if it is missing. An error says why it is unusable:
+/// another user owns it, others have access to it, or it can't be written.
 pub(super) fn open(path: &Path) -> Result<OwnedFd, String> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| format!("it can't be made: {error}"))?;
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|error| format!("it can't be created: {error}"))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder =
+    let directory =
         rustix::fs::open(path, flags, Mode::empty()).map_err(|error| format!("it can't be opened: {error}"))?;
-    let told = rustix::fs::fstat(&folder).map_err(|error| error.to_string())?;
-    if told.st_uid != geteuid().as_raw() {
-        return Err(format!("it belongs to user {}, not to this one", told.st_uid));
+    let stat = rustix::fs::fstat(&directory).map_err(|error| error.to_string())?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(format!("it belongs to user {}, not to this one", stat.st_uid));
     }
-    let mode = told.st_mode & 0o777;
+    let mode = stat.st_mode & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!("its mode is {mode:o}, others could write or read it: chmod 700 it"));
     }
-    rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+    rustix::fs::accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
         .map_err(|error| format!("it can't be written: {error}"))?;
-    Ok(folder)
+    Ok(directory)
 }
 
 #[cfg(test)]
@@ -34,13 +35,13 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn neither_a_link_nor_a_folder_of_somebody_elses_is_ours() {
+    fn a_link_and_a_directory_of_another_user_are_refused() {
         let outer = tempfile::tempdir().unwrap();
         let (own, link) = (outer.path().join("own"), outer.path().join("link"));
         assert!(open(&own).is_ok());
         symlink(&own, &link).unwrap();
         assert!(open(&link).unwrap_err().contains("can't be opened"));
-        // Only root can give it away.
+        // Only root can change the owner.
         if geteuid().is_root() {
             std::os::unix::fs::chown(&own, Some(4321), None).unwrap();
             assert!(open(&own).unwrap_err().contains("it belongs to user 4321"));
