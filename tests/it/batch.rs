@@ -238,7 +238,7 @@ async fn a_pause_or_a_stop_begins_no_further_piece_of_a_batch() {
         publish("m-1").await;
         redis.until_in_flight("crew", 2).await;
         // By now one is handled at a time.
-        let granted = format!("[grants]\npublish = [\"told\"]\nhttp = [\"{}\"]\n", server.origin());
+        let granted = format!("[grants]\npublish = [\"results\"]\nhttp = [\"{}\"]\n", server.origin());
         plugins.put("crew", &built("fetch"), &granted);
         let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["kind"] == "handler";
         gateway.until_plugin("crew", "is replaced", is_new).await;

@@ -90,7 +90,7 @@ async fn its_exit_code_says_how_it_ended() {
         assert_eq!(text(&letter, "gw-reason"), reason, "{code}");
         let error = text(&letter, "gw-error");
         assert!(error.starts_with(&format!("{begin}exit code {code}\n")), "{error}");
-        assert!(error.ends_with("as it was told"), "{error}");
+        assert!(error.ends_with("exit code set by the message"), "{error}");
         // A component can only say that it failed.
         let letter = dead(&redis, "component", &format!(r#"{{"exit":{code}}}"#)).await;
         assert_eq!(text(&letter, "gw-reason"), "retry", "{code}");

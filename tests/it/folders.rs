@@ -152,8 +152,8 @@ async fn handlers_hold_half_of_the_files_that_the_process_may_have() {
         redis.publish("fetch", id, &hold.to_string()).await;
         gateway.until_outcome("fetch", id, "done").await;
     }
-    for told in redis.envelopes("mq:told").await {
-        let told = &told["data"]["told"];
+    for told in redis.envelopes("mq:results").await {
+        let told = &told["data"]["result"];
         assert!(told["count"] == 89 && told["error"].is_string(), "one is the folder: {told}");
     }
 }

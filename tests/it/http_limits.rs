@@ -44,7 +44,7 @@ async fn a_request_has_a_largest_size_whether_it_says_it_or_not() {
     assert_eq!((seen[0].body, seen[0].is_whole), (KIB_64, true));
 
     let authority = format!("127.0.0.1:{}", server.port);
-    let upload = |bytes: usize| json!({ "do": "upload", "authority": authority, "path": "/hello", "bytes": bytes, "is_ended": true });
+    let upload = |bytes: usize| json!({ "do": "upload", "authority": authority, "path": "/hello", "bytes": bytes, "is_finished": true });
     assert_eq!(rig.told(upload(KIB_64)).await, "Ok(200)");
     let told = rig.told(upload(KIB_64 + 1)).await;
     assert_eq!(told, "Err(ErrorCode::HttpRequestBodySize(Some(65536)))");
@@ -73,7 +73,9 @@ async fn a_body_whose_handler_died_never_looks_whole() {
     let rig = small(&server, "").await;
     let authority = format!("127.0.0.1:{}", server.port);
     let id = rig
-        .publish(&json!({ "do": "upload", "authority": authority, "path": "/early", "bytes": 10, "is_ended": false }))
+        .publish(
+            &json!({ "do": "upload", "authority": authority, "path": "/early", "bytes": 10, "is_finished": false }),
+        )
         .await;
     rig.gateway.until_outcome("fetch", &id, "trap").await;
     until("the server knows", async || (server.seen().len() == 1).then_some(())).await;
@@ -156,13 +158,13 @@ async fn a_connection_stands_in_time_or_not_at_all() {
     rig.publish(&json!({ "do": "send", "url": url })).await;
     let own = rig.told(json!({ "do": "send", "url": url, "timeout_ms": 100 })).await;
     assert_eq!(own["error"], "timeout");
-    assert_eq!(rig.redis.envelopes("mq:told").await.len(), 1, "the host's own limit is longer");
+    assert_eq!(rig.redis.envelopes("mq:results").await.len(), 1, "the host's own limit is longer");
     let both = until("the host's own limit", async || {
-        let told = rig.redis.envelopes("mq:told").await;
+        let told = rig.redis.envelopes("mq:results").await;
         (told.len() == 2).then_some(told)
     })
     .await;
-    assert_eq!(both[1]["data"]["told"]["error"], "timeout", "{both:?}");
+    assert_eq!(both[1]["data"]["result"]["error"], "timeout", "{both:?}");
 }
 
 /// What a run leaves open would be a connection that no run's limit counts.

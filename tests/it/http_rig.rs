@@ -41,8 +41,8 @@ impl Rig {
     pub(crate) async fn told(&self, act: Value) -> Value {
         let id = self.publish(&act).await;
         until(&format!("what came of {act}"), async || {
-            let told = self.redis.envelopes("mq:told").await;
-            told.iter().find(|told| told["data"]["of"] == id.as_str()).map(|told| told["data"]["told"].clone())
+            let told = self.redis.envelopes("mq:results").await;
+            told.iter().find(|told| told["data"]["of"] == id.as_str()).map(|told| told["data"]["result"].clone())
         })
         .await
     }
@@ -60,7 +60,7 @@ impl Rig {
 }
 
 pub(crate) fn manifest(grants: &str) -> String {
-    format!("concurrency = 2\n[retry]\nattempts = 1\n[grants]\npublish = [\"told\"]\n{grants}\n")
+    format!("concurrency = 2\n[retry]\nattempts = 1\n[grants]\npublish = [\"results\"]\n{grants}\n")
 }
 
 /// The status of a reply, or the code of an error.

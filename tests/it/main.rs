@@ -49,6 +49,7 @@ mod pieces;
 mod plugins;
 mod process;
 mod proxy;
+mod publish_options;
 mod queue;
 mod reload;
 mod reuse;

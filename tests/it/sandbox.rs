@@ -302,7 +302,7 @@ async fn a_loop_that_never_rests_ends() {
     );
     let _gateway = Gateway::start(&redis, &plugins);
     // Each run tells `seen` as well, at once, so that the last can't either.
-    redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
+    redis.publish("ring", "first", r#"{"acts":[{"do":"republish","to":"ring"}],"end":"fault"}"#).await;
     let dead = redis.dead("ring").await;
     assert!(text(&dead, "gw-error").starts_with("too-many: 100 messages before this one"), "{dead:?}");
     let envelope: Value = serde_json::from_str(&text(&dead, "message")).unwrap();
@@ -310,7 +310,7 @@ async fn a_loop_that_never_rests_ends() {
     assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);
 
     // What rests in between begins a chain of its own.
-    redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
+    redis.publish("later", "rests", r#"{"acts":[{"do":"republish","to":"later","delay":1}],"end":"fault"}"#).await;
     let delayed = until("delayed", async || {
         let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:later:body").await;
         bodies.into_iter().next()
