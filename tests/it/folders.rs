@@ -88,7 +88,7 @@ async fn who_opens_too_many_files_gets_an_error_from_the_call() {
     fs::write(outer.path().join("a"), "here").unwrap();
     let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
     let rig = Rig::new(&granted).await;
-    let told = rig.told(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
+    let told = rig.told(json!({ "do": "open-many", "path": "/in/a", "times": 100_000 })).await;
     assert!(told["count"] == 100 && told["error"].is_string(), "{told}");
     assert_eq!(rig.told(read("/in/a")).await["text"], "here");
 
@@ -148,7 +148,7 @@ async fn handlers_hold_half_of_the_files_that_the_process_may_have() {
     let gateway = Gateway::spawn(&mut command);
     gateway.until_loaded("fetch").await;
     for id in ["first", "second"] {
-        let hold = json!({ "do": "hold", "path": "/in/a", "times": 1000 });
+        let hold = json!({ "do": "open-many", "path": "/in/a", "times": 1000 });
         redis.publish("fetch", id, &hold.to_string()).await;
         gateway.until_outcome("fetch", id, "done").await;
     }

@@ -214,17 +214,18 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
 /// A handler that keeps the number of its version under the message's id, and
 /// rejects a message whose id is there already: whatever is run twice is told.
 fn counts(number: u8) -> Vec<u8> {
-    let add = r#"(import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))"#;
+    let set_if_absent =
+        r#"(import "gateway:worker/key-value@1.0.0" "set-if-absent" (func $set (param i32 i32 i32 i32 i32 i32)))"#;
     let texts = format!(r#"(data (i32.const 600) "{number}twice")"#);
     // Not set, which is false, or not to be had: neither is a good end.
-    let body = "(call $add (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
+    let body = "(call $set (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
         (if (i32.load8_u (i32.const 64)) (then (unreachable)))
         (if (i32.eqz (i32.load8_u (i32.const 68))) (then
             (i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2))
             (i32.store (i32.const 24) (i32.const 601)) (i32.store (i32.const 28) (i32.const 5))
             (i32.store (i32.const 32) (i32.const 601)) (i32.store (i32.const 36) (i32.const 5))))
         (i32.const 16)";
-    guest_in("full-handler", "", add, &texts, body)
+    guest_in("full-handler", "", set_if_absent, &texts, body)
 }
 
 /// The worker is never without work: what is published is always far ahead.

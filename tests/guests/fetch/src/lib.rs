@@ -47,7 +47,7 @@ enum Act {
     },
     /// Opens the path up to this many times and keeps the files open: publishes
     /// how often that succeeded, and the first error.
-    Hold {
+    OpenMany {
         path: String,
         times: u32,
     },
@@ -119,7 +119,7 @@ fn act(message: Message) -> Result<(), Failure> {
             names.sort();
             names.join(",")
         })),
-        Act::Hold { path, times } => {
+        Act::OpenMany { path, times } => {
             let mut open_files = Vec::new();
             let error = (0..times).find_map(|_| fs::File::open(&path).map(|file| open_files.push(file)).err());
             json!({ "count": open_files.len(), "error": error.map(|error| error.to_string()) })
