@@ -1,25 +1,25 @@
-//! Components made on the spot from a few lines of text, for what no compiler
-//! would produce, or as small as a handler can be.
+//! Builds components from a few lines of WAT: handlers that no compiler would
+//! produce, and the smallest possible handler.
 
-/// A component whose handler is `body`, in the text format. The reply is at
-/// address 16: all zero, which is ok, unless the body writes something else.
+/// A component whose handler is `body` in WAT. The result is at address 16: zero
+/// bytes, which mean ok, unless the body writes something else.
 pub(crate) fn guest(body: &str) -> Vec<u8> {
     guest_with("", body)
 }
 
-/// The same with more in the module, such as a start function.
+/// The same with additional module fields, such as a start function.
 pub(crate) fn guest_with(more: &str, body: &str) -> Vec<u8> {
     guest_in("message-handler", "", "", more, body)
 }
 
-/// The same in a world of one's own, which `wit` adds to the contract, with
-/// what the module imports from it.
+/// The same in another world, which `wit` adds to the contract; `imports` are
+/// the module's imports from it.
 pub(crate) fn guest_in(world: &str, wit: &str, imports: &str, more: &str, body: &str) -> Vec<u8> {
     let module = module_with(imports, more, body);
     encode_in(&module, "gateway.wit", &format!("{}\n{wit}", contract()), world)
 }
 
-/// Its core module alone.
+/// Only the core module.
 #[allow(dead_code, reason = "not for benchmarks")]
 pub(crate) fn module(more: &str, body: &str) -> String {
     module_with("", more, body)
@@ -47,7 +47,7 @@ fn module_with(imports: &str, more: &str, body: &str) -> String {
     )
 }
 
-/// A component of a core module in the world `message-handler` of a WIT.
+/// Turns a core module into a component in the world `message-handler` of a WIT.
 #[allow(dead_code, reason = "not for benchmarks")]
 pub(crate) fn encode(module: &str, wit_name: &str, wit: Option<&str>) -> Vec<u8> {
     encode_in(module, wit_name, wit.unwrap_or(&contract()), "message-handler")
@@ -66,7 +66,7 @@ fn encode_in(module: &str, wit_name: &str, wit: &str, world: &str) -> Vec<u8> {
     wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
-/// The component that others make of a program of WASI preview 1.
+/// Turns a WASI preview 1 program into a component with the standard adapter.
 #[allow(dead_code, reason = "not for benchmarks")]
 pub(crate) fn adapted(program: &[u8]) -> Vec<u8> {
     use wasi_preview1_component_adapter_provider::{
@@ -78,11 +78,11 @@ pub(crate) fn adapted(program: &[u8]) -> Vec<u8> {
 
 pub(crate) const OK: &str = "(i32.const 16)";
 
-/// The same component with so many more core instances, all of them empty. It
-/// must have one core module, as one without imports has.
+/// The same component with `instances` additional empty core instances. The
+/// component must have exactly one core module, so it must not have imports.
 #[allow(dead_code, reason = "not for benchmarks")]
 pub(crate) fn crowded(component: &[u8], instances: u8) -> Vec<u8> {
-    assert!(instances <= 42, "one byte says how long");
+    assert!(instances <= 42, "the section size must fit in one byte");
     let module = [1, 8, 0, b'a', b's', b'm', 1, 0, 0, 0];
     let each = [0, 1, 0].repeat(instances.into());
     let section = [2, u8::try_from(each.len() + 1).unwrap(), instances];

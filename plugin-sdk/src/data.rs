@@ -1,16 +1,16 @@
-//! Checked access to a message's data, for handlers that answer bad data with
-//! a reason which names the key, what came and what is allowed.
+//! Checked access to a message's data. Errors name the key, the value that came
+//! and the values that are allowed.
 
 use crate::{Failure, Message, bad_data};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// As much of a wrong value as a reason shows, in bytes.
-const SHOWN_BYTES_MAX: usize = 80;
+/// How many bytes of a wrong value a reason quotes.
+const EXCERPT_BYTES_MAX: usize = 80;
 
-/// The data of a message, which must be a JSON object. Values are handed out
-/// as they were published, so numbers of any size survive being copied.
+/// The data of a message, which must be a JSON object. Values are returned as
+/// they were published, so numbers of any size can be copied without loss.
 ///
 /// Every method fails with [`Failure::Reject`] and code `bad-data`.
 pub struct Object<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
@@ -20,7 +20,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Failure::Reject`] with code `bad-data` where it is anything else.
+    /// [`Failure::Reject`] with code `bad-data` if it is anything else.
     pub fn object(&self) -> Result<Object<'_>, Failure> {
         serde_json::from_slice(&self.data).map(Object).map_err(|_| {
             bad_data(format!("data: got {}, allowed: a JSON object", excerpt(&String::from_utf8_lossy(&self.data))))
@@ -29,12 +29,12 @@ impl Message {
 }
 
 impl<'a> Object<'a> {
-    /// The string at `key`, which must be there and not be empty.
+    /// The string at `key`, which must exist and not be empty.
     pub fn text(&self, key: &str) -> Result<Cow<'a, str>, Failure> {
         self.optional_text(key)?.ok_or_else(|| wrong(key, "nothing", "a non-empty string"))
     }
 
-    /// The string at `key`, if there is one: absent and `null` are `None`.
+    /// The string at `key`, or `None` if the key is absent or `null`.
     pub fn optional_text(&self, key: &str) -> Result<Option<Cow<'a, str>>, Failure> {
         let Some(raw) = self.present(key) else { return Ok(None) };
         match serde_json::from_str::<Text<'a>>(raw.get()) {
@@ -53,7 +53,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The number at `key`: as it was written, and its nearest `f64`.
+    /// The number at `key`, as it was written and as the nearest `f64`.
     pub fn number(&self, key: &str) -> Result<(&'a RawValue, f64), Failure> {
         let raw = self.required(key, "a number")?;
         match serde_json::from_str::<f64>(raw.get()) {
@@ -84,7 +84,7 @@ impl<'a> Object<'a> {
     }
 }
 
-// `Cow` alone would always copy: serde borrows only when a field says so.
+// serde borrows into a `Cow` only for a field marked `borrow`.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -93,9 +93,9 @@ fn wrong(key: &str, got: &str, allowed: &str) -> Failure {
     bad_data(format!("data.{key}: got {}, allowed: {allowed}", excerpt(got)))
 }
 
-/// The start of a text, cut at a character.
+/// The start of a text, truncated at a character boundary.
 fn excerpt(text: &str) -> Cow<'_, str> {
-    match text.char_indices().find(|(at, char)| at + char.len_utf8() > SHOWN_BYTES_MAX) {
+    match text.char_indices().find(|(at, char)| at + char.len_utf8() > EXCERPT_BYTES_MAX) {
         Some((at, _)) => Cow::Owned(format!("{}...", &text[..at])),
         None => Cow::Borrowed(text),
     }

@@ -1,5 +1,5 @@
-//! Requests to the outside, where the manifest's `grants.http` names the
-//! server's origin.
+//! Outbound HTTP requests to the origins that the manifest's `grants.http`
+//! names.
 //!
 //! ```no_run
 //! # use gateway_plugin_sdk::{Failure, Message, http};
@@ -18,10 +18,11 @@
 //! }
 //! ```
 //!
-//! The host follows no redirect, unpacks nothing, and takes bodies up to the
-//! manifest's `limits.http_body` bytes each way. Up to `limits.http_requests`
-//! requests may be under way at once. A header that the manifest's
-//! `http_headers` set for the origin replaces one of the same name.
+//! The host follows no redirects, does not decompress bodies, and accepts bodies
+//! of up to the manifest's `limits.http_body` bytes in each direction. Up to
+//! `limits.http_requests` requests may be in progress at once. A header that
+//! `http_headers` in the manifest sets for the origin replaces one of the same
+//! name.
 
 mod error;
 
@@ -37,11 +38,11 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::StreamError;
 
-/// What one write takes, by WASI's own rule.
+/// WASI allows at most this many bytes in one write.
 const WRITE_BYTES_MAX: usize = 4096;
 const READ_BYTES: u64 = 64 << 10;
 
-/// Asks for what is at a URL.
+/// Sends a GET request to a URL.
 ///
 /// # Errors
 ///
@@ -50,7 +51,7 @@ pub fn get(url: &str) -> Result<Response, Error> {
     Request::get(url).send()
 }
 
-/// A request that is being put together.
+/// A request under construction.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: String,
@@ -60,22 +61,22 @@ pub struct Request {
     timeout: Option<Duration>,
 }
 
-/// A request that is under way.
+/// A request in progress.
 pub struct Pending(FutureIncomingResponse);
 
-/// A whole reply, whatever its status.
+/// A complete reply of any status.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// From 100 to 999; 200 to 299 is well.
+    /// From 100 to 999; 200 to 299 means success.
     pub status: u16,
-    /// Names are in lower case, and may come more than once.
+    /// Names are in lower case and may repeat.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// As it came: up to `limits.http_body` bytes.
+    /// The body as the server sent it: up to `limits.http_body` bytes.
     pub body: Vec<u8>,
 }
 
 impl Request {
-    /// A request with any method, in capitals.
+    /// A request with any method, in upper case.
     pub fn new(method: &str, url: &str) -> Self {
         let (method, url) = (method.to_owned(), url.to_owned());
         Self { method, url, headers: Vec::new(), body: None, timeout: None }
@@ -101,55 +102,56 @@ impl Request {
         Self::new("DELETE", url)
     }
 
-    /// Adds a header. Those of the connection (`host`, `connection`,
-    /// `transfer-encoding` and the like) are the host's own.
+    /// Adds a header. Only the host sets the headers of the connection (`host`,
+    /// `connection`, `transfer-encoding` and the like).
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// Sends these bytes.
+    /// Sets the body to these bytes.
     #[must_use]
     pub fn body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.body = Some(bytes.into());
         self
     }
 
-    /// Sends this as JSON, and says so in `content-type`.
+    /// Sets the body to this value as JSON, and `content-type` with it.
     ///
     /// # Errors
     ///
-    /// `invalid` where it can't be written as JSON.
+    /// `invalid` if it can't be written as JSON.
     pub fn json(self, value: &impl Serialize) -> Result<Self, Error> {
         let json = serde_json::to_vec(value).map_err(|error| Error::invalid(error.to_string()))?;
         Ok(self.header("content-type", "application/json").body(json))
     }
 
-    /// How long each may take: to connect, until the reply begins, and between
-    /// its pieces. Without it a connection has 10 s, and all of it what is left
-    /// of the run's `limits.timeout`.
+    /// Limits each of three waits: to connect, for the first byte of the reply,
+    /// and between chunks of its body. The default is 10 s to connect; the whole
+    /// request always ends with the run's `limits.timeout`.
     #[must_use]
     pub fn timeout(mut self, each: Duration) -> Self {
         self.timeout = Some(each);
         self
     }
 
-    /// Sends it and waits for the whole reply.
+    /// Sends the request and waits for the complete reply.
     ///
     /// # Errors
     ///
-    /// See [`Error::code`]. A status of the server's is none.
+    /// See [`Error::code`]. No status of a reply is an error.
     pub fn send(self) -> Result<Response, Error> {
         self.start()?.wait()
     }
 
-    /// Sends it and does not wait for the reply, so that several may be under
-    /// way.
+    /// Sends the request without waiting for the reply, so that several may be
+    /// in progress.
     ///
     /// # Errors
     ///
-    /// `invalid` where it is no request; all others come with the reply.
+    /// `invalid` if the request is malformed; [`Pending::wait`] returns every
+    /// other error.
     pub fn start(self) -> Result<Pending, Error> {
         let options = self.options()?;
         let mut headers = self.headers;
@@ -159,18 +161,18 @@ impl Request {
         let headers = Headers::from_list(&headers).map_err(|error| Error::invalid(format!("a header: {error:?}")))?;
         let request = OutgoingRequest::new(headers);
         let (scheme, authority, path) = parts(&self.url)?;
-        let is_taken = request.set_method(&method(&self.method)).is_ok()
+        let is_valid = request.set_method(&method(&self.method)).is_ok()
             && request.set_scheme(Some(&scheme)).is_ok()
             && request.set_authority(Some(authority)).is_ok()
             && request.set_path_with_query(Some(&path)).is_ok();
-        if !is_taken {
-            return Err(Error::invalid(format!("no request: {} {}", self.method, self.url)));
+        if !is_valid {
+            return Err(Error::invalid(format!("malformed request: {} {}", self.method, self.url)));
         }
         let bytes = self.body.unwrap_or_default();
         let body = if bytes.is_empty() { None } else { request.body().ok() };
         let pending = outgoing_handler::handle(request, options).map_err(|code| Error::of(&code))?;
         if let Some(body) = body {
-            // What goes wrong here, the reply says better.
+            // If this fails, the reply's error says why.
             let _ = write(body, &bytes);
         }
         Ok(Pending(pending))
@@ -184,13 +186,13 @@ impl Request {
             .set_connect_timeout(Some(nanoseconds))
             .and_then(|()| options.set_first_byte_timeout(Some(nanoseconds)))
             .and_then(|()| options.set_between_bytes_timeout(Some(nanoseconds)))
-            .map_err(|()| Error::invalid("the host knows no such timeout"))?;
+            .map_err(|()| Error::invalid("the host does not support this timeout"))?;
         Ok(Some(options))
     }
 }
 
 impl Pending {
-    /// Waits for the whole reply.
+    /// Waits for the complete reply.
     ///
     /// # Errors
     ///
@@ -200,19 +202,19 @@ impl Pending {
         match self.0.get() {
             Some(Ok(Ok(reply))) => read(reply),
             Some(Ok(Err(code))) => Err(Error::of(&code)),
-            Some(Err(())) | None => Err(Error::invalid("the reply was taken already")),
+            Some(Err(())) | None => Err(Error::invalid("the reply was already read")),
         }
     }
 }
 
 impl Response {
-    /// The first header of this lower-case name, where it is text.
+    /// The first header of this lower-case name, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
         std::str::from_utf8(value).ok()
     }
 
-    /// The body as text; what is no UTF-8 shows as `\u{fffd}`.
+    /// The body as text; invalid UTF-8 becomes `\u{fffd}`.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -221,7 +223,7 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// `invalid`, and what is wrong where.
+    /// `invalid`, with the position of the fault.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| Error::invalid(format!("the reply: {error}")))
     }
@@ -229,15 +231,15 @@ impl Response {
 
 /// Scheme, authority, and path with query of a URL.
 fn parts(url: &str) -> Result<(Scheme, &str, String), Error> {
-    let wrong = || Error::invalid(format!("\"{url}\" is no URL like \"https://api.example.com/path\""));
-    let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+    let wrong = || Error::invalid(format!("\"{url}\" is not a URL like \"https://api.example.com/path\""));
+    let (scheme, remainder) = url.split_once("://").ok_or_else(wrong)?;
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "https" => Scheme::Https,
         "http" => Scheme::Http,
         _ => return Err(wrong()),
     };
-    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (remainder, _fragment) = remainder.split_once('#').unwrap_or((remainder, ""));
+    let (authority, path) = remainder.split_at(remainder.find(['/', '?']).unwrap_or(remainder.len()));
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     if authority.is_empty() { Err(wrong()) } else { Ok((scheme, authority, path)) }
 }
@@ -256,10 +258,11 @@ fn method(name: &str) -> Method {
 }
 
 fn write(body: OutgoingBody, bytes: &[u8]) -> Result<(), StreamError> {
-    // Dropped unfinished, a body is given up: the server never takes it for whole.
+    // A body that is dropped unfinished is aborted, so the server can't mistake
+    // it for a complete one.
     let stream = body.write().map_err(|()| StreamError::Closed)?;
-    for piece in bytes.chunks(WRITE_BYTES_MAX) {
-        stream.blocking_write_and_flush(piece)?;
+    for chunk in bytes.chunks(WRITE_BYTES_MAX) {
+        stream.blocking_write_and_flush(chunk)?;
     }
     drop(stream);
     OutgoingBody::finish(body, None).map_err(|_| StreamError::Closed)
@@ -267,13 +270,13 @@ fn write(body: OutgoingBody, bytes: &[u8]) -> Result<(), StreamError> {
 
 fn read(reply: IncomingResponse) -> Result<Response, Error> {
     let (status, headers) = (reply.status(), reply.headers().entries());
-    let again = || Error::invalid("the body was taken already");
-    let body: IncomingBody = reply.consume().map_err(|()| again())?;
-    let stream = body.stream().map_err(|()| again())?;
+    let already_read = || Error::invalid("the body was already read");
+    let body: IncomingBody = reply.consume().map_err(|()| already_read())?;
+    let stream = body.stream().map_err(|()| already_read())?;
     let mut bytes = Vec::new();
     loop {
         match stream.blocking_read(READ_BYTES) {
-            Ok(mut piece) => bytes.append(&mut piece),
+            Ok(mut chunk) => bytes.append(&mut chunk),
             Err(StreamError::Closed) => return Ok(Response { status, headers, body: bytes }),
             Err(StreamError::LastOperationFailed(error)) => return Err(Error::of_stream(&error)),
         }
@@ -285,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_has_its_parts() {
+    fn a_url_is_split_into_its_parts() {
         for (url, expected) in [
             ("https://a.example", "Scheme::Https a.example /"),
             ("HTTP://a.example:81/b?c=d#e", "Scheme::Http a.example:81 /b?c=d"),

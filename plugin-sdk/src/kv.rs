@@ -1,14 +1,14 @@
-//! Values that stay: in Redis, kept apart for each plugin by its name. The
-//! manifest grants them: `keyvalue = true` under `[grants]`.
+//! The key-value store: small values in Redis, in a namespace for each plugin
+//! name. The manifest grants it: `keyvalue = true` under `[grants]`.
 //!
-//! What is written here takes effect at once and stays, whatever becomes of
-//! the message; follow-ups, in contrast, leave only when the run returns ok. A
-//! message may be run again, so write what may be written twice, or use
-//! [`add`] and [`swap`].
+//! A write takes effect immediately, and a failed run does not undo it;
+//! follow-ups, in contrast, are sent only when the run returns ok. A message may
+//! be run again, so make your writes idempotent, or use [`set_if_absent`] and
+//! [`compare_and_swap`].
 //!
-//! A key has 1 to 512 bytes and a value up to 1 MiB. How much there may be in
-//! all is up to `limits.keyvalue_keys` and `limits.keyvalue` of the manifest.
-//! A lifetime counts in whole seconds, rounded up; without one a value stays
+//! A key has 1 to 512 bytes and a value up to 1 MiB. `limits.keyvalue_keys` and
+//! `limits.keyvalue` in the manifest bound the number of keys and their bytes.
+//! A time to live is in whole seconds, rounded up; without one a value stays
 //! until it is deleted.
 //!
 //! ```no_run
@@ -17,9 +17,9 @@
 //!
 //! const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 //!
-//! /// Greets nobody twice a day.
+//! /// Says hello at most once a day for each message id.
 //! fn greet(message: Message) -> Result<(), Failure> {
-//!     if kv::add(&format!("greeted/{}", message.id), b"1", Some(DAY))? {
+//!     if kv::set_if_absent(&format!("greeted/{}", message.id), b"1", Some(DAY))? {
 //!         gateway_plugin_sdk::info!("hello");
 //!     }
 //!     Ok(())
@@ -28,12 +28,12 @@
 //!
 //! # Errors
 //!
-//! Every function: `denied` where the manifest does not grant it, `invalid`
-//! for a key that can't be one, `unavailable` where Redis is away or full. The
-//! ones that write: `too-large` for a value of more than 1 MiB or where
-//! `limits.keyvalue` leaves no room, `too-many` beyond `limits.keyvalue_keys`.
+//! Every function: `denied` if the manifest does not grant the store, `invalid`
+//! for a key of the wrong length, `unavailable` if Redis is down or full. The
+//! functions that write: `too-large` for a value of more than 1 MiB or beyond
+//! `limits.keyvalue`, `too-many` beyond `limits.keyvalue_keys`.
 
-use crate::bindings_more::gateway::worker::key_value;
+use crate::capability_bindings::gateway::worker::key_value;
 use crate::{Fault, json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,7 +52,7 @@ pub fn get(key: &str) -> Result<Option<Vec<u8>>, Fault> {
 ///
 /// # Errors
 ///
-/// See [the module](self); also `invalid` where it is other JSON, or none.
+/// See [the module](self); also `invalid` if it is not JSON of this type.
 pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Fault> {
     let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
     get(key)?
@@ -61,7 +61,7 @@ pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Fault> {
         .map_err(|error| Fault { code: "invalid".to_owned(), reason: format!("the value of {key}: {error}") })
 }
 
-/// Stores a value, whatever stood there.
+/// Stores a value and replaces an existing one.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ pub fn set(key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), Fault> 
     key_value::set(key, value, seconds(ttl))
 }
 
-/// Stores a value as JSON, whatever stood there.
+/// Stores a value as JSON and replaces an existing one.
 ///
 /// # Errors
 ///
@@ -79,23 +79,24 @@ pub fn set_json(key: &str, value: &impl Serialize, ttl: Option<Duration>) -> Res
     set(key, &json(value)?, ttl)
 }
 
-/// Stores a value where there is none. Returns whether there was none: of all
-/// that try at the same time, on however many workers, one is told so.
+/// Stores a value only if the key does not exist, and returns whether it did
+/// so. Of all concurrent calls, on any number of workers, one returns true.
 ///
 /// # Errors
 ///
 /// See [the module](self).
-pub fn add(key: &str, value: &[u8], ttl: Option<Duration>) -> Result<bool, Fault> {
-    key_value::add(key, value, seconds(ttl))
+pub fn set_if_absent(key: &str, value: &[u8], ttl: Option<Duration>) -> Result<bool, Fault> {
+    key_value::set_if_absent(key, value, seconds(ttl))
 }
 
-/// Stores `value` if what is stored is `expected`. Returns whether it was.
+/// Stores `value` only if the stored value is `expected`, and returns whether it
+/// did so.
 ///
 /// # Errors
 ///
 /// See [the module](self).
-pub fn swap(key: &str, expected: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<bool, Fault> {
-    key_value::swap(key, expected, value, seconds(ttl))
+pub fn compare_and_swap(key: &str, expected: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<bool, Fault> {
+    key_value::compare_and_swap(key, expected, value, seconds(ttl))
 }
 
 /// Deletes the value at `key`, if there is one.
@@ -107,7 +108,7 @@ pub fn delete(key: &str) -> Result<(), Fault> {
     key_value::delete(key)
 }
 
-/// To the host 0 is for ever, which nobody means who asks for no time at all.
+/// The host takes 0 for "never expires", so a time to live of zero becomes 1 s.
 fn seconds(ttl: Option<Duration>) -> u32 {
     let rounded_up = |ttl: Duration| ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     ttl.map_or(0, |ttl| u32::try_from(rounded_up(ttl)).unwrap_or(u32::MAX).max(1))
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lifetime_is_rounded_up_and_never_becomes_for_ever() {
+    fn a_time_to_live_is_rounded_up_and_is_never_zero() {
         assert_eq!(seconds(None), 0);
         assert_eq!(seconds(Some(Duration::ZERO)), 1);
         assert_eq!(seconds(Some(Duration::from_millis(1000))), 1);

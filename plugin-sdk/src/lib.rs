@@ -19,8 +19,8 @@
 //! ```
 //!
 //! Build it with `cargo build --release --target wasm32-wasip2` as a `cdylib`
-//! and drop the `.wasm` into the worker's plugins directory. The contract
-//! itself, with what each outcome means, is `wit/gateway.wit`.
+//! and drop the `.wasm` into the worker's plugins directory. The contract is
+//! `wit/gateway.wit`, which also says what each outcome means.
 
 #![deny(missing_docs)]
 
@@ -82,7 +82,7 @@ pub mod batch_bindings {
     clippy::allow_attributes_without_reason,
     reason = "generated from wit/gateway.wit; the boundary of a component is made of raw pointers"
 )]
-mod bindings_more {
+mod capability_bindings {
     wit_bindgen::generate!({
         path: "../wit",
         world: "capabilities",
@@ -90,25 +90,25 @@ mod bindings_more {
     });
 }
 
-pub use bindings::gateway::worker::publisher::{Options, Priority};
-pub use bindings::gateway::worker::types::{Again, Failure, Fault, Message};
+pub use bindings::gateway::worker::publisher::{Options as PublishOptions, Priority};
+pub use bindings::gateway::worker::types::{Failure, Fault, Message, RetryOptions};
 
-/// The plugin's `[config]`: the value of `key`, if the manifest has it.
+/// The value of `key` in the manifest's `[config]`, if it is there.
 pub fn config(key: &str) -> Option<String> {
     bindings::gateway::worker::config::get(key)
 }
 
 /// The secret of this name, which the operator gave to the worker. The manifest
 /// grants it by name: `secrets = ["API_KEY"]` under `[grants]`. The worker
-/// strikes its value out of the log and of what it tells about failures, as
-/// long as it has at least 4 bytes and is written as it is.
+/// redacts exact matches of its value from the log and from the reasons of
+/// failures, if the value has at least 4 bytes.
 ///
 /// # Errors
 ///
-/// `denied` where the manifest does not grant it, `unavailable` where the
-/// worker does not have it.
+/// `denied` if the manifest does not grant it, `unavailable` if the worker does
+/// not have it.
 pub fn secret(name: &str) -> Result<String, Fault> {
-    bindings_more::gateway::worker::secrets::get(name)
+    capability_bindings::gateway::worker::secrets::get(name)
 }
 
 /// Publishes `data` to `topic` when this run returns ok, and returns the new
@@ -116,20 +116,46 @@ pub fn secret(name: &str) -> Result<String, Fault> {
 ///
 /// # Errors
 ///
-/// `denied` where the manifest does not grant the topic; `too-large` and
-/// `too-many` beyond the host's limits, and `too-many` for the 101st message of
-/// a chain in which each followed the one before at once.
+/// `denied` if the manifest does not grant the topic; `too-large` and
+/// `too-many` beyond the host's limits. The 101st message of a chain in which
+/// each message was published without a delay by the handler of the previous
+/// one is `too-many` as well.
 pub fn publish(topic: &str, data: &impl Serialize) -> Result<String, Fault> {
     bindings::gateway::worker::publisher::publish(topic, &json(data)?)
 }
 
-/// Like [`publish`], with an id, a delay, a priority or headers.
+/// Like [`publish`], with an id, a delay, an expiry, a priority, headers or a
+/// deduplication key.
+///
+/// ```no_run
+/// # use gateway_plugin_sdk::{Failure, PublishOptions, publish_with};
+/// # fn publish_later(order_id: &str) -> Result<(), Failure> {
+/// let options = PublishOptions { delay_seconds: 60, expires_seconds: 3600, ..PublishOptions::default() };
+/// publish_with("order.check", &order_id, &options)?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
-/// Those of [`publish`], and `invalid` for an option out of its range.
-pub fn publish_with(topic: &str, data: &impl Serialize, options: &Options) -> Result<String, Fault> {
+/// Those of [`publish`], and `invalid` for an option that is out of range.
+pub fn publish_with(topic: &str, data: &impl Serialize, options: &PublishOptions) -> Result<String, Fault> {
     bindings::gateway::worker::publisher::publish_with(topic, &json(data)?, options)
+}
+
+/// A message without a delay or an expiry, with normal priority.
+impl Default for PublishOptions {
+    fn default() -> Self {
+        Self {
+            id: None,
+            parent: None,
+            delay_seconds: 0,
+            priority: Priority::Normal,
+            headers: Vec::new(),
+            dedup_key: None,
+            expires_seconds: 0,
+        }
+    }
 }
 
 fn json(data: &impl Serialize) -> Result<Vec<u8>, Fault> {
@@ -141,8 +167,8 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Failure::Reject`] with code `bad-data` and what is wrong where: data
-    /// of the wrong shape will not get better by trying again.
+    /// [`Failure::Reject`] with code `bad-data` and the position of the fault:
+    /// a retry would find the same wrong data.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.data).map_err(|error| bad_data(error.to_string()))
     }
@@ -154,17 +180,19 @@ impl Message {
 }
 
 impl Failure {
-    /// Failed; run it again after the topic's backoff. Costs an attempt.
+    /// The run failed and is retried after the topic's backoff. Costs an attempt.
     pub fn retry(reason: impl Into<String>) -> Self {
-        Self::Retry(Again { reason: reason.into(), after_ms: None })
+        Self::Retry(RetryOptions { reason: reason.into(), after_ms: None })
     }
 
-    /// Not ready yet; run it again after the topic's backoff. Costs no attempt.
+    /// The message can't be handled yet and is run again after the topic's
+    /// backoff. Costs no attempt.
     pub fn postpone(reason: impl Into<String>) -> Self {
-        Self::Postpone(Again { reason: reason.into(), after_ms: None })
+        Self::Postpone(RetryOptions { reason: reason.into(), after_ms: None })
     }
 
-    /// Will never work: dead letter now. `code` matches `[a-z0-9-]{1,64}`.
+    /// The message can never be handled and becomes a dead letter at once.
+    /// `code` matches `[a-z0-9-]{1,64}`.
     pub fn reject(code: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Reject(Fault { code: code.into(), reason: reason.into() })
     }
@@ -175,15 +203,15 @@ pub fn bad_data(reason: impl Into<String>) -> Failure {
     Failure::reject("bad-data", reason)
 }
 
-/// What was refused will be refused again, so `?` on it rejects the message
-/// with the host's code; what is only `unavailable` is tried again.
+/// `?` on a fault rejects the message with the host's code, since the same call
+/// would fail again; only the fault `unavailable` becomes a retry.
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         if fault.code == "unavailable" { Self::retry(fault.reason) } else { Self::Reject(fault) }
     }
 }
 
-/// Makes a function `fn(Message) -> Result<(), Failure>` the component's
+/// Exports a function `fn(Message) -> Result<(), Failure>` as the component's
 /// handler.
 #[macro_export]
 macro_rules! handler {
@@ -202,9 +230,9 @@ macro_rules! handler {
     };
 }
 
-/// Makes a function `fn(Vec<Message>) -> Vec<Result<(), Failure>>` the
-/// component's handler of several messages at once, whose manifest has a
-/// `[batch]`. Its replies are in the order of the messages.
+/// Exports a function `fn(Vec<Message>) -> Vec<Result<(), Failure>>` as the
+/// component's batch handler. Its manifest needs a `[batch]`. The results are in
+/// the order of the messages.
 #[macro_export]
 macro_rules! batch_handler {
     ($handle:path) => {

@@ -1,9 +1,10 @@
 //! Mail through the operator's relay. The manifest grants it: `mail = true`
 //! under `[grants]`.
 //!
-//! A mail is sent at once, and another run of the message sends it again: with
-//! the same `Message-ID`, so that receivers can tell. Whoever must not send
-//! twice remembers it with [`kv::add`](crate::kv::add).
+//! A mail is sent immediately, so another run of the message sends it again,
+//! with the same `Message-ID`, which lets receivers drop the copy. To never send
+//! twice, remember the mail with
+//! [`kv::set_if_absent`](crate::kv::set_if_absent).
 //!
 //! ```no_run
 //! use gateway_plugin_sdk::{Failure, Message, mail::Mail};
@@ -20,11 +21,11 @@
 //! ```
 
 use crate::Fault;
-use crate::bindings_more::gateway::worker::mail;
+use crate::capability_bindings::gateway::worker::mail;
 
-/// A mail that is being written.
+/// A mail under construction.
 #[derive(Debug, Clone, Default)]
-#[must_use = "a mail leaves with `send`"]
+#[must_use = "`send` sends the mail"]
 pub struct Mail {
     to: Vec<String>,
     headers: Vec<(String, String)>,
@@ -37,33 +38,34 @@ impl Mail {
         Self::default().and_to(address)
     }
 
-    /// One more to whom it goes. With `cc` and `bcc` they are 100 at most.
+    /// Adds a recipient. With `cc` and `bcc` a mail has at most 100.
     pub fn and_to(mut self, address: impl Into<String>) -> Self {
         self.to.push(address.into());
         self
     }
 
-    /// Gets a copy.
+    /// Adds a recipient of a copy.
     pub fn cc(self, address: impl AsRef<str>) -> Self {
         self.joined("cc", address.as_ref())
     }
 
-    /// Gets a copy, which the others do not see.
+    /// Adds a recipient of a copy whom the others do not see.
     pub fn bcc(self, address: impl AsRef<str>) -> Self {
         self.joined("bcc", address.as_ref())
     }
 
-    /// Where answers go.
+    /// The address that replies are sent to.
     pub fn reply_to(self, address: impl AsRef<str>) -> Self {
         self.joined("reply-to", address.as_ref())
     }
 
-    /// The sender, where the operator allows it; else it is the operator's.
+    /// The sender, which the operator must allow. The default is the operator's
+    /// `mail.from`.
     pub fn from(self, address: impl Into<String>) -> Self {
         self.header("from", address)
     }
 
-    /// What it is about; any characters but line breaks.
+    /// The subject: any characters except line breaks.
     pub fn subject(self, subject: impl Into<String>) -> Self {
         self.header("subject", subject)
     }
@@ -79,12 +81,13 @@ impl Mail {
         self.body("text/plain; charset=utf-8", body.into())
     }
 
-    /// The body as HTML. With [`text`](Self::text) before it, readers choose.
+    /// The body as HTML. With a [`text`](Self::text) before it, the mail reader
+    /// shows one of the two.
     pub fn html(self, body: impl Into<String>) -> Self {
         self.body("text/html; charset=utf-8", body.into())
     }
 
-    /// A file that goes with it. All bodies and files have 10 MiB at most.
+    /// Attaches a file. All bodies and files together have at most 10 MiB.
     pub fn attach(
         mut self,
         name: impl Into<String>,
@@ -95,15 +98,15 @@ impl Mail {
         self
     }
 
-    /// Hands it to the operator's relay.
+    /// Sends the mail through the operator's relay.
     ///
     /// # Errors
     ///
-    /// `denied` where the manifest does not grant mail or the operator does not
-    /// allow this sender; `invalid` for an address or a header that can't be
-    /// one, and where the relay refuses for good, in its words; `too-many`
-    /// beyond 100 recipients, or 10 mails of one run; `too-large` beyond 10
-    /// MiB; `unavailable` where there is no relay, or none that answers.
+    /// `denied` if the manifest does not grant mail or the operator does not
+    /// allow this sender; `invalid` for a malformed address or header, and with
+    /// the relay's text if the relay rejects the mail permanently; `too-many`
+    /// beyond 100 recipients, or 10 mails in one run; `too-large` beyond 10
+    /// MiB; `unavailable` if no relay is configured or it does not answer.
     pub fn send(&self) -> Result<(), Fault> {
         mail::send(&self.to, &self.headers, &self.parts)
     }
@@ -113,9 +116,9 @@ impl Mail {
         self
     }
 
-    /// Several addresses are one header.
+    /// Appends to the header if it is already there: addresses share one header.
     fn joined(mut self, name: &str, address: &str) -> Self {
-        match self.headers.iter_mut().find(|(known, _)| known == name) {
+        match self.headers.iter_mut().find(|(existing, _)| existing == name) {
             Some((_, value)) => {
                 value.push_str(", ");
                 value.push_str(address);

@@ -1,5 +1,5 @@
-/* A command in C, built for WASI preview 1: it reads its message, prints what
- * it knows, and does what the data asks for. */
+/* A command in C, built for WASI preview 1. It reads its message, prints its
+ * arguments and environment, and does what the data says. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ int main(int argc, char **argv) {
     }
     const char *code = strstr(text, "\"exit\":");
     if (code) {
-        fprintf(stderr, "as it was told");
+        fprintf(stderr, "exit code set by the message");
         exit(atoi(code + 7));
     }
     return 0;

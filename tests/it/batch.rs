@@ -239,7 +239,7 @@ async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
         publish("m-1").await;
         redis.until_in_flight("crew", 2).await;
         // The new version handles one message at a time.
-        let granted = format!("[grants]\npublish = [\"told\"]\nhttp = [\"{}\"]\n", server.origin());
+        let granted = format!("[grants]\npublish = [\"results\"]\nhttp = [\"{}\"]\n", server.origin());
         plugins.put("crew", &built("fetch"), &granted);
         let is_new = |plugin: &serde_json::Value| plugin["digest"] != old && plugin["kind"] == "handler";
         gateway.until_plugin("crew", "is replaced", is_new).await;

@@ -89,7 +89,7 @@ async fn the_exit_code_decides_the_outcome() {
         assert_eq!(text(&letter, "gw-reason"), reason, "{code}");
         let error = text(&letter, "gw-error");
         assert!(error.starts_with(&format!("{begin}exit code {code}\n")), "{error}");
-        assert!(error.ends_with("as it was told"), "{error}");
+        assert!(error.ends_with("exit code set by the message"), "{error}");
         // A component reports success or failure, but no exit code.
         let letter = dead(&redis, "component", &format!(r#"{{"exit":{code}}}"#)).await;
         assert_eq!(text(&letter, "gw-reason"), "retry", "{code}");

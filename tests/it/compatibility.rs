@@ -78,7 +78,7 @@ async fn a_missing_interface_is_named_together_with_those_available() {
         (&[(in_package, &wasi.0), ("import config;", &wasi.1)], &wasi.2, format!("it needs wasi:clocks/it@0.3.0 (`go`), which this host does not have: it offers {of_wasi}")),
         (&[(in_package, &foreign.0), ("import config;", &foreign.1)], &foreign.2, format!("it needs other:thing/it@0.1.0 (`go`), which this host does not have: it offers {ours}, and {of_wasi}")),
         (&[("enum level { debug,", "enum level { trace, debug,")], LOG, "`log` of gateway:worker/logging@1.0.0 has another type than this host's: type mismatch with parameters: expected enum of 4 names, found 5 names (expected is what the host has)".to_owned()),
-        (&[("    retry(again),", "    retry(again),\n    other(again),")], LOG, "its export gateway:worker/handler@1.0.0 has another type than this host's: ".to_owned()),
+        (&[("    retry(retry-options),", "    retry(retry-options),\n    other(retry-options),")], LOG, "its export gateway:worker/handler@1.0.0 has another type than this host's: ".to_owned()),
     ];
     for (change, imports, fragment) in cases {
         let reason = refusal(&built(change, imports)).await.unwrap();

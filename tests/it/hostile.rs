@@ -35,12 +35,11 @@ const EVERYTHING: &str = r#"
     (import "gateway:worker/logging@1.0.0" "log-with" (func $log_with (param i32 i32 i32 i32 i32)))
     (import "gateway:worker/config@1.0.0" "get" (func $config (param i32 i32 i32)))
     (import "gateway:worker/publisher@1.0.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))
-    (import "gateway:worker/publisher@1.0.0" "publish-with" (func $publish_with
-        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/publisher@1.0.0" "publish-with" (func $publish_with (param i32 i32)))
     (import "gateway:worker/key-value@1.0.0" "get" (func $key_value (param i32 i32 i32)))
     (import "gateway:worker/key-value@1.0.0" "set" (func $set (param i32 i32 i32 i32 i32 i32)))
-    (import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))
-    (import "gateway:worker/key-value@1.0.0" "swap" (func $swap (param i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "set-if-absent" (func $set_if_absent (param i32 i32 i32 i32 i32 i32)))
+    (import "gateway:worker/key-value@1.0.0" "compare-and-swap" (func $compare_and_swap (param i32 i32 i32 i32 i32 i32 i32 i32)))
     (import "gateway:worker/key-value@1.0.0" "delete" (func $delete (param i32 i32 i32)))
     (import "gateway:worker/secrets@1.0.0" "get" (func $secret (param i32 i32 i32)))
     (import "gateway:worker/mail@1.0.0" "send" (func $mail (param i32 i32 i32 i32 i32 i32 i32)))"#;
@@ -155,9 +154,14 @@ fn not_text() -> Vec<(&'static str, Vec<u8>)> {
     let some = "(i32.const 1)";
     let absent = "(i32.const 0) (i32.const 0) (i32.const 0)";
     let at = "(i32.const 64)";
-    // Topic, data, id, parent, no delay, normal priority, headers.
-    let publish_with = |topic: &str, id: &str, parent: &str, headers: &str| {
-        format!("(call $publish_with {topic} {GOOD} {id} {parent} {none} {some} {headers} {at})")
+    // Topic, data, id, parent, no delay, normal priority, headers, deduplication key, no expiry: more than the canonical
+    // ABI passes as parameters, so they are in memory.
+    let publish_with = |topic: &str, id: &str, parent: &str, headers: &str, dedup_key: &str| {
+        let words = format!("{topic} {GOOD} {id} {parent} {none} {some} {headers} {dedup_key} {none}");
+        let words = words[1..words.len() - 1].split(") (").enumerate();
+        let stores: String =
+            words.map(|(index, word)| format!("(i32.store (i32.const {}) ({word}))", 704 + 4 * index)).collect();
+        format!("{stores} (call $publish_with (i32.const 704) {at})")
     };
     let some_bad = format!("{some} {BAD}");
     let request = "(call $request (call $fields))";
@@ -168,15 +172,16 @@ fn not_text() -> Vec<(&'static str, Vec<u8>)> {
         ("text.field.value", format!("(call $log_with {some} {GOOD} {BAD_VALUE})")),
         ("text.config", format!("(call $config {BAD} {at})")),
         ("text.topic", format!("(call $publish {BAD} {GOOD} {at})")),
-        ("text.with.topic", publish_with(BAD, absent, absent, NONE)),
-        ("text.with.id", publish_with(GOOD, &some_bad, absent, NONE)),
-        ("text.with.parent", publish_with(GOOD, absent, &some_bad, NONE)),
-        ("text.with.header", publish_with(GOOD, absent, absent, BAD_NAME)),
-        ("text.with.header.value", publish_with(GOOD, absent, absent, BAD_VALUE)),
+        ("text.with.topic", publish_with(BAD, absent, absent, NONE, absent)),
+        ("text.with.id", publish_with(GOOD, &some_bad, absent, NONE, absent)),
+        ("text.with.parent", publish_with(GOOD, absent, &some_bad, NONE, absent)),
+        ("text.with.header", publish_with(GOOD, absent, absent, BAD_NAME, absent)),
+        ("text.with.header.value", publish_with(GOOD, absent, absent, BAD_VALUE, absent)),
+        ("text.with.dedup_key", publish_with(GOOD, absent, absent, NONE, &given)),
         ("text.key", format!("(call $key_value {BAD} {at})")),
         ("text.key.set", format!("(call $set {BAD} {GOOD} {none} {at})")),
-        ("text.key.add", format!("(call $add {BAD} {GOOD} {none} {at})")),
-        ("text.key.swap", format!("(call $swap {BAD} {GOOD} {GOOD} {none} {at})")),
+        ("text.key.set_if_absent", format!("(call $set_if_absent {BAD} {GOOD} {none} {at})")),
+        ("text.key.compare_and_swap", format!("(call $compare_and_swap {BAD} {GOOD} {GOOD} {none} {at})")),
         ("text.key.delete", format!("(call $delete {BAD} {at})")),
         ("text.secret", format!("(call $secret {BAD} {at})")),
         ("text.mail.to", format!("(call $mail {BAD_NAME} {NONE} {NONE} {at})")),

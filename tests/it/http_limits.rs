@@ -43,7 +43,7 @@ async fn a_request_body_is_limited_with_or_without_a_content_length() {
     assert_eq!((seen[0].body, seen[0].is_whole), (KIB_64, true));
 
     let authority = format!("127.0.0.1:{}", server.port);
-    let upload = |bytes: usize| json!({ "do": "upload", "authority": authority, "path": "/hello", "bytes": bytes, "is_ended": true });
+    let upload = |bytes: usize| json!({ "do": "upload", "authority": authority, "path": "/hello", "bytes": bytes, "is_finished": true });
     assert_eq!(rig.run(upload(KIB_64)).await, "Ok(200)");
     let result = rig.run(upload(KIB_64 + 1)).await;
     assert_eq!(result, "Err(ErrorCode::HttpRequestBodySize(Some(65536)))");
@@ -72,7 +72,9 @@ async fn a_body_whose_handler_trapped_is_never_complete() {
     let rig = small(&server, "").await;
     let authority = format!("127.0.0.1:{}", server.port);
     let id = rig
-        .publish(&json!({ "do": "upload", "authority": authority, "path": "/early", "bytes": 10, "is_ended": false }))
+        .publish(
+            &json!({ "do": "upload", "authority": authority, "path": "/early", "bytes": 10, "is_finished": false }),
+        )
         .await;
     rig.gateway.until_outcome("fetch", &id, "trap").await;
     until("the server has seen it", async || (server.seen().len() == 1).then_some(())).await;
@@ -155,13 +157,13 @@ async fn connecting_times_out_also_during_the_tls_handshake() {
     rig.publish(&json!({ "do": "send", "url": url })).await;
     let own = rig.run(json!({ "do": "send", "url": url, "timeout_ms": 100 })).await;
     assert_eq!(own["error"], "timeout");
-    assert_eq!(rig.redis.envelopes("mq:told").await.len(), 1, "the limit of the host is longer");
+    assert_eq!(rig.redis.envelopes("mq:results").await.len(), 1, "the limit of the host is longer");
     let both = until("the limit of the host", async || {
-        let results = rig.redis.envelopes("mq:told").await;
+        let results = rig.redis.envelopes("mq:results").await;
         (results.len() == 2).then_some(results)
     })
     .await;
-    assert_eq!(both[1]["data"]["told"]["error"], "timeout", "{both:?}");
+    assert_eq!(both[1]["data"]["result"]["error"], "timeout", "{both:?}");
 }
 
 /// A connection that a run leaves open would be counted by no limit.

@@ -42,8 +42,8 @@ impl Rig {
     pub(crate) async fn run(&self, act: Value) -> Value {
         let id = self.publish(&act).await;
         until(&format!("the result of {act}"), async || {
-            let results = self.redis.envelopes("mq:told").await;
-            results.iter().find(|one| one["data"]["of"] == id.as_str()).map(|one| one["data"]["told"].clone())
+            let results = self.redis.envelopes("mq:results").await;
+            results.iter().find(|one| one["data"]["of"] == id.as_str()).map(|one| one["data"]["result"].clone())
         })
         .await
     }
@@ -61,7 +61,7 @@ impl Rig {
 }
 
 pub(crate) fn manifest(grants: &str) -> String {
-    format!("concurrency = 2\n[retry]\nattempts = 1\n[grants]\npublish = [\"told\"]\n{grants}\n")
+    format!("concurrency = 2\n[retry]\nattempts = 1\n[grants]\npublish = [\"results\"]\n{grants}\n")
 }
 
 /// The status of a response, or the code of an error.

@@ -347,7 +347,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let command = || program(&format!("{memory} {start}"));
     let (handler, batch) = (guest(OK), "[batch]\nsize = 2\nwait = \"1s\"\n");
     let failed = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 512)) (i32.store (i32.const 40) (i32.const 4)) (i32.const 32)";
-    let wider = [("    retry(again),", "    retry(again),\n    other(again),")];
+    let wider = [("    retry(retry-options),", "    retry(retry-options),\n    other(retry-options),")];
     let foreign = format!(r#"(import "env" "sleep" (func)) {memory} {start}"#);
     let threads = format!(r#"(import "env" "memory" (memory 1 2 shared)) {start}"#);
     vec![

@@ -49,6 +49,7 @@ mod script_batches;
 mod plugins;
 mod process;
 mod proxy;
+mod publish_options;
 mod queue;
 mod reload;
 mod instance_pool;

@@ -88,7 +88,7 @@ async fn opening_too_many_files_fails_in_the_call() {
     fs::write(outer.path().join("a"), "here").unwrap();
     let granted = format!("read = {{ \"/in\" = \"{}\" }}", outer.path().display());
     let rig = Rig::new(&granted).await;
-    let result = rig.run(json!({ "do": "hold", "path": "/in/a", "times": 100_000 })).await;
+    let result = rig.run(json!({ "do": "open-many", "path": "/in/a", "times": 100_000 })).await;
     assert!(result["count"] == 100 && result["error"].is_string(), "{result}");
     assert_eq!(rig.run(read("/in/a")).await["text"], "here");
 
@@ -148,12 +148,12 @@ async fn handlers_may_open_half_of_the_files_of_the_process() {
     let gateway = Gateway::spawn(&mut command);
     gateway.until_loaded("fetch").await;
     for id in ["first", "second"] {
-        let hold = json!({ "do": "hold", "path": "/in/a", "times": 1000 });
+        let hold = json!({ "do": "open-many", "path": "/in/a", "times": 1000 });
         redis.publish("fetch", id, &hold.to_string()).await;
         gateway.until_outcome("fetch", id, "done").await;
     }
-    for envelope in redis.envelopes("mq:told").await {
-        let result = &envelope["data"]["told"];
+    for envelope in redis.envelopes("mq:results").await {
+        let result = &envelope["data"]["result"];
         assert!(
             result["count"] == 89 && result["error"].is_string(),
             "one handle is the preopened directory: {result}"

@@ -215,17 +215,18 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
 /// A handler that stores its version under the message id, and rejects a message whose id
 /// is stored already, which detects a second run.
 fn counts(number: u8) -> Vec<u8> {
-    let add = r#"(import "gateway:worker/key-value@1.0.0" "add" (func $add (param i32 i32 i32 i32 i32 i32)))"#;
+    let set_if_absent =
+        r#"(import "gateway:worker/key-value@1.0.0" "set-if-absent" (func $set (param i32 i32 i32 i32 i32 i32)))"#;
     let texts = format!(r#"(data (i32.const 600) "{number}twice")"#);
     // A failed call traps, and a value that exists is rejected.
-    let body = "(call $add (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
+    let body = "(call $set (local.get 0) (local.get 1) (i32.const 600) (i32.const 1) (i32.const 0) (i32.const 64))
         (if (i32.load8_u (i32.const 64)) (then (unreachable)))
         (if (i32.eqz (i32.load8_u (i32.const 68))) (then
             (i32.store8 (i32.const 16) (i32.const 1)) (i32.store8 (i32.const 20) (i32.const 2))
             (i32.store (i32.const 24) (i32.const 601)) (i32.store (i32.const 28) (i32.const 5))
             (i32.store (i32.const 32) (i32.const 601)) (i32.store (i32.const 36) (i32.const 5))))
         (i32.const 16)";
-    guest_in("full-handler", "", add, &texts, body)
+    guest_in("full-handler", "", set_if_absent, &texts, body)
 }
 
 /// Publishing stays far ahead, so that the worker always has messages.

@@ -305,7 +305,7 @@ async fn an_endless_message_chain_is_stopped() {
     );
     let _gateway = Gateway::start(&redis, &plugins);
     // Each run publishes to `seen` too, without a delay, so the last run fails at that.
-    redis.publish("ring", "first", r#"{"acts":[{"do":"again","to":"ring"}],"end":"fault"}"#).await;
+    redis.publish("ring", "first", r#"{"acts":[{"do":"republish","to":"ring"}],"end":"fault"}"#).await;
     let dead = redis.dead("ring").await;
     assert!(text(&dead, "gw-error").starts_with("too-many: the last 100 messages"), "{dead:?}");
     let envelope: Value = serde_json::from_str(&text(&dead, "message")).unwrap();
@@ -313,7 +313,7 @@ async fn an_endless_message_chain_is_stopped() {
     assert_eq!(redis.run::<i64>("HGET {mq:ring}:state done").await, 100);
 
     // A delayed message begins a new chain.
-    redis.publish("later", "rests", r#"{"acts":[{"do":"again","to":"later","delay":1}],"end":"fault"}"#).await;
+    redis.publish("later", "rests", r#"{"acts":[{"do":"republish","to":"later","delay":1}],"end":"fault"}"#).await;
     let delayed = until("delayed", async || {
         let bodies: Vec<Vec<u8>> = redis.run("HVALS {mq:later}:delayed:body").await;
         bodies.into_iter().next()

@@ -104,7 +104,7 @@ async fn a_secret_of_a_header_is_counted_and_redacted() {
     let result = rig.run(json!({ "do": "show", "url": format!("{origin}/echo") })).await;
     assert_eq!(status_or_error(&result), "200");
     assert!(result["body"].as_str().unwrap().contains("Bearer sesame!open"), "{result}");
-    let line = rig.gateway.until_logged("the server says", |_| true).await;
+    let line = rig.gateway.until_logged("the server replied", |_| true).await;
     let text = line["message"].as_str().unwrap();
     assert!(text.contains("Bearer [secret:KEY]") && !text.contains("sesame"), "{text}");
     let (_, metrics) = rig.gateway.get("/metrics/prometheus").await;

@@ -7,8 +7,8 @@ mod handler {
         imports: {
             "gateway:worker/key-value.get": async,
             "gateway:worker/key-value.set": async,
-            "gateway:worker/key-value.add": async,
-            "gateway:worker/key-value.swap": async,
+            "gateway:worker/key-value.set-if-absent": async,
+            "gateway:worker/key-value.compare-and-swap": async,
             "gateway:worker/key-value.delete": async,
             "gateway:worker/mail.send": async,
         },

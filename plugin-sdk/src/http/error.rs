@@ -1,10 +1,10 @@
-//! Why there is no reply.
+//! The error of a request.
 
 use crate::Failure;
 use std::fmt;
 use wasip2::http::types::{ErrorCode, http_error_code};
 
-/// Why there is no reply, or not all of it.
+/// Why a request has no reply, or only part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     code: &'static str,
@@ -12,20 +12,21 @@ pub struct Error {
 }
 
 impl Error {
-    /// For machines; expect more to come:
+    /// The code for programs; later versions may add more:
     ///
-    /// - `denied`: the manifest does not grant it; the worker's log says which
-    ///   line to write
-    /// - `invalid`: it is no request, or its answer no reply
-    /// - `too-large`: a body or the headers, in either direction
-    /// - `too-many`: requests of this run under way
-    /// - `timeout`: the server, or the way to it, took too long
-    /// - `unavailable`: all else; it may be better another time
+    /// - `denied`: the manifest does not grant the server; the worker's log says
+    ///   which line to add
+    /// - `invalid`: the request is malformed, or the reply can't be read
+    /// - `too-large`: a body or the headers exceed their limit, in either
+    ///   direction
+    /// - `too-many`: this run has too many requests in progress
+    /// - `timeout`: the connection or the server took too long
+    /// - `unavailable`: any other failure; a retry may succeed
     pub fn code(&self) -> &str {
         self.code
     }
 
-    /// For people.
+    /// The reason, for people.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -39,7 +40,7 @@ impl Error {
         let (code, reason) = match code {
             Code::HttpRequestDenied => ("denied", "the manifest does not grant it: see the worker's log".to_owned()),
             Code::DestinationIpProhibited => {
-                ("denied", "the name leads to an address that is not public: see the worker's log".to_owned())
+                ("denied", "the name resolves to an address that is not public: see the worker's log".to_owned())
             }
             Code::HttpRequestUriInvalid | Code::HttpRequestMethodInvalid | Code::HttpRequestUriTooLong => {
                 ("invalid", format!("{code:?}"))
@@ -48,7 +49,7 @@ impl Error {
             Code::HttpResponseBodySize(max) => ("too-large", format!("the reply's body; allowed: {max:?} bytes")),
             Code::HttpResponseHeaderSectionSize(_) => ("too-large", "the reply's headers".to_owned()),
             Code::ConnectionLimitReached => {
-                ("too-many", "requests under way: limits.http_requests of the manifest".to_owned())
+                ("too-many", "requests in progress: limits.http_requests of the manifest".to_owned())
             }
             Code::ConnectionTimeout
             | Code::DnsTimeout
@@ -76,7 +77,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What another time may be better is tried again; the rest is rejected.
+/// `denied`, `invalid` and `too-large` reject the message, since a retry would
+/// fail again; every other code becomes a retry.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.code {

@@ -1,4 +1,5 @@
-//! Writes to the buyer when the stock of a product is below its threshold.
+//! Sends an email to the buyer when the stock of a product is below its
+//! threshold.
 
 use gateway_plugin_sdk::{Failure, Message, config, handler, info, publish};
 use serde::Serialize;
@@ -24,9 +25,10 @@ fn alert(message: Message) -> Result<(), Failure> {
         info!("stock of {product_id} is sufficient: {current_stock}, threshold {threshold}");
         return Ok(());
     }
-    // Not the message's fault: it waits until the manifest is mended.
-    let to = config("alert_to")
-        .ok_or_else(|| Failure::postpone("[config] alert_to is missing from the manifest: who is to be told?"))?;
+    // The manifest is at fault, so the message waits until it is fixed.
+    let to = config("alert_to").ok_or_else(|| {
+        Failure::postpone("[config] alert_to is missing from the manifest: set the address that gets the alerts")
+    })?;
     publish(
         "email.send",
         &Email {

@@ -25,7 +25,7 @@ fn remind(message: Message) -> Result<(), Failure> {
     let body = data.optional_text("message")?.map_or(default_body, |text| text.into_owned());
 
     publish("push.notification", &Push { user_id: &user_id, title, body, order_id: &order_id, r#type: &kind })?;
-    info!("{kind} for order {order_id} sent on to user {user_id}");
+    info!("{kind} for order {order_id} published for user {user_id}");
     Ok(())
 }
 

@@ -1,9 +1,9 @@
-//! Starts the next attempt of a payment, until `max_retries` is reached.
+//! Starts the next attempt of a payment until `max_retries` is reached.
 
 use gateway_plugin_sdk::{Failure, Message, config, handler, info, publish};
 use serde::Serialize;
 
-/// Where the manifest's `[config]` has no `max_retries`.
+/// The default of `max_retries` in the manifest's `[config]`.
 const MAX_RETRIES: u32 = 5;
 
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ fn retry(message: Message) -> Result<(), Failure> {
 
     let max_retries = match config("max_retries") {
         None => MAX_RETRIES,
-        // Not the message's fault: it waits until the manifest is mended.
+        // The manifest is at fault, so the message waits until it is fixed.
         Some(text) => text
             .parse()
             .map_err(|_| Failure::postpone(format!("[config] max_retries: got \"{text}\", allowed: a whole number")))?,

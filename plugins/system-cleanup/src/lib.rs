@@ -1,11 +1,11 @@
-//! Turns a clean-up order into the data synchronisation that carries it out:
-//! from what the order names to the target in the manifest's `[config]`.
+//! Publishes the data synchronisation that performs a clean-up: from the source
+//! that the message names to the target in the manifest's `[config]`.
 
 use gateway_plugin_sdk::{Failure, Message, config, handler, info, publish};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Where the manifest's `[config]` has no `target`.
+/// The default of `target` in the manifest's `[config]`.
 const TARGET: &str = "archive";
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ fn clean_up(message: Message) -> Result<(), Failure> {
     let target = target.as_deref().unwrap_or(TARGET);
 
     publish("data.sync", &Sync { sync_type: "cleanup", source, target, params })?;
-    info!("clean-up of {source} handed to {target}");
+    info!("clean-up of {source} published, target {target}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Sends a notification on by email or SMS where the data has an address, and
-//! else as a push message. An email address wins over a phone number.
+//! Forwards a notification as an email if the data has an email address, else as
+//! an SMS if it has a phone number, else as a push message.
 
 use gateway_plugin_sdk::{Failure, Message, bad_data, handler, info, publish};
 use serde::Serialize;
@@ -44,7 +44,7 @@ fn notify(message: Message) -> Result<(), Failure> {
     } else {
         publish("push.notification", &Push { user_id, title, body: content })?;
     }
-    info!("{kind} notification sent on for user {user_id}");
+    info!("{kind} notification published for user {user_id}");
     Ok(())
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn each_message_of_a_batch_has_its_own_outcome(server: &Server)
         ("decode", "bad JSON"),
         ("reject", "bad-data"),
         ("reject", "invalid: name the parent"),
-        ("reject", "told: to fail"),
+        ("reject", "requested: by the message"),
     ];
     assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
     for ((reason, error), (expected, fragment)) in reasons.iter().zip(expected) {

@@ -50,11 +50,17 @@ impl key_value::Host for Guest {
         self.store_value(&key, &value, ttl_seconds, Only::Always).await.map(drop)
     }
 
-    async fn add(&mut self, key: String, value: Vec<u8>, ttl_seconds: u32) -> Result<bool, Fault> {
+    async fn set_if_absent(&mut self, key: String, value: Vec<u8>, ttl_seconds: u32) -> Result<bool, Fault> {
         self.store_value(&key, &value, ttl_seconds, Only::IfAbsent).await
     }
 
-    async fn swap(&mut self, key: String, expected: Vec<u8>, value: Vec<u8>, ttl_seconds: u32) -> Result<bool, Fault> {
+    async fn compare_and_swap(
+        &mut self,
+        key: String,
+        expected: Vec<u8>,
+        value: Vec<u8>,
+        ttl_seconds: u32,
+    ) -> Result<bool, Fault> {
         self.store_value(&key, &value, ttl_seconds, Only::If(&expected)).await
     }
 

@@ -16,6 +16,8 @@ const PUBLISHED_BYTES_MAX: usize = 16 << 20;
 /// the handler of the previous one: a longer chain is an endless loop.
 const HOPS_MAX: u32 = 100;
 
+const EXPIRY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// How much a run has published.
 #[derive(Default)]
 pub(in crate::plugin) struct Buffer {
@@ -25,8 +27,15 @@ pub(in crate::plugin) struct Buffer {
 
 impl publisher::Host for Guest {
     fn publish(&mut self, topic: String, data: Vec<u8>) -> Result<String, Fault> {
-        let options =
-            Options { id: None, parent: None, delay_seconds: 0, priority: WitPriority::Normal, headers: Vec::new() };
+        let options = Options {
+            id: None,
+            parent: None,
+            delay_seconds: 0,
+            priority: WitPriority::Normal,
+            headers: Vec::new(),
+            dedup_key: None,
+            expires_seconds: 0,
+        };
         self.publish_with(topic, data, options)
     }
 
@@ -46,6 +55,8 @@ impl publisher::Host for Guest {
             WitPriority::Low => Priority::Low,
         };
         let delay = Duration::from_secs(options.delay_seconds.into());
+        let now = Timestamp::now();
+        let expires_at = expiry(now, delay, options.expires_seconds)?;
         let from = self.run.topic_name().to_owned();
         let parent = self.run.parent(options.parent.as_deref())?;
         // A delayed message starts a new chain.
@@ -59,8 +70,9 @@ impl publisher::Host for Guest {
         // A retry of the same entry derives the same ids.
         let derived = || format!("{from}/{}/{}", parent.entry, parent.publications.len() + 1);
         let draft = Draft::new(options.id.unwrap_or_else(derived), &topic, data);
-        let draft = Draft { headers: &options.headers, priority, delay, hops, ..draft };
-        let publication = draft.encode(Timestamp::now()).map_err(|error| fault("invalid", error))?;
+        let dedup_key = options.dedup_key.as_deref();
+        let draft = Draft { headers: &options.headers, priority, delay, hops, dedup_key, expires_at, ..draft };
+        let publication = draft.encode(now).map_err(|error| fault("invalid", error))?;
         let (id, bytes) = (publication.id.clone(), publication.body.len());
         // The bytes include envelope and headers.
         if used + bytes > PUBLISHED_BYTES_MAX {
@@ -71,6 +83,23 @@ impl publisher::Host for Guest {
         self.run.buffer.bytes += bytes;
         Ok(id)
     }
+}
+
+/// When a message that is published now expires: never, if `seconds` is 0. A
+/// message that expires before it is due could never run.
+fn expiry(now: Timestamp, delay: Duration, seconds: u32) -> Result<Option<Timestamp>, Fault> {
+    if seconds == 0 {
+        return Ok(None);
+    }
+    let lifetime = Duration::from_secs(seconds.into());
+    if lifetime > EXPIRY_MAX {
+        return Err(fault("invalid", format!("expires-seconds is {seconds}, allowed: at most 366 days")));
+    }
+    if lifetime <= delay {
+        let reason = format!("expires-seconds is {seconds}, allowed: more than the delay of {} s", delay.as_secs());
+        return Err(fault("invalid", reason));
+    }
+    now.checked_add(lifetime).map(Some).map_err(|error| fault("invalid", error))
 }
 
 impl RunState {
@@ -93,6 +122,22 @@ impl RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_expires_after_it_is_due_and_within_366_days() {
+        let now: Timestamp = "2026-11-23T07:45:23Z".parse().unwrap();
+        let expiry = |delay, seconds| {
+            expiry(now, Duration::from_secs(delay), seconds)
+                .map(|at| at.map(|at| at.to_string()))
+                .map_err(|fault| fault.code)
+        };
+        assert_eq!(expiry(60, 0), Ok(None));
+        assert_eq!(expiry(60, 61), Ok(Some("2026-11-23T07:46:24Z".to_owned())));
+        assert_eq!(expiry(0, 366 * 86_400), Ok(Some("2027-11-24T07:45:23Z".to_owned())));
+        for (delay, seconds) in [(60, 60), (61, 60), (0, 366 * 86_400 + 1)] {
+            assert_eq!(expiry(delay, seconds), Err("invalid".to_owned()), "{delay} {seconds}");
+        }
+    }
 
     #[test]
     fn a_publication_follows_a_message_of_the_run() {

@@ -1,4 +1,5 @@
-//! Goes outside as its message's data says, and publishes what came of it.
+//! Sends requests and opens files as its message's data says, and publishes the
+//! results to `results`.
 
 mod raw;
 
@@ -14,25 +15,25 @@ use std::time::Duration;
 #[serde(tag = "do", rename_all = "kebab-case")]
 enum Act {
     Send(Send),
-    /// All of them at once, the first of which are waited for last.
+    /// Starts all of them, and waits for them in reverse order.
     Together {
         of: Vec<Send>,
     },
-    /// A body of a length that is not said before, ended or not.
+    /// Sends a body without a content length, and finishes it or not.
     Upload {
         authority: String,
         path: String,
         bytes: usize,
-        is_ended: bool,
+        is_finished: bool,
     },
-    /// The same as `send`, and logs the reply's body.
+    /// Like `send`, and logs the reply's body.
     Show(Send),
-    /// Goes away from a reply that has begun.
+    /// Keeps a reply open without reading it.
     Leave {
         authority: String,
         path: String,
     },
-    /// How many messages this instance has had.
+    /// Publishes how many messages this instance has handled.
     Count,
     Read {
         path: String,
@@ -44,9 +45,9 @@ enum Act {
     List {
         path: String,
     },
-    /// Opens it so many times and keeps it open: how often that went well, and
-    /// why no longer.
-    Hold {
+    /// Opens the path up to this many times and keeps the files open: publishes
+    /// how often that succeeded, and the first error.
+    OpenMany {
         path: String,
         times: u32,
     },
@@ -60,7 +61,7 @@ struct Send {
     #[serde(default)]
     headers: Vec<(String, String)>,
     body: Option<String>,
-    /// A body of so many bytes.
+    /// The size of a generated body.
     bytes: Option<usize>,
     timeout_ms: Option<u64>,
 }
@@ -89,57 +90,59 @@ static MESSAGES: AtomicU32 = AtomicU32::new(0);
 
 fn act(message: Message) -> Result<(), Failure> {
     let count = MESSAGES.fetch_add(1, Ordering::Relaxed) + 1;
-    let told = match message.json::<Act>()? {
-        Act::Send(send) => told(send.start().and_then(Pending::wait)),
+    let result = match message.json::<Act>()? {
+        Act::Send(send) => reply_json(send.start().and_then(Pending::wait)),
         Act::Together { of } => {
             let started: Vec<_> = of.into_iter().map(Send::start).collect();
-            let mut told: Vec<Value> =
-                started.into_iter().rev().map(|pending| told(pending.and_then(Pending::wait))).collect();
-            told.reverse();
-            told.into()
+            let mut results: Vec<Value> =
+                started.into_iter().rev().map(|pending| reply_json(pending.and_then(Pending::wait))).collect();
+            results.reverse();
+            results.into()
         }
-        Act::Upload { authority, path, bytes, is_ended } => raw::upload(&authority, &path, bytes, is_ended).into(),
+        Act::Upload { authority, path, bytes, is_finished } => {
+            raw::upload(&authority, &path, bytes, is_finished).into()
+        }
         Act::Show(send) => {
             let reply = send.start().and_then(Pending::wait);
             if let Ok(reply) = &reply {
-                info!("the server says {}", reply.text());
+                info!("the server replied {}", reply.text());
             }
-            told(reply)
+            reply_json(reply)
         }
         Act::Leave { authority, path } => raw::leave(&authority, &path).into(),
         Act::Count => count.into(),
-        Act::Read { path } => told_file(fs::read_to_string(path)),
-        Act::Write { path, text } => told_file(fs::write(path, text).map(|()| String::new())),
-        Act::List { path } => told_file(fs::read_dir(path).map(|found| {
+        Act::Read { path } => file_json(fs::read_to_string(path)),
+        Act::Write { path, text } => file_json(fs::write(path, text).map(|()| String::new())),
+        Act::List { path } => file_json(fs::read_dir(path).map(|found| {
             let mut names: Vec<_> =
                 found.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
             names.sort();
             names.join(",")
         })),
-        Act::Hold { path, times } => {
-            let mut held = Vec::new();
-            let error = (0..times).find_map(|_| fs::File::open(&path).map(|file| held.push(file)).err());
-            json!({ "count": held.len(), "error": error.map(|error| error.to_string()) })
+        Act::OpenMany { path, times } => {
+            let mut open_files = Vec::new();
+            let error = (0..times).find_map(|_| fs::File::open(&path).map(|file| open_files.push(file)).err());
+            json!({ "count": open_files.len(), "error": error.map(|error| error.to_string()) })
         }
     };
-    publish("told", &json!({ "of": message.id, "told": told }))?;
+    publish("results", &json!({ "of": message.id, "result": result }))?;
     Ok(())
 }
 
-fn told(reply: Result<Response, Error>) -> Value {
+fn reply_json(reply: Result<Response, Error>) -> Value {
     match reply {
         Ok(reply) => {
             let headers: Vec<_> =
                 reply.headers.iter().map(|(name, value)| json!([name, String::from_utf8_lossy(value)])).collect();
-            let shown: String = reply.text().chars().take(1000).collect();
-            json!({ "status": reply.status, "headers": headers, "length": reply.body.len(), "body": shown })
+            let excerpt: String = reply.text().chars().take(1000).collect();
+            json!({ "status": reply.status, "headers": headers, "length": reply.body.len(), "body": excerpt })
         }
         Err(error) => json!({ "error": error.code(), "reason": error.reason() }),
     }
 }
 
-fn told_file(done: std::io::Result<String>) -> Value {
-    match done {
+fn file_json(result: std::io::Result<String>) -> Value {
+    match result {
         Ok(text) => json!({ "text": text }),
         Err(error) => json!({ "error": error.to_string() }),
     }
@@ -148,7 +151,7 @@ fn told_file(done: std::io::Result<String>) -> Value {
 handler!(act);
 
 #[allow(unreachable_pub, unsafe_code, clippy::allow_attributes_without_reason, reason = "generated from the WIT")]
-mod tested {
+mod self_test {
     wit_bindgen::generate!({ path: "../../../wit", world: "self-tested" });
 
     struct Test;
@@ -162,7 +165,7 @@ mod tested {
     export!(Test);
 }
 
-/// Says what came of a request, where the config asks for one.
+/// Fails with the result of a request if the config names a URL.
 fn check() -> Result<(), String> {
     match config("check") {
         Some(url) => Err(http::get(&url).map_or_else(|error| error.to_string(), |reply| reply.status.to_string())),

@@ -1,29 +1,29 @@
-//! Requests as no SDK makes them.
+//! Requests that the SDK does not make.
 
-#![expect(clippy::expect_used, reason = "a guest that fails tells it by a trap")]
+#![expect(clippy::expect_used, reason = "a guest reports a failure by a trap")]
 
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{Headers, OutgoingBody, OutgoingRequest, Scheme};
 use wasip2::io::streams::StreamError;
 
-/// Sends a body whose length is not said before, and either ends it or waits
-/// for the reply to begin and stays in the midst of it for ever.
-pub(crate) fn upload(authority: &str, path: &str, bytes: usize, is_ended: bool) -> String {
+/// Sends a body without a content length. It either finishes the body and
+/// returns the status, or waits for the reply and then traps with the body open.
+pub(crate) fn upload(authority: &str, path: &str, bytes: usize, is_finished: bool) -> String {
     let request = OutgoingRequest::new(Headers::new());
-    let is_taken = request.set_method(&wasip2::http::types::Method::Post).is_ok()
+    let is_valid = request.set_method(&wasip2::http::types::Method::Post).is_ok()
         && request.set_scheme(Some(&Scheme::Http)).is_ok()
         && request.set_authority(Some(authority)).is_ok()
         && request.set_path_with_query(Some(path)).is_ok();
-    assert!(is_taken);
-    let body = request.body().expect("its body");
-    let pending = outgoing_handler::handle(request, None).expect("it is sent");
-    let stream = body.write().expect("its stream");
-    for piece in vec![b'x'; bytes].chunks(4096) {
-        if matches!(stream.blocking_write_and_flush(piece), Err(StreamError::Closed)) {
+    assert!(is_valid);
+    let body = request.body().expect("the body");
+    let pending = outgoing_handler::handle(request, None).expect("the request is sent");
+    let stream = body.write().expect("the stream");
+    for chunk in vec![b'x'; bytes].chunks(4096) {
+        if matches!(stream.blocking_write_and_flush(chunk), Err(StreamError::Closed)) {
             break;
         }
     }
-    if is_ended {
+    if is_finished {
         drop(stream);
         let _ = OutgoingBody::finish(body, None);
         pending.subscribe().block();
@@ -31,23 +31,23 @@ pub(crate) fn upload(authority: &str, path: &str, bytes: usize, is_ended: bool) 
     }
     pending.subscribe().block();
     let _reply = pending.get();
-    panic!("in the midst of it");
+    panic!("the body is unfinished");
 }
 
-/// Waits for a reply to begin, and neither reads nor drops it.
+/// Waits for a reply to begin, and neither reads nor drops its body.
 pub(crate) fn leave(authority: &str, path: &str) -> String {
     let request = OutgoingRequest::new(Headers::new());
-    let is_taken = request.set_scheme(Some(&Scheme::Http)).is_ok()
+    let is_valid = request.set_scheme(Some(&Scheme::Http)).is_ok()
         && request.set_authority(Some(authority)).is_ok()
         && request.set_path_with_query(Some(path)).is_ok();
-    assert!(is_taken);
-    let pending = outgoing_handler::handle(request, None).expect("it is sent");
+    assert!(is_valid);
+    let pending = outgoing_handler::handle(request, None).expect("the request is sent");
     pending.subscribe().block();
     let reply = pending.get().expect("a reply").expect("once");
-    let told = format!("{:?}", reply.as_ref().map(|reply| reply.status()));
+    let status = format!("{:?}", reply.as_ref().map(|reply| reply.status()));
     if let Ok(reply) = reply {
-        std::mem::forget(reply.consume().expect("its body"));
+        std::mem::forget(reply.consume().expect("the body"));
         std::mem::forget(reply);
     }
-    told
+    status
 }

@@ -1,7 +1,9 @@
-//! Uses every interface of the contract, and tells what came of it. As it was
-//! built once it is kept in `tests/golden`, and must run for ever.
+//! Uses every interface of the contract and publishes the results. A build of it
+//! is stored in `tests/golden` and must run on every later release.
 
-use gateway_plugin_sdk::{Failure, Fault, Message, Options, Priority, batch_handler, config, handler, publish_with};
+use gateway_plugin_sdk::{
+    Failure, Fault, Message, Priority, PublishOptions, batch_handler, config, handler, publish_with,
+};
 use std::collections::BTreeMap;
 
 #[allow(
@@ -10,7 +12,7 @@ use std::collections::BTreeMap;
     clippy::allow_attributes_without_reason,
     reason = "generated from wit/gateway.wit; the boundary of a component is made of raw pointers"
 )]
-mod more {
+mod capability_bindings {
     wit_bindgen::generate!({
         path: "../../../wit",
         generate_all,
@@ -25,16 +27,16 @@ mod more {
     });
 }
 
+use capability_bindings::gateway::worker::{key_value, mail, secrets};
 use gateway_plugin_sdk::bindings::gateway::worker::{config as raw_config, logging};
-use more::gateway::worker::{key_value, mail, secrets};
 
-/// What it says about one message; `parent` where there are several.
-fn tell(message: &Message, parent: Option<String>) -> Result<(), Failure> {
+/// Publishes what the host answered; a batch names the `parent`.
+fn report(message: &Message, parent: Option<String>) -> Result<(), Failure> {
     let fields = [("topic".to_owned(), message.topic.clone()), ("attempt".to_owned(), message.attempt.to_string())];
     logging::log(logging::Level::Info, "golden");
     logging::log_with(logging::Level::Warn, "golden with fields", &fields);
     let part = mail::Part { content_type: "text/plain".to_owned(), name: None, data: b"hello".to_vec() };
-    let said = BTreeMap::from([
+    let results = BTreeMap::from([
         ("id", message.id.clone()),
         ("data", String::from_utf8_lossy(&message.data).into_owned()),
         ("published_at_bytes", message.published_at.len().to_string()),
@@ -42,36 +44,44 @@ fn tell(message: &Message, parent: Option<String>) -> Result<(), Failure> {
         ("header", message.header("color").unwrap_or_default().to_owned()),
         ("config", config("color").unwrap_or_default()),
         ("config_all", raw_config::get_all().len().to_string()),
-        ("get", said(key_value::get("key"))),
-        ("set", said(key_value::set("key", b"value", 60))),
-        ("add", said(key_value::add("key", b"value", 60))),
-        ("swap", said(key_value::swap("key", b"value", b"other", 60))),
-        ("delete", said(key_value::delete("key"))),
-        ("secret", said(secrets::get("NAME"))),
-        ("mail", said(mail::send(&["a@example.com".to_owned()], &[], &[part]))),
+        ("get", code(key_value::get("key"))),
+        ("set", code(key_value::set("key", b"value", 60))),
+        ("set_if_absent", code(key_value::set_if_absent("key", b"value", 60))),
+        ("compare_and_swap", code(key_value::compare_and_swap("key", b"value", b"other", 60))),
+        ("delete", code(key_value::delete("key"))),
+        ("secret", code(secrets::get("NAME"))),
+        ("mail", code(mail::send(&["a@example.com".to_owned()], &[], &[part]))),
     ]);
     let headers = vec![("color".to_owned(), "gold".to_owned())];
-    let options = Options { id: None, parent, delay_seconds: 0, priority: Priority::Normal, headers };
-    publish_with("told", &said, &options)?;
-    match said["data"].as_str() {
-        "\"retry\"" => Err(Failure::retry("as told")),
-        "\"postpone\"" => Err(Failure::postpone("as told")),
-        "\"reject\"" => Err(Failure::reject("told", "as told")),
+    let options = PublishOptions {
+        id: None,
+        parent,
+        delay_seconds: 0,
+        priority: Priority::Normal,
+        headers,
+        dedup_key: Some(format!("results/{}", message.id)),
+        expires_seconds: 3600,
+    };
+    publish_with("results", &results, &options)?;
+    match results["data"].as_str() {
+        "\"retry\"" => Err(Failure::retry("requested by the message")),
+        "\"postpone\"" => Err(Failure::postpone("requested by the message")),
+        "\"reject\"" => Err(Failure::reject("requested", "by the message")),
         _ => Ok(()),
     }
 }
 
-/// The fault's code, or that there is none.
-fn said<T>(answer: Result<T, Fault>) -> String {
+/// The fault's code, or "ok".
+fn code<T>(answer: Result<T, Fault>) -> String {
     answer.map_or_else(|fault| fault.code, |_| "ok".to_owned())
 }
 
 fn handle(message: Message) -> Result<(), Failure> {
-    tell(&message, None)
+    report(&message, None)
 }
 
 fn handle_batch(messages: Vec<Message>) -> Vec<Result<(), Failure>> {
-    messages.iter().map(|message| tell(message, Some(message.id.clone()))).collect()
+    messages.iter().map(|message| report(message, Some(message.id.clone()))).collect()
 }
 
 handler!(handle);
@@ -79,17 +89,17 @@ batch_handler!(handle_batch);
 
 struct Test;
 
-impl more::exports::gateway::worker::self_test::Guest for Test {
+impl capability_bindings::exports::gateway::worker::self_test::Guest for Test {
     fn check() -> Result<(), String> {
-        // Nothing outside answers while it is tried out.
+        // During a self-test the host denies everything outside the component.
         match key_value::get("key") {
             Err(fault) if fault.code == "denied" => Ok(()),
-            _ => Err("the key-value store answers".to_owned()),
+            _ => Err("the key-value store is not denied".to_owned()),
         }
     }
 }
 
-#[allow(unsafe_code, reason = "generated likewise")]
+#[allow(unsafe_code, reason = "generated from wit/gateway.wit")]
 const _: () = {
-    more::export!(Test with_types_in crate::more);
+    capability_bindings::export!(Test with_types_in crate::capability_bindings);
 };

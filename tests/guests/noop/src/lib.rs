@@ -1,4 +1,4 @@
-//! Does nothing, in an instance of its own: what is left is the worker's cost.
+//! A handler that does nothing, to measure the worker's own cost.
 
 use gateway_plugin_sdk::{Failure, Message, handler};
 

@@ -1,8 +1,8 @@
-//! A program as anybody would write it: it reads, prints what it knows, and
-//! ends as its data says.
+//! An ordinary program without the SDK: it reads its message, prints its
+//! arguments and environment, and ends as its data says.
 
-#![allow(clippy::print_stdout, reason = "a program's way of telling")]
-#![allow(clippy::disallowed_methods, reason = "a guest has an environment of its own")]
+#![allow(clippy::print_stdout, reason = "stdout is the output of a command")]
+#![allow(clippy::disallowed_methods, reason = "a guest sees only the environment that the host gives it")]
 
 use std::io::Read;
 

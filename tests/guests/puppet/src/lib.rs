@@ -1,6 +1,8 @@
-//! Does what its message's data says, well-behaved or not.
+//! Does what its message's data says, including what a handler should not do.
 
-use gateway_plugin_sdk::{Failure, Message, Options, Priority, config, handler, info, publish, publish_with};
+use gateway_plugin_sdk::{
+    Failure, Message, PublishOptions, RetryOptions, config, handler, info, publish, publish_with,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -9,11 +11,11 @@ use std::time::Duration;
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 enum Act {
-    /// Waits in a host call, and says so where that takes time.
+    /// Sleeps in a host call. It logs that first, unless `ms` is 0.
     Sleep {
         ms: u64,
     },
-    /// Publishes everything it was handed, data last and verbatim.
+    /// Publishes all fields of the message, with `data` last and verbatim.
     Echo {
         to: String,
     },
@@ -51,13 +53,14 @@ enum Act {
         code: String,
         reason: String,
     },
-    /// Tries everything that was not granted; tells what it got hold of.
+    /// Tries everything that is not granted, and rejects with the list of what
+    /// it could reach.
     Reach,
-    /// One after the other, until one fails.
+    /// Performs the acts in order until one fails.
     All {
         of: Vec<Act>,
     },
-    /// Fails with a retry on so many first attempts.
+    /// Asks for a retry on each of the first `times` attempts.
     Fail {
         times: u32,
     },
@@ -66,7 +69,7 @@ enum Act {
         to: String,
         data: serde_json::Value,
     },
-    /// What the `version` of the plugin's config is to do.
+    /// Performs the act of the config's `version`.
     ByVersion {
         of: BTreeMap<String, Act>,
     },
@@ -80,7 +83,7 @@ fn act(message: Message) -> Result<(), Failure> {
 fn play(message: &Message, act: Act) -> Result<(), Failure> {
     match act {
         Act::All { of } => of.into_iter().try_for_each(|act| play(message, act))?,
-        Act::Fail { times } if message.attempt <= times => return Err(Failure::retry("fails for now")),
+        Act::Fail { times } if message.attempt <= times => return Err(Failure::retry("an early attempt")),
         Act::Fail { .. } => {}
         Act::Send { to, data } => drop(publish(&to, &data)?),
         Act::ByVersion { mut of } => {
@@ -96,16 +99,16 @@ fn play(message: &Message, act: Act) -> Result<(), Failure> {
         }
         Act::Echo { to } => {
             let data: Box<RawValue> = message.json()?;
-            let mut seen = BTreeMap::new();
-            seen.insert("id", raw(&message.id)?);
-            seen.insert("topic", raw(&message.topic)?);
-            seen.insert("attempt", raw(&message.attempt)?);
-            seen.insert("max_attempts", raw(&message.max_attempts)?);
-            seen.insert("published_at", raw(&message.published_at)?);
-            seen.insert("headers", raw(&message.headers)?);
-            seen.insert("version", raw(&config("version"))?);
-            seen.insert("data", data);
-            publish(&to, &seen)?;
+            let mut fields = BTreeMap::new();
+            fields.insert("id", raw(&message.id)?);
+            fields.insert("topic", raw(&message.topic)?);
+            fields.insert("attempt", raw(&message.attempt)?);
+            fields.insert("max_attempts", raw(&message.max_attempts)?);
+            fields.insert("published_at", raw(&message.published_at)?);
+            fields.insert("headers", raw(&message.headers)?);
+            fields.insert("version", raw(&config("version"))?);
+            fields.insert("data", data);
+            publish(&to, &fields)?;
         }
         Act::Publish { to, times, then } => {
             for number in 0..times {
@@ -119,8 +122,7 @@ fn play(message: &Message, act: Act) -> Result<(), Failure> {
         }
         Act::Delay { to, seconds } => {
             let headers = vec![("traceparent".to_owned(), "00-1-2-3".to_owned())];
-            let options =
-                Options { id: None, parent: None, delay_seconds: seconds, priority: Priority::Normal, headers };
+            let options = PublishOptions { delay_seconds: seconds, headers, ..PublishOptions::default() };
             publish_with(&to, &"later", &options)?;
         }
         Act::Log { text, times } => (0..times).for_each(|_| info!("{text}")),
@@ -131,10 +133,10 @@ fn play(message: &Message, act: Act) -> Result<(), Failure> {
         Act::Panic { text } => panic!("{text}"),
         Act::Exit { code } => std::process::exit(code),
         Act::Retry { reason, after_ms } => {
-            return Err(Failure::Retry(gateway_plugin_sdk::Again { reason, after_ms }));
+            return Err(Failure::Retry(RetryOptions { reason, after_ms }));
         }
         Act::Postpone { reason, after_ms } => {
-            return Err(Failure::Postpone(gateway_plugin_sdk::Again { reason, after_ms }));
+            return Err(Failure::Postpone(RetryOptions { reason, after_ms }));
         }
         Act::Reject { code, reason } => return Err(Failure::reject(code, reason)),
         Act::Reach => return Err(Failure::reject("reached", reached().join(","))),
@@ -143,10 +145,10 @@ fn play(message: &Message, act: Act) -> Result<(), Failure> {
 }
 
 fn reached() -> Vec<&'static str> {
-    let mut got = Vec::new();
-    let mut note = |what, is_reached| {
+    let mut reached = Vec::new();
+    let mut note = |name, is_reached| {
         if is_reached {
-            got.push(what);
+            reached.push(name);
         }
     };
     note("environment", std::env::vars().next().is_some());
@@ -156,7 +158,7 @@ fn reached() -> Vec<&'static str> {
     note("listening", std::net::TcpListener::bind("127.0.0.1:0").is_ok());
     note("datagrams", std::net::UdpSocket::bind("127.0.0.1:0").is_ok());
     note("names", std::net::ToSocketAddrs::to_socket_addrs("localhost:80").is_ok());
-    got
+    reached
 }
 
 fn raw(value: &impl serde::Serialize) -> Result<Box<RawValue>, Failure> {

@@ -1,9 +1,9 @@
-//! Uses what a manifest grants, as its message's data says, and publishes to
-//! `seen` how each act went.
+//! Uses what the manifest grants as its message's data says, and publishes the
+//! result of each act to `seen`.
 
 use gateway_plugin_sdk::__logging as logging;
 use gateway_plugin_sdk::mail::Mail;
-use gateway_plugin_sdk::{Failure, Fault, Message, Options, Priority, handler, kv, publish, publish_with, secret};
+use gateway_plugin_sdk::{Failure, Fault, Message, PublishOptions, handler, kv, publish, publish_with, secret};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Deserialize)]
 struct Acts {
     acts: Vec<Act>,
-    /// How it ends: `retry`, `postpone`, `reject`, `panic`, or well.
+    /// How the run ends: `retry`, `postpone`, `reject`, `panic`, `fault` (the
+    /// first fault of an act), or otherwise ok.
     #[serde(default)]
     end: String,
     #[serde(default)]
@@ -30,7 +31,7 @@ enum Act {
         #[serde(default)]
         ttl: u64,
     },
-    /// Keys `<key>0`, `<key>1`, ... with so many bytes each.
+    /// Sets the keys `<key>0`, `<key>1`, ... to values of this many bytes.
     Fill {
         key: String,
         count: u32,
@@ -38,13 +39,13 @@ enum Act {
         #[serde(default)]
         ttl: u64,
     },
-    Add {
+    SetIfAbsent {
         key: String,
         value: String,
         #[serde(default)]
         ttl: u64,
     },
-    Swap {
+    CompareAndSwap {
         key: String,
         expected: String,
         value: String,
@@ -52,14 +53,14 @@ enum Act {
     Delete {
         key: String,
     },
-    /// Adds one to the number there, however many do so at once.
+    /// Adds one to the number at the key, safely under concurrent calls.
     Increase {
         key: String,
     },
     Secret {
         name: String,
     },
-    /// `{secret:NAME}` in a text is the secret.
+    /// Replaces `{secret:NAME}` in the texts by the secret.
     Log {
         text: String,
         #[serde(default)]
@@ -76,24 +77,30 @@ enum Act {
         text: Option<String>,
         #[serde(default)]
         html: Option<String>,
-        /// Names, with so many bytes each.
+        /// The names and sizes of attachments.
         #[serde(default)]
         files: Vec<(String, usize)>,
         #[serde(default = "one")]
         times: u32,
     },
-    /// Publishes the message's own data.
-    Again {
+    /// Publishes the message's own data again.
+    Republish {
         to: String,
         #[serde(default)]
         delay: u32,
     },
-    /// Publishes `{}` with these headers, so many times.
+    /// Publishes `{}` with these options.
     Publish {
         to: String,
+        #[serde(default)]
         headers: Vec<(String, String)>,
+        #[serde(default)]
+        delay: u32,
+        dedup_key: Option<String>,
+        #[serde(default)]
+        expires: u32,
     },
-    /// Publishes so many bytes.
+    /// Publishes a text of this size.
     Large {
         to: String,
         bytes: usize,
@@ -113,11 +120,11 @@ fn act(message: Message) -> Result<(), Failure> {
             Err(fault) => json!({ "fault": fault.code, "reason": fault.reason }),
         });
     }
-    let reason = told(&acts.reason)?;
+    let reason = with_secrets(&acts.reason)?;
     match acts.end.as_str() {
         "retry" => Err(Failure::retry(reason)),
         "postpone" => Err(Failure::postpone(reason)),
-        "reject" => Err(Failure::reject("told", reason)),
+        "reject" => Err(Failure::reject("requested", reason)),
         "panic" => panic!("{reason}"),
         "fault" => match results.iter().find(|result| result["fault"] != Value::Null) {
             Some(result) => Err(Fault {
@@ -144,32 +151,34 @@ fn play(message: &Message, act: Act) -> Result<Value, Fault> {
             (0..count).try_for_each(|number| kv::set(&format!("{key}{number}"), &value, seconds(ttl)))?;
             Ok(Value::Null)
         }
-        Act::Add { key, value, ttl } => kv::add(&key, value.as_bytes(), seconds(ttl)).map(Value::Bool),
-        Act::Swap { key, expected, value } => {
-            kv::swap(&key, expected.as_bytes(), value.as_bytes(), None).map(Value::Bool)
+        Act::SetIfAbsent { key, value, ttl } => {
+            kv::set_if_absent(&key, value.as_bytes(), seconds(ttl)).map(Value::Bool)
+        }
+        Act::CompareAndSwap { key, expected, value } => {
+            kv::compare_and_swap(&key, expected.as_bytes(), value.as_bytes(), None).map(Value::Bool)
         }
         Act::Delete { key } => kv::delete(&key).map(|()| Value::Null),
         Act::Increase { key } => loop {
             let Some(before) = kv::get_json::<u64>(&key)? else {
-                if kv::add(&key, b"1", None)? {
+                if kv::set_if_absent(&key, b"1", None)? {
                     return Ok(json!(1));
                 }
                 continue;
             };
             let after = before + 1;
-            if kv::swap(&key, before.to_string().as_bytes(), after.to_string().as_bytes(), None)? {
+            if kv::compare_and_swap(&key, before.to_string().as_bytes(), after.to_string().as_bytes(), None)? {
                 return Ok(json!(after));
             }
         },
         Act::Secret { name } => secret(&name).map(Value::String),
         Act::Log { text, fields } => {
-            let fields = fields.into_iter().map(|(name, value)| Ok((name, told(&value)?)));
-            logging::log_with(logging::Level::Info, &told(&text)?, &fields.collect::<Result<Vec<_>, Fault>>()?);
+            let fields = fields.into_iter().map(|(name, value)| Ok((name, with_secrets(&value)?)));
+            logging::log_with(logging::Level::Info, &with_secrets(&text)?, &fields.collect::<Result<Vec<_>, Fault>>()?);
             Ok(Value::Null)
         }
         Act::Print { text } => {
             use std::io::Write;
-            let _ = writeln!(std::io::stdout(), "{}", told(&text)?);
+            let _ = writeln!(std::io::stdout(), "{}", with_secrets(&text)?);
             Ok(Value::Null)
         }
         Act::Mail { to, headers, text, html, files, times } => {
@@ -182,30 +191,33 @@ fn play(message: &Message, act: Act) -> Result<Value, Fault> {
                 .fold(mail, |mail, (name, bytes)| mail.attach(name, "application/octet-stream", vec![b'y'; bytes]));
             (0..times).try_for_each(|_| mail.send()).map(|()| Value::Null)
         }
-        Act::Again { to, delay } => {
-            let options = Options { delay_seconds: delay, ..options() };
+        Act::Republish { to, delay } => {
+            let options = PublishOptions { delay_seconds: delay, ..PublishOptions::default() };
             let data: Value = message.json().unwrap_or_default();
             publish_with(&to, &data, &options).map(Value::String)
         }
-        Act::Publish { to, headers } => {
-            publish_with(&to, &json!({}), &Options { headers, ..options() }).map(Value::String)
+        Act::Publish { to, headers, delay, dedup_key, expires } => {
+            let options = PublishOptions {
+                headers,
+                delay_seconds: delay,
+                dedup_key,
+                expires_seconds: expires,
+                ..PublishOptions::default()
+            };
+            publish_with(&to, &json!({}), &options).map(Value::String)
         }
         Act::Large { to, bytes } => publish(&to, &"x".repeat(bytes.saturating_sub(2))).map(Value::String),
     }
-}
-
-fn options() -> Options {
-    Options { id: None, parent: None, delay_seconds: 0, priority: Priority::Normal, headers: Vec::new() }
 }
 
 fn seconds(ttl: u64) -> Option<Duration> {
     (ttl > 0).then(|| Duration::from_secs(ttl))
 }
 
-fn told(text: &str) -> Result<String, Fault> {
-    let Some((before, rest)) = text.split_once("{secret:") else { return Ok(text.to_owned()) };
-    let (name, after) = rest.split_once('}').unwrap_or((rest, ""));
-    Ok(format!("{before}{}{}", secret(name)?, told(after)?))
+fn with_secrets(text: &str) -> Result<String, Fault> {
+    let Some((before, remainder)) = text.split_once("{secret:") else { return Ok(text.to_owned()) };
+    let (name, after) = remainder.split_once('}').unwrap_or((remainder, ""));
+    Ok(format!("{before}{}{}", secret(name)?, with_secrets(after)?))
 }
 
 handler!(act);
