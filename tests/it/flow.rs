@@ -25,7 +25,7 @@ async fn all_priorities(redis: &Redis, count: usize) -> TopicClient {
             queue.publisher.publish(&publication(&format!("{number}"), priority)).await.unwrap();
         }
     }
-    assert_eq!(queue.open().await.unwrap().sources, SOURCES);
+    assert_eq!(queue.open().await.unwrap().streams, SOURCES);
     queue
 }
 
@@ -181,7 +181,7 @@ async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
     queue.publisher.publish(&publication("retried", Priority::High)).await.unwrap();
     let delayed = Publication { delay: Duration::from_millis(1), ..publication("delayed", Priority::Low) };
     queue.publisher.publish(&delayed).await.unwrap();
-    let sources = queue.open().await.unwrap().sources;
+    let sources = queue.open().await.unwrap().streams;
     assert_eq!(sources, [StreamKind::High]);
     let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
@@ -402,13 +402,12 @@ async fn the_mark_of_what_has_finished_is_written_in_the_same_step() {
     for number in 0..2 {
         redis.publish("t", &number.to_string(), "{}").await;
     }
-    let sources = queue.open().await.unwrap().sources;
+    let sources = queue.open().await.unwrap().streams;
     let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
     let marks = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
-    let batch =
-        [taken[0].done(Some(marks[0].clone()), Vec::new(), None), taken[1].done(Some(marks[1].clone()), child, None)];
+    let batch = [taken[0].done(Some(marks[0].clone()), Vec::new()), taken[1].done(Some(marks[1].clone()), child)];
     assert_eq!(queue.dedup.finished(&marks).await.unwrap(), [false, false]);
     // At a full memory the one that needs none is settled all the same.
     redis.run::<()>("CONFIG SET maxmemory 1").await;

@@ -192,7 +192,7 @@ async fn a_renewal_neither_steals_nor_counts() {
     let (mine, all) = taken(&redis, "me", &["a", "b"]).await;
     let other = redis.queue("t", "other");
     let stolen = take_over(&other, NOW, 1).await.remove(0);
-    assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
+    assert_eq!((stolen.0.delivery_count, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
     assert_eq!(mine.leases.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
     // The thief still owns it, and nobody's count went up.
@@ -228,7 +228,7 @@ async fn what_is_given_back_can_be_had_at_once_and_was_never_delivered() {
     let other = redis.queue("t", "other");
     let had = take_over(&other, ONLY_GIVEN_BACK, 10).await;
     assert_eq!(had.len(), 1);
-    assert_eq!((&had[0].0.entry, had[0].0.deliveries), (&all[0].entry, 1));
+    assert_eq!((&had[0].0.entry, had[0].0.delivery_count), (&all[0].entry, 1));
 }
 
 #[tokio::test]
@@ -419,7 +419,7 @@ async fn the_same_owner_of_a_later_delivery_is_another() {
     let (me, first) = taken(&redis, "me", &["a"]).await;
     take_over(&redis.queue("t", "other"), NOW, 1).await;
     let mine_again = take_over(&me, NOW, 1).await.remove(0).0;
-    assert_eq!(mine_again.deliveries, 3);
+    assert_eq!(mine_again.delivery_count, 3);
     assert_eq!(settle(&me, &[first[0].run_again(HOUR, Fields::new())]).await, [Settled::Gone]);
     assert_eq!(settle(&me, &[mine_again.run_again(HOUR, Fields::new())]).await, [Settled::Ok]);
 }
