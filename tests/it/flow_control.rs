@@ -25,7 +25,7 @@ async fn all_priorities(redis: &Redis, count: usize) -> TopicClient {
             queue.publisher.publish(&publication(&format!("{number}"), priority)).await.unwrap();
         }
     }
-    assert_eq!(queue.open().await.unwrap().sources, SOURCES);
+    assert_eq!(queue.open().await.unwrap().streams, SOURCES);
     queue
 }
 
@@ -183,7 +183,7 @@ async fn a_message_keeps_its_priority_while_it_is_retried_and_delayed() {
     queue.publisher.publish(&publication("retried", Priority::High)).await.unwrap();
     let delayed = Publication { delay: Duration::from_millis(1), ..publication("delayed", Priority::Low) };
     queue.publisher.publish(&delayed).await.unwrap();
-    let sources = queue.open().await.unwrap().sources;
+    let sources = queue.open().await.unwrap().streams;
     assert_eq!(sources, [StreamKind::High]);
     let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
@@ -404,13 +404,12 @@ async fn the_deduplication_key_is_written_with_the_settlement() {
     for number in 0..2 {
         redis.publish("t", &number.to_string(), "{}").await;
     }
-    let sources = queue.open().await.unwrap().sources;
+    let sources = queue.open().await.unwrap().streams;
     let mut reader = BlockingReader::connect(&queue.handle).await.unwrap();
     let taken = entries(reader.take(&sources, FlowControl::default(), 10).await.unwrap());
     let keys = ["a".to_owned(), "b".to_owned()];
     let child = vec![publication("child", Priority::Normal)];
-    let batch =
-        [taken[0].done(Some(keys[0].clone()), Vec::new(), None), taken[1].done(Some(keys[1].clone()), child, None)];
+    let batch = [taken[0].done(Some(keys[0].clone()), Vec::new()), taken[1].done(Some(keys[1].clone()), child)];
     assert_eq!(queue.dedup.finished(&keys).await.unwrap(), [false, false]);
     // With a full Redis the message without follow-ups is still settled.
     redis.run::<()>("CONFIG SET maxmemory 1").await;

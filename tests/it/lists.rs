@@ -168,11 +168,11 @@ async fn an_empty_work_stream_is_not_read_once_the_key_is_a_stream() {
     push(&redis, "LPUSH", "list").await;
     queue.list_intake.move_batch(ListEnd::Left).await.unwrap();
     redis.add("t", envelope("stream").as_bytes()).await;
-    assert_eq!(queue.open().await.unwrap().sources, [StreamKind::Normal, StreamKind::Work]);
+    assert_eq!(queue.open().await.unwrap().streams, [StreamKind::Normal, StreamKind::Work]);
     let entries: Vec<(String, redis::Value)> = redis.run("XRANGE {mq:t}:work - +").await;
     redis.run::<i64>(&format!("XDEL {{mq:t}}:work {}", entries[0].0)).await;
     // With one stream the cheaper plain read is used.
-    assert_eq!(queue.open().await.unwrap().sources, [StreamKind::Normal]);
+    assert_eq!(queue.open().await.unwrap().streams, [StreamKind::Normal]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

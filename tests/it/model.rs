@@ -15,11 +15,11 @@ use arrive::Arrival;
 use dead::DeadLetterStep;
 use lease::LeaseStep;
 use operate::OperatorStep;
-use transfer::TransferStep;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use server::Servers;
 use settle::SettleStep;
+use transfer::TransferStep;
 use world::{Kind, World};
 
 #[derive(Debug, Clone)]

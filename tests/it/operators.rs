@@ -4,7 +4,7 @@ use crate::certificates::Certificates;
 use crate::process::Process;
 use crate::servers::{Mode, Server, parse_command};
 use crate::support::{Gateway, OK, Plugins, built, command, connect_without_timeout, guest, try_connection, until};
-use gateway_worker::queue::{Connection, Health, RedisTarget};
+use gateway_worker::queue::{Connection, Health, OutboxRelay, RedisTarget};
 use redis::FromRedisValue;
 use std::collections::BTreeSet;
 
@@ -198,11 +198,11 @@ async fn an_ask_redirection_is_followed() {
     let from = usize::from(slot > 5460) + usize::from(slot > 10922);
     let (source, target) = (&server.nodes[from], &server.nodes[(from + 1) % 3]);
     let queue = server.queue("t", "me");
-    assert_eq!(queue.outgoing().await.unwrap(), 0);
+    assert_eq!(OutboxRelay::new(queue.handle.clone()).len().await.unwrap(), 0);
     let id = async |node: &Process| run_on::<String>(node, "CLUSTER MYID").await;
     run_on::<()>(target, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source).await)).await;
     run_on::<()>(source, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target).await)).await;
-    assert_eq!(queue.outgoing().await.unwrap(), 0);
+    assert_eq!(OutboxRelay::new(queue.handle.clone()).len().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,7 +192,7 @@ async fn a_renewal_neither_steals_nor_counts() {
     let (mine, all) = taken(&redis, "me", &["a", "b"]).await;
     let other = redis.queue("t", "other");
     let stolen = take_over(&other, NOW, 1).await.remove(0);
-    assert_eq!((stolen.0.deliveries, stolen.1.as_str()), (2, "me"));
+    assert_eq!((stolen.0.delivery_count, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
     assert_eq!(mine.leases.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
     // The other consumer still owns it, and no delivery count has increased.
@@ -228,7 +228,7 @@ async fn a_requeued_message_is_available_at_once_and_not_counted() {
     let other = redis.queue("t", "other");
     let reclaimed = take_over(&other, ONLY_REQUEUED, 10).await;
     assert_eq!(reclaimed.len(), 1);
-    assert_eq!((&reclaimed[0].0.entry, reclaimed[0].0.deliveries), (&all[0].entry, 1));
+    assert_eq!((&reclaimed[0].0.entry, reclaimed[0].0.delivery_count), (&all[0].entry, 1));
 }
 
 #[tokio::test]
@@ -422,7 +422,7 @@ async fn a_settlement_of_an_earlier_delivery_is_ignored() {
     let (me, first) = taken(&redis, "me", &["a"]).await;
     take_over(&redis.queue("t", "other"), NOW, 1).await;
     let mine_again = take_over(&me, NOW, 1).await.remove(0).0;
-    assert_eq!(mine_again.deliveries, 3);
+    assert_eq!(mine_again.delivery_count, 3);
     assert_eq!(settle(&me, &[first[0].run_again(HOUR, Fields::new())]).await, [Settled::Gone]);
     assert_eq!(settle(&me, &[mine_again.run_again(HOUR, Fields::new())]).await, [Settled::Ok]);
 }

@@ -3,8 +3,8 @@
 use gateway_worker::queue::dead::{DeadLetterPurge, DeadLetters, Replay};
 use gateway_worker::queue::{
     Connection, Dedup, Delayed, Eviction, Isolation, Leases, LegacyDelayed, LegacyHistory, LegacyPending, ListIntake,
-    MessageSearch, Probes, Publisher, Purge, QueueError, Schedules, Settlements, TopicDetails, TopicHandle, TopicKeys,
-    open, set_paused, topic_details, unblock,
+    MessageSearch, Publisher, Purge, QueueError, Schedules, Settlements, TopicDetails, TopicHandle, TopicKeys, open,
+    set_paused, topic_details,
 };
 use gateway_worker::topic::Topic;
 
@@ -21,7 +21,6 @@ pub(crate) struct TopicClient {
     pub(crate) legacy_history: LegacyHistory,
     pub(crate) legacy_pending: LegacyPending,
     pub(crate) list_intake: ListIntake,
-    pub(crate) probes: Probes,
     pub(crate) publisher: Publisher,
     pub(crate) purge: Purge,
     pub(crate) replay: Replay,
@@ -45,7 +44,6 @@ impl TopicClient {
             legacy_history: LegacyHistory::new(handle.clone()),
             legacy_pending: LegacyPending::new(handle.clone()),
             list_intake: ListIntake::new(handle.clone()),
-            probes: Probes::new(handle.clone()),
             publisher: Publisher::new(handle.clone()),
             purge: Purge::new(handle.clone()),
             replay: Replay::new(handle.clone()),
@@ -66,9 +64,5 @@ impl TopicClient {
 
     pub(crate) async fn details(&self, has_handler: bool) -> Result<TopicDetails, QueueError> {
         topic_details(&self.handle, has_handler).await
-    }
-
-    pub(crate) async fn unblock(&self, client_id: i64) -> Result<(), QueueError> {
-        unblock(&self.handle, client_id).await
     }
 }

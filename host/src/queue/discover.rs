@@ -82,6 +82,7 @@ mod tests {
             ("{mq:a}:delayed", true),
             ("{mq:a}:in", true),
             ("mq:delay:a", true),
+            ("mq:a", true),
             ("{mq:a}:delayed:body", false),
             ("{mq:a}:state", false),
             ("{mq:a}:dead", false),

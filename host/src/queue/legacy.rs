@@ -1,6 +1,6 @@
-//! Everything about GinForge's worker, the legacy worker that this one replaces
-//! and may run beside: its delayed messages, its pending entries, the history in
-//! its streams and its dead letters.
+//! Everything about GinForge, whose workers and publishers this worker replaces and
+//! may run alongside: their delayed messages, their pending entries, the history in
+//! their streams and their dead letters.
 
 mod dead_letter;
 mod delayed;

@@ -102,7 +102,8 @@ impl World<'_> {
         for stream in self.streams(0).await.unwrap() {
             let command = format!("XPENDING {} consumer-group-t - + 1000", key_of(stream));
             let rows: Vec<(String, String, u64, u32)> = self.ask(&command).await;
-            pending.extend(rows.into_iter().map(|(id, owner, _, delivery_count)| (stream.at(&id), owner, delivery_count)));
+            pending
+                .extend(rows.into_iter().map(|(id, owner, _, delivery_count)| (stream.at(&id), owner, delivery_count)));
         }
         assert_eq!(pending, expected);
     }
@@ -110,7 +111,8 @@ impl World<'_> {
     /// Checks the keys besides those of messages.
     async fn check_bookkeeping(&self) {
         let finished_keys: Vec<String> = (0..DEDUP_KEYS).map(|number| dedup_key_of(&format!("m{number}"))).collect();
-        let expected: Vec<bool> = finished_keys.iter().map(|dedup_key| self.finished_keys.contains(dedup_key)).collect();
+        let expected: Vec<bool> =
+            finished_keys.iter().map(|dedup_key| self.finished_keys.contains(dedup_key)).collect();
         assert_eq!(self.queue(0).dedup.finished(&finished_keys).await.unwrap(), expected);
         let both = |(entry, (times, by)): (&String, &(u32, usize))| {
             [(entry.clone(), times.to_string()), (format!("{entry}:by"), format!("worker-{by}"))]

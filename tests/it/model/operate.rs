@@ -66,9 +66,11 @@ impl World<'_> {
             // The other group has not read it yet.
             Location::Waiting(stream) if self.is_shared(*stream) => (0, 0, 1),
             Location::InFlight { is_requeued: false, .. } => (0, 1, 0),
-            Location::List | Location::Waiting(_) | Location::Delayed { .. } | Location::LegacyDelayed { .. } | Location::InFlight { .. } => {
-                (1, 0, 0)
-            }
+            Location::List
+            | Location::Waiting(_)
+            | Location::Delayed { .. }
+            | Location::LegacyDelayed { .. }
+            | Location::InFlight { .. } => (1, 0, 0),
             Location::Outbox(_) | Location::Sent | Location::Dead { .. } | Location::Done => (0, 0, 0),
         };
         assert_eq!((removed, cancelled.in_flight.len(), cancelled.unread.len()), expected, "{id} {location:?}");
@@ -91,14 +93,16 @@ impl World<'_> {
         let mut delayed = 0;
         if is_delayed {
             let ours = self.move_all(|location| matches!(location, Location::Delayed { .. }).then_some(Location::Done));
-            let legacy = self.move_all(|location| matches!(location, Location::LegacyDelayed { .. }).then_some(Location::Done));
+            let legacy =
+                self.move_all(|location| matches!(location, Location::LegacyDelayed { .. }).then_some(Location::Done));
             delayed = ours + legacy;
             // In a cluster the legacy set is in another slot than the state, and a full
             // memory refuses the separate command of the counter.
             let is_counted = !(self.server.is_cluster && self.is_full());
             self.add("purged", if is_counted { delayed } else { ours });
         }
-        let waiting = self.move_all(|location| matches!(location, Location::List | Location::Waiting(_)).then_some(Location::Done));
+        let waiting = self
+            .move_all(|location| matches!(location, Location::List | Location::Waiting(_)).then_some(Location::Done));
         self.add("purged", waiting);
         assert_eq!(purged, Purged { waiting: waiting as u64, delayed: delayed as u64 });
         assert_eq!(last, purged.waiting + purged.delayed);

@@ -106,10 +106,10 @@ impl World<'_> {
         let id = id_of(one);
         let attempt = self.attempts.get(&id).copied().unwrap_or(0) + 1;
         let set = |name: &str, value: String| -> Fields { vec![(name.into(), value.into_bytes())] };
-        let with = |child| one.done(Some(dedup_key_of(&id)), vec![child], None);
+        let with = |child| one.done(Some(dedup_key_of(&id)), vec![child]);
         match kind {
             SettleKind::Done => one.done(None, Vec::new()),
-            SettleKind::DoneOnce => one.done(Some(dedup_key_of(&id)), Vec::new(), None),
+            SettleKind::DoneOnce => one.done(Some(dedup_key_of(&id)), Vec::new()),
             SettleKind::Duplicate => one.discard(DoneKind::Duplicate),
             SettleKind::Expired => one.discard(DoneKind::Expired),
             SettleKind::Send { priority, is_delayed } => with(publication("t", child, priority, is_delayed)),
@@ -162,7 +162,9 @@ impl World<'_> {
         match kind {
             SettleKind::RunAgainNow | SettleKind::RunAgainLater => *self.attempts.entry(id.clone()).or_default() += 1,
             SettleKind::Send { priority, is_delayed } => self.put(child, self.location_of(priority, is_delayed)),
-            SettleKind::SendOut if self.server.is_cluster => self.put(child, Location::Outbox(Box::new(Location::Sent))),
+            SettleKind::SendOut if self.server.is_cluster => {
+                self.put(child, Location::Outbox(Box::new(Location::Sent)))
+            }
             SettleKind::SendOut => self.put(child, Location::Sent),
             _ => {}
         }
@@ -171,7 +173,7 @@ impl World<'_> {
 
 impl SettleKind {
     fn is_acknowledgement(self) -> bool {
-        matches!(self, Self::Done | Self::Once | Self::Duplicate | Self::Expired)
+        matches!(self, Self::Done | Self::DoneOnce | Self::Duplicate | Self::Expired)
     }
 
     fn sends(self) -> bool {

@@ -62,7 +62,8 @@ impl World<'_> {
 
     async fn ingest(&mut self, end: ListEnd) {
         let Some(moved) = self.unless_refused(self.queue(0).list_intake.move_batch(end).await) else { return };
-        let expected = self.move_all(|location| (*location == Location::List).then_some(Location::Waiting(StreamKind::Work)));
+        let expected =
+            self.move_all(|location| (*location == Location::List).then_some(Location::Waiting(StreamKind::Work)));
         assert_eq!(moved, expected);
     }
 

@@ -31,12 +31,16 @@ impl<'a> KeyName<'a> {
         let Ok(text) = std::str::from_utf8(key) else { return Self::not_utf8(prefix, key) };
         if let Some(braced) = text.strip_prefix('{').and_then(|text| text.strip_prefix(prefix)) {
             return match braced.split_once("}:") {
-                // A name with a brace would end the hash tag, so it is illegal.
-                Some((name, suffix)) => Self::of(name, Family::Suffix(suffix)),
-                None => Self::Other,
+                // `{mq::kv:<plugin>}:<key>` belongs to a plugin.
+                Some((name, suffix)) if !name.starts_with(':') => Self::of(name, Family::Suffix(suffix)),
+                _ => Self::Other,
             };
         }
         let Some(name) = text.strip_prefix(prefix) else { return Self::Other };
+        if name.starts_with(':') || name.starts_with("wake:") {
+            // `mq::workers` and `mq:wake:{mq:<topic>}` belong to workers.
+            return Self::Other;
+        }
         if let Some(name) = name.strip_prefix("delay:") {
             Self::of(name, Family::LegacyDelayed)
         } else if let Some(name) = name.strip_prefix("dead-letter:") {
@@ -49,8 +53,6 @@ impl<'a> KeyName<'a> {
     fn of(name: &str, family: Family<'a>) -> Self {
         match Topic::parse(name) {
             Ok(topic) => Self::Topic(topic, family),
-            // `mq::workers`, `{mq::kv:<plugin>}:<key>` and `mq:wake:<topic>` are no topics' keys.
-            Err(_) if name.starts_with(':') || name.starts_with("wake:") => Self::Other,
             Err(_) => Self::Unservable,
         }
     }
@@ -83,6 +85,11 @@ mod tests {
             ("mq:delay:a.b", topic("a.b", Family::LegacyDelayed)),
             ("mq:dead-letter:a.b", topic("a.b", Family::LegacyDead)),
             ("mq:delay", topic("delay", Family::Main)),
+            ("mq:a:b", topic("a:b", Family::Main)),
+            ("{mq:a:b}:in", topic("a:b", Family::Suffix("in"))),
+            ("mq:delay:a:b", topic("a:b", Family::LegacyDelayed)),
+            ("mq:a:delay:b", topic("a:delay:b", Family::Main)),
+            ("mq:a b/\u{fc}", topic("a b/\u{fc}", Family::Main)),
         ] {
             assert_eq!(KeyName::parse("mq:", key.as_bytes()), expected, "{key}");
         }
@@ -102,9 +109,20 @@ mod tests {
     #[test]
     fn names_that_no_worker_can_serve_are_recognised() {
         let long = format!("mq:{}", "x".repeat(129));
-        for key in
-            ["mq:a{b}", "mq:{a}", "mq:}", "mq:a\nb", "mq:*", "mq:..", "mq:", "mq:delay:a{b", "{mq:delay:x}:dead", &long]
-        {
+        for key in [
+            "mq:a{b}",
+            "mq:{a}",
+            "mq:}",
+            "mq:a\nb",
+            "mq:*",
+            "mq:..",
+            "mq:",
+            "mq:delay:a{b",
+            "mq:delay::a",
+            "mq:delay:",
+            "{mq:delay:x}:dead",
+            &long,
+        ] {
             assert_eq!(KeyName::parse("mq:", key.as_bytes()), KeyName::Unservable, "{key}");
         }
         assert_eq!(KeyName::parse("mq:", b"mq:\xff"), KeyName::Unservable);

@@ -4,7 +4,7 @@
 use redis::Script;
 use std::sync::LazyLock;
 
-/// Nothing else runs on the server beside a script, so a script that reads many
+/// The server runs nothing else during a script, so a script that reads many
 /// messages stops after this many bytes. Redis needs some milliseconds for them.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
