@@ -8,7 +8,6 @@ mod server;
 
 pub use server::serve;
 
-use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::plugin::{Refusal, Routes};
 use crate::queue::Health;
@@ -16,6 +15,7 @@ use crate::reloader::Request;
 use crate::settings::AdminSettings;
 use crate::text::short_digest;
 use crate::topic::Topic;
+use crate::worker::{TopicState, Worker};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
@@ -43,7 +43,7 @@ pub struct Status {
     pub has_scanned: watch::Receiver<bool>,
     pub is_draining: watch::Receiver<bool>,
     pub routes: watch::Receiver<Arc<Routes>>,
-    pub lanes: Arc<Lanes>,
+    pub worker: Arc<Worker>,
     pub metrics: Arc<Metrics>,
     pub admin: AdminSettings,
     /// Changes of plugins, for the reloader.
@@ -141,17 +141,17 @@ impl Status {
 
     fn overview(&self) -> Value {
         let routes = self.routes.borrow().clone();
-        let lanes = self.lanes.running();
+        let consumed = self.worker.topics();
         let (state, reasons) = self.readiness();
-        let topics: BTreeSet<&Topic> = routes.by_topic.keys().chain(lanes.keys()).collect();
+        let topics: BTreeSet<&Topic> = routes.by_topic.keys().chain(consumed.keys()).collect();
         let topics: Vec<&str> = topics.into_iter().map(Topic::as_str).collect();
-        let active = lanes.values().filter(|lane| lane.is_consuming()).count();
-        let per_topic = |lane: &Arc<crate::worker::Lane>| {
+        let active = consumed.values().filter(|topic| topic.is_consuming()).count();
+        let per_topic = |state: &Arc<TopicState>| {
             json!({
-                "topic": lane.topic().as_str(),
-                "consuming": lane.is_consuming(),
-                "in_flight": lane.metrics().in_flight.get(),
-                "outcomes": lane.metrics().counts(),
+                "topic": state.topic().as_str(),
+                "consuming": state.is_consuming(),
+                "in_flight": state.metrics().in_flight.get(),
+                "outcomes": state.metrics().counts(),
             })
         };
         let plugin = |plugin: &Arc<crate::plugin::Plugin>| {
@@ -168,7 +168,7 @@ impl Status {
             "reasons": reasons,
             "uptime": uptime(self.started.elapsed().as_secs()),
             "consumers": { "active": active, "topics": topics },
-            "topics": lanes.values().map(per_topic).collect::<Vec<_>>(),
+            "topics": consumed.values().map(per_topic).collect::<Vec<_>>(),
             "plugins": routes.plugins.values().map(plugin).collect::<Vec<_>>(),
             "refused": routes.refused().map(refused).collect::<Vec<_>>(),
         })

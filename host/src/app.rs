@@ -102,9 +102,11 @@ impl App {
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let resources = EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine = Engine::with(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), resources)?;
-        tracing::info!(%address, redis = settings.redis.shown(), plugins = %settings.plugins.display(), "gateway-worker starting");
+        let resources =
+            EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
+        let engine =
+            Engine::with_resources(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), resources)?;
+        tracing::info!(%address, redis = settings.redis.redacted_url(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
         let versions = VersionStore::open(settings.cache.as_deref(), &settings.plugins);

@@ -23,7 +23,6 @@
 // rules
 pub mod events;
 pub mod text;
-pub mod run_span;
 pub mod backoff;
 pub mod topic;
 pub mod run_span;

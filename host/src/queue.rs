@@ -28,7 +28,7 @@ pub use consume::{
     Settled, Settlements, Take, unblock,
 };
 pub use delivery::Delivery;
-pub use discover::TopicDiscovery;
+pub use discover::{TopicDiscovery, has_keys};
 pub use error::QueueError;
 pub use key_value::KeyValueStore;
 pub use keyspace::{EntryId, StreamKind};

@@ -47,7 +47,7 @@ pub use topic::TopicState;
 use crate::events;
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, Routes};
-use crate::queue::{Connection, TopicHandle};
+use crate::queue::{Connection, TopicDiscovery, TopicHandle};
 use crate::settings::Settings;
 use crate::topic::Topic;
 use discovery::Discovery;
@@ -94,8 +94,8 @@ impl Worker {
     /// Consumes what the routes say until stopped, then drains every topic.
     pub async fn run(&self, routes: watch::Receiver<Arc<Routes>>, stop: CancellationToken) {
         let (found, discovered) = watch::channel(BTreeSet::new());
-        let (connection, prefix) = (self.connection.clone(), self.settings.queue.prefix.clone());
-        let discovery = Discovery { connection, prefix, routes: routes.clone(), found };
+        let topics = TopicDiscovery::new(&self.connection, &self.settings.queue.prefix);
+        let discovery = Discovery { topics, routes: routes.clone(), found };
         let (no_more_topics, all_drained) = (CancellationToken::new(), CancellationToken::new());
         let mut intake = JoinSet::new();
         self.start(intake::Intake, |hints| &hints.intake, &mut intake, &no_more_topics);

@@ -16,7 +16,7 @@ use gateway_worker::manifest::Manifest;
 use gateway_worker::message;
 use gateway_worker::metrics::Metrics;
 use gateway_worker::plugin::{
-    Cache, CompileLimits, Compiler, Engine, Plugin, Job, Plugin, PluginDir, Registry, SHORT_QUIET, VersionStore,
+    Cache, CompileLimits, Compiler, Engine, Job, Plugin, PluginDir, Registry, SHORT_QUIET, VersionStore,
 };
 use gateway_worker::queue::Publisher;
 use gateway_worker::reloader::{Reloader, Request};
@@ -426,7 +426,8 @@ struct Live {
 impl Live {
     async fn start(folder: &Path, cache: &Path) -> Self {
         let engine = engine(Capabilities::default(), Cache::open(cache).ok());
-        let registry = Registry::new(engine, PluginDir::new(folder, FilePermissionPolicy::Ignore), VersionStore::disabled());
+        let registry =
+            Registry::new(engine, PluginDir::new(folder, FilePermissionPolicy::Ignore), VersionStore::disabled());
         let (requests, received) = mpsc::channel(1);
         let (scanned, has_scanned) = watch::channel(false);
         let stop = CancellationToken::new();

@@ -125,7 +125,7 @@ pub(crate) async fn start_latencies(queue: &TopicHandle, topic: &Topic) -> Vec<f
     let mut walk = DeadLetters::new(queue.clone()).list(Origin::Ours, Order::OldestFirst).await.unwrap();
     let mut found = Vec::new();
     while let Some(page) = Some(walk.next().await.unwrap()).filter(|page| !page.is_empty()) {
-        found.extend(page.iter().filter_map(|letter| ms(&letter.told(topic).error)));
+        found.extend(page.iter().filter_map(|letter| ms(&letter.summary(topic).error)));
     }
     found.sort_by(f64::total_cmp);
     found

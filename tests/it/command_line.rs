@@ -226,7 +226,8 @@ async fn an_unknown_variable_is_warned_about_with_a_suggestion() {
     command.env("GATEWAY_URL", "http://x").env("GATEWAY_PORT_8084_TCP", "tcp://10.0.0.1:8084");
     let gateway = Gateway::spawn(&mut command);
     gateway.until_ready().await;
-    let warnings: Vec<_> = gateway.logged(events::UNKNOWN_SETTING).iter().map(|line| line["message"].to_string()).collect();
+    let warnings: Vec<_> =
+        gateway.logged(events::UNKNOWN_SETTING).iter().map(|line| line["message"].to_string()).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(
         warnings[0].contains("GATEWAY_CONFIGG") && warnings[0].contains("did you mean GATEWAY_CONFIG?"),

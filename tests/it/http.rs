@@ -68,7 +68,10 @@ async fn a_name_that_resolves_to_a_private_address_needs_a_network_grant() {
     let rig = Rig::new(&format!("http = [\"{origin}\"]")).await;
     assert_eq!(rig.get(&format!("{origin}/hello")).await, "denied");
     let refused = rig.refused_requests();
-    assert!(refused[0].contains("which is not public") && refused[0].contains("write private_networks = [\""), "{refused:?}");
+    assert!(
+        refused[0].contains("which is not public") && refused[0].contains("write private_networks = [\""),
+        "{refused:?}"
+    );
     assert!(server.seen().is_empty());
 
     let granted = Rig::new(&format!("http = [\"{origin}\"]\nprivate_networks = [\"127.0.0.0/8\"]")).await;

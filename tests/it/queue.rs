@@ -242,7 +242,8 @@ async fn a_requeued_message_keeps_its_crash_count() {
     // No longer owned by this consumer, so it cannot requeue it.
     first.leases.requeue(&mine[3].entry).await.unwrap();
     let in_flight = [mine[2].entry.clone(), mine[3].entry.clone()];
-    let deliveries = |reclaimed: &[(Delivery, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
+    let deliveries =
+        |reclaimed: &[(Delivery, String)]| reclaimed.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>();
     let other = redis.queue("t", "other");
     let theirs = take_over(&other, ReclaimTimeouts { lease: HOUR, legacy: HOUR, connected: Duration::ZERO }, 1).await;
     assert_eq!((deliveries(&theirs), mine[0].crash_count), (mine[..1].to_vec(), 1));

@@ -276,7 +276,10 @@ async fn an_operator_rolls_back_and_unblocks_by_command() {
     );
     assert_eq!(gateway.plugin("topic").await["digest"], first);
     let (code, output, _) = ask(&["ls"]).await;
-    assert!(code == 0 && output.contains("live (degraded)") && output.contains("rolled back by an operator"), "{output}");
+    assert!(
+        code == 0 && output.contains("live (degraded)") && output.contains("rolled back by an operator"),
+        "{output}"
+    );
     let (code, output, _) = ask(&["ls", "--json"]).await;
     let listed: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((code, &listed[0]["name"], &listed[0]["digest"]), (0, &json!("topic"), &first));

@@ -147,7 +147,7 @@ fn describe_change(change: &Change) -> Value {
                 "result": "refused",
                 "reason": reason,
                 "active_digest": active_digest,
-                "retry_in_seconds": again_in.map(|wait| wait.as_secs()),
+                "retry_in_seconds": retry_in.map(|wait| wait.as_secs()),
             })
         }
         Change::Removed { .. } => json!({ "plugin": plugin, "result": "removed" }),

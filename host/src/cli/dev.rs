@@ -126,7 +126,7 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
 /// The number of handled messages of each topic.
 fn done(app: &App) -> BTreeMap<Topic, u64> {
     let count = |counts: BTreeMap<&str, u64>| counts.get("done").copied().unwrap_or(0);
-    app.lanes.running().into_iter().map(|(topic, lane)| (topic, count(lane.metrics().counts()))).collect()
+    app.worker.topics().into_iter().map(|(topic, state)| (topic, count(state.metrics().counts()))).collect()
 }
 
 fn samples(plugins: &Path) -> Result<BTreeMap<Topic, String>, Failure> {

@@ -81,7 +81,7 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
     let rows: Vec<_> = topics.iter().map(row).collect();
     table::print(["TOPIC", "WAITING", "IN FLIGHT", "DELAYED", "DEAD", "DONE", "STATE"], &rows);
     if !unservable.is_empty() {
-        let keys: Vec<_> = unservable.iter().map(|key| table::shown(key)).collect();
+        let keys: Vec<_> = unservable.iter().map(|key| table::format_cell(key)).collect();
         eprintln!("keys that are no legal topic: {}", keys.join(", "));
     }
     Ok(())

@@ -3,8 +3,8 @@
 
 use super::private_dir;
 use super::program::Compiled;
-use crate::text::hex;
 use crate::events;
+use crate::text::hex;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};

@@ -2,7 +2,7 @@
 //! no plugin names.
 
 use super::error::QueueError;
-use super::keyspace::{Family, KeyName};
+use super::keyspace::{Family, KeyName, Keys};
 use super::server::{Connection, KeyPages};
 use crate::events;
 use crate::topic::Topic;
@@ -69,6 +69,17 @@ fn has_messages(family: Family<'_>) -> bool {
         Family::Suffix(suffix) => MESSAGE_KEYS.contains(&suffix),
         Family::LegacyDead => false,
     }
+}
+
+/// Whether anything was ever published to the topic and not purged since.
+pub async fn has_keys(connection: &Connection, prefix: &str, topic: &Topic) -> Result<bool, QueueError> {
+    let keys = Keys::new(prefix, topic);
+    let mut command = redis::cmd("EXISTS");
+    for key in keys.for_publish().into_iter().filter(|key| *key != keys.state) {
+        command.arg(key);
+    }
+    let found: u64 = command.query_async(&mut connection.shared()).await?;
+    Ok(found > 0)
 }
 
 #[cfg(test)]

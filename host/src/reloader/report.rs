@@ -5,7 +5,6 @@ use crate::manifest::Manifest;
 use crate::metrics::Metrics;
 use crate::plugin::{BlockReason, Change, Routes};
 use crate::text::short_digest;
-use crate::topic::Topic;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;

@@ -55,9 +55,9 @@ impl TopicLoop<TopicState> for Cron {
 async fn fire(topic: &TopicState, schedule: &Schedule) -> Result<Duration, QueueError> {
     let schedules = Schedules::new(topic.queue.clone());
     let mut state = schedules.last_fire(schedule.name()).await?;
-    let Due { fires, is_cut } = schedule.due(state.last, state.now);
+    let Due { fires, is_truncated } = schedule.due(state.last, state.now);
     let (topic, name) = (topic.topic(), schedule.name());
-    if is_cut {
+    if is_truncated {
         tracing::warn!(%topic, schedule = name, last = %state.last, "{}", events::FIRE_TIMES_SKIPPED);
     }
     let publications = fires.into_iter().map(|at| Ok((at, schedule.publication(topic, at)?)));

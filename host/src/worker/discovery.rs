@@ -57,14 +57,13 @@ impl Discovery {
     fn choose(&self, topics: BTreeSet<Topic>, is_full: &mut bool) -> BTreeSet<Topic> {
         let routes = self.routes.borrow().clone();
         let before = self.found.borrow().clone();
-        let is_free = |topic: &Topic| !routes.by_topic.contains_key(topic) && !routes.reserved.contains_key(topic);
         for topic in topics.iter().filter(|topic| !before.contains(topic) && !routes.by_topic.contains_key(topic)) {
             if let Some(plugin) = routes.reserved.get(topic) {
                 tracing::debug!(%topic, plugin, "the topic is reserved for a plugin that is not live; the catch-all does not take it");
             }
         }
         let (known, new): (Vec<Topic>, Vec<Topic>) =
-            topics.into_iter().filter(is_free).partition(|topic| before.contains(topic));
+            topics.into_iter().filter(|topic| routes.is_for_catch_all(topic)).partition(|topic| before.contains(topic));
         let count = known.len() + new.len();
         if count > TOPICS_MAX && !std::mem::replace(is_full, true) {
             tracing::warn!(

@@ -69,10 +69,7 @@ impl IsolationGate {
         }
     }
 
-    fn admit<'a>(
-        last_failure: &mut Option<(Duration, Instant)>,
-        guard: RwLockWriteGuard<'a, ()>,
-    ) -> Admission<'a> {
+    fn admit<'a>(last_failure: &mut Option<(Duration, Instant)>, guard: RwLockWriteGuard<'a, ()>) -> Admission<'a> {
         *last_failure = None;
         Admission::Exclusive(guard)
     }

@@ -33,12 +33,7 @@ pub(super) fn judged(topic: &Topic, delivery: &mut Delivery, run: Run, outcome: 
 
 /// A run is done only when its follow-ups are published. Until then the delivery
 /// is kept, for the other verdict.
-fn with_follow_ups(
-    delivery: &mut Delivery,
-    run: Run,
-    publications: Vec<Publication>,
-    took: Duration,
-) -> Unsettled {
+fn with_follow_ups(delivery: &mut Delivery, run: Run, publications: Vec<Publication>, took: Duration) -> Unsettled {
     let settlement = delivery.done(run.dedup_key.clone(), publications);
     let fields = std::mem::take(&mut delivery.fields);
     let delivery = Delivery { fields, ..delivery.clone() };

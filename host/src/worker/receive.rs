@@ -49,7 +49,8 @@ async fn without_duplicates(
         return Ok((received, Vec::new()));
     }
     // A message without a key has no copies.
-    let keyed = received.iter_mut().enumerate().filter_map(|(at, one)| Some((at, one.deduplication_key(topic.topic())?)));
+    let keyed =
+        received.iter_mut().enumerate().filter_map(|(at, one)| Some((at, one.deduplication_key(topic.topic())?)));
     let (positions, keys): (Vec<usize>, Vec<String>) = keyed.unzip();
     if keys.is_empty() {
         return Ok((received, Vec::new()));

@@ -5,9 +5,7 @@ use super::receive::{log_legacy_acknowledged, receive};
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
-use crate::queue::{
-    Delivery, LeaseReset, Leases, LegacyPending, QueueError, ReclaimTimeouts, RedisClock, StreamKind,
-};
+use crate::queue::{Delivery, LeaseReset, Leases, LegacyPending, QueueError, ReclaimTimeouts, RedisClock, StreamKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -120,7 +120,7 @@ async fn call(
     let metrics = topic.metrics();
     metrics.admission_wait_seconds.observe(called.admission_wait.as_secs_f64());
     let ran = took.saturating_sub(called.admission_wait);
-    plugin.probation().ended(runs.iter().map(|(_, run)| run.span.id()).zip(&called.outcomes));
+    plugin.probation().record(runs.iter().map(|(_, run)| run.span.id()).zip(&called.outcomes));
     for ((delivery, run), outcome) in runs.into_iter().zip(called.outcomes) {
         metrics.handler_seconds.observe(ran.as_secs_f64());
         log_handled(&run, &outcome, took);

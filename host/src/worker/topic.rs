@@ -133,7 +133,12 @@ impl Hinted for TopicState {
 }
 
 impl TopicState {
-    pub(super) fn new(queue: TopicHandle, plugin: Arc<Plugin>, metrics: TopicMetrics, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(
+        queue: TopicHandle,
+        plugin: Arc<Plugin>,
+        metrics: TopicMetrics,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
         static LAST_ID: AtomicU64 = AtomicU64::new(0);
         let metrics = Arc::new(metrics);
         Arc::new(Self {

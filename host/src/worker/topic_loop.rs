@@ -180,7 +180,8 @@ mod tests {
     /// Runs the loop beside what gives the hints.
     async fn run(next: Option<Duration>, hinting: impl AsyncFnOnce(&Hints<Topic>, &Seen)) -> Arc<Seen> {
         let seen = Arc::new(Seen { visits: Mutex::default(), visited: Notify::new(), gate: Semaphore::new(0) });
-        let (hints, stop, recorder) = (Hints::default(), CancellationToken::new(), Recorder { seen: seen.clone(), next });
+        let (hints, stop, recorder) =
+            (Hints::default(), CancellationToken::new(), Recorder { seen: seen.clone(), next });
         let hinting = async {
             hinting(&hints, &seen).await;
             stop.cancel();

@@ -74,7 +74,7 @@ pub(super) const CRATES: &[(&str, Owners)] = &[
     ("tracing", Everybody("each room logs")),
     ("tracing_subscriber", Rooms(&["cli"])),
     ("url", Rooms(&["manifest", "settings", "plugin", "cli"])),
-    ("uuid", Rooms(&["plugin", "lanes", "app", "cli"])),
+    ("uuid", Rooms(&["plugin", "worker", "app", "cli"])),
     ("wasmtime", Rooms(&["plugin"])),
     ("wasmtime_wasi", Rooms(&["plugin"])),
     ("wasmtime_wasi_http", Rooms(&["plugin"])),

@@ -117,7 +117,7 @@ impl World<'_> {
             SettleKind::RunAgainNow => one.run_again(Duration::ZERO, set("gw-attempt", attempt.to_string())),
             SettleKind::RunAgainLater => one.run_again(HOUR, set("gw-attempt", attempt.to_string())),
             SettleKind::Dead => {
-                let stream = format!("{}/{}", one.entry.stream.of(&topic("t")), one.entry.id);
+                let stream = format!("{}/{}", one.entry.stream.name_in(&topic("t")), one.entry.id);
                 one.dead_letter([set("gw-reason", "reject".to_owned()), set("gw-stream", stream)].concat())
             }
         }

@@ -3,7 +3,7 @@
 use crate::queue::error::QueueError;
 use crate::queue::lua::scripts::{self, BATCH_BYTES};
 use crate::queue::topic::TopicHandle;
-use crate::settings::DeadCaps;
+use crate::settings::DeadLetterCaps;
 
 /// Each call asks Redis for the memory of all dead letters, so a batch is large.
 const BATCH: usize = 1000;
@@ -26,7 +26,7 @@ impl Eviction {
 
     /// Evicts one batch, oldest first, and counts it in the topic's state. If
     /// nothing was evicted, no dead letter is over the caps.
-    pub async fn evict(&self, caps: DeadCaps) -> Result<Evicted, QueueError> {
+    pub async fn evict(&self, caps: DeadLetterCaps) -> Result<Evicted, QueueError> {
         let keys = self.handle.keys();
         let mut script = scripts::DEAD_EVICT.key(&keys.dead);
         // 0 is no cap, so the shortest age is 1 ms.

@@ -9,6 +9,7 @@ use crate::queue::lua::scripts::{self, BATCH_BYTES};
 use crate::queue::settlement::{Disposition, DoneKind, Settlement};
 use crate::queue::topic::TopicHandle;
 use redis::ScriptInvocation;
+use std::borrow::Borrow;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -36,10 +37,15 @@ impl Settlements {
     /// Settles a batch; the results are in its order. `window` is how long the
     /// deduplication keys of finished messages are stored. On an error Redis is
     /// away and some messages may be settled: send the same batch again.
-    pub async fn settle(&self, batch: &[Settlement], window: Duration) -> Result<Vec<Settled>, QueueError> {
+    pub async fn settle<S: Borrow<Settlement>>(
+        &self,
+        batch: &[S],
+        window: Duration,
+    ) -> Result<Vec<Settled>, QueueError> {
         let mut results = vec![Settled::Ok; batch.len()];
         for stream in StreamKind::ALL {
-            let of_stream = || batch.iter().enumerate().filter(move |(_, one)| one.entry.stream == stream);
+            let all = || batch.iter().map(Borrow::borrow).enumerate();
+            let of_stream = || all().filter(move |(_, one): &(usize, &Settlement)| one.entry.stream == stream);
             for kind in DoneKind::ALL {
                 let is_kind = |(_, one): &(usize, &Settlement)| one.acknowledgement() == Some(kind);
                 let (positions, done): (Vec<_>, Vec<_>) = of_stream().filter(is_kind).unzip();

@@ -40,7 +40,7 @@ impl StreamKind {
     }
 
     /// Its name in dead letters: the topic, and the class where it has one.
-    pub fn of(self, topic: &Topic) -> String {
+    pub fn name_in(self, topic: &Topic) -> String {
         match self.class() {
             "" => topic.to_string(),
             class => format!("{topic}:{class}"),

@@ -187,17 +187,6 @@ fn backlog(length: u64, groups: &[BTreeMap<String, Value>], group: &str) -> (u64
     }
 }
 
-/// Whether anything was ever published to the topic and not purged since.
-pub async fn has_keys(connection: &Connection, prefix: &str, topic: &Topic) -> Result<bool, QueueError> {
-    let keys = Keys::new(prefix, topic);
-    let mut command = redis::cmd("EXISTS");
-    for key in keys.for_publish().into_iter().filter(|key| *key != keys.state) {
-        command.arg(key);
-    }
-    let found: u64 = command.query_async(&mut connection.shared()).await?;
-    Ok(found > 0)
-}
-
 /// The directory where the server stores its data.
 pub async fn data_dir(connection: &Connection) -> Result<String, QueueError> {
     let mut command = redis::cmd("CONFIG");

@@ -100,7 +100,7 @@ impl TopicHandle {
     pub(crate) fn set_other_groups(&self, stream: StreamKind, count: usize) {
         let is_changed = self.0.has_other_groups[stream as usize].swap(count > 0, Ordering::Relaxed) != (count > 0);
         if is_changed && count > 0 {
-            let (topic, stream, others) = (self.topic(), stream.of(self.topic()), count);
+            let (topic, stream, others) = (self.topic(), stream.name_in(self.topic()), count);
             tracing::warn!(%topic, stream, others, "{}", events::OTHER_GROUPS);
         }
     }

@@ -5,7 +5,9 @@ use super::drain::requeue_not_in_flight;
 use super::fetch::Fetcher;
 use crate::backoff::Backoff;
 use crate::events;
-use crate::queue::{self, Leases, LegacyPending, ListEnd, ListIntake, Probes, QueueError, StreamKind, TopicKeys, TopicKind};
+use crate::queue::{
+    self, Leases, LegacyPending, ListEnd, ListIntake, Probes, QueueError, StreamKind, TopicKeys, TopicKind,
+};
 use crate::worker::receive::{log_legacy_acknowledged, receive};
 use crate::worker::received::Received;
 use crate::worker::renewal::renew;

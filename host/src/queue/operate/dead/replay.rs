@@ -129,7 +129,7 @@ impl Replay {
     fn class_of(&self, letter: &DeadLetterEntry) -> &'static str {
         let source = message::field(&letter.fields, "gw-source").unwrap_or_default();
         let topic = self.handle.topic();
-        let is_from = |stream: &StreamKind| source.starts_with(format!("{}/", stream.of(topic)).as_bytes());
+        let is_from = |stream: &StreamKind| source.starts_with(format!("{}/", stream.name_in(topic)).as_bytes());
         [StreamKind::High, StreamKind::Low].into_iter().find(is_from).map_or("", StreamKind::class)
     }
 }
