@@ -3,6 +3,7 @@
 
 use crate::limits::waits_at_its_start;
 use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
+use gateway_worker::events;
 use gateway_worker::queue::{Connection, RedisTarget, TopicDiscovery};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -98,6 +99,19 @@ async fn there_is_one_such_plugin_and_the_other_is_told_both_names() {
     gateway.until_loaded("b").await;
     redis.publish("any", "n", "{}").await;
     gateway.until_outcome("any", "n", "retry").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_no_legal_topic_is_warned_about_once() {
+    let redis = Redis::start();
+    redis.run::<String>("XADD mq:a{b} * message {}").await;
+    let plugins = Plugins::with("rest", &guest(OK), REST);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged(events::UNSERVABLE_KEY, |line| line["key"] == r#""mq:a{b}""#).await;
+    // This topic is found by a second scan.
+    redis.publish("other", "a", "{}").await;
+    gateway.until_outcome("other", "a", "done").await;
+    assert_eq!(gateway.logged(events::UNSERVABLE_KEY).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
