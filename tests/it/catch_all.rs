@@ -102,6 +102,19 @@ async fn a_second_catch_all_is_rejected_with_both_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_no_legal_topic_is_warned_about_once() {
+    let redis = Redis::start();
+    redis.run::<String>("XADD mq:a{b} * message {}").await;
+    let plugins = Plugins::with("rest", &guest(OK), REST);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_logged(events::UNSERVABLE_KEY, |line| line["key"] == r#""mq:a{b}""#).await;
+    // This topic is found by a second scan.
+    redis.publish("other", "a", "{}").await;
+    gateway.until_outcome("other", "a", "done").await;
+    assert_eq!(gateway.logged(events::UNSERVABLE_KEY).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_keys_that_hold_messages_make_a_topic() {
     let redis = Redis::start();
     let connection = Connection::to(&RedisTarget::at(&redis.url()).unwrap()).unwrap();

@@ -1,6 +1,7 @@
 //! What a worker does with a topic: it reads and settles messages, and maintains
 //! leases, delayed messages, the outbox and the schedules.
 
+mod ingest;
 mod reader;
 mod leases;
 mod isolation;
@@ -9,7 +10,6 @@ mod settle;
 mod delayed;
 mod outbox;
 mod cron;
-mod ingest;
 mod probe;
 mod eviction;
 

@@ -156,11 +156,11 @@ impl World<'_> {
     }
 
     async fn renew(&mut self, worker: usize) {
-        let held: Vec<EntryId> = self.workers[worker].deliveries.iter().map(|one| one.entry.clone()).collect();
-        let lost = self.queue(worker).leases.renew(&held).await.unwrap();
+        let in_flight: Vec<EntryId> = self.workers[worker].deliveries.iter().map(|one| one.entry.clone()).collect();
+        let lost = self.queue(worker).leases.renew(&in_flight).await.unwrap();
         let lost: BTreeSet<String> = lost.iter().map(ToString::to_string).collect();
         let (mut expected, mut renewed) = (BTreeSet::new(), Vec::new());
-        for entry in held {
+        for entry in in_flight {
             match self.owned(worker, &entry) {
                 Some(_) => renewed.push(entry),
                 None => drop(expected.insert(entry.to_string())),

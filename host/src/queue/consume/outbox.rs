@@ -85,6 +85,10 @@ impl OutboxRelay {
         Ok(redis::cmd("XLEN").arg(&self.handle.keys().outbox).query_async(&mut self.handle.shared()).await?)
     }
 
+    pub async fn is_empty(&self) -> Result<bool, QueueError> {
+        Ok(self.len().await? == 0)
+    }
+
     /// Relays one batch of the outbox. Follow-ups that another worker took and
     /// did not deliver within `lease` are relayed again.
     pub async fn relay(&mut self, lease: Duration) -> Result<Relayed, QueueError> {
@@ -152,7 +156,7 @@ impl OutboxRelay {
         let taken: Vec<Value> = match script.invoke_async(&mut self.handle.shared()).await.map_err(QueueError::from) {
             Err(QueueError::GroupLost) => {
                 // The group is created only for an existing outbox: creating a key is refused at maxmemory.
-                if self.len().await? == 0 {
+                if self.is_empty().await? {
                     return Ok(None);
                 }
                 self.create_group().await?;

@@ -76,7 +76,7 @@ impl TopicHandle {
         self.0.connection.is_same_slot(&self.0.keys.main, &self.keys_of(topic).main)
     }
 
-    /// The command that reads the topic's flags, for [`reply::flags`](super::reply::flags).
+    /// The command that reads the topic's flags; `reply::flags` parses its reply.
     pub(crate) fn flags_command(&self) -> Cmd {
         let mut command = redis::cmd("HMGET");
         command.arg(&self.0.keys.state).arg("paused").arg("high").arg("low");
