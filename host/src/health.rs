@@ -1,5 +1,6 @@
 //! Asks Redis whether it answers, and announces this worker there.
 
+use crate::events;
 use crate::metrics::Metrics;
 use crate::plugin::Routes;
 use crate::queue::{Connection, Health, QueueError, announce, check_policy, has_keys};
@@ -82,7 +83,7 @@ impl HealthLoop {
             } else if has_keys(&self.connection, &self.prefix, &dotted).await? {
                 warned.insert(topic.clone());
                 let plugin = plugin.name();
-                tracing::warn!(plugin, %topic, %dotted, "nothing was ever published to this topic, but to the same name with dots, which has no handler here; did you mean {dotted}.wasm, or topics = [\"{dotted}\"] in {plugin}.toml?");
+                tracing::warn!(plugin, %topic, %dotted, "{}; did you mean {dotted}.wasm, or topics = [\"{dotted}\"] in {plugin}.toml?", events::UNDERSCORED_TOPIC);
             }
         }
         Ok(())

@@ -356,7 +356,7 @@ async fn latency_with_cpu_bound_handlers() {
         let (_, queue) = queue_of(&server, &clock);
         let (_, spinners) = queue_of(&server, &spinner);
         for number in 0..spinning {
-            spinners.publish(&stamped(&spinner, number)).await.unwrap();
+            Publisher::new(spinners.clone()).publish(&stamped(&spinner, number)).await.unwrap();
         }
         let forever = "[limits]\ncpu = \"1h\"\ntimeout = \"1h\"\n";
         let plugins: [(&str, &[u8], &str); 2] = [("clock", &sdk_guest("clock"), ""), ("spins", &spins, forever)];

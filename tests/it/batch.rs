@@ -3,6 +3,7 @@
 use crate::guest::encode;
 use crate::http_server::Server;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, text, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -158,14 +159,14 @@ async fn an_isolated_message_joins_no_batch() {
         let plugins = crew(3, "4s");
         let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
         if is_first {
-            gateway.until_logged("taken over", |_| true).await;
+            gateway.until_logged(events::RECLAIMED, |_| true).await;
             publish(&redis, &others).await;
         }
         redis.is("all are done", "XLEN mq:crew", 0).await;
         let mut sizes = batch_sizes(&redis).await;
         sizes.sort_unstable();
         assert_eq!(sizes, [1, 2, 2], "first: {is_first}");
-        assert_eq!(gateway.logged("runs alone").len(), 1);
+        assert_eq!(gateway.logged(events::RUNNING_ISOLATED).len(), 1);
     }
 }
 
@@ -247,14 +248,14 @@ async fn a_pause_or_a_shutdown_starts_no_further_part_of_a_split_batch() {
         until("the first part runs", async || (server.seen().len() == 1).then_some(())).await;
         if is_stop {
             gateway.signal(Signal::TERM);
-            gateway.until_logged("draining", |_| true).await;
+            gateway.until_logged(events::SHUTTING_DOWN, |_| true).await;
             until("no reader is blocked", async || {
                 redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
             })
             .await;
         } else {
             redis.run::<i64>("HSET {mq:crew}:state paused 1").await;
-            gateway.until_logged("paused", |line| line["topic"] == "crew").await;
+            gateway.until_logged(events::TOPIC_PAUSED, |line| line["topic"] == "crew").await;
         }
         let mut other = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut other, b"GET /pair HTTP/1.1\r\n\r\n").await.unwrap();

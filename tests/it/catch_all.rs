@@ -28,7 +28,7 @@ async fn the_catch_all_consumes_topics_that_no_other_plugin_names() {
     for name in ["new.one", "new.two", "delayed"] {
         gateway.until_outcome(name, "a", "done").await;
     }
-    gateway.until_logged("settled", |line| line["topic"] == "a.list" && line["outcome"] == "done").await;
+    gateway.until_logged(events::SETTLED, |line| line["topic"] == "a.list" && line["outcome"] == "done").await;
     gateway.until_outcome("own", "a", "retry").await;
     let (_, metrics) = gateway.json("/metrics").await;
     let topics = serde_json::json!(["a.list", "delayed", "new.one", "new.two", "own"]);
@@ -105,7 +105,7 @@ async fn a_second_catch_all_is_rejected_with_both_names() {
 async fn a_key_of_no_legal_topic_is_warned_about_once() {
     let redis = Redis::start();
     redis.run::<String>("XADD mq:a{b} * message {}").await;
-    let plugins = Plugins::with("rest", &guest(OK), REST);
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL);
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_logged(events::UNSERVABLE_KEY, |line| line["key"] == r#""mq:a{b}""#).await;
     // This topic is found by a second scan.

@@ -1,6 +1,7 @@
 //! The clock of Redis is changed while messages are in flight.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
+use gateway_worker::events;
 use gateway_worker::queue::{BlockingReader, FlowControl, LeaseReset, ReclaimTimeouts, RedisClock, StreamKind, Take};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -47,7 +48,7 @@ async fn a_clock_set_back_leaves_no_message_with_a_dead_worker() {
     let plugins = Plugins::with("t", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     second.until_outcome("t", "a", "done").await;
-    assert_eq!(second.logged("taken over").len(), 1);
+    assert_eq!(second.logged(events::RECLAIMED).len(), 1);
 }
 
 #[tokio::test]
@@ -110,7 +111,7 @@ async fn a_clock_set_forward_reclaims_nothing_from_a_live_worker() {
     gateway.until_outcome("t", "lost", "done").await;
     add_taken_by(&redis, "held", "living").await;
     clock.set_ahead(Duration::from_secs(3600));
-    gateway.until_logged("Redis' clock was set", |_| true).await;
+    gateway.until_logged(events::CLOCK_STEPPED, |_| true).await;
     until("its lease is reset and has the same owner", async || {
         let rows: Vec<(String, String, i64, i64)> = redis.run("XPENDING mq:t consumer-group-t - + 10").await;
         (rows.len() == 1 && rows[0].1 == "living" && rows[0].2 < HOUR * 1000).then_some(())
@@ -118,7 +119,7 @@ async fn a_clock_set_forward_reclaims_nothing_from_a_live_worker() {
     .await;
     // The lease expires at last.
     gateway.until_outcome("t", "held", "done").await;
-    assert_eq!(gateway.logged("taken over").len(), 2);
+    assert_eq!(gateway.logged(events::RECLAIMED).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,7 @@ async fn a_load_whose_compiler_was_killed_is_retried() {
     let child = until("a compiler runs", async || compilers(id, "240").pop()).await;
     rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
     let line = gateway.until_logged(events::PLUGIN_REFUSED, |line| line["plugin"] == "slow").await;
-    assert!(line["again_in"].as_str().is_some_and(|wait| wait.ends_with('s')), "{line}");
+    assert!(line["retry_in"].as_str().is_some_and(|wait| wait.ends_with('s')), "{line}");
     let refused = gateway.plugin("slow").await;
     assert_eq!((refused["refusal"]["kind"].as_str(), refused["retry_at"].is_string()), (Some("transient"), true));
     let url = format!("http://{}", gateway.address().await);
@@ -158,7 +158,7 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     gateway.signal(rustix::process::Signal::TERM);
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
     let log = gateway.kill_and_read_log();
-    assert!(log.iter().any(|line| line["message"] == "gateway-worker stopped"));
+    assert!(log.iter().any(|line| line["message"] == events::STOPPED));
     assert!(!log.iter().any(|line| line["message"] == events::COMPILED));
     until("the compiler has exited", async || rustix::process::test_kill_process(child).err()).await;
 }

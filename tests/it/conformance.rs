@@ -24,6 +24,7 @@ use flow_control::{
     a_message_published_twice_within_its_window_exists_once, a_topic_is_paused_and_resumed_by_command,
     every_priority_is_served, rate_and_global_concurrency_hold_over_two_workers,
 };
+use gateway_worker::events;
 use key_value::plugins_store_values_over_two_workers;
 use legacy::{
     legacy_delayed_messages_are_due_by_the_clock_of_redis, legacy_delayed_messages_run_once_over_two_workers,
@@ -231,7 +232,7 @@ async fn a_stopped_worker_requeues_unfinished_messages(server: &Server) {
     let plugins = Plugins::with("puppet", &guest(OK), "");
     let second = start(server, &plugins, &["--queue-lease", "1h"]);
     server.is("all are done", "XLEN mq:puppet", 0).await;
-    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
+    assert!(second.logged(events::RECLAIMED).is_empty(), "a requeued message is counted as lost");
 }
 
 async fn the_commands_see_what_the_worker_sees(server: &Server) {

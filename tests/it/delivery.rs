@@ -294,7 +294,7 @@ async fn the_messages_of_a_killed_worker_run_on_another() {
     redis.is("all are done", "XLEN mq:puppet", 0).await;
     let done: BTreeSet<String> = second.outcomes("puppet").into_iter().map(|(id, _)| id).collect();
     assert_eq!(done.len(), 20);
-    assert_eq!(second.logged("taken over").len(), 20);
+    assert_eq!(second.logged(events::RECLAIMED).len(), 20);
 }
 
 /// Publishes messages that a lost consumer has pending.
@@ -317,7 +317,7 @@ async fn a_worker_reclaims_no_more_messages_than_it_can_run() {
     let plugins = puppet("concurrency = 2\n");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     gateway.until_asleep("puppet", 2).await;
-    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (3, 2));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged(events::RECLAIMED).len()), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,7 +332,7 @@ async fn nothing_is_reclaimed_on_a_paused_topic() {
         redis.publish_later("puppet", &due.to_string(), r#"{"do":"sleep","ms":0}"#, Duration::from_millis(1)).await;
         redis.is("it is promoted", "XLEN mq:puppet", 1 + due).await;
     }
-    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged("taken over").len()), (1, 0));
+    assert_eq!((pending_of_lost_consumer(&redis).await, gateway.logged(events::RECLAIMED).len()), (1, 0));
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     redis.is("all are done", "XLEN mq:puppet", 0).await;
 }
@@ -349,7 +349,7 @@ async fn leases_are_renewed_however_long_a_handler_takes() {
     let second = Gateway::start_with(&redis.url(), &plugins, &options);
     first.until_outcome("puppet", "long", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
-    assert!(second.logged("taken over").is_empty());
+    assert!(second.logged(events::RECLAIMED).is_empty());
     assert!(second.outcomes("puppet").is_empty());
 }
 
@@ -380,7 +380,7 @@ async fn a_message_cut_off_by_the_shutdown_is_requeued_and_reclaimed_at_once() {
     // With a lease of an hour only requeued messages are available at once.
     let second = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h"]);
     second.until_outcome("puppet", "slow", "done").await;
-    assert!(second.logged("taken over").is_empty(), "a requeued message is counted as lost");
+    assert!(second.logged(events::RECLAIMED).is_empty(), "a requeued message is counted as lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,7 +391,7 @@ async fn a_second_signal_ends_the_worker_at_once() {
     redis.publish("puppet", "slow", r#"{"do":"sleep","ms":25000}"#).await;
     gateway.until_asleep("puppet", 1).await;
     gateway.signal(Signal::TERM);
-    gateway.until_logged("draining", |_| true).await;
+    gateway.until_logged(events::SHUTTING_DOWN, |_| true).await;
     let (status, body) = gateway.json("/ready").await;
     assert_eq!((status, &body["status"]), (503, &json!("draining")));
     gateway.stop().await;
@@ -450,7 +450,7 @@ async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
     // The first sweep also checks the groups; the next one is a minute later.
-    gateway.until_logged("opened", |line| line["sources"] == "[Normal]").await;
+    gateway.until_logged(events::TOPIC_OPENED, |line| line["sources"] == "[Normal]").await;
     redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
     redis.run::<()>("XGROUP CREATE mq:t audit $").await;
     let created = redis.run::<(i64, i64)>("TIME").await.0;

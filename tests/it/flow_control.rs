@@ -2,6 +2,7 @@
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
 use crate::topic_client::TopicClient;
+use gateway_worker::events;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Priority, Publication};
 use gateway_worker::queue::{BlockingReader, Delivery, FlowControl, Settled, StreamKind, Take};
@@ -118,7 +119,7 @@ async fn a_topic_that_began_with_a_priority_discovers_every_other_key() {
         // Messages with a priority are still consumed.
         redis.queue("t", "publisher").publisher.publish(&publication("again", Priority::High)).await.unwrap();
         gateway.until_outcome("t", "again", "done").await;
-        assert_eq!(gateway.logged("not consuming").len(), 0, "{kind}");
+        assert_eq!(gateway.logged(events::NOT_CONSUMING).len(), 0, "{kind}");
     }
 }
 
@@ -140,7 +141,7 @@ async fn a_deleted_and_recreated_key_is_discovered_on_a_topic_with_priorities() 
     redis.run::<i64>("DEL mq:t").await;
     let is_gone = |line: &serde_json::Value| line["kind"] == "Absent";
     until("the missing key is detected", async || {
-        gateway.logged("opened").last().filter(|line| is_gone(line)).map(drop)
+        gateway.logged(events::TOPIC_OPENED).last().filter(|line| is_gone(line)).map(drop)
     })
     .await;
     redis.publish("t", "d", "{}").await;
@@ -329,7 +330,7 @@ async fn a_paused_topic_starts_nothing_until_it_is_resumed() {
         redis.publish("puppet", &number.to_string(), r#"{"do":"sleep","ms":0}"#).await;
     }
     for gateway in &gateways {
-        gateway.until_logged("paused", |line| line["topic"] == "puppet").await;
+        gateway.until_logged(events::TOPIC_PAUSED, |line| line["topic"] == "puppet").await;
     }
     redis.is("the running one has ended", "XLEN mq:puppet", 20).await;
     redis.publish("other", "o", "{}").await;
@@ -340,7 +341,7 @@ async fn a_paused_topic_starts_nothing_until_it_is_resumed() {
     redis.is("all are done", "XLEN mq:puppet", 0).await;
     let ran: usize = gateways.iter().map(|gateway| gateway.outcomes("puppet").len()).sum();
     assert_eq!(ran, 21);
-    let reclaimed: usize = gateways.iter().map(|gateway| gateway.logged("taken over").len()).sum();
+    let reclaimed: usize = gateways.iter().map(|gateway| gateway.logged(events::RECLAIMED).len()).sum();
     assert_eq!(reclaimed, 0, "a message requeued by the pause is counted as lost");
 }
 
@@ -364,9 +365,12 @@ async fn messages_read_during_a_pause_are_requeued_and_not_counted_as_lost() {
     redis.until_requeued("t", 3).await;
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     redis.is("all are dead", "XLEN {mq:t}:dead", 3).await;
-    let recovered: Vec<_> =
-        gateway.logged("taken again").iter().map(|line| (line["message"].clone(), line["count"].clone())).collect();
-    let requeued = "taken again: it had been given back";
+    let recovered: Vec<_> = gateway
+        .logged(events::FETCHED_AGAIN)
+        .iter()
+        .map(|line| (line["message"].clone(), line["count"].clone()))
+        .collect();
+    let requeued = events::FETCHED_AGAIN;
     assert_eq!(recovered, [(requeued.into(), 2.into()), (requeued.into(), 1.into())]);
 }
 
@@ -377,7 +381,7 @@ async fn a_worker_that_starts_while_its_topic_is_paused_waits_too() {
     redis.publish("t", "a", "{}").await;
     let plugins = Plugins::with("t", &guest(OK), "global_concurrency = 5\n");
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged("paused", |_| true).await;
+    gateway.until_logged(events::TOPIC_PAUSED, |_| true).await;
     gateway.until_ready().await;
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 1);
     redis.run::<i64>("HDEL {mq:t}:state paused").await;

@@ -177,7 +177,7 @@ fn not_text() -> Vec<(&'static str, Vec<u8>)> {
         ("text.with.parent", publish_with(GOOD, absent, &some_bad, NONE, absent)),
         ("text.with.header", publish_with(GOOD, absent, absent, BAD_NAME, absent)),
         ("text.with.header.value", publish_with(GOOD, absent, absent, BAD_VALUE, absent)),
-        ("text.with.dedup_key", publish_with(GOOD, absent, absent, NONE, &given)),
+        ("text.with.dedup_key", publish_with(GOOD, absent, absent, NONE, &some_bad)),
         ("text.key", format!("(call $key_value {BAD} {at})")),
         ("text.key.set", format!("(call $set {BAD} {GOOD} {none} {at})")),
         ("text.key.set_if_absent", format!("(call $set_if_absent {BAD} {GOOD} {none} {at})")),

@@ -3,6 +3,7 @@
 //! dropped is.
 
 use crate::support::{Gateway, Plugins, Redis, built, until};
+use gateway_worker::events;
 use gateway_worker::queue::{BlockingReader, StreamKind};
 use serde_json::Value;
 use std::time::Duration;
@@ -55,7 +56,7 @@ async fn a_live_legacy_worker_keeps_its_messages() {
     assert_eq!(redis.in_flight("puppet").await, 1);
     // On a busy machine a native lease may expire, so only the legacy owner is excluded.
     for worker in [&gateway, &other] {
-        assert!(worker.logged("taken over").iter().all(|line| line["owner"] != LEGACY_CONSUMER));
+        assert!(worker.logged(events::RECLAIMED).iter().all(|line| line["owner"] != LEGACY_CONSUMER));
     }
 }
 
@@ -98,7 +99,7 @@ async fn a_message_that_a_live_legacy_worker_fails_is_run_once_more() {
     gateway.until_outcome("puppet", "failed", "done").await;
     redis.until_in_flight("puppet", 0).await;
     assert_eq!(seen(&redis).await, [("ours".to_owned(), 1), ("failed".to_owned(), 3)]);
-    assert!(gateway.logged("taken over").is_empty());
+    assert!(gateway.logged(events::RECLAIMED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -395,9 +395,9 @@ async fn no_plugin_uses_up_the_call_permits_of_others() {
     // The waiting time is reported and does not count against `limits.timeout`.
     let waits = |plugin: &serde_json::Value| plugin["waiting"].as_u64().is_some_and(|calls| calls > 0);
     gateway.until_plugin("crowd", "has calls that wait", waits).await;
-    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    let line = gateway.until_logged(events::SETTLED, |line| line["outcome"] == "plugin-unavailable").await;
     assert!(line["error"].as_str().unwrap().contains("too many calls at once"), "{line}");
-    assert!(line["again_in"].is_string(), "{line}");
+    assert!(line["retry_in"].is_string(), "{line}");
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
     plugins.put("late", &guest(OK), "");
@@ -418,7 +418,7 @@ async fn the_memories_of_all_instances_share_a_limit() {
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "128MiB"]);
     gateway.until_ready().await;
     publish_many(&redis, "grows", 2).await;
-    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    let line = gateway.until_logged(events::SETTLED, |line| line["outcome"] == "plugin-unavailable").await;
     assert!(line["error"].as_str().unwrap().contains("handler_memory"), "{line}");
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
@@ -442,7 +442,7 @@ async fn no_plugin_uses_up_the_memory_of_others() {
         Gateway::start_with(&redis.url(), &plugins, &["--handler-memory", "100MiB", "--shutdown-timeout", "10ms"]);
     gateway.until_ready().await;
     publish_many(&redis, "hostile", 10).await;
-    let line = gateway.until_logged("settled", |line| line["outcome"] == "plugin-unavailable").await;
+    let line = gateway.until_logged(events::SETTLED, |line| line["outcome"] == "plugin-unavailable").await;
     assert!(line["error"].as_str().unwrap().contains("its quota of memory"), "{line}");
     redis.publish("good", "g", "{}").await;
     gateway.until_outcome("good", "g", "done").await;
@@ -507,7 +507,7 @@ async fn short_messages_pass_cpu_bound_ones(short: &[u8]) {
     assert_eq!(redis.in_flight("spins").await, 64, "a CPU-bound handler has ended before the short ones");
     assert_eq!(gateway.get("/healthz").await.0, 200);
     // Their leases were renewed meanwhile.
-    assert!(gateway.logged("taken over").is_empty() && gateway.logged("lease").is_empty());
+    assert!(gateway.logged(events::RECLAIMED).is_empty() && gateway.logged("lease").is_empty());
     tokio::time::timeout(Duration::from_secs(90), redis.is("all CPU-bound ones end", "XLEN {mq:spins}:dead", 64))
         .await
         .unwrap();

@@ -1,6 +1,7 @@
 //! Topics that plain clients fill with `LPUSH` or `RPUSH`.
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, text, until};
+use gateway_worker::events;
 use gateway_worker::queue::{ListEnd, QueueError, StreamKind, TopicKind};
 use std::collections::BTreeSet;
 
@@ -184,7 +185,7 @@ async fn a_failing_list_ingest_backs_off() {
         let plugins = Plugins::with("t", &guest(OK), "");
         let gateway = Gateway::start(&redis, &plugins);
         let tried = async |count: usize| {
-            let lines = async || gateway.logged("the list is not taken from").len();
+            let lines = async || gateway.logged(events::LIST_INTAKE_FAILED).len();
             until("it was retried", async || (lines().await >= count).then_some(())).await;
         };
         tried(1).await;

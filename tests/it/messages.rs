@@ -3,6 +3,7 @@
 
 use crate::support::{Gateway, OK, Plugins, Redis, guest, run_command, topic, until};
 use crate::topic_client::TopicClient;
+use gateway_worker::events;
 use gateway_worker::publication::{Draft, Priority};
 use gateway_worker::queue::{BlockingReader, Delivery, FlowControl, ListEnd, StreamKind, Take};
 use jiff::Timestamp;
@@ -416,7 +417,7 @@ async fn a_message_requeued_by_a_pause_can_be_cancelled() {
     // A blocked read takes it and requeues it.
     redis.publish("t", "meanwhile", "{}").await;
     redis.publish("t", "other", "{}").await;
-    gateway.until_logged("paused", |_| true).await;
+    gateway.until_logged(events::TOPIC_PAUSED, |_| true).await;
     until("it is cancelled", async || {
         let (code, _, _) = run(&redis, &["messages", "cancel", "t", "meanwhile"]);
         (code == 0).then_some(())

@@ -4,6 +4,7 @@ use crate::certificates::Certificates;
 use crate::process::Process;
 use crate::servers::{Mode, Server, parse_command};
 use crate::support::{Gateway, OK, Plugins, built, command, connect_without_timeout, guest, try_connection, until};
+use gateway_worker::events;
 use gateway_worker::queue::{Connection, Health, OutboxRelay, RedisTarget};
 use redis::FromRedisValue;
 use std::collections::BTreeSet;
@@ -302,8 +303,9 @@ async fn a_wrong_password_or_missing_acl_rights_are_reported() {
     server.run::<()>("ACL SETUSER gateway -xreadgroup").await;
     let gateway = Gateway::start_with(&server.url, &plugins, &server.flags());
     server.publish("topic", "a", "{}").await;
-    let line =
-        gateway.until_logged("not consuming", |line| line["error"].as_str().unwrap().contains("no permissions")).await;
+    let line = gateway
+        .until_logged(events::NOT_CONSUMING, |line| line["error"].as_str().unwrap().contains("no permissions"))
+        .await;
     assert!(line["error"].as_str().unwrap().contains("xreadgroup"), "{line}");
     server.run::<()>("ACL SETUSER gateway +xreadgroup").await;
     gateway.until_outcome("topic", "a", "done").await;

@@ -2,6 +2,7 @@
 //! without a restart.
 
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
+use gateway_worker::events;
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ async fn a_group_lost_under_a_running_message_runs_it_only_once() {
     redis.publish("puppet", "long", r#"{"do":"sleep","ms":1500}"#).await;
     redis.until_in_flight("puppet", 1).await;
     redis.run::<i64>("XGROUP DESTROY mq:puppet consumer-group-puppet").await;
-    gateway.until_logged("the group is gone", |_| true).await;
+    gateway.until_logged(events::GROUP_LOST, |_| true).await;
     // This one starts after the new group has delivered the first again, and outlasts it.
     redis.publish("puppet", "after", r#"{"do":"sleep","ms":3000}"#).await;
     gateway.until_outcome("puppet", "after", "done").await;
@@ -137,7 +138,7 @@ async fn a_failing_settlement_blocks_no_other() {
         redis.publish("puppet", &format!("refused-{number}"), r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
     }
     let are_refused = |line: &serde_json::Value| line["waiting"] == 300;
-    let line = gateway.until_logged("not settled yet", are_refused).await;
+    let line = gateway.until_logged(events::SETTLE_DELAYED, are_refused).await;
     assert!(line["error"].as_str().unwrap().contains("{mq:puppet}:delayed holds a string"), "{line}");
     for number in 0..100 {
         redis.publish("puppet", &format!("done-{number}"), r#"{"do":"sleep","ms":0}"#).await;
@@ -166,7 +167,7 @@ async fn settlements_behind_many_failing_ones_are_still_tried() {
             redis.publish("puppet", &format!("{id}-{number}"), act).await;
         }
         let waiting = if id == "dies" { 260 } else { 265 };
-        gateway.until_logged("not settled yet", |line| line["waiting"] == waiting).await;
+        gateway.until_logged(events::SETTLE_DELAYED, |line| line["waiting"] == waiting).await;
     }
     redis.run::<i64>("DEL {mq:puppet}:delayed").await;
     redis.is("the later ones are settled", "ZCARD {mq:puppet}:delayed", 5).await;
@@ -180,7 +181,7 @@ async fn a_settlement_that_always_fails_slows_down_no_other() {
     let gateway = Gateway::start(&redis, &plugins);
     redis.run::<()>("SET {mq:puppet}:dead text").await;
     redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
-    gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
+    gateway.until_logged(events::SETTLE_DELAYED, |line| line["waiting"] == 1).await;
     // With one free slot they run one after the other. With a backoff for each this would
     // take minutes.
     for number in 0..300 {
@@ -257,7 +258,9 @@ async fn a_key_of_another_type_is_reported_and_consumed_once_it_is_a_stream() {
     redis.run::<()>("SET mq:topic text").await;
     let plugins = Plugins::with("topic", &guest(OK), "").and("other", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged("not consuming", |line| line["error"].as_str().unwrap().contains("holds a string")).await;
+    gateway
+        .until_logged(events::NOT_CONSUMING, |line| line["error"].as_str().unwrap().contains("holds a string"))
+        .await;
     redis.publish("other", "a", "{}").await;
     gateway.until_outcome("other", "a", "done").await;
     redis.run::<i64>("DEL mq:topic").await;
@@ -324,7 +327,7 @@ async fn after_an_outage_no_worker_reclaims_from_one_that_reconnects_later() {
     redis.is("all but the legacy message are done", "XLEN mq:puppet", 1).await;
     assert_eq!(owners(&redis, "puppet").await, theirs[1..]);
     for worker in [&quick, &slow] {
-        assert!(worker.logged("taken over").is_empty() && worker.logged("leases lost").is_empty());
+        assert!(worker.logged(events::RECLAIMED).is_empty() && worker.logged(events::LEASES_LOST).is_empty());
     }
     let ran = quick.outcomes("puppet").len() + slow.outcomes("puppet").len();
     assert_eq!(ran, 3);
@@ -341,7 +344,7 @@ async fn a_worker_without_a_reader_connection_reclaims_nothing() {
     // Only the reader cannot reconnect.
     redis.run::<()>("ACL SETUSER default -client|id").await;
     redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
-    gateway.until_logged("not consuming", |line| line["topic"] == "t").await;
+    gateway.until_logged(events::NOT_CONSUMING, |line| line["topic"] == "t").await;
     redis.publish("t", "theirs", "{}").await;
     redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t other COUNT 1 STREAMS mq:t >").await;
     let theirs = owners(&redis, "t").await;
@@ -382,9 +385,9 @@ async fn a_shutdown_waits_until_finished_messages_are_settled() {
     let mut gateway = Gateway::start_with(&redis.url(), &plugins, &["--shutdown-timeout", "1h"]);
     redis.run::<()>("SET {mq:puppet}:dead text").await;
     redis.publish("puppet", "refused", r#"{"do":"retry","reason":"r","after_ms":1}"#).await;
-    gateway.until_logged("not settled yet", |line| line["waiting"] == 1).await;
+    gateway.until_logged(events::SETTLE_DELAYED, |line| line["waiting"] == 1).await;
     gateway.signal(Signal::TERM);
-    gateway.until_logged("draining", |_| true).await;
+    gateway.until_logged(events::SHUTTING_DOWN, |_| true).await;
     until("no reader is blocked", async || {
         redis.run::<String>("INFO clients").await.contains("blocked_clients:0\r").then_some(())
     })

@@ -64,9 +64,9 @@ async fn a_topic_with_an_underscore_is_warned_about_if_the_dotted_topic_has_mess
     redis.publish("any.topic", "a", "{}").await;
     redis.publish("any_topic", "a", "{}").await;
     let gateway = Gateway::start(&redis, &plugins);
-    let line = gateway.until_logged("is stock.alert.wasm meant", |_| true).await;
+    let line = gateway.until_logged("did you mean stock.alert.wasm", |_| true).await;
     assert_eq!((line["plugin"].as_str(), line["topic"].as_str()), (Some("stock_alert"), Some("stock_alert")));
-    assert_eq!(gateway.logged("twin with dots").len(), 1);
+    assert_eq!(gateway.logged(events::UNDERSCORED_TOPIC).len(), 1);
 }
 
 /// A catch-all plugin gets the same permission checks.

@@ -39,7 +39,7 @@ async fn a_plugin_that_is_removed_drains_and_its_messages_wait() {
     gateway.until_logged(events::PLUGIN_REMOVED, |line| line["plugin"] == "puppet").await;
     redis.publish("puppet", "waits", r#"{"do":"sleep","ms":0}"#).await;
     gateway.until_outcome("puppet", "in-flight", "done").await;
-    gateway.until_logged("lane ended", |_| true).await;
+    gateway.until_logged(events::TOPIC_LEFT, |_| true).await;
     assert_eq!((redis.run::<i64>("XLEN mq:puppet").await, redis.in_flight("puppet").await), (1, 0));
     plugins.write("puppet.wasm", &built("puppet"));
     gateway.until_outcome("puppet", "waits", "done").await;
@@ -100,7 +100,7 @@ async fn messages_in_flight_finish_on_the_version_they_started_on() {
     gateway.until_outcome("puppet", "new", "done").await;
     gateway.until_outcome("puppet", "old", "done").await;
     let digest =
-        |id: &str| gateway.logged("settled").into_iter().find(|line| line["id"] == id).unwrap()["digest"].clone();
+        |id: &str| gateway.logged(events::SETTLED).into_iter().find(|line| line["id"] == id).unwrap()["digest"].clone();
     assert_eq!((digest("old"), digest("new")), (json!(old), line["digest"].clone()));
 }
 

@@ -2,6 +2,7 @@
 
 use crate::batch::crew;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, until};
+use gateway_worker::events;
 use redis::Value;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ async fn an_isolated_message_runs_with_a_full_redis() {
     redis.run::<()>("CONFIG SET maxmemory 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
     gateway.until_outcome("t", "suspect", "done").await;
-    assert_eq!(gateway.logged("runs alone").len(), 1);
+    assert_eq!(gateway.logged(events::RUNNING_ISOLATED).len(), 1);
     redis.is("settled", "XLEN mq:t", 0).await;
     redis.is("the isolation is cleared", "EXISTS {mq:t}:isolated", 0).await;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
@@ -52,7 +53,7 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
     redis.run::<()>("SET {mq:t}:isolated text").await;
     let options = [&OPTIONS[..], &["--shutdown-timeout", "1h"]].concat();
     let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
-    gateway.until_logged("waits to run alone", |line| line["topic"] == "t").await;
+    gateway.until_logged(events::ISOLATION_DELAYED, |line| line["topic"] == "t").await;
     for id in ["a", "b", "c"] {
         redis.publish("t", id, "{}").await;
         redis.publish("other", id, "{}").await;
@@ -60,7 +61,7 @@ async fn an_isolation_that_cannot_be_recorded_blocks_nothing() {
         gateway.until_outcome("other", id, "done").await;
     }
     // No message has follow-ups, so the missing outbox is no error.
-    assert!(gateway.logged("not kept").is_empty());
+    assert!(gateway.logged(events::OUTBOX_FAILED).is_empty());
     assert!(gateway.stop().await.success());
     // With this lease only a requeued message is reclaimed at once.
     redis.run::<()>("DEL {mq:t}:isolated").await;
@@ -83,7 +84,7 @@ async fn a_poison_message_is_in_no_batch() {
         }
         let plugins = crew(4, "3s");
         let gateway = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
-        gateway.until_logged("taken over", |line| line["topic"] == "crew").await;
+        gateway.until_logged(events::RECLAIMED, |line| line["topic"] == "crew").await;
         if !others_first {
             others().await;
         }
@@ -121,14 +122,14 @@ async fn was_paused_in_time(ms: u32) -> bool {
     redis.run::<i64>("HSET {mq:puppet}:state paused 1").await;
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "1h", "--shutdown-timeout", "10ms"]);
     let paused = async |topic: &str, count: usize| {
-        let lines = || gateway.logged("paused").iter().filter(|line| line["topic"] == topic).count();
+        let lines = || gateway.logged(events::TOPIC_PAUSED).iter().filter(|line| line["topic"] == topic).count();
         until("paused", async || (lines() == count).then_some(())).await;
     };
     redis.until_in_flight("long", 1).await;
     paused("puppet", 1).await;
     redis.run::<i64>("HDEL {mq:puppet}:state paused").await;
     // The poison message waits for the long handler, and another message waits for both.
-    gateway.until_logged("waits for those that run", |line| line["topic"] == "puppet").await;
+    gateway.until_logged(events::WAITING_FOR_ISOLATION, |line| line["topic"] == "puppet").await;
     redis.publish("t", "waits", "{}").await;
     let has_ended = || !gateway.outcomes("long").is_empty();
     until("taken", async || (has_ended() || redis.in_flight("t").await == 1).then_some(())).await;
@@ -137,12 +138,12 @@ async fn was_paused_in_time(ms: u32) -> bool {
     }
     paused("puppet", 2).await;
     paused("t", 1).await;
-    if has_ended() || !gateway.logged("a suspect can't run alone").is_empty() {
+    if has_ended() || !gateway.logged(events::ISOLATION_TIMED_OUT).is_empty() {
         return false;
     }
     redis.until_requeued("puppet", 1).await;
     redis.until_requeued("t", 1).await;
-    assert!(gateway.logged("runs alone").is_empty() && gateway.outcomes("t").is_empty());
+    assert!(gateway.logged(events::RUNNING_ISOLATED).is_empty() && gateway.outcomes("t").is_empty());
     redis.run::<i64>("HDEL {mq:t}:state paused").await;
     gateway.until_outcome("t", "waits", "done").await;
     true
@@ -164,7 +165,7 @@ async fn isolation_gives_up_on_a_long_handler_and_another_worker_takes_the_messa
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "").and("other", &guest(OK), "");
     let first = start_with_a_long_running_handler(&redis, &plugins, 600_000).await;
-    first.until_logged("a suspect can't run alone", |_| true).await;
+    first.until_logged(events::ISOLATION_TIMED_OUT, |_| true).await;
     for id in ["a", "b"] {
         for topic in ["t", "other"] {
             redis.publish(topic, id, "{}").await;
@@ -176,7 +177,7 @@ async fn isolation_gives_up_on_a_long_handler_and_another_worker_takes_the_messa
     // The requeue does not increase the crash count.
     let plugins = Plugins::with("t", &guest(OK), "");
     let second = Gateway::start_with(&redis.url(), &plugins, &OPTIONS);
-    second.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
+    second.until_logged(events::RUNNING_ISOLATED, |line| line["crashes"] == 2 && line["isolated_crashes"] == 0).await;
     second.until_outcome("t", "suspect", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
 }
@@ -186,14 +187,14 @@ async fn a_requeued_poison_message_returns_to_the_only_worker() {
     let redis = Redis::start();
     let plugins = Plugins::with("puppet", &built("puppet"), LONG).and("t", &guest(OK), "");
     let gateway = start_with_a_long_running_handler(&redis, &plugins, 10_000).await;
-    gateway.until_logged("given back: it can't run alone", |line| line["losses"] == 2).await;
-    gateway.until_logged("runs alone", |line| line["losses"] == 2 && line["lost"] == 0).await;
+    gateway.until_logged(events::REQUEUED_NOT_ISOLATED, |line| line["crashes"] == 2).await;
+    gateway.until_logged(events::RUNNING_ISOLATED, |line| line["crashes"] == 2 && line["isolated_crashes"] == 0).await;
     gateway.until_outcome("t", "suspect", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
     // It is requeued once for each failed wait, and not taken in between.
-    let requeued = gateway.logged("given back: it can't run alone").len();
-    assert_eq!(requeued, gateway.logged("a suspect can't run alone").len());
-    assert!(gateway.logged("Redis' answer was lost").is_empty());
+    let requeued = gateway.logged(events::REQUEUED_NOT_ISOLATED).len();
+    assert_eq!(requeued, gateway.logged(events::ISOLATION_TIMED_OUT).len());
+    assert!(gateway.logged(events::RECOVERED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +206,7 @@ async fn a_shutdown_is_not_counted_as_a_crash_of_the_isolated_message() {
     let options = [&OPTIONS[..], &["--shutdown-timeout", "1s"]].concat();
     for _ in 0..2 {
         let gateway = Gateway::start_with(&redis.url(), &plugins, &options);
-        gateway.until_logged("runs alone", |line| line["lost"] == 0).await;
+        gateway.until_logged(events::RUNNING_ISOLATED, |line| line["isolated_crashes"] == 0).await;
         // The consumer of the other topic stops first and must not change this record.
         gateway.stop().await;
     }

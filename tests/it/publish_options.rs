@@ -1,7 +1,7 @@
 //! The options of a publish: a deduplication key and an expiry.
 
 use crate::guest::{OK, guest};
-use crate::key_value::{acts, manifest};
+use crate::key_value::{manifest, run_actions};
 use crate::support::{Gateway, Plugins, Redis, built, until};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -23,7 +23,7 @@ async fn copies_by_dedup_key_and_expired_messages_are_not_run() {
         act
     };
     let options = [json!({ "dedup_key": "order-1" }), json!({ "dedup_key": "order-1" }), json!({ "expires": 1 })];
-    let results = acts(&redis, "store", "parent", json!(options.map(publish))).await;
+    let results = run_actions(&redis, "store", "parent", json!(options.map(publish))).await;
     let ids: Vec<&str> = results.iter().map(|result| result["ok"].as_str().unwrap()).collect();
     let envelopes = redis.envelopes("mq:other").await;
     assert_eq!(envelopes.len(), 3);
@@ -55,7 +55,7 @@ async fn options_out_of_range_are_invalid() {
         (json!({ "do": "publish", "to": "other", "expires": 60, "delay": 60 }), "more than the delay of 60 s"),
     ];
     let acts_of = |cases: &[(serde_json::Value, &str)]| cases.iter().map(|(act, _)| act.clone()).collect::<Vec<_>>();
-    let results = acts(&redis, "store", "invalid", json!(acts_of(&cases))).await;
+    let results = run_actions(&redis, "store", "invalid", json!(acts_of(&cases))).await;
     for ((act, reason), result) in cases.iter().zip(&results) {
         assert_eq!(result["fault"], "invalid", "{act}: {result}");
         assert!(result["reason"].as_str().unwrap().contains(reason), "{act}: {result}");
@@ -64,7 +64,7 @@ async fn options_out_of_range_are_invalid() {
         { "do": "publish", "to": "other", "dedup_key": "k".repeat(256), "expires": YEAR },
         { "do": "publish", "to": "other", "expires": 61, "delay": 60 },
     ]);
-    for result in acts(&redis, "store", "valid", allowed).await {
+    for result in run_actions(&redis, "store", "valid", allowed).await {
         assert!(result["ok"].is_string(), "{result}");
     }
 }

@@ -57,7 +57,7 @@ async fn endless_loops_on_every_thread_block_no_other_handler() {
     other.until_loaded("hostile").await;
     redis.publish("good", "late", "{}").await;
     gateway.until_outcome("good", "late", "done").await;
-    assert!(other.logged("taken over").is_empty());
+    assert!(other.logged(events::RECLAIMED).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use crate::proxy::Proxy;
 use crate::support::{Gateway, OK, Plugins, Redis, built, guest, topic, until};
+use gateway_worker::events;
 use gateway_worker::publication::{Draft, Publication};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -174,7 +175,7 @@ async fn a_restart_and_an_outage_skip_no_fire_time() {
     let _gateway = Gateway::start(&redis, &plugins);
     let before = until_fired(&redis, before + 2).await.len();
     redis.kill();
-    _gateway.until_logged("the schedule waits", |line| line["error"].as_str().unwrap().contains("away")).await;
+    _gateway.until_logged(events::SCHEDULE_FAILED, |line| line["error"].as_str().unwrap().contains("away")).await;
     redis.restart();
     assert_consecutive(&until_fired(&redis, before + 3).await);
     assert_eq!(last(&redis, "* * * * * * UTC").await.map(|at| at.subsec_nanosecond()), Some(0));

@@ -6,6 +6,7 @@ use crate::batch::replies;
 use crate::proxy::{Direction, DropReply, Proxy};
 use crate::support::{Gateway, Plugins, Redis, built, topic, until};
 use crate::topic_client::TopicClient;
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{Connection, RedisTarget};
 use jiff::Timestamp;
@@ -48,7 +49,8 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
     first.until_asleep("puppet", 3).await;
     stop(&first, &proxy);
     let other = Gateway::start_with(&redis.url(), &others_plugins, &LEASE);
-    until("the other worker has reclaimed them", async || (other.logged("taken over").len() >= 3).then_some(())).await;
+    until("the other worker has reclaimed them", async || (other.logged(events::RECLAIMED).len() >= 3).then_some(()))
+        .await;
     resume(&first, &proxy);
 
     for (id, outcome) in MESSAGES.map(|(id, _)| (id, id)) {
@@ -56,7 +58,7 @@ async fn stall_first_worker(stop: impl Fn(&Gateway, &Proxy), resume: impl Fn(&Ga
     }
     // A late retry or rejection is ignored, a late success is accepted.
     until("the late retry and the late rejection are ignored", async || {
-        (first.logged("settled by another, or twice").len() >= 2).then_some(())
+        (first.logged(events::SETTLE_IGNORED).len() >= 2).then_some(())
     })
     .await;
     redis.is("all are done", "XLEN mq:puppet", 0).await;
@@ -108,8 +110,8 @@ async fn a_read_with_a_lost_reply_is_recovered_and_not_counted() {
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
     assert_eq!(proxy.dropped_replies(), 1);
-    assert_eq!(gateway.logged("taken again").len(), 1);
-    assert!(gateway.logged("taken over").is_empty());
+    assert_eq!(gateway.logged(events::RECOVERED).len(), 1);
+    assert!(gateway.logged(events::RECLAIMED).is_empty());
     assert_eq!(redis.run::<i64>("XLEN mq:seen").await, 1);
 }
 
@@ -127,7 +129,7 @@ async fn a_reclaim_with_a_lost_reply_is_recovered_on_an_idle_topic() {
     gateway.until_outcome("puppet", "swallowed", "done").await;
     redis.is("settled", "XLEN mq:puppet", 0).await;
     assert_eq!(proxy.dropped_replies(), 1);
-    assert_eq!(gateway.logged("taken again").len(), 1);
+    assert_eq!(gateway.logged(events::RECOVERED).len(), 1);
 }
 
 /// A batch with done and dead messages is settled in two steps. A renewal between them
@@ -146,7 +148,7 @@ async fn a_settlement_in_progress_is_not_reported_as_a_lost_lease() {
     let gateway = Gateway::start_with(&proxy.url(), &plugins, &["--queue-lease", "600ms"]);
     redis.is("all are settled", "XLEN mq:pairs", 0).await;
     assert_eq!(redis.run::<i64>("XLEN {mq:pairs}:dead").await, 10);
-    assert!(gateway.logged("leases lost").is_empty());
+    assert!(gateway.logged(events::LEASES_LOST).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -431,8 +431,10 @@ impl Gateway {
 
     /// The ids and outcomes of a topic's runs, in order.
     pub(crate) fn outcomes(&self, topic: &str) -> Vec<(String, String)> {
-        let of_topic =
-            self.logged("settled").into_iter().filter(|line| line["message"] == "settled" && line["topic"] == topic);
+        let of_topic = self
+            .logged(events::SETTLED)
+            .into_iter()
+            .filter(|line| line["message"] == "settled" && line["topic"] == topic);
         let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         of_topic.map(|line| (text_of(&line["id"]), text_of(&line["outcome"]))).collect()
     }

@@ -3,6 +3,7 @@
 
 use crate::support::{Gateway, Plugins, Redis, built, text, until};
 use gateway_worker::capability::{KeyValue, NewValue, Only, Quota};
+use gateway_worker::events;
 use gateway_worker::publication::Draft;
 use gateway_worker::queue::{KeyValueStore, RedisTarget};
 use jiff::Timestamp;
@@ -64,7 +65,7 @@ async fn messages_of_an_earlier_release_are_completed() {
         Plugins::with("t", &built("puppet"), T).and("l", &built("puppet"), publish).and("p", &built("puppet"), publish);
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     // It has crashed once in isolation.
-    gateway.until_logged("runs alone", |line| line["lost"] == 1).await;
+    gateway.until_logged(events::RUNNING_ISOLATED, |line| line["isolated_crashes"] == 1).await;
     gateway.until_outcome("t", "put off", "postpone").await;
     let fires = |id: &String| id.starts_with("cron:t:20") && id.ends_with("-02-29T00:00:00Z");
     let all = until("all are handled", async || Some(seen(&redis).await).filter(|seen| seen.len() == 14)).await;
@@ -89,7 +90,7 @@ async fn messages_of_an_earlier_release_are_completed() {
     // Earlier attempts are counted.
     assert!(!gateway.outcomes("t").iter().any(|(_, outcome)| outcome == "retry"));
     // A copy of a finished message has not run.
-    gateway.until_logged("settled", |line| line["outcome"] == "duplicate").await;
+    gateway.until_logged(events::SETTLED, |line| line["outcome"] == "duplicate").await;
     for (key, count) in [("mq:t", 0), ("{mq:t}:high", 0), ("{mq:t}:low", 0), ("{mq:l}:work", 0), ("{mq:t}:outbox", 0)] {
         redis.is(key, &format!("XLEN {key}"), count).await;
     }

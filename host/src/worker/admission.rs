@@ -38,11 +38,11 @@ async fn isolate<'a>(topic: &'a TopicState, received: &Received) -> Result<Admis
     let (entry, crashes) = (received.entry(), received.delivery.crash_count);
     let isolation = Isolation::new(topic.queue.clone());
     let (admission, isolated_crashes) = loop {
-        tracing::debug!(topic = %topic.topic(), %entry, crashes, "waiting for running handlers, to run in isolation");
+        tracing::debug!(topic = %topic.topic(), %entry, crashes, "{}", events::WAITING_FOR_ISOLATION);
         let admission = match topic.shared.gate.exclusive(topic.settings().lease).await {
             Ok(admission) => admission,
             Err(next) => {
-                tracing::debug!(topic = %topic.topic(), %entry, crashes, "requeued: it can't be isolated here now");
+                tracing::debug!(topic = %topic.topic(), %entry, crashes, "{}", events::REQUEUED_NOT_ISOLATED);
                 requeue(topic, received, next).await;
                 return Err(NotAdmitted::Requeue);
             }
@@ -52,7 +52,7 @@ async fn isolate<'a>(topic: &'a TopicState, received: &Received) -> Result<Admis
         }
         match isolation.begin(entry).await {
             Ok(isolated_crashes) => break (admission, isolated_crashes),
-            Err(error) => tracing::warn!(topic = %topic.topic(), %entry, %error, "isolation delayed"),
+            Err(error) => tracing::warn!(topic = %topic.topic(), %entry, %error, "{}", events::ISOLATION_DELAYED),
         }
         // The other handlers need not wait for Redis.
         drop(admission);

@@ -114,7 +114,7 @@ async fn call(
     let took = started.elapsed();
     if runs.len() > 1 && called.outcomes.iter().all(Outcome::ended_instance) {
         let (size, outcome) = (runs.len(), called.outcomes[0].name());
-        tracing::warn!(topic = %topic.topic(), size, outcome, "the batch ended as a whole; running its messages one by one");
+        tracing::warn!(topic = %topic.topic(), size, outcome, "{}", events::BATCH_SPLIT);
         return Err(unsettled);
     }
     let metrics = topic.metrics();

@@ -3,6 +3,7 @@
 use super::census::{Census, Locations};
 use super::faults::Event;
 use super::publishers::{Published, child_of};
+use gateway_worker::events;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,16 +80,17 @@ impl Audit {
         for line in logs {
             let at: Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
             match line["message"].as_str().unwrap_or_default() {
-                "settled" => {
+                // A run is logged when it ends, its outcome again when it is settled.
+                text @ (events::HANDLED | events::SETTLED) => {
                     let field = |name: &str| line[name].as_str().unwrap_or_default();
-                    if let Some(attempt) = line["attempt"].as_u64() {
+                    if let Some(attempt) = line["attempt"].as_u64().filter(|_| text == events::HANDLED) {
                         runs.entry((field("topic"), field("id"), attempt)).or_default().push(at);
                     }
                     if !OUTCOMES.contains(&field("outcome")) && field("outcome") != "poison-message" {
                         self.violations.push(format!("unexpected outcome: {line}"));
                     }
                 }
-                message if message.starts_with("leases lost") || message.starts_with("taken over") => {
+                events::LEASES_LOST | events::RECLAIMED => {
                     lost.push((at, at + AFTER));
                 }
                 _ => {}

@@ -4,6 +4,7 @@ use super::start;
 use crate::batch::crew;
 use crate::servers::Server;
 use crate::support::text;
+use gateway_worker::events;
 use serde_json::Value;
 
 async fn publish(server: &Server, acts: &[&str]) {
@@ -52,5 +53,5 @@ pub(super) async fn a_trap_in_a_batch_costs_only_its_own_message(server: &Server
     assert_eq!(text(&server.dead("crew").await, "gw-reason"), "trap");
     assert_eq!(server.run::<i64>("XLEN {mq:crew}:dead").await, 1);
     assert!(batch_sizes_of_two(server).await.iter().all(|(_, count)| *count == 1));
-    assert_eq!(gateway.logged("a batch is run one by one").len(), 1);
+    assert_eq!(gateway.logged(events::BATCH_SPLIT).len(), 1);
 }

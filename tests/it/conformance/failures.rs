@@ -21,13 +21,17 @@ pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_
         until("other handlers run", async || (server.in_flight("other").await > 0).then_some(())).await;
         server.until_in_flight("puppet", 1).await;
         if loss > 1 {
-            gateway.until_logged("taken over", |line| line["topic"] == "puppet" && line["losses"] == 1).await;
+            gateway.until_logged(events::RECLAIMED, |line| line["topic"] == "puppet" && line["crashes"] == 1).await;
         }
         gateway.kill();
     }
     for lost in 0..3 {
         let gateway = start(server, &plugins, &OPTIONS);
-        gateway.until_logged("runs alone", |line| line["topic"] == "puppet" && line["lost"] == lost).await;
+        gateway
+            .until_logged(events::RUNNING_ISOLATED, |line| {
+                line["topic"] == "puppet" && line["isolated_crashes"] == lost
+            })
+            .await;
         gateway.kill();
     }
     // The other messages can end now.
@@ -74,7 +78,7 @@ pub(super) async fn a_full_redis_blocks_only_settlements_that_need_memory(server
     server.set_memory(1).await;
     let gateway = start(server, &plugins, &[]);
     server.is("what is done is settled", "XLEN mq:puppet", 9).await;
-    gateway.until_logged("not settled yet", |line| line["waiting"] == 9).await;
+    gateway.until_logged(events::SETTLE_DELAYED, |line| line["waiting"] == 9).await;
     for (command, expected) in [
         ("XLEN {mq:puppet}:dead", 0),
         ("ZCARD {mq:puppet}:delayed", 1),

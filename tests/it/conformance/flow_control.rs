@@ -4,6 +4,7 @@ use super::{json, puppet, run, run_ok, start};
 use crate::messages::envelope;
 use crate::servers::Server;
 use crate::support::{OK, Plugins, guest, until};
+use gateway_worker::events;
 use serde_json::json;
 
 fn publish(server: &Server, args: &[&str]) {
@@ -109,7 +110,7 @@ pub(super) async fn a_topic_is_paused_and_resumed_by_command(server: &Server) {
     assert!(code == 0 && out.contains("t paused"), "{out}");
     assert!(run(server, &["topics", "pause", "t"]).1.contains("already"));
     server.publish("t", "aside", "{}").await;
-    until("the worker has paused", async || gateway.logged("paused").into_iter().next()).await;
+    until("the worker has paused", async || gateway.logged(events::TOPIC_PAUSED).into_iter().next()).await;
     let (_, table, _) = run(server, &["topics", "ls"]);
     assert!(table.contains("paused"), "{table}");
     assert_eq!(json(server, &["topics", "show", "t"])["is_paused"], true);

@@ -5,6 +5,7 @@ use super::{options, run, start};
 use crate::legacy::{LEGACY_CONSUMER, envelope, plugins, seen_in};
 use crate::servers::Server;
 use crate::support::{Gateway, OK, Plugins, SkewedClock, guest, text, until};
+use gateway_worker::events;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub(super) async fn stuck_legacy_messages_are_handled_and_their_copied_sources_a
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
     assert_eq!(text(&server.dead("puppet").await, "gw-reason"), "decode");
     assert_eq!(server.run::<i64>("XLEN mq:dead-letter:puppet").await, 1);
-    assert_eq!(gateway.logged("taken over").len(), 2);
+    assert_eq!(gateway.logged(events::RECLAIMED).len(), 2);
 }
 
 /// How many entries the group `audit` has not read.
