@@ -18,7 +18,7 @@ mod view;
 mod in_flight;
 mod local_queue;
 mod isolation_gate;
-mod received;
+mod work_item;
 mod run_state;
 mod unsettled;
 mod topic;

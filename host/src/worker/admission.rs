@@ -1,10 +1,10 @@
 //! Whether a message may begin now, and whether beside others or in isolation.
 
 use super::isolation_gate::Admission;
-use super::received::Received;
 use super::run_state::dead_letter_fields;
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
+use super::work_item::WorkItem;
 use crate::events;
 use crate::queue::{Isolation, Leases, QueueError};
 use std::time::{Duration, Instant};
@@ -24,9 +24,9 @@ pub(super) enum NotAdmitted {
 }
 
 /// Waits until the message may begin.
-pub(super) async fn admit<'a>(topic: &'a TopicState, received: &Received) -> Result<Admission<'a>, NotAdmitted> {
-    if received.needs_isolation() {
-        return isolate(topic, received).await;
+pub(super) async fn admit<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<Admission<'a>, NotAdmitted> {
+    if item.needs_isolation() {
+        return isolate(topic, item).await;
     }
     let admission = topic.shared.gate.shared().await;
     if topic.view.is_paused() { Err(NotAdmitted::Requeue) } else { Ok(admission) }
@@ -34,8 +34,8 @@ pub(super) async fn admit<'a>(topic: &'a TopicState, received: &Received) -> Res
 
 /// Waits until nothing else runs, and writes down in Redis that the message runs
 /// in isolation, before it begins.
-async fn isolate<'a>(topic: &'a TopicState, received: &Received) -> Result<Admission<'a>, NotAdmitted> {
-    let (entry, crashes) = (received.entry(), received.delivery.crash_count);
+async fn isolate<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<Admission<'a>, NotAdmitted> {
+    let (entry, crashes) = (item.entry(), item.delivery.crash_count);
     let isolation = Isolation::new(topic.queue.clone());
     let (admission, isolated_crashes) = loop {
         tracing::debug!(topic = %topic.topic(), %entry, crashes, "{}", events::WAITING_FOR_ISOLATION);
@@ -43,7 +43,7 @@ async fn isolate<'a>(topic: &'a TopicState, received: &Received) -> Result<Admis
             Ok(admission) => admission,
             Err(next) => {
                 tracing::debug!(topic = %topic.topic(), %entry, crashes, "{}", events::REQUEUED_NOT_ISOLATED);
-                requeue(topic, received, next).await;
+                requeue(topic, item, next).await;
                 return Err(NotAdmitted::Requeue);
             }
         };
@@ -62,23 +62,23 @@ async fn isolate<'a>(topic: &'a TopicState, received: &Received) -> Result<Admis
     };
     if isolated_crashes >= DEAD_AFTER {
         let _ = isolation.clear(entry).await;
-        return Err(NotAdmitted::Settle(Box::new(poison_message(topic, received, isolated_crashes))));
+        return Err(NotAdmitted::Settle(Box::new(poison_message(topic, item, isolated_crashes))));
     }
     tracing::warn!(topic = %topic.topic(), %entry, crashes, isolated_crashes, "{}", events::RUNNING_ISOLATED);
     topic.shared.gate.begin(topic.topic(), entry);
     Ok(admission)
 }
 
-fn poison_message(topic: &TopicState, received: &Received, isolated_crashes: u32) -> Unsettled {
+fn poison_message(topic: &TopicState, item: &WorkItem, isolated_crashes: u32) -> Unsettled {
     let error = format!("{isolated_crashes} workers crashed while it ran in isolation");
-    let delivery = &received.delivery;
+    let delivery = &item.delivery;
     let fields = dead_letter_fields(topic.topic(), delivery, "poison-message", &error, None);
     Unsettled::unrunnable(delivery.dead_letter(fields), "poison-message", error)
 }
 
 /// Gives a message back, to other workers at once and to this one later.
-async fn requeue(topic: &TopicState, received: &Received, until: Instant) {
-    let entry = received.entry();
+async fn requeue(topic: &TopicState, item: &WorkItem, until: Instant) {
+    let entry = item.entry();
     topic.dispatch.defer(entry, until);
     topic.in_flight.remove([entry]);
     // On an error its lease runs out.

@@ -1,12 +1,12 @@
 //! What a runner processes next: one message, or as many as make a batch.
 
-use super::received::Received;
 use super::topic::TopicState;
+use super::work_item::WorkItem;
 use crate::manifest::Batch;
 use tokio::time::{Instant, sleep_until};
 
 /// The next messages, to be run together. `None` ends the runner.
-pub(super) async fn next(topic: &TopicState) -> Option<Vec<Received>> {
+pub(super) async fn next(topic: &TopicState) -> Option<Vec<WorkItem>> {
     let batch = topic.plugin().manifest().batch;
     let Some(batch) = batch else {
         return Some(vec![next_one(topic)?]);
@@ -17,12 +17,12 @@ pub(super) async fn next(topic: &TopicState) -> Option<Vec<Received>> {
         if !topic.view.is_paused() {
             return Some(collected);
         }
-        topic.in_flight.unclaim(collected.iter().map(Received::entry));
+        topic.in_flight.unclaim(collected.iter().map(WorkItem::entry));
     }
 }
 
 /// As many as make a batch; fewer when its time is over, and at a stop or pause.
-async fn collect(topic: &TopicState, batch: Batch) -> Option<Vec<Received>> {
+async fn collect(topic: &TopicState, batch: Batch) -> Option<Vec<WorkItem>> {
     let mut collected = vec![next_one(topic)?];
     if collected[0].needs_isolation() {
         return Some(collected);
@@ -44,10 +44,10 @@ async fn collect(topic: &TopicState, batch: Batch) -> Option<Vec<Received>> {
     Some(collected)
 }
 
-fn next_one(topic: &TopicState) -> Option<Received> {
-    let (received, waiting) = topic.dispatch.local_queue.next()?;
+fn next_one(topic: &TopicState) -> Option<WorkItem> {
+    let (item, waiting) = topic.dispatch.local_queue.next()?;
     if waiting == topic.low_water() {
         topic.in_flight.wake_intake();
     }
-    Some(received)
+    Some(item)
 }

@@ -3,10 +3,10 @@
 use super::admission::{NotAdmitted, admit, end_isolation};
 use super::isolation_gate::Admission;
 use super::judged::judged;
-use super::received::Received;
 use super::run_state::{Run, dead_letter_fields};
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
+use super::work_item::WorkItem;
 use crate::events;
 use crate::message::{self, Message};
 use crate::plugin::{Job, Plugin};
@@ -22,17 +22,17 @@ use std::time::{Duration, Instant};
 const FIELDS_MAX: usize = 3000;
 
 /// Runs messages together: one, or a batch of which none needs isolation.
-pub(super) async fn run_together(topic: &Arc<TopicState>, received: &mut [Received]) -> Vec<Unsettled> {
-    let Some(first) = received.first() else { return Vec::new() };
+pub(super) async fn run_together(topic: &Arc<TopicState>, items: &mut [WorkItem]) -> Vec<Unsettled> {
+    let Some(first) = items.first() else { return Vec::new() };
     let admission = match admit(topic, first).await {
         Ok(admission) => admission,
         Err(NotAdmitted::Settle(unsettled)) => return vec![*unsettled],
         Err(NotAdmitted::Requeue) => {
-            topic.in_flight.unclaim(received.iter().map(Received::entry));
+            topic.in_flight.unclaim(items.iter().map(WorkItem::entry));
             return Vec::new();
         }
     };
-    let unsettled = run_in_chunks(topic, received).await;
+    let unsettled = run_in_chunks(topic, items).await;
     if matches!(admission, Admission::Exclusive(_)) {
         let _ = end_isolation(topic).await;
     }
@@ -41,14 +41,14 @@ pub(super) async fn run_together(topic: &Arc<TopicState>, received: &mut [Receiv
 
 /// A batch that was collected for one version may be larger than the version
 /// that is live by now takes at once. Nearly always there is one chunk.
-async fn run_in_chunks(topic: &Arc<TopicState>, received: &mut [Received]) -> Vec<Unsettled> {
-    let (mut unsettled, mut left) = (Vec::new(), received);
+async fn run_in_chunks(topic: &Arc<TopicState>, items: &mut [WorkItem]) -> Vec<Unsettled> {
+    let (mut unsettled, mut left) = (Vec::new(), items);
     while !left.is_empty() {
         if !unsettled.is_empty() {
             // Messages that have ended do not wait for all that follow.
             topic.settle(std::mem::take(&mut unsettled));
             if topic.view.is_paused() || topic.stop.is_cancelled() {
-                topic.in_flight.unclaim(left.iter().map(Received::entry));
+                topic.in_flight.unclaim(left.iter().map(WorkItem::entry));
                 break;
             }
         }
@@ -63,7 +63,7 @@ async fn run_in_chunks(topic: &Arc<TopicState>, received: &mut [Received]) -> Ve
     unsettled
 }
 
-async fn run_chunk(topic: &TopicState, plugin: &Arc<Plugin>, chunk: &mut [Received]) -> Vec<Unsettled> {
+async fn run_chunk(topic: &TopicState, plugin: &Arc<Plugin>, chunk: &mut [WorkItem]) -> Vec<Unsettled> {
     match call(topic, plugin, chunk).await {
         Ok(unsettled) => unsettled,
         // The batch ended as a whole. Run one by one, the message at fault shows.
@@ -84,19 +84,19 @@ async fn run_chunk(topic: &TopicState, plugin: &Arc<Plugin>, chunk: &mut [Receiv
 async fn call(
     topic: &TopicState,
     plugin: &Arc<Plugin>,
-    chunk: &mut [Received],
+    chunk: &mut [WorkItem],
 ) -> Result<Vec<Unsettled>, Vec<Unsettled>> {
     let now = Timestamp::now();
     let mut unsettled = Vec::with_capacity(chunk.len());
     let (mut runs, mut jobs) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
-    for received in chunk {
-        match runnable(topic, received, now) {
+    for item in chunk {
+        match runnable(topic, item, now) {
             Ok(message) => {
                 let (id, attempt) = (message.id.clone(), message.attempt);
                 let span = RunSpan::for_message(topic.topic().clone(), plugin.label().clone(), id, attempt);
                 let run = Run::new(&message, plugin, span.clone(), now);
-                let (entry, max_attempts) = (received.entry().to_string(), run.retry_state.max_attempts);
-                runs.push((&mut received.delivery, run));
+                let (entry, max_attempts) = (item.entry().to_string(), run.retry_state.max_attempts);
+                runs.push((&mut item.delivery, run));
                 jobs.push(Job { message, entry, max_attempts, span });
             }
             Err(not_run) => unsettled.push(not_run),
@@ -138,8 +138,8 @@ fn log_handled(run: &Run, outcome: &Outcome, took: Duration) {
 }
 
 /// The message, or the settlement of an entry that can't be run.
-fn runnable(topic: &TopicState, received: &mut Received, now: Timestamp) -> Result<Message, Unsettled> {
-    let delivery = &received.delivery;
+fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<Message, Unsettled> {
+    let delivery = &item.delivery;
     if delivery.fields.is_empty() {
         // Somebody deleted it while it was in flight.
         let settlement = delivery.discard(DoneKind::Done);
@@ -157,15 +157,15 @@ fn runnable(topic: &TopicState, received: &mut Received, now: Timestamp) -> Resu
         let error = format!("{} fields; at most {FIELDS_MAX}", delivery.fields.len());
         return dead(delivery, "too-large", error);
     }
-    let message = match received.take_message(topic.topic()) {
+    let message = match item.take_message(topic.topic()) {
         Ok(message) => message,
-        Err(error) => return dead(&received.delivery, "decode", error.to_string()),
+        Err(error) => return dead(&item.delivery, "decode", error.to_string()),
     };
     if message.expires_at.is_some_and(|at| at <= now) {
-        let settlement = received.delivery.discard(DoneKind::Expired);
+        let settlement = item.delivery.discard(DoneKind::Expired);
         return Err(Unsettled { id: Some(message.id), ..Unsettled::not_run(settlement, "expired") });
     }
-    let waited = now.duration_since(message::entry_time(&received.entry().id)).as_secs_f64();
+    let waited = now.duration_since(message::entry_time(&item.entry().id)).as_secs_f64();
     topic.metrics().wait_seconds.observe(waited.max(0.0));
     Ok(message)
 }

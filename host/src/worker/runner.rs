@@ -1,10 +1,10 @@
 //! The runners: they process what was fetched, on the threads of the handlers.
 
 use super::batcher;
-use super::received::Received;
 use super::run::run_together;
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
+use super::work_item::WorkItem;
 use crate::events;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,11 +36,11 @@ impl Runner {
         let topic = &self.topic;
         let mut settlements = Collected::new(topic);
         let mut processed = 0;
-        while let Some(mut received) = batcher::next(topic).await {
-            processed += received.len();
+        while let Some(mut items) = batcher::next(topic).await {
+            processed += items.len();
             let mut is_blocked = false;
             let ended = {
-                let mut run = pin!(run_together(topic, &mut received));
+                let mut run = pin!(run_together(topic, &mut items));
                 match poll_fn(|context| Poll::Ready(poll_catching_panics(run.as_mut(), context))).await {
                     Poll::Ready(ended) => ended,
                     Poll::Pending => {
@@ -55,9 +55,9 @@ impl Runner {
                 Some(unsettled) => settlements.add(unsettled),
                 None => {
                     // They go back to Redis: the next comparison finds them.
-                    let entry = received[0].entry();
+                    let entry = items[0].entry();
                     tracing::error!(topic = %topic.topic(), %entry, "{}", events::RUN_PANICKED);
-                    topic.in_flight.unclaim(received.iter().map(Received::entry));
+                    topic.in_flight.unclaim(items.iter().map(WorkItem::entry));
                 }
             }
             if is_blocked {

@@ -6,10 +6,10 @@ use super::hints::{Hinted, Hints};
 use super::in_flight::InFlight;
 use super::isolation_gate::IsolationGate;
 use super::local_queue::LocalQueue;
-use super::received::Received;
 use super::seats::Seat;
 use super::unsettled::Unsettled;
 use super::view::TopicView;
+use super::work_item::WorkItem;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
 use crate::queue::{EntryId, OutboxRelay, TopicHandle};
@@ -94,7 +94,7 @@ pub(super) struct IntakeState {
 
 /// What the runners work on.
 pub(super) struct Dispatch {
-    pub(super) local_queue: LocalQueue<Received>,
+    pub(super) local_queue: LocalQueue<WorkItem>,
     /// Something was added to the local queue, for who collects a batch.
     pub(super) arrived: Notify,
     /// One runner collects a batch at a time, or each would wait for the

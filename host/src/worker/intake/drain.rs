@@ -5,8 +5,8 @@ use crate::events;
 use crate::queue::{Leases, QueueError};
 use crate::worker::admission::end_isolation;
 use crate::worker::outbox;
-use crate::worker::received::Received;
 use crate::worker::topic::TopicState;
+use crate::worker::work_item::WorkItem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) async fn interrupt_when_stopped(topic: &TopicState) {
 /// To be called when no read is under way any more.
 pub(super) async fn drain(topic: &Arc<TopicState>) {
     let waiting = topic.dispatch.local_queue.clear();
-    topic.in_flight.remove(waiting.iter().map(Received::entry));
+    topic.in_flight.remove(waiting.iter().map(WorkItem::entry));
     // Other workers need not wait until what runs here has ended.
     let _ = requeue_not_in_flight(topic).await;
     topic.dispatch.runners.close();

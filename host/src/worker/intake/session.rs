@@ -9,9 +9,9 @@ use crate::queue::{
     self, Leases, LegacyPending, ListEnd, ListIntake, Probes, QueueError, StreamKind, TopicKeys, TopicKind,
 };
 use crate::worker::receive::{log_legacy_acknowledged, receive};
-use crate::worker::received::Received;
 use crate::worker::renewal::renew;
 use crate::worker::topic::TopicState;
+use crate::worker::work_item::WorkItem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -153,7 +153,7 @@ async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &Topi
 /// What has not begun goes back, and the topic's state is looked at.
 async fn wait_while_paused(topic: &TopicState) -> Result<(), QueueError> {
     let waiting = topic.dispatch.local_queue.clear();
-    topic.in_flight.remove(waiting.iter().map(Received::entry));
+    topic.in_flight.remove(waiting.iter().map(WorkItem::entry));
     requeue_not_in_flight(topic).await?;
     let _ = timeout(PAUSED, topic.stop.cancelled()).await;
     topic.view.set_paused(Probes::new(topic.queue.clone()).flags().await?.is_paused);

@@ -9,12 +9,12 @@ use crate::topic::Topic;
 /// From this many crashes on, a message runs in isolation.
 const ISOLATE_AFTER: u32 = 2;
 
-pub(super) struct Received {
+pub(super) struct WorkItem {
     pub(super) delivery: Delivery,
     parsed: Option<Result<Message, Undecodable>>,
 }
 
-impl Received {
+impl WorkItem {
     pub(super) fn new(delivery: Delivery) -> Self {
         Self { delivery, parsed: None }
     }
