@@ -186,12 +186,12 @@ fn threads(settings: &Settings) -> Result<Runtime, StartError> {
 /// Without a cache every start compiles all plugins again.
 fn cache(settings: &Settings) -> Option<Cache> {
     let Some(path) = &settings.cache else {
-        tracing::warn!("compiled plugins are not cached, because no folder is set; set GATEWAY_PLUGINS_CACHE");
+        tracing::warn!("{}: no directory is set; set GATEWAY_PLUGINS_CACHE", events::NO_CACHE);
         return None;
     };
     Cache::open(path)
         .inspect_err(
-            |error| tracing::warn!(%error, "compiled plugins are not kept; GATEWAY_PLUGINS_CACHE names another address"),
+            |error| tracing::warn!(%error, "{}; set GATEWAY_PLUGINS_CACHE to another directory", events::NO_CACHE),
         )
         .ok()
 }

@@ -70,13 +70,25 @@ pub const VERSION_NOT_RESTORED: &str = "no earlier version of the plugin can be 
 pub const VERSIONS_NOT_STORED: &str = "plugin versions are in memory only: after a restart a refused file has no \
     last good version to fall back to; set --plugins-cache to a private directory";
 pub const COMPILED: &str = "compiled";
+pub const NO_CACHE: &str = "compiled plugins are not cached";
 pub const ARTIFACT_DISCARDED: &str = "a compiled plugin in the cache is invalid; it is compiled again";
 pub const MAIL_RELAY_UNUSABLE: &str = "the mail relay can't be used";
 pub const MAIL_WRITTEN: &str = "mail written to a file, not sent";
 
+/// Why a topic is refused to a plugin: another one has it. `topic` is `None` for
+/// the catch-all.
+pub fn topic_conflict(topic: Option<&str>, owner: &str, name: &str) -> String {
+    match topic {
+        Some(topic) => format!("topic {topic} is handled by {owner}.wasm: remove the topic there, or from {name}"),
+        None => format!(
+            "{owner}.wasm is already the catch-all plugin (topics = [\"*\"]): name topics there, or in {name}.toml"
+        ),
+    }
+}
+
 /// Also printed by `gateway-worker plugin check`.
 pub fn orphan_manifest(name: &str) -> String {
-    format!("orphaned manifest: {name}.toml has no {name}.wasm beside it")
+    format!("orphaned manifest: {name}.toml has no {name}.wasm next to it")
 }
 
 // settings, commands, HTTP

@@ -209,7 +209,7 @@ async fn a_flag_wins_and_contradicting_variables_are_errors() {
     for (variables, args, fragment) in [
         (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "but redis.host differs"),
         (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "but redis.port differs"),
-        (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "and APP_PORT is 2"),
+        (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "but APP_PORT is 2"),
     ] {
         let (code, error) = with(variables, args);
         assert!(code == 78 && error.contains(fragment), "{variables:?} {args:?}: {code} {error}");

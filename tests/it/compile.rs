@@ -244,9 +244,9 @@ async fn a_cache_that_is_untrusted_or_cannot_be_created_is_not_used() {
     fs::set_permissions(open.join("compiled"), PermissionsExt::from_mode(0o755)).unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    for (path, fragment) in [(&open, "its mode is 755"), (&file, "it can't be made")] {
+    for (path, fragment) in [(&open, "its mode is 755"), (&file, "it can't be created")] {
         let (_, gateway) = start(&redis, &plugins, path).await;
-        let line = gateway.until_logged("compiled plugins are not kept", |_| true).await;
+        let line = gateway.until_logged(events::NO_CACHE, |_| true).await;
         assert!(line["error"].as_str().unwrap().contains(fragment), "{line}");
         assert_eq!(compiled(&gateway), 1);
     }

@@ -337,8 +337,7 @@ async fn a_legacy_dead_letter_cannot_be_edited_and_alternatives_are_named() {
     redis.run::<String>(&format!("XADD mq:dead-letter:t 1000-1 message {letter}")).await;
     let (code, out, error) = dead(&redis, &["edit", "t", "1000-1", "--data", "1"]);
     assert!(code == 1 && out.is_empty(), "{out}{error}");
-    for fragment in ["was written by the original", "never changed", "publish t --id ID --data", "dead purge t 1000-1"]
-    {
+    for fragment in ["is a legacy dead letter", "can't be edited", "publish t --id ID --data", "dead purge t 1000-1"] {
         assert!(error.contains(fragment), "{fragment}: {error}");
     }
     assert_eq!(text(&redis.entries("mq:dead-letter:t").await[0], "message"), letter);

@@ -450,7 +450,7 @@ async fn a_later_consumer_group_loses_no_message_once_it_is_detected() {
     redis.publish("t", "before", "{}").await;
     gateway.until_outcome("t", "before", "done").await;
     // The first sweep also checks the groups; the next one is a minute later.
-    gateway.until_logged(events::TOPIC_OPENED, |line| line["sources"] == "[Normal]").await;
+    gateway.until_logged(events::TOPIC_OPENED, |line| line["streams"] == "[Normal]").await;
     redis.is("swept", "HEXISTS {mq:t}:state floor", 1).await;
     redis.run::<()>("XGROUP CREATE mq:t audit $").await;
     let created = redis.run::<(i64, i64)>("TIME").await.0;
@@ -480,7 +480,7 @@ async fn a_run_whose_follow_ups_cannot_be_sent_fails_and_sends_none() {
         redis.publish("puppet", key, &to(act)).await;
         let dead = redis.dead("puppet").await;
         assert_eq!((text(&dead, "gw-reason"), text(&dead, "gw-attempts")), ("retry".to_owned(), "3".to_owned()));
-        assert_eq!(text(&dead, "gw-error"), format!("its follow-ups can't be sent: {key} holds a string, {kind}"));
+        assert_eq!(text(&dead, "gw-error"), format!("its follow-ups can't be published: {key} holds a string, {kind}"));
         // It ran with all its attempts, and no follow-up was sent.
         let runs = gateway.outcomes("puppet").into_iter().filter(|(id, _)| id == key).count();
         assert_eq!(runs, 3, "{key}");

@@ -144,7 +144,7 @@ async fn a_check_detects_topic_conflicts_however_the_files_are_given() {
     let plugins = Plugins::with("a-rest", &good, catch_all).and("b-rest", &good, catch_all).and("named", &good, "");
     plugins.put("z-claims", &good, "topics = [\"named\"]\n");
     let folder = plugins.path().to_str().unwrap();
-    let [first, other] = ["(\"*\") are handled by a-rest.wasm", "topic named is handled by named.wasm"];
+    let [first, other] = ["a-rest.wasm is already the catch-all plugin", "topic named is handled by named.wasm"];
     let by_file: Vec<String> =
         ["z-claims", "named", "b-rest", "a-rest"].map(|name| path(&plugins, &format!("{name}.wasm"))).into();
     let twice = [format!("{folder}/."), path(&plugins, "a-rest.wasm"), format!("{folder}/../{}", name_of(folder))];
@@ -262,7 +262,10 @@ async fn a_check_knows_the_protected_directories() {
             for command_name in ["check", "inspect"] {
                 let output = command(&[&["plugin", command_name, &file], settings].concat());
                 let out = String::from_utf8(output.stdout).unwrap();
-                assert!(output.status.code() == Some(1) && out.contains("which is the worker's own"), "{name}: {out}");
+                assert!(
+                    output.status.code() == Some(1) && out.contains("which belongs to the worker"),
+                    "{name}: {out}"
+                );
             }
         }
         // The directory of the checked file is the plugins directory.
@@ -376,7 +379,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ),
         ("reactor", program(&format!(r#"{memory} (func (export "_initialize"))"#)), "", "it is a reactor"),
         ("rest", handler.clone(), "topics = [\"*\"]\n", ""),
-        ("rest-too", handler, "topics = [\"*\"]\n", "(\"*\") are handled by rest.wasm"),
+        ("rest-too", handler, "topics = [\"*\"]\n", "rest.wasm is already the catch-all plugin"),
         ("reused", command(), "instances = { max_calls = 10 }\n", "`instances` is \"per-message\" for a command"),
         ("self-test", self_tested("", failed), "", "its self-test failed: busy"),
         ("threads", program(&threads), "", "it needs threads"),

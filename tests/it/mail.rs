@@ -121,7 +121,7 @@ async fn relay_errors_are_returned_to_the_handler() {
     let (code, reason) = fault(&answers[2]);
     assert!(code.contains("unavailable") && reason.ends_with(": 451 4.3.0 come again"), "{reason}");
     let (code, reason) = fault(&answers[3]);
-    assert!(code.contains("unavailable") && reason.contains("not taken the mail within 500ms"), "{reason}");
+    assert!(code.contains("unavailable") && reason.contains("did not accept the email within 500ms"), "{reason}");
     assert_eq!(smtp.received().len(), 2);
     let port = smtp.port;
     drop(smtp);
@@ -208,7 +208,7 @@ async fn a_host_without_a_relay_reports_it() {
 #[test]
 fn an_invalid_sender_is_a_settings_error() {
     for (relay, from, fragment) in [
-        ("smtp://h", "", "mail.from: needed"),
+        ("smtp://h", "", "mail.from: missing"),
         ("smtp://h", "nobody", "mail.from: \"nobody\""),
         ("ftp://h", "a@b.example", "mail.relay: "),
     ] {

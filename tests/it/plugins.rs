@@ -147,7 +147,7 @@ async fn an_invalid_file_is_rejected_and_the_last_good_version_keeps_running() {
         let what = format!("refused: {fragment}");
         let reason = until(&what, async || {
             let refused = gateway.logged(events::PLUGIN_REFUSED);
-            refused.get(number).map(|line| (line["reason"].as_str().unwrap().to_owned(), line["keeps"].clone()))
+            refused.get(number).map(|line| (line["reason"].as_str().unwrap().to_owned(), line["active_digest"].clone()))
         });
         let (reason, keeps) = reason.await;
         assert!(reason.contains(fragment), "{fragment}: {reason}");

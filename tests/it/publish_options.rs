@@ -49,8 +49,8 @@ async fn options_out_of_range_are_invalid() {
     let _gateway = Gateway::start(&redis, &plugins);
     const YEAR: u32 = 366 * 24 * 60 * 60;
     let cases = [
-        (json!({ "do": "publish", "to": "other", "dedup_key": "" }), "dedup key"),
-        (json!({ "do": "publish", "to": "other", "dedup_key": "k".repeat(257) }), "dedup key"),
+        (json!({ "do": "publish", "to": "other", "dedup_key": "" }), "deduplication key"),
+        (json!({ "do": "publish", "to": "other", "dedup_key": "k".repeat(257) }), "deduplication key"),
         (json!({ "do": "publish", "to": "other", "expires": YEAR + 1 }), "at most 366 days"),
         (json!({ "do": "publish", "to": "other", "expires": 60, "delay": 60 }), "more than the delay of 60 s"),
     ];

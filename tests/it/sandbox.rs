@@ -349,7 +349,7 @@ async fn handler_output_cannot_control_a_terminal() {
         json!({ "do": "print", "text": unsafe_text }),
         json!({ "do": "retry", "reason": unsafe_text }),
         json!({ "do": "postpone", "reason": unsafe_text, "after_ms": 3_600_000 }),
-        json!({ "do": "reject", "code": "told", "reason": unsafe_text }),
+        json!({ "do": "reject", "code": "requested", "reason": unsafe_text }),
         json!({ "do": "reject", "code": unsafe_text, "reason": "" }),
         json!({ "do": "panic", "text": unsafe_text }),
         json!({ "do": unsafe_text }),

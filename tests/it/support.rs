@@ -429,14 +429,18 @@ impl Gateway {
         line["reason"].as_str().unwrap().to_owned()
     }
 
-    /// The ids and outcomes of a topic's runs, in order.
+    /// The outcomes of a topic's messages with their ids, in order. A run is logged when it
+    /// ends, before it is settled; a message that is not run, when it is settled.
     pub(crate) fn outcomes(&self, topic: &str) -> Vec<(String, String)> {
-        let of_topic = self
-            .logged(events::SETTLED)
-            .into_iter()
-            .filter(|line| line["message"] == "settled" && line["topic"] == topic);
-        let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        of_topic.map(|line| (text_of(&line["id"]), text_of(&line["outcome"]))).collect()
+        let is_outcome = |line: &Value| match line["message"].as_str() {
+            Some(events::HANDLED) => true,
+            Some(events::SETTLED) => line["attempt"].is_null(),
+            _ => false,
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut log = self.log.lock().unwrap();
+        let lines = log.all().iter().filter(|line| line["topic"] == topic && is_outcome(line));
+        lines.map(|line| (text(&line["id"]), text(&line["outcome"]))).collect()
     }
 
     pub(crate) async fn until_outcome(&self, topic: &str, id: &str, outcome: &str) {

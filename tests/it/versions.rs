@@ -74,7 +74,7 @@ async fn after_a_restart_with_a_broken_file_the_last_good_version_runs() {
     }
     let gateway = Gateway::start(&redis, &plugins);
     let line = gateway.until_logged(events::VERSION_NOT_RESTORED, |_| true).await;
-    assert!(line["reason"].as_str().unwrap().contains("not what was written"), "{line}");
+    assert!(line["reason"].as_str().unwrap().contains("do not match its digest"), "{line}");
     assert_eq!(gateway.plugin("topic").await["state"], "refused");
 }
 
@@ -126,7 +126,7 @@ async fn a_version_that_crashes_on_five_messages_is_rolled_back_and_quarantined(
     let plugin = gateway.plugin("topic").await;
     assert_eq!((&plugin["digest"], &plugin["degraded"]), (&good, &json!(true)), "{plugin}");
     assert_eq!(plugin["blocked"], json!([{ "digest": bad["digest"], "reason": "quarantined" }]));
-    assert!(plugin["refusal"]["reason"].as_str().unwrap().contains("plugins release topic"), "{plugin}");
+    assert!(plugin["refusal"]["reason"].as_str().unwrap().contains("plugins unblock topic"), "{plugin}");
     let (_, metrics) = gateway.get("/metrics/prometheus").await;
     let info = format!("gateway_plugin_info{{plugin=\"topic\",digest=\"{}\"}} 1", &good.as_str().unwrap()[..12]);
     for line in ["gateway_plugins_quarantined 1", "gateway_plugin_reloads_total{result=\"quarantined\"} 1", &info] {

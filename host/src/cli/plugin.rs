@@ -4,7 +4,7 @@
 use super::output::print_json;
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
-use crate::events::orphan_manifest;
+use crate::events::{orphan_manifest, topic_conflict};
 use crate::metrics::Metrics;
 use crate::plugin::{Access, Cache, Compiler, Engine, Import, Inspection, PluginDir, orphan_manifests};
 use crate::secrets::SecretStore;
@@ -201,13 +201,8 @@ fn refuse_second_owners(plugins: &mut [Inspection]) {
         let name = &plugin.name;
         let taken = claims.iter().find_map(|claim| Some((claim, owners.get(claim)?)));
         if let Some((claim, owner)) = taken {
-            let reason = if claim == CATCH_ALL {
-                format!(
-                    "{owner}.wasm is already the catch-all plugin (topics = [\"*\"]): name topics there, or in {name}.toml"
-                )
-            } else {
-                format!("topic {claim} is handled by {owner}.wasm: remove the topic there, or from {name}")
-            };
+            let topic = (claim != CATCH_ALL).then_some(claim.as_str());
+            let reason = topic_conflict(topic, owner, name);
             plugin.refused.push(reason);
             plugin.kind = None;
             continue;

@@ -15,6 +15,7 @@ mod entry;
 use super::load_error::LoadError;
 use super::version::{BlockReason, Claim, Refusal, RefusalKind, Version, VersionError};
 use super::version_store::Record;
+use crate::events;
 use crate::manifest::topic_from_stem;
 use crate::topic::Topic;
 pub(super) use entry::Entry;
@@ -464,10 +465,8 @@ impl<S: Clone + PartialEq> Deployment<S> {
                 .map(|(owner, _)| owner.clone())
         };
         version.claims.iter().find_map(|claim| Some((claim, owner(claim)?))).map(|(claim, owner)| match claim {
-            Claim::Topic(topic) => format!("topic {topic} is handled by {owner}.wasm: remove it there, or from {name}"),
-            Claim::CatchAll => {
-                format!("all topics that no other plugin claims (\"*\") are handled by {owner}.wasm: name topics there, or in {name}.toml")
-            }
+            Claim::Topic(topic) => events::topic_conflict(Some(topic.as_str()), &owner, name),
+            Claim::CatchAll => events::topic_conflict(None, &owner, name),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a message may begin now, and whether beside others or in isolation.
+//! Whether a message may begin now: together with others, or in isolation.
 
 use super::isolation_gate::Admission;
 use super::run_state::dead_letter_fields;

@@ -1,6 +1,6 @@
 //! Hints: which topic may have something for a loop to do, and when to look.
 //!
-//! Where hints come from is decided here and by those who give them. Today each
+//! Where hints come from is decided here and by the code that gives them. Today each
 //! topic is looked at every second, and a settlement that makes something due
 //! earlier says so.
 

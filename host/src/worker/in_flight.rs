@@ -15,10 +15,12 @@ pub(super) struct InFlight {
     metrics: Arc<TopicMetrics>,
     /// Wakes the intake: there may be capacity now.
     freed: Notify,
-    /// Wakes who waits for the end of a drain.
+    /// Wakes the drain, which waits until nothing is in flight.
     emptied: Notify,
     /// Whether Redis may list deliveries under our name that are not in here.
     may_differ: AtomicBool,
+    /// Whether some of these were given back on purpose.
+    has_requeued: AtomicBool,
 }
 
 impl InFlight {
@@ -30,6 +32,7 @@ impl InFlight {
             emptied: Notify::new(),
             // An earlier connection of this consumer may have left some.
             may_differ: AtomicBool::new(true),
+            has_requeued: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +81,7 @@ impl InFlight {
     /// is pending under our name and not in flight.
     pub(super) fn unclaim<'a>(&self, entries: impl IntoIterator<Item = &'a EntryId>) {
         self.remove(entries);
+        self.has_requeued.store(true, Ordering::SeqCst);
         self.set_may_differ();
     }
 
@@ -90,9 +94,11 @@ impl InFlight {
     }
 
     /// To be called before the comparison with Redis, so that a difference that
-    /// arises meanwhile is noticed the next time.
-    pub(super) fn begin_comparison(&self) {
+    /// arises meanwhile is noticed the next time. Returns whether something was
+    /// given back on purpose, which the comparison finds too.
+    pub(super) fn begin_comparison(&self) -> bool {
         self.may_differ.store(false, Ordering::SeqCst);
+        self.has_requeued.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn wake_intake(&self) {

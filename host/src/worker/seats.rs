@@ -1,6 +1,6 @@
-//! Seats: who reads from Redis by a connection of its own. A blocking read holds
-//! up everything else on its connection, so each needs one. Today every topic
-//! gets a seat at once, and a list a second one.
+//! Seats: which topics read from Redis by a connection of their own. A blocking
+//! read delays everything else on its connection, so each needs one. Today every
+//! topic gets a seat at once, and a list a second one.
 
 use crate::queue::{self, BlockingReader, QueueError, TopicHandle};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -29,7 +29,7 @@ impl Seat {
         self.reader_id.load(Ordering::SeqCst) != 0
     }
 
-    /// Ends the blocking read of who sits there, if one is under way. To drop
+    /// Ends the blocking read of this seat, if one is under way. To drop
     /// the read instead would lose what Redis is just about to answer.
     pub(super) async fn interrupt(&self, topic: &TopicHandle) -> Result<(), QueueError> {
         match self.reader_id.load(Ordering::SeqCst) {

@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) handlers: Handle,
     /// How many handlers run at once without waiting: one for each thread.
     pub(super) active_runners_max: usize,
-    /// The worker stops; each topic has a stop of its own beside it.
+    /// Set when the whole worker stops. Each topic has a stop token too.
     pub(super) stop: CancellationToken,
     pub(super) shutdown_timeout: Duration,
 }
@@ -95,7 +95,7 @@ pub(super) struct IntakeState {
 /// What the runners work on.
 pub(super) struct Dispatch {
     pub(super) local_queue: LocalQueue<WorkItem>,
-    /// Something was added to the local queue, for who collects a batch.
+    /// Something was added to the local queue, for the runner that collects a batch.
     pub(super) arrived: Notify,
     /// One runner collects a batch at a time, or each would wait for the
     /// messages that the others have.

@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Runs the loop beside what gives the hints.
+    /// Runs the loop while a test gives the hints.
     async fn run(next: Option<Duration>, hinting: impl AsyncFnOnce(&Hints<Topic>, &Seen)) -> Arc<Seen> {
         let seen = Arc::new(Seen { visits: Mutex::default(), visited: Notify::new(), gate: Semaphore::new(0) });
         let (hints, stop, recorder) =

@@ -22,7 +22,7 @@ pub(super) struct Unsettled {
     pub(super) ran: Option<Ran>,
 }
 
-/// What is logged of a run, beside the fields of its span.
+/// What is logged of a run, in addition to the fields of its span.
 pub(super) struct Ran {
     pub(super) span: RunSpan,
     pub(super) took: Duration,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 pub(super) struct TopicView {
     topic: Topic,
     known: watch::Sender<Known>,
-    /// Beside [`Known`], since it is read before each run.
+    /// Apart from [`Known`], because it is read before each run.
     is_paused: AtomicBool,
 }
 

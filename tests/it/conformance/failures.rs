@@ -39,7 +39,7 @@ pub(super) async fn a_poison_message_is_dead_lettered_and_messages_running_with_
     let _gateway = start(server, &plugins, &OPTIONS);
     let dead = server.dead("puppet").await;
     assert_eq!(text(&dead, "gw-reason"), "poison-message");
-    assert!(text(&dead, "gw-error").starts_with("3 workers were lost while it ran alone"), "{dead:?}");
+    assert!(text(&dead, "gw-error").starts_with("3 workers crashed while it ran in isolation"), "{dead:?}");
     server.is("the other messages have ended", "XLEN {mq:other}:dead", 2).await;
     for letter in server.entries("{mq:other}:dead").await {
         assert_eq!(text(&letter, "gw-reason"), "timeout");
@@ -117,8 +117,12 @@ pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaire
     let send = |to: &str| format!(r#"{{"do":"publish","to":"{to}","times":1,"then":null}}"#);
     let all = ["fine", "broken", "fine"].map(send).join(",");
     server.publish("puppet", "m", &format!(r#"{{"do":"all","of":[{all}]}}"#)).await;
-    let warning = if server.is_cluster() { events::FOLLOW_UP_REFUSED } else { "follow-ups of a run can't be sent" };
-    gateway.until_logged(warning, |_| true).await;
+    if server.is_cluster() {
+        gateway.until_logged(events::FOLLOW_UP_REFUSED, |_| true).await;
+    } else {
+        let is_refused = |error: &str| error.starts_with("its follow-ups can't be published: ");
+        gateway.until_logged(events::SETTLED, |line| line["error"].as_str().is_some_and(is_refused)).await;
+    }
     server.publish("puppet", "beside", &send("other")).await;
     server.is("others are not blocked", "XLEN mq:other", 1).await;
     server.run::<i64>("DEL mq:broken").await;
@@ -131,4 +135,7 @@ pub(super) async fn rejected_follow_ups_arrive_once_after_their_topic_is_repaire
     for (key, count) in [("mq:broken", 1), ("mq:fine", 2), ("mq:other", 1), ("{mq:puppet}:dead", 0)] {
         assert_eq!(server.run::<i64>(&format!("XLEN {key}")).await, count, "{key}");
     }
+    // A run whose follow-ups were refused has failed, and is not counted as done too.
+    let is_done = |line: &&serde_json::Value| line["id"] == "m" && line["outcome"] == "done";
+    assert_eq!(gateway.logged(events::SETTLED).iter().filter(is_done).count(), 1);
 }

@@ -87,7 +87,7 @@ impl World<'_> {
         assert_eq!(body["data"].as_u64(), Some(self.data.get(id).map_or(1, |data| u64::from(*data))), "{id}");
         assert_eq!(get("gw-attempt"), self.attempts.get(id).map(ToString::to_string), "{id} {entry:?}");
         let is_letter = matches!(location, Location::Dead { is_legacy: false, .. });
-        assert_eq!([get("gw-reason").is_some(), get("gw-stream").is_some()], [is_letter; 2], "{id} {entry:?}");
+        assert_eq!([get("gw-reason").is_some(), get("gw-source").is_some()], [is_letter; 2], "{id} {entry:?}");
     }
 
     /// Checks that the pending entries are those of the model, with the same consumers.

@@ -118,7 +118,7 @@ impl World<'_> {
             SettleKind::RunAgainLater => one.run_again(HOUR, set("gw-attempt", attempt.to_string())),
             SettleKind::Dead => {
                 let stream = format!("{}/{}", one.entry.stream.name_in(&topic("t")), one.entry.id);
-                one.dead_letter([set("gw-reason", "reject".to_owned()), set("gw-stream", stream)].concat())
+                one.dead_letter([set("gw-reason", "reject".to_owned()), set("gw-source", stream)].concat())
             }
         }
     }

@@ -119,12 +119,12 @@ async fn begin(topic: &Arc<TopicState>, keys: &TopicKeys, is_first: bool) -> Res
 /// Fetches until the keys must be opened again.
 async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &TopicKeys) -> Result<(), QueueError> {
     let lease = topic.settings().lease;
-    let (mut reconciled, mut was_paused) = (None::<Instant>, false);
+    let (mut reconciled, mut was_requeued) = (None::<Instant>, false);
     while !topic.stop.is_cancelled() && !topic.view.must_reopen() {
         if topic.view.is_paused() {
             wait_while_paused(topic).await?;
             // Some of what was requeued may still be under our name.
-            (reconciled, was_paused) = (None, true);
+            (reconciled, was_requeued) = (None, true);
             continue;
         }
         // Little can be lost on the way to an idle topic: what a reclaim brought, or
@@ -132,11 +132,11 @@ async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &Topi
         let may_differ = topic.in_flight.may_differ();
         let every = if may_differ { lease / 3 } else { lease };
         if reconciled.is_none_or(|at: Instant| at.elapsed() >= every) {
-            topic.in_flight.begin_comparison();
-            let has_found = reconcile(topic, was_paused || may_differ).await?;
+            was_requeued |= topic.in_flight.begin_comparison();
+            let has_found = reconcile(topic, was_requeued).await?;
             // There may be more, and they are ours whether there is capacity or not.
             reconciled = (!has_found).then(Instant::now);
-            was_paused &= has_found;
+            was_requeued &= has_found;
             continue;
         }
         let capacity = topic.capacity();
