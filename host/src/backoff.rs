@@ -16,7 +16,7 @@ impl Backoff {
     }
 
     /// The pause before the next try.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
         pause
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_limit_and_begin_again_after_a_success() {
-        let ms = |backoff: &mut Backoff| backoff.next().as_millis();
+        let ms = |backoff: &mut Backoff| backoff.next_pause().as_millis();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(500));
         let pauses: Vec<u128> = (0..5).map(|_| ms(&mut backoff)).collect();
         assert_eq!(pauses, [100, 200, 400, 500, 500]);

@@ -119,7 +119,7 @@ async fn opening_too_many_files_fails_in_the_call() {
     let redis = Redis::start();
     let manifest = format!("[grants]\n{granted}\n[limits]\nhost_call_bytes = \"4KiB\"\n[retry]\nattempts = 1\n");
     let module = module.unwrap();
-    let few = manifest.replace("[limits]", "[limits]\nhandles = 20");
+    let few = manifest.replace("[limits]", "[limits]\nresources = 20");
     let plugins = Plugins::with("module", &module, &manifest).and("few", &module, &few);
     let gateway = Gateway::start(&redis, &plugins);
     for (topic, reason, error) in

@@ -127,17 +127,26 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         (&header("A", "${secret:a b}"), &["not a valid secret name"]),
         ("[limits]\ntable_elements = 100001", &["1 to 100000"]),
         ("[limits]\nhost_call_bytes = \"1023B\"", &["1024 to"]),
-        ("concurrency_total = 1", &["line 1, column 1", "unknown key `concurrency_total`", "`global_concurrency`"]),
-        ("instances = { max_calls = 1, idle = \"1s\" }", &["unknown key `idle` in [instances]", "`idle_timeout`"]),
-        ("[limits]\nhandles = 1", &["unknown key `handles` in [limits]", "`resources`"]),
-        ("[limits]\nhost_call = \"1KiB\"", &["unknown key `host_call` in [limits]", "`host_call_bytes`"]),
-        ("[grants]\nnetworks = []", &["unknown key `networks` in [grants]", "`private_networks`"]),
         ("wat = 1", &["line 1, column 1", "unknown key `wat` in the manifest", "`http_headers`"]),
     ] {
         let error = parse(text).unwrap_err();
         for part in expected {
             assert!(error.contains(part), "{text:?}: {error}");
         }
+    }
+}
+
+#[test]
+fn keys_that_were_renamed_before_the_first_release_are_unknown() {
+    for (text, expected) in [
+        ("concurrency_total = 1", &["unknown key `concurrency_total`", "`global_concurrency`"]),
+        ("instances = { max_calls = 1, idle = \"1s\" }", &["unknown key `idle` in [instances]", "`idle_timeout`"]),
+        ("[limits]\nhandles = 1", &["unknown key `handles` in [limits]", "`resources`"]),
+        ("[limits]\nhost_call = \"1KiB\"", &["unknown key `host_call` in [limits]", "`host_call_bytes`"]),
+        ("[grants]\nnetworks = []", &["unknown key `networks` in [grants]", "`private_networks`"]),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(expected.iter().all(|part| error.contains(part)), "{text:?}: {error}");
     }
 }
 

@@ -187,7 +187,7 @@ impl RawRedis {
         let host_from_command_line = set(&self.redis_host).is_some() && self.from_command_line.contains("redis_host");
         let url =
             set(&self.redis_url).filter(|_| !host_from_command_line || self.from_command_line.contains("redis_url"));
-        let Some(url) = url else { return self.from_parts(errors) };
+        let Some(url) = url else { return self.single_server(errors) };
         match RedisEndpoint::parse(url.trim()) {
             Ok(endpoint) => {
                 let parts = Self {
@@ -197,13 +197,13 @@ impl RawRedis {
                     redis_username: self.redis_username.clone().or_else(|| endpoint.login.username.clone()),
                     ..self.clone()
                 };
-                self.compare(&endpoint, &parts.from_parts(errors), errors);
+                self.compare(&endpoint, &parts.single_server(errors), errors);
                 endpoint
             }
             // The part before the @ may contain the password.
             Err(error) => {
                 errors.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()));
-                self.from_parts(errors)
+                self.single_server(errors)
             }
         }
     }
@@ -226,7 +226,7 @@ impl RawRedis {
         }
     }
 
-    fn from_parts(&self, errors: &mut Vec<String>) -> RedisEndpoint {
+    fn single_server(&self, errors: &mut Vec<String>) -> RedisEndpoint {
         let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
         // Some deployments set the host to host:port.
         let (host, port) = match host.rsplit_once(':') {

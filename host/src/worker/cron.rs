@@ -43,7 +43,7 @@ impl TopicLoop<TopicState> for Cron {
                 Some(wait)
             }
             Err(error) => {
-                let (topic, schedule, retry_in) = (topic.topic(), schedule.name(), backoff.next());
+                let (topic, schedule, retry_in) = (topic.topic(), schedule.name(), backoff.next_pause());
                 tracing::warn!(%topic, schedule, %error, ?retry_in, "{}", events::SCHEDULE_FAILED);
                 Some(retry_in)
             }

@@ -99,7 +99,7 @@ async fn call(
                 runs.push((&mut item.delivery, run));
                 jobs.push(Job { message, entry, max_attempts, span });
             }
-            Err(not_run) => unsettled.push(not_run),
+            Err(not_run) => unsettled.push(*not_run),
         }
     }
     if jobs.is_empty() {
@@ -138,16 +138,16 @@ fn log_handled(run: &Run, outcome: &Outcome, took: Duration) {
 }
 
 /// The message, or the settlement of an entry that can't be run.
-fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<Message, Unsettled> {
+fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<Message, Box<Unsettled>> {
     let delivery = &item.delivery;
     if delivery.fields.is_empty() {
         // Somebody deleted it while it was in flight.
         let settlement = delivery.discard(DoneKind::Done);
-        return Err(Unsettled { outcome: None, ..Unsettled::not_run(settlement, "done") });
+        return Err(Box::new(Unsettled { outcome: None, ..Unsettled::not_run(settlement, "done") }));
     }
     let dead = |delivery: &Delivery, reason: &'static str, error: String| {
         let fields = dead_letter_fields(topic.topic(), delivery, reason, &error, None);
-        Err(Unsettled::unrunnable(delivery.dead_letter(fields), reason, error))
+        Err(Box::new(Unsettled::unrunnable(delivery.dead_letter(fields), reason, error)))
     };
     let (bytes, bytes_max) = (delivery.bytes(), topic.settings().message_bytes_max);
     if bytes > bytes_max {
@@ -163,7 +163,7 @@ fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<M
     };
     if message.expires_at.is_some_and(|at| at <= now) {
         let settlement = item.delivery.discard(DoneKind::Expired);
-        return Err(Unsettled { id: Some(message.id), ..Unsettled::not_run(settlement, "expired") });
+        return Err(Box::new(Unsettled { id: Some(message.id), ..Unsettled::not_run(settlement, "expired") }));
     }
     let waited = now.duration_since(message::entry_time(&item.entry().id)).as_secs_f64();
     topic.metrics().wait_seconds.observe(waited.max(0.0));

@@ -36,7 +36,7 @@ impl SettleRetryQueue {
     pub(super) fn add(&mut self, refused: Vec<(Unsettled, String)>) {
         if self.waiting.is_empty() && !refused.is_empty() {
             self.backoff.reset();
-            self.due = Instant::now() + self.backoff.next();
+            self.due = Instant::now() + self.backoff.next_pause();
         }
         self.push(refused);
     }
@@ -58,7 +58,7 @@ impl SettleRetryQueue {
         if refused.len() < count {
             self.backoff.reset();
         }
-        let pause = if refused.is_empty() { Duration::ZERO } else { self.backoff.next() };
+        let pause = if refused.is_empty() { Duration::ZERO } else { self.backoff.next_pause() };
         self.due = Instant::now() + pause;
         self.push(refused);
     }
@@ -71,7 +71,7 @@ impl SettleRetryQueue {
     }
 
     /// How many wait, and one of them with its error, if it is time to log that.
-    pub(super) fn to_log(&mut self) -> Option<(usize, EntryId, String)> {
+    pub(super) fn take_unlogged(&mut self) -> Option<(usize, EntryId, String)> {
         if self.logged_at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
             return None;
         }

@@ -45,7 +45,7 @@ impl TopicLoop<TopicState> for Settler {
                 let count = due.len();
                 retries.sent_again(count, settle(topic, due).await);
             }
-            if let Some((waiting, entry, error)) = retries.to_log() {
+            if let Some((waiting, entry, error)) = retries.take_unlogged() {
                 tracing::warn!(topic = %topic.topic(), waiting, %entry, error, "{}", events::SETTLE_DELAYED);
             }
             if topic.drained.is_cancelled() || !(has_fresh || has_due) {
@@ -65,7 +65,7 @@ async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unse
                 continue;
             }
             Err(error) => {
-                let retry_in = backoff.next();
+                let retry_in = backoff.next_pause();
                 tracing::warn!(topic = %topic.topic(), %error, ?retry_in, "{}", events::SETTLE_DELAYED);
                 is_resent = true;
                 if timeout(retry_in, topic.drained.cancelled()).await.is_ok() {

@@ -36,7 +36,7 @@ pub(super) async fn consume_until_stopped(topic: &Arc<TopicState>) {
         if started.elapsed() > HEALTHY {
             backoff.reset();
         }
-        let retry_in = backoff.next();
+        let retry_in = backoff.next_pause();
         if matches!(error, QueueError::GroupLost) {
             tracing::warn!(topic = %topic.topic(), group = topic.queue.group(), "{}", events::GROUP_LOST);
         } else {
