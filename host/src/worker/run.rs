@@ -53,9 +53,8 @@ async fn run_in_chunks(topic: &Arc<TopicState>, items: &mut [WorkItem]) -> Vec<U
             }
         }
         // The live version is looked up for each run.
-        let plugin = topic.plugin();
+        let plugin = Arc::clone(&topic.plugin());
         let size = plugin.manifest().batch.map_or(1, |batch| batch.size);
-        let plugin = Arc::clone(&plugin);
         let (chunk, rest) = left.split_at_mut(size.clamp(1, left.len()));
         unsettled = run_chunk(topic, &plugin, chunk).await;
         left = rest;
