@@ -55,6 +55,7 @@ use hints::Hints;
 use isolation_gate::IsolationGate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -62,6 +63,9 @@ use tokio_util::sync::CancellationToken;
 use topic::{LoopHints, Shared};
 use topic_loop::TopicLoop;
 use uuid::Uuid;
+
+/// How long the loops may take to end when every topic is drained.
+const LOOPS_END: Duration = Duration::from_secs(2);
 
 pub struct Worker {
     connection: Connection,
@@ -107,7 +111,10 @@ impl Worker {
         join_all(&mut intake).await;
         // Until here leases were renewed and settlements sent.
         all_drained.cancel();
-        join_all(&mut loops).await;
+        // A visit that waits for a Redis that does not answer has nothing left to do.
+        let _ = tokio::time::timeout(LOOPS_END, join_all(&mut loops)).await;
+        loops.shutdown().await;
+        self.shared.hints.all().into_iter().for_each(Hints::clear);
     }
 
     /// The loops that go on until every topic is drained.

@@ -54,6 +54,13 @@ impl<T: Hinted> Hints<T> {
         self.at(topic, Instant::now() + wait);
     }
 
+    /// Forgets every topic.
+    pub(super) fn clear(&self) {
+        let mut schedule = self.lock();
+        schedule.times.clear();
+        schedule.by_time.clear();
+    }
+
     /// Of two hints the earlier one counts.
     fn at(&self, topic: &Arc<T>, when: Instant) {
         let mut schedule = self.lock();

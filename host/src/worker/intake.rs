@@ -35,7 +35,7 @@ impl TopicLoop<TopicState> for Intake {
                 tracing::warn!(topic = %topic.topic(), ?shutdown_timeout, "{}", events::SHUTDOWN_TIMED_OUT);
             }
         }
-        topic.drained.cancel();
+        topic.end();
         drain::leave(topic).await;
         None
     }

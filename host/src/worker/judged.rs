@@ -28,7 +28,7 @@ pub(super) fn judged(topic: &Topic, delivery: &mut Delivery, run: Run, outcome: 
         }
     };
     let ran = Ran { span: run.span, took, retry_in, follow_ups: None };
-    Unsettled { settlement, outcome: Some(name), dead_reason, error, id: None, ran: Some(ran) }
+    Unsettled { settlement, may_be_settled: false, outcome: Some(name), dead_reason, error, id: None, ran: Some(ran) }
 }
 
 /// A run is done only when its follow-ups are published. Until then the delivery
@@ -38,7 +38,15 @@ fn with_follow_ups(delivery: &mut Delivery, run: Run, publications: Vec<Publicat
     let fields = std::mem::take(&mut delivery.fields);
     let delivery = Delivery { fields, ..delivery.clone() };
     let ran = Ran { span: run.span.clone(), took, retry_in: None, follow_ups: Some(Box::new((delivery, run))) };
-    Unsettled { settlement, outcome: Some("done"), dead_reason: None, error: String::new(), id: None, ran: Some(ran) }
+    Unsettled {
+        settlement,
+        may_be_settled: false,
+        outcome: Some("done"),
+        dead_reason: None,
+        error: String::new(),
+        id: None,
+        ran: Some(ran),
+    }
 }
 
 /// The run has failed after all, because a follow-up was refused: its key holds

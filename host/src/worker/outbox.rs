@@ -39,7 +39,9 @@ async fn relay_all(topic: &TopicState, is_last: bool) -> Result<(), QueueError> 
     let mut relay = topic.outbox.relay.lock().await;
     loop {
         let relayed = relay.relay(topic.settings().lease).await?;
-        if !relayed.has_more || (is_last && relayed.arrived == 0) {
+        // A topic that stops is relayed a last time by its drain.
+        let is_over = if is_last { relayed.arrived == 0 } else { topic.stop.is_cancelled() };
+        if !relayed.has_more || is_over {
             break;
         }
     }

@@ -22,6 +22,8 @@ const BATCH: usize = 256;
 /// What becomes due earlier than this is announced to the promotion loop, which
 /// looks as often by itself.
 const SOON: Duration = Duration::from_secs(1);
+/// The earliest announcement, so that messages which fail at once keep no loop busy.
+const SOON_MIN: Duration = Duration::from_millis(10);
 
 pub(super) struct Settler;
 
@@ -57,17 +59,14 @@ impl TopicLoop<TopicState> for Settler {
 
 /// Settles a batch, as soon as Redis answers. Returns what it refused, and why.
 async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unsettled, String)> {
-    let (mut refused, mut backoff, mut is_resent) = (Vec::new(), Backoff::default(), false);
+    let (mut refused, mut backoff) = (Vec::new(), Backoff::default());
     while !batch.is_empty() {
-        match settle_once(topic, &mut batch, is_resent).await {
-            Ok(more) => {
-                refused.extend(more);
-                continue;
-            }
+        match settle_once(topic, &mut batch).await {
+            Ok(more) => refused.extend(more),
             Err(error) => {
                 let retry_in = backoff.next_pause();
                 tracing::warn!(topic = %topic.topic(), %error, ?retry_in, "{}", events::SETTLE_DELAYED);
-                is_resent = true;
+                batch.iter_mut().for_each(|one| one.may_be_settled = true);
                 if timeout(retry_in, topic.drained.cancelled()).await.is_ok() {
                     break;
                 }
@@ -82,46 +81,52 @@ async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unse
 async fn settle_once(
     topic: &Arc<TopicState>,
     batch: &mut Vec<Unsettled>,
-    is_resent: bool,
 ) -> Result<Vec<(Unsettled, String)>, QueueError> {
-    let _phase = topic.settling.phase.lock().await;
+    let phase = topic.settling.phase.lock().await;
     let settlements = Settlements::new(topic.queue.clone());
     let sent: Vec<&Settlement> = batch.iter().map(|one| &one.settlement).collect();
     let results = settlements.settle(&sent, topic.dedup_window().unwrap_or_default()).await?;
     let (mut settled, mut refused, mut judged) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
     for (unsettled, result) in batch.drain(..).zip(results) {
         match result {
-            Settled::Ok => {
-                unsettled.confirmed(topic.topic(), topic.metrics());
-                settled.push(unsettled.settlement);
-            }
+            Settled::Ok => settled.push((unsettled, true)),
+            // Sent again after a lost reply, it was settled the first time.
             Settled::Gone => {
-                // Sent again after a lost reply, it was settled the first time.
-                if is_resent {
-                    unsettled.confirmed(topic.topic(), topic.metrics());
-                } else {
-                    let entry = &unsettled.settlement.entry;
-                    tracing::debug!(topic = %topic.topic(), %entry, "{}", events::SETTLE_IGNORED);
-                }
-                settled.push(unsettled.settlement);
+                let was_settled = unsettled.may_be_settled;
+                settled.push((unsettled, was_settled));
             }
             Settled::FollowUpsRefused(error) => judged.extend(judged_again(topic.topic(), unsettled, &error)),
             Settled::Failed(error) => refused.push((unsettled, error)),
         }
     }
     *batch = judged;
-    topic.in_flight.remove(settled.iter().map(|one| &one.entry));
+    let confirmed = settled.iter().filter(|(_, is_confirmed)| *is_confirmed);
+    confirmed.for_each(|(unsettled, _)| unsettled.count(topic.metrics()));
+    // The drain, which waits until nothing is in flight, has to know of the outbox.
     announce(topic, &settlements, &settled);
+    topic.in_flight.remove(settled.iter().map(|(one, _)| &one.settlement.entry));
+    // A slow log delays no renewal, which waits for this phase.
+    drop(phase);
+    for (unsettled, is_confirmed) in &settled {
+        if *is_confirmed {
+            unsettled.log(topic.topic());
+        } else {
+            let entry = &unsettled.settlement.entry;
+            tracing::debug!(topic = %topic.topic(), %entry, "{}", events::SETTLE_IGNORED);
+        }
+    }
     Ok(refused)
 }
 
-/// Hints at what the settlements have left for other loops to do.
-fn announce(topic: &Arc<TopicState>, settlements: &Settlements, settled: &[Settlement]) {
-    if settled.iter().any(|one| settlements.uses_outbox(one)) {
+/// Hints at what the settlements leave for other loops to do.
+fn announce(topic: &Arc<TopicState>, settlements: &Settlements, settled: &[(Unsettled, bool)]) {
+    let settled = || settled.iter().map(|(one, _)| &one.settlement);
+    if settled().any(|one| settlements.uses_outbox(one)) {
         topic.outbox.has_entries.store(true, Ordering::SeqCst);
         topic.shared.hints.outbox.now(topic);
     }
-    if settled.iter().filter_map(Settlement::runs_again_in).any(|after| after < SOON) {
-        topic.shared.hints.promotion.now(topic);
+    let soonest = settled().filter_map(Settlement::runs_again_in).min();
+    if let Some(soonest) = soonest.filter(|after| *after < SOON) {
+        topic.shared.hints.promotion.after(topic, soonest.max(SOON_MIN));
     }
 }

@@ -16,7 +16,7 @@ use crate::queue::{EntryId, OutboxRelay, TopicHandle};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,6 +83,23 @@ pub struct TopicState {
     pub(super) drained: CancellationToken,
 }
 
+impl LoopHints {
+    pub(super) fn all(&self) -> [&Hints<TopicState>; 10] {
+        [
+            &self.intake,
+            &self.list_intake,
+            &self.settling,
+            &self.renewal,
+            &self.reclaim,
+            &self.promotion,
+            &self.probe,
+            &self.outbox,
+            &self.cron,
+            &self.janitor,
+        ]
+    }
+}
+
 /// What the intake needs from one fetch to the next.
 pub(super) struct IntakeState {
     pub(super) seat: Seat,
@@ -109,7 +126,7 @@ pub(super) struct Dispatch {
 /// What waits to be settled.
 #[derive(Default)]
 pub(super) struct SettlingState {
-    waiting: Mutex<Vec<Unsettled>>,
+    waiting: Mutex<VecDeque<Unsettled>>,
     /// Locked while Redis may have settled messages that are in flight here: a
     /// renewal that finds them gone waits for it.
     pub(super) phase: tokio::sync::Mutex<()>,
@@ -185,6 +202,13 @@ impl TopicState {
         let loops = [&hints.intake, &hints.reclaim, &hints.promotion, &hints.probe, &hints.outbox, &hints.cron];
         loops.into_iter().chain([&hints.janitor]).for_each(|hints| hints.now(self));
         hints.renewal.after(self, self.renewal_interval());
+    }
+
+    /// Nothing is in flight any more, or it is given up: every loop forgets the
+    /// topic.
+    pub(super) fn end(self: &Arc<Self>) {
+        self.drained.cancel();
+        self.shared.hints.all().into_iter().for_each(|hints| hints.now(self));
     }
 
     pub(super) fn plugin(&self) -> Guard<Arc<Plugin>> {
@@ -282,17 +306,14 @@ impl Dispatch {
 }
 
 impl SettlingState {
-    fn lock(&self) -> MutexGuard<'_, Vec<Unsettled>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Unsettled>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits, the oldest first, at most this many.
     pub(super) fn take(&self, max: usize) -> Vec<Unsettled> {
         let mut waiting = self.lock();
-        if waiting.len() <= max {
-            return std::mem::take(&mut waiting);
-        }
-        let rest = waiting.split_off(max);
-        std::mem::replace(&mut waiting, rest)
+        let count = waiting.len().min(max);
+        waiting.drain(..count).collect()
     }
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 pub(super) struct Unsettled {
     pub(super) settlement: Settlement,
+    /// Sent before with an unknown result. If the entry is gone then, it was
+    /// probably this settlement.
+    pub(super) may_be_settled: bool,
     /// `None` for an entry that was deleted while it was in flight: nothing of
     /// it is known.
     pub(super) outcome: Option<&'static str>,
@@ -34,31 +37,52 @@ pub(super) struct Ran {
 impl Unsettled {
     /// The settlement of a message that is not run.
     pub(super) fn not_run(settlement: Settlement, outcome: &'static str) -> Self {
-        Self { settlement, outcome: Some(outcome), dead_reason: None, error: String::new(), id: None, ran: None }
+        Self {
+            settlement,
+            may_be_settled: false,
+            outcome: Some(outcome),
+            dead_reason: None,
+            error: String::new(),
+            id: None,
+            ran: None,
+        }
     }
 
     /// The same for one that becomes a dead letter for this reason, which is its
     /// outcome too.
     pub(super) fn unrunnable(settlement: Settlement, reason: &'static str, error: String) -> Self {
-        Self { settlement, outcome: Some(reason), dead_reason: Some(reason), error, id: None, ran: None }
+        Self {
+            settlement,
+            may_be_settled: false,
+            outcome: Some(reason),
+            dead_reason: Some(reason),
+            error,
+            id: None,
+            ran: None,
+        }
     }
 
-    /// To be called when Redis has confirmed the settlement.
-    pub(super) fn confirmed(&self, topic: &Topic, metrics: &TopicMetrics) {
+    /// Counts the outcome. To be called when Redis has confirmed the settlement.
+    pub(super) fn count(&self, metrics: &TopicMetrics) {
         let Some(outcome) = self.outcome else { return };
         metrics.outcome(outcome).inc();
         if let Some(reason) = self.dead_reason {
             metrics.dead_letter(reason);
         }
-        match &self.ran {
-            Some(ran) if outcome == "done" => {
+    }
+
+    /// Logs the outcome, likewise.
+    pub(super) fn log(&self, topic: &Topic) {
+        match (self.outcome, &self.ran) {
+            (None, _) => {}
+            (Some(outcome), Some(ran)) if outcome == "done" => {
                 if tracing::enabled!(tracing::Level::DEBUG) {
                     let took = ran.took;
                     ran.span.in_scope(|| tracing::debug!(outcome, ?took, "{}", events::SETTLED));
                 }
             }
-            Some(ran) => ran.span.in_scope(|| self.log_failed_run(outcome, ran)),
-            None => self.log_not_run(topic, outcome),
+            (Some(outcome), Some(ran)) => ran.span.in_scope(|| self.log_failed_run(outcome, ran)),
+            (Some(outcome), None) => self.log_not_run(topic, outcome),
         }
     }
 

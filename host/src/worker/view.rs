@@ -89,10 +89,14 @@ impl TopicView {
     }
 
     pub(super) fn set_paused(&self, is_paused: bool) {
-        if self.is_paused.swap(is_paused, Ordering::SeqCst) != is_paused {
+        let has_changed = self.known.send_if_modified(|known| {
+            let was_paused = std::mem::replace(&mut known.is_paused, is_paused);
+            self.is_paused.store(is_paused, Ordering::SeqCst);
+            was_paused != is_paused
+        });
+        if has_changed {
             let event = if is_paused { events::TOPIC_PAUSED } else { events::TOPIC_RESUMED };
             tracing::info!(topic = %self.topic, "{event}");
-            self.known.send_modify(|known| known.is_paused = is_paused);
         }
     }
 

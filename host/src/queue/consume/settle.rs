@@ -34,9 +34,13 @@ impl Settlements {
         Self { handle }
     }
 
-    /// Settles a batch; the results are in its order. `window` is how long the
-    /// deduplication keys of finished messages are stored. On an error Redis is
-    /// away and some messages may be settled: send the same batch again.
+    /// Settles a batch; the results are in its order. For those that are simply done
+    /// the result is `Ok` also if the lease was lost meanwhile, because a look at each
+    /// would cost as much as the acknowledgement.
+    ///
+    /// `window` is how long the deduplication keys of finished messages are stored.
+    /// On an error Redis is away and some messages may be settled: send the same
+    /// batch again.
     pub async fn settle<S: Borrow<Settlement>>(
         &self,
         batch: &[S],

@@ -69,11 +69,11 @@ async fn open(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>) -> Result<Opti
         if topic.stop.is_cancelled() {
             return Ok(None);
         }
-        if let TopicKind::Other(kind) = keys.kind {
-            return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
-        }
         let kind = keys.kind.clone();
         topic.view.set_keys(keys);
+        if let TopicKind::Other(kind) = kind {
+            return Err(QueueError::WrongType(format!("the topic's key holds a {kind}, not a stream or list")));
+        }
         if kind == TopicKind::List {
             topic.shared.hints.list_intake.now(topic);
         }
