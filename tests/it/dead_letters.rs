@@ -178,7 +178,7 @@ async fn attempts_restart_at_one_and_a_message_that_dies_again_stays_dead() {
     redis.is("dead again", "XLEN {mq:t}:dead", 3).await;
     for id in ["a", "b", "c"] {
         let attempts: Vec<i64> = gateway
-            .logged(events::SETTLED)
+            .logged(events::HANDLED)
             .iter()
             .filter(|line| line["id"] == id)
             .map(|line| line["attempt"].as_i64().unwrap())

@@ -100,7 +100,7 @@ async fn messages_in_flight_finish_on_the_version_they_started_on() {
     gateway.until_outcome("puppet", "new", "done").await;
     gateway.until_outcome("puppet", "old", "done").await;
     let digest =
-        |id: &str| gateway.logged(events::SETTLED).into_iter().find(|line| line["id"] == id).unwrap()["digest"].clone();
+        |id: &str| gateway.logged(events::HANDLED).into_iter().find(|line| line["id"] == id).unwrap()["digest"].clone();
     assert_eq!((digest("old"), digest("new")), (json!(old), line["digest"].clone()));
 }
 

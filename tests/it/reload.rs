@@ -209,7 +209,7 @@ async fn fifty_reloads_under_load_lose_nothing_and_run_nothing_twice() {
     // Each valid version was live once, and most of them have run messages.
     assert_eq!(gateway.logged(events::PLUGIN_LOADED).len(), RELOADS + 1);
     let digests: BTreeSet<String> =
-        gateway.logged(events::SETTLED).iter().map(|line| line["digest"].to_string()).collect();
+        gateway.logged(events::HANDLED).iter().map(|line| line["digest"].to_string()).collect();
     assert!(digests.len() > RELOADS / 2, "{digests:?}");
 }
 

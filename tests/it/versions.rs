@@ -308,7 +308,7 @@ async fn the_rollback_target_survives_a_restart() {
     assert_eq!((status, &answer["restored"], &answer["result"]), (200, &first, &json!("rolled-back")), "{answer}");
     redis.publish("topic", "a", "{}").await;
     gateway.until_outcome("topic", "a", "done").await;
-    let line = gateway.logged(events::SETTLED).into_iter().find(|line| line["id"] == "a").unwrap();
+    let line = gateway.logged(events::HANDLED).into_iter().find(|line| line["id"] == "a").unwrap();
     assert_eq!(line["digest"], first.as_str().unwrap()[..12]);
 }
 
