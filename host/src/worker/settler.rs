@@ -13,11 +13,14 @@ use crate::queue::{QueueError, Settled, Settlement, Settlements};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How many are settled at a time: beyond about a hundred there is little to
 /// gain, and a script for this many stops Redis for a millisecond.
 const BATCH: usize = 256;
+
+/// A visit ends when nothing was handed over for this long.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What becomes due earlier than this is announced to the promotion loop, which
 /// looks as often by itself.
@@ -30,10 +33,13 @@ pub(super) struct Settler;
 impl TopicLoop<TopicState> for Settler {
     const NAME: &'static str = "settling";
 
-    type Memory = SettleRetryQueue;
+    type Memory = ();
 
-    async fn visit(&self, topic: &Arc<TopicState>, retries: &mut SettleRetryQueue) -> Option<Duration> {
-        loop {
+    /// Lasts while runners hand something over, so that each hand-over costs one
+    /// wake-up and no task.
+    async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
+        let mut retries = SettleRetryQueue::default();
+        while !topic.drained.is_cancelled() {
             let fresh = topic.settling.take(BATCH);
             let has_fresh = !fresh.is_empty();
             if has_fresh {
@@ -50,10 +56,19 @@ impl TopicLoop<TopicState> for Settler {
             if let Some((waiting, entry, error)) = retries.take_unlogged() {
                 tracing::warn!(topic = %topic.topic(), waiting, %entry, error, "{}", events::SETTLE_DELAYED);
             }
-            if topic.drained.is_cancelled() || !(has_fresh || has_due) {
-                return retries.due_in();
+            if has_fresh || has_due {
+                continue;
+            }
+            let due_in = retries.due_in();
+            tokio::select! {
+                () = topic.settling.arrived() => {}
+                () = sleep(due_in.unwrap_or(IDLE)) => if due_in.is_none() && topic.settling.end_visit() {
+                    break;
+                },
+                () = topic.drained.cancelled() => {}
             }
         }
+        None
     }
 }
 

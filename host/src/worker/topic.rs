@@ -126,10 +126,19 @@ pub(super) struct Dispatch {
 /// What waits to be settled.
 #[derive(Default)]
 pub(super) struct SettlingState {
-    waiting: Mutex<VecDeque<Unsettled>>,
+    queue: Mutex<SettlingQueue>,
+    /// Something was added during a visit of the settling loop.
+    arrived: Notify,
     /// Locked while Redis may have settled messages that are in flight here: a
     /// renewal that finds them gone waits for it.
     pub(super) phase: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct SettlingQueue {
+    waiting: VecDeque<Unsettled>,
+    /// Whether the settling loop visits the topic, or was given a hint to.
+    is_visited: bool,
 }
 
 /// The follow-ups that leave by way of the outbox.
@@ -251,14 +260,9 @@ impl TopicState {
         if unsettled.is_empty() {
             return;
         }
-        let was_empty = {
-            let mut waiting = self.settling.lock();
-            let was_empty = waiting.is_empty();
-            waiting.extend(unsettled);
-            was_empty
-        };
-        // Whoever found it empty has given the hint already.
-        if was_empty {
+        if self.settling.push(unsettled) {
+            self.settling.arrived.notify_one();
+        } else {
             self.shared.hints.settling.now(self);
         }
     }
@@ -306,14 +310,34 @@ impl Dispatch {
 }
 
 impl SettlingState {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Unsettled>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SettlingQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits, the oldest first, at most this many.
     pub(super) fn take(&self, max: usize) -> Vec<Unsettled> {
-        let mut waiting = self.lock();
+        let waiting = &mut self.lock().waiting;
         let count = waiting.len().min(max);
         waiting.drain(..count).collect()
+    }
+
+    /// Adds settlements. Returns whether the settling loop visits the topic; if not,
+    /// the caller gives it a hint.
+    fn push(&self, unsettled: Vec<Unsettled>) -> bool {
+        let mut queue = self.lock();
+        queue.waiting.extend(unsettled);
+        std::mem::replace(&mut queue.is_visited, true)
+    }
+
+    /// Waits until something was added.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Returns whether nothing waits, and the visit may end.
+    pub(super) fn end_visit(&self) -> bool {
+        let mut queue = self.lock();
+        queue.is_visited = !queue.waiting.is_empty();
+        !queue.is_visited
     }
 }
