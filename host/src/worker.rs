@@ -1,8 +1,8 @@
 //! The worker: consumes the topics that have a live plugin, from the fetch of a
 //! message to its confirmed settlement.
 //!
-//! A topic is state only ([`topic`]). The loops belong to the worker and go over
-//! all topics ([`topic_loop`]), each in a file of its own: `intake` fetches,
+//! A topic is state only (`topic`). The loops belong to the worker and go over
+//! all topics (`topic_loop`), each in a file of its own: `intake` fetches,
 //! `list_intake` moves lists of plain clients into streams, the `settler`
 //! settles, `renewal` renews leases, `reclaim` takes over expired ones,
 //! `promotion` moves what is due, `probe` looks at the keys, `outbox` publishes
