@@ -196,7 +196,8 @@ fn cache(settings: &Settings) -> Option<Cache> {
         .ok()
 }
 
-/// What guests may reach outside of their sandbox, where their manifests grant it.
+/// The services that guests may use outside of their sandbox, where their manifests
+/// grant it.
 fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
     let store = KeyValueStore::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
     let mail = MailService::new(&settings.mail).map_err(StartError::Mail)?;

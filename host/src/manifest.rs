@@ -204,11 +204,7 @@ impl CatchAll {
 /// The topic that a plugin file without a manifest is named after. Topic names
 /// may have more characters than are allowed here.
 pub fn topic_from_stem(stem: &str) -> Result<Topic, String> {
-    let is_portable = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if !stem.bytes().all(is_portable) {
-        return Err(format!("a file name names a topic only with characters of A-Z a-z 0-9 . _ -, not {stem:?}"));
-    }
-    Topic::parse(stem).map_err(|error| error.to_string())
+    Topic::from_file_name(stem).map_err(|error| error.to_string())
 }
 
 const CONCURRENCY: usize = 64;

@@ -29,7 +29,7 @@ pub(super) const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 const TEMPORARY: &str = ".new-";
 const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
 
-/// What pruning leaves. Between two prunings there may be more, see
+/// The limits that pruning enforces. Between two prunings the cache may exceed them, see
 /// [`Cache::put`].
 struct Retention {
     /// Since the last use.

@@ -21,7 +21,7 @@ use crate::verdict::Outcome;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What all calls of a version share.
+/// The state that all calls of a version share.
 pub(super) struct PluginContext {
     pub(super) name: String,
     pub(super) manifest: Manifest,

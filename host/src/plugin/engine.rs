@@ -35,7 +35,7 @@ const INSTANCES_MAX: u32 = CALLS_MAX + IDLE_INSTANCES_MAX + LOAD_CHECKS_MAX;
 /// reserves no memory for them, so every component may have this many.
 const CORE_INSTANCES_MAX: u32 = 64;
 
-/// What one permit entitles a call to; a call that needs more takes several.
+/// The memories and tables that one permit covers; a call that needs more takes several.
 const MEMORIES_PER_CALL: u32 = 2;
 const TABLES_PER_CALL: u32 = 4;
 

@@ -34,7 +34,7 @@ const FILES: &[&str] = &["read", "write"];
 /// Linked, because language runtimes import them, but always denied.
 const SOCKETS: &str = "sockets";
 
-/// What the manifest permits of an import.
+/// Whether the manifest permits an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "access", rename_all = "kebab-case")]
 pub enum Access {

@@ -5,7 +5,7 @@ use crate::topic::Topic;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// What only one plugin at a time may handle.
+/// A topic, or all unclaimed topics: only one plugin at a time may handle it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
     Topic(Topic),
