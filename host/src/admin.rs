@@ -1,6 +1,7 @@
 //! The HTTP endpoints: health, metrics and the admin API. Anyone may read them,
 //! so they contain counts and states but no payloads.
 
+mod accept;
 mod guard;
 mod plugins;
 mod problem;
@@ -8,7 +9,7 @@ mod server;
 
 pub use server::serve;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TextFormat};
 use crate::plugin::{Refusal, Routes};
 use crate::queue::Health;
 use crate::reloader::Request;
@@ -16,6 +17,7 @@ use crate::settings::AdminSettings;
 use crate::text::short_digest;
 use crate::topic::Topic;
 use crate::worker::{TopicState, Worker};
+use accept::{Format, choose};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
@@ -31,7 +33,6 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 const SERVICE: &str = "gateway-worker";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Limit for the body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -103,18 +104,41 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
 }
 
 async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accept.contains("openmetrics") || accept.contains("text/plain") {
-        return prometheus(State(status)).await;
-    }
-    Json(status.overview()).into_response()
+    let response = match choose(&headers, &[Format::Json, Format::OpenMetrics, Format::Text]) {
+        Some(Format::Json) => Json(status.overview()).into_response(),
+        Some(Format::OpenMetrics) => exposition(&status.metrics, TextFormat::OpenMetrics),
+        Some(Format::Text) => exposition(&status.metrics, TextFormat::Prometheus),
+        None => Problem::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "Accept names no format of the metrics with a weight above 0; there are application/json, \
+             text/plain;version=0.0.4 and application/openmetrics-text;version=1.0.0",
+        )
+        .into_response(),
+    };
+    varying_by_accept(response)
 }
 
-async fn prometheus(State(status): State<Arc<Status>>) -> Response {
-    match status.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+/// The name of the resource asks for text, so an `Accept` without it is
+/// disregarded, as RFC 9110 allows.
+async fn prometheus(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+    let format = match choose(&headers, &[Format::Text, Format::OpenMetrics]) {
+        Some(Format::OpenMetrics) => TextFormat::OpenMetrics,
+        _ => TextFormat::Prometheus,
+    };
+    varying_by_accept(exposition(&status.metrics, format))
+}
+
+fn exposition(metrics: &Metrics, format: TextFormat) -> Response {
+    match metrics.text(format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Caches must not answer one client with the format of another.
+fn varying_by_accept(mut response: Response) -> Response {
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 impl Status {

@@ -7,6 +7,7 @@ use crate::admin::{Status, router, serve};
 use crate::capability::{Capabilities, Mailer};
 use crate::events;
 use crate::health::HealthLoop;
+use crate::key_watch::{KeyWatch, PrefixOverlap};
 use crate::mail::MailService;
 use crate::metrics::Metrics;
 use crate::plugin::{Cache, Compiler, Engine, EngineError, EngineResources, PluginDir, Registry, VersionStore};
@@ -14,6 +15,7 @@ use crate::queue::{Connection, KeyValueStore, QueueError};
 use crate::reloader::{Reloader, Request};
 use crate::secrets::SecretStore;
 use crate::settings::Settings;
+use crate::supervisor::Supervisor;
 use crate::worker::Worker;
 use std::io;
 use std::net::SocketAddr;
@@ -37,6 +39,8 @@ pub enum StartError {
     #[error("{0}")]
     Mail(String),
     #[error(transparent)]
+    Prefix(#[from] PrefixOverlap),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("the threads of the handlers can't be started: {0}")]
     Threads(io::Error),
@@ -52,6 +56,7 @@ pub struct App {
     worker_task: Stage,
     reloader_task: Stage,
     health_task: Stage,
+    key_watch_task: Stage,
     admin_task: Stage,
 }
 
@@ -76,9 +81,13 @@ struct Stage {
 
 impl Stage {
     #[expect(clippy::disallowed_methods, reason = "every stage is joined in App::stop")]
-    fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Self {
-        let stop = CancellationToken::new();
-        Self { task: tokio::spawn(run(stop.clone())), stop }
+    fn start<F>(supervisor: &Supervisor, name: &'static str, run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (supervisor, stop) = (supervisor.clone(), CancellationToken::new());
+        let (running, stopped) = (run(stop.clone()), stop.clone());
+        Self { task: tokio::spawn(async move { supervisor.run(name, &stopped, running).await }), stop }
     }
 
     async fn end(self) {
@@ -91,28 +100,32 @@ impl Stage {
 
 impl App {
     /// Starts the worker. It starts without Redis too, and waits for it.
-    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>, supervisor: Supervisor) -> Result<Self, StartError> {
         let started = Instant::now();
         let address = settings.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
-        let metrics = Arc::new(Metrics::default());
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
+        let mut key_watch = KeyWatch::new(&connection, &settings.queue.prefix, &metrics);
+        key_watch.check_start().await?;
         let open_files = machine::allow_open_files();
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
         let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
         let resources =
             EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine =
-            Engine::with_resources(capabilities(&settings, &metrics)?, Compiler::new(cache(&settings)), resources)?;
+        let engine = Engine::with_resources(
+            capabilities(&settings, &metrics, &connection)?,
+            Compiler::new(cache(&settings)),
+            resources,
+        )?;
         tracing::info!(%address, redis = settings.redis.redacted_url(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
         let versions = VersionStore::open(settings.cache.as_deref(), &settings.plugins);
         let registry = Registry::new(engine, PluginDir::new(&settings.plugins, settings.file_permissions), versions);
         let routes = registry.routes();
-        let worker = Arc::new(Worker::new(connection.clone(), settings, metrics.clone(), runtime));
+        let worker = Arc::new(Worker::new(connection.clone(), settings, metrics.clone(), runtime, supervisor.clone()));
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
         let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
@@ -147,10 +160,11 @@ impl App {
             requests,
             is_draining,
             handlers,
-            worker_task: Stage::start(|stop| async move { consuming.run(routes, stop).await }),
-            reloader_task: Stage::start(|stop| reloader.run(stop)),
-            health_task: Stage::start(|stop| health.run(stop)),
-            admin_task: Stage::start(|stop| serve(listener, router(status), stop)),
+            worker_task: Stage::start(&supervisor, "worker", |stop| async move { consuming.run(routes, stop).await }),
+            reloader_task: Stage::start(&supervisor, "reloader", |stop| reloader.run(stop)),
+            health_task: Stage::start(&supervisor, "health", |stop| health.run(stop)),
+            key_watch_task: Stage::start(&supervisor, "key watch", |stop| key_watch.run(stop)),
+            admin_task: Stage::start(&supervisor, "HTTP server", |stop| serve(listener, router(status), stop)),
         })
     }
 
@@ -169,6 +183,7 @@ impl App {
         self.reloader_task.end().await;
         self.worker_task.end().await;
         self.health_task.end().await;
+        self.key_watch_task.end().await;
         self.admin_task.end().await;
         drop(self.handlers);
         tracing::info!("{}", events::STOPPED);
@@ -198,7 +213,11 @@ fn cache(settings: &Settings) -> Option<Cache> {
 
 /// The services that guests may use outside of their sandbox, where their manifests
 /// grant it.
-fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilities, StartError> {
+fn capabilities(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    connection: &Connection,
+) -> Result<Capabilities, StartError> {
     let store = KeyValueStore::new(&settings.redis, &settings.queue.prefix).map_err(StartError::Redis)?;
     let mail = MailService::new(&settings.mail).map_err(StartError::Mail)?;
     let mailer = mail.map(|mail| Arc::new(mail) as Arc<dyn Mailer>);
@@ -207,6 +226,7 @@ fn capabilities(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Capabilit
         key_value: Some(Arc::new(store)),
         mailer,
         secrets: Some(Arc::new(secrets)),
+        clock: Some(connection.clock()),
         protected_dirs: settings.protected_dirs(),
     })
 }

@@ -3,6 +3,7 @@
 //! files) and the callers (guests) are independent of each other.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,6 +115,11 @@ pub trait Secrets: Send + Sync {
     fn read(&self, plugin: &str, name: &str) -> Result<Secret, Fault>;
 }
 
+/// The clock that decides when messages are due and when they expire.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> Timestamp;
+}
+
 /// The capabilities of this host. Calls of a granted one that the host lacks fail
 /// with `unavailable`.
 #[derive(Clone, Default)]
@@ -121,6 +127,8 @@ pub struct Capabilities {
     pub key_value: Option<Arc<dyn KeyValue>>,
     pub mailer: Option<Arc<dyn Mailer>>,
     pub secrets: Option<Arc<dyn Secrets>>,
+    /// Without one, for example where a handler is only tried, it is the host's clock.
+    pub clock: Option<Arc<dyn Clock>>,
     /// Directories of the host (plugins, cache, secrets) that no grant may include.
     pub protected_dirs: Vec<PathBuf>,
 }

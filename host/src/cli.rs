@@ -1,13 +1,12 @@
-//! The command `gateway-worker`. Only these files may print.
-
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output goes to the terminal")]
+//! The command `gateway-worker`. What it prints goes through `output`, because the
+//! macros of the standard library panic where a stream can't be written.
 
 mod compile;
 mod dead;
 mod dev;
 mod healthcheck;
 mod http;
-mod json_log;
+mod input;
 mod topic_check;
 mod messages;
 mod plugin;
@@ -25,6 +24,7 @@ use crate::queue::{Connection, QueueError};
 use crate::settings::{InvalidSettings, QueueSettings, RawQueue, RawRedis, RawSettings};
 use crate::text::sanitize_lines;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use output::print_note;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -49,7 +49,8 @@ Examples:
   gateway-worker publish order.reminder --data '{\"order_id\":\"1\"}'
   gateway-worker run --plugins /plugins --redis-url redis://redis:6379
 
-Exit codes: 0 ok, 1 failed, 2 usage, 69 Redis unavailable, 78 bad configuration";
+Exit codes: 0 ok, 1 failed, 2 usage, 69 Redis unavailable,
+70 a part of the worker failed, 78 bad configuration";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -74,7 +75,7 @@ enum Command {
     /// Inspect and check plugin files, without Redis or a worker
     #[command(subcommand)]
     Plugin(PluginCommand),
-    #[command(hide = true)]
+    #[command(skip)]
     CompileComponent(CompileLimits),
     /// Check whether the worker on this machine is alive
     Healthcheck(RunArgs),
@@ -169,6 +170,9 @@ enum Failure {
     RedisUnavailable(String),
     #[error("{0}")]
     BadConfiguration(String),
+    /// The log has its name and what happened.
+    #[error("a part of the worker failed: {0}")]
+    PartFailed(&'static str),
     /// An exit code with a meaning for one caller only.
     #[error("{1}")]
     WithCode(ExitCode, String),
@@ -192,7 +196,9 @@ impl From<QueueError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Redis(_) | StartError::Mail(_) => Self::BadConfiguration(error.to_string()),
+            StartError::Redis(_) | StartError::Mail(_) | StartError::Prefix(_) => {
+                Self::BadConfiguration(error.to_string())
+            }
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -205,12 +211,28 @@ impl Failure {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::RedisUnavailable(_) => 69,
+            Self::PartFailed(_) => 70,
             Self::BadConfiguration(_) => 78,
         })
     }
 }
 
 impl Cli {
+    /// Parses the arguments of the process. Help and usage errors are printed, and
+    /// are an error with their exit code.
+    pub fn from_command_line() -> Result<Self, ExitCode> {
+        let args: Vec<_> = std::env::args_os().collect();
+        let parsed = match compile::limits(&args) {
+            Some(limits) => limits.map(|limits| Self { command: Command::CompileComponent(limits) }),
+            None => Self::try_parse_from(args),
+        };
+        parsed.map_err(|usage| {
+            output::print_usage(&usage);
+            let code = u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+            exit_code(output::check_stdout(), code)
+        })
+    }
+
     pub async fn execute(self) -> ExitCode {
         let result = match self.command {
             Command::Run(args) => run::run(args).await,
@@ -229,16 +251,24 @@ impl Cli {
             Command::CompileComponent(limits) => compile::compile(&limits),
             Command::Healthcheck(args) => healthcheck::healthcheck(args).await,
         };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::WithCode(code, message)) => {
-                eprintln!("{}", sanitize_lines(&message));
-                code
-            }
-            Err(failure) => {
-                eprintln!("gateway-worker: {}", sanitize_lines(&failure.to_string()));
-                failure.exit_code()
-            }
+        exit_code(result.and_then(|()| output::check_stdout()), ExitCode::SUCCESS)
+    }
+}
+
+/// The exit code of a failure, which is printed, or else this one.
+fn exit_code(result: Result<(), Failure>, otherwise: ExitCode) -> ExitCode {
+    match result {
+        Ok(()) => otherwise,
+        // Parts that are left may never end, and stderr may be a pipe that nobody reads:
+        // nothing is waited for.
+        Err(Failure::PartFailed(_)) => std::process::exit(70),
+        Err(Failure::WithCode(code, message)) => {
+            print_note!("{}", sanitize_lines(&message));
+            code
+        }
+        Err(failure) => {
+            print_note!("gateway-worker: {}", sanitize_lines(&failure.to_string()));
+            failure.exit_code()
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and operators alert on them. A text is changed here, for all of them.
 
 // worker
+pub const REPEATED: &str = "repeated lines of this kind, as one";
 pub const HANDLED: &str = "handled";
 pub const SETTLED: &str = "settled";
 pub const SETTLE_IGNORED: &str = "settlement ignored: the lease is no longer held, or it was settled before";
@@ -11,7 +12,21 @@ pub const RECLAIM_FAILED: &str = "reclaiming failed, retrying";
 pub const RECOVERED: &str = "recovered deliveries after a lost reply";
 pub const FETCHED_AGAIN: &str = "fetched again after a requeue";
 pub const LEASES_LOST: &str = "leases lost: the messages may run twice";
+pub const ENTRIES_DELETED: &str =
+    "entries were deleted or trimmed while their messages are in flight: those that fail become dead letters";
+pub const HISTORY_SWEPT: &str = "delivered history deleted: legacy workers and other groups leave what they finished";
+pub const NEVER_OURS: &str = "these messages were passed over before this worker first read the stream, and are kept: \
+    `XGROUP SETID <key> <group> 0` runs them, `gateway-worker topics purge` deletes them";
+pub const RESTORED: &str = "unfinished messages had lost their pending rows, as by XGROUP DELCONSUMER: they run again";
+pub const PARKED: &str = "parked: another message with its deduplication key runs";
+pub const PARK_FAILED: &str = "copies can't be parked, retrying";
+pub const NO_LONGER_OURS: &str = "delivery dropped: it is no longer pending for this worker";
 pub const CLOCK_STEPPED: &str = "Redis' clock was set: every lease starts again";
+pub const CLOCK_SKEWED: &str = "the clocks of this host and of Redis differ: messages expire and are due by Redis' clock, \
+    and times in this log are the host's; synchronise both, for example by NTP";
+pub const CLOCKS_AGREE: &str = "the clocks of this host and of Redis agree again";
+pub const LEGACY_DUE_FAR: &str = "legacy delayed messages are due after the year 9999: their scores are probably \
+    milliseconds, not seconds; add them again to this key with a score in seconds";
 pub const GROUP_LOST: &str = "the consumer group is gone; creating it again";
 pub const NOT_CONSUMING: &str = "consuming failed, retrying";
 pub const TOPIC_OPENED: &str = "topic opened";
@@ -43,6 +58,11 @@ pub const UNDERSCORED_TOPIC: &str =
 pub const SHUTTING_DOWN: &str = "gateway-worker shutting down";
 pub const STOPPED: &str = "gateway-worker stopped";
 pub const TASK_FAILED: &str = "background task failed";
+pub const PART_FAILED: &str = "a part of the worker ended unasked: leases are no longer renewed, and the process ends";
+pub const PANICKED: &str = "the worker panicked";
+
+// log
+pub const LOG_NOT_WRITTEN: &str = "log lines were dropped, because stdout was full, closed or not read";
 
 // queue
 
@@ -50,6 +70,11 @@ pub const OTHER_GROUPS: &str = "other groups read this stream: entries are ackno
 pub const FOLLOW_UP_REFUSED: &str = "a topic refuses a follow-up: it is sent again later";
 pub const FOLLOW_UPS_ACCEPTED: &str = "follow-ups are accepted again";
 pub const UNSERVABLE_KEY: &str = "this key belongs to no legal topic: its messages are not run; rename or delete it";
+
+pub const PREFIX_OVERLAP: &str = "the prefix of another deployment begins this one";
+pub const PREFIX_FREE: &str = "no other deployment's prefix begins this one any more";
+pub const PREFIX_UNCHECKED: &str = "whether another deployment's prefix begins this one is unknown, because Redis \
+    lets this user not look: prefixes of which neither begins with the other are safe";
 
 // plugins
 pub const LOG_LINES_DROPPED: &str = "log lines dropped: more than limits.log";
@@ -73,6 +98,7 @@ pub const COMPILED: &str = "compiled";
 pub const NO_CACHE: &str = "compiled plugins are not cached";
 pub const ARTIFACT_DISCARDED: &str = "a compiled plugin in the cache is invalid; it is compiled again";
 pub const MAIL_RELAY_UNUSABLE: &str = "the mail relay can't be used";
+pub const MAIL_RECIPIENTS_REFUSED: &str = "the mail relay refuses recipients";
 pub const MAIL_WRITTEN: &str = "mail written to a file, not sent";
 
 /// Why a topic is refused to a plugin: another one has it. `topic` is `None` for

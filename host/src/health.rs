@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The worker is announced again after this many pings.
 const ANNOUNCE_EVERY: u32 = 5;
+/// Clocks may differ by this many seconds without a report.
+const SKEW_MAX: f64 = 1.0;
 
 pub struct HealthLoop {
     pub connection: Connection,
@@ -29,11 +31,15 @@ pub struct HealthLoop {
 impl HealthLoop {
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut pings, mut announced, mut warned) = (0_u32, None::<String>, BTreeSet::new());
+        let mut skew = None;
         while !stop.is_cancelled() {
             let health = self.connection.ping().await;
             let is_connected = health == Health::Connected;
             self.metrics.redis_connected.set(i64::from(is_connected));
             self.set_health(health).await;
+            if is_connected && self.connection.read_clock().await.is_ok() {
+                self.report_skew(&mut skew);
+            }
             let member = self.member();
             if is_connected && (pings % ANNOUNCE_EVERY == 0 || announced.as_ref() != Some(&member)) {
                 let stale = announced.take().filter(|stale| *stale != member);
@@ -66,6 +72,20 @@ impl HealthLoop {
                 }
             }
             (_, Health::Away(reason)) => tracing::error!(reason, "Redis does not answer"),
+        }
+    }
+
+    /// Shows by how much the clocks differ, and logs it once per change. `logged` is
+    /// what was logged last; `None` while the clocks agree.
+    fn report_skew(&self, logged: &mut Option<f64>) {
+        let Some(seconds) = self.connection.clock_skew_seconds() else { return };
+        self.metrics.clock_skew_seconds.set(seconds);
+        let is_change = logged.is_none_or(|logged| (seconds - logged).abs() > SKEW_MAX);
+        if seconds.abs() > SKEW_MAX && is_change {
+            tracing::warn!(skew_seconds = seconds, "{}", events::CLOCK_SKEWED);
+            *logged = Some(seconds);
+        } else if seconds.abs() < SKEW_MAX / 2.0 && logged.take().is_some() {
+            tracing::info!("{}", events::CLOCKS_AGREE);
         }
     }
 

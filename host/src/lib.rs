@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //!
-//! 1. Rules (up to [`metrics`]) never use the network, the disk or a clock. Only
+//! 1. Rules (up to [`supervisor`]) never use the network, the disk or a clock. Only
 //!    the settings read the environment, and the certificates that they name.
 //! 2. Only [`queue`] knows that there is a Redis, only [`plugin`] that there is a
 //!    Wasmtime, and neither knows the other.
@@ -34,17 +34,21 @@ pub mod capability;
 pub mod manifest;
 pub mod settings;
 pub mod metrics;
+pub mod supervisor;
 
 // edges
+pub mod tls;
 pub mod queue;
 pub mod plugin;
 pub mod secrets;
 pub mod mail;
+pub mod log;
 
 // loops
 pub mod worker;
 pub mod reloader;
 pub mod health;
+pub mod key_watch;
 pub mod admin;
 
 // the whole

@@ -2,7 +2,10 @@
 //! directory for development. Only this module knows how an email is formatted and
 //! transmitted.
 
+mod address;
+mod hello;
 mod compose;
+mod transaction;
 mod directory;
 mod smtp;
 
@@ -35,7 +38,9 @@ impl MailService {
         let from = settings.from.as_deref().unwrap_or(DEFAULT_SENDER);
         let senders = Senders::new(from, &settings.allow_from)?;
         let transport = match outlet {
-            MailTransport::Smtp(relay) => Transport::Relay(Box::new(SmtpRelay::new(relay, settings)?)),
+            MailTransport::Smtp(relay) => {
+                Transport::Relay(Box::new(SmtpRelay::new(relay, settings, senders.default_domain())?))
+            }
             MailTransport::Directory(path) => Transport::Directory(MailDir::new(path)),
         };
         Ok(Some(Self { transport, senders }))
@@ -48,7 +53,7 @@ impl Mailer for MailService {
         let mail = compose(email, &self.senders)?;
         match &self.transport {
             Transport::Relay(relay) => {
-                relay.send(&mail).await?;
+                relay.send(plugin, &mail).await?;
                 let recipients = mail.envelope.to().len();
                 tracing::debug!(plugin, message_id = mail.id, recipients, "mail sent");
             }

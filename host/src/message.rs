@@ -36,6 +36,13 @@ pub const PUBLISHED_FIELD: &str = "gw-published-at";
 pub const POSTPONED_FIELD: &str = "gw-postponed";
 /// When it was first postponed, in Unix milliseconds.
 pub const POSTPONED_SINCE_FIELD: &str = "gw-postponed-since";
+/// The message's first entry, where a retry has given it another one and its topic
+/// deduplicates.
+pub const FIRST_ENTRY_FIELD: &str = "gw-first";
+/// The hash of its deduplication key, likewise.
+pub const DEDUP_FIELD: &str = "gw-dedup";
+/// How many workers were lost with the message before it was parked.
+pub const CRASHES_FIELD: &str = "gw-crashes";
 
 /// Chain depth: the number of messages, each published without delay by the
 /// previous one's handler, that led to this one. Only the host sets it.
@@ -178,12 +185,12 @@ fn fields_as_object(fields: &Fields) -> Result<Vec<u8>, Undecodable> {
 
 fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, Undecodable> {
     text("topic", keys.topic)?; // legacy workers reject other types, so publishers use none
-    let id = text("id", keys.id)?.filter(|id| !id.is_empty());
+    let id = text_or_number("id", keys.id)?.filter(|id| !id.is_empty());
     // An invalid time does not make the data invalid, so the time of the entry
     // replaces it.
-    let published_at = keys.timestamp.and_then(Text::read).and_then(|text| text.parse().ok());
+    let published_at = keys.timestamp.and_then(time);
     let expires_at = match keys.expires_at {
-        Some(raw) => Some(expiry(raw).ok_or_else(|| wrong("expires_at", raw, "an RFC 3339 time"))?),
+        Some(raw) => Some(time(raw).ok_or_else(|| wrong("expires_at", raw, "an RFC 3339 time, or Unix seconds"))?),
         None => None,
     };
     let retry = whole("retry", keys.retry)?.unwrap_or(0).clamp(0, i64::from(u32::MAX) - 1);
@@ -198,7 +205,7 @@ fn envelope(topic: &Topic, entry_id: &str, keys: &Keys<'_>) -> Result<Message, U
         attempt: as_u32(retry) + 1,
         max_attempts: max_retry.map(as_u32),
         expires_at,
-        dedup_key: text("dedup_key", keys.dedup_key)?.filter(|key| !key.is_empty()).map(Cow::into_owned),
+        dedup_key: text_or_number("dedup_key", keys.dedup_key)?.filter(|key| !key.is_empty()).map(Cow::into_owned),
         has_own_id: id.is_some(),
         ..bare(topic, &id.unwrap_or(Cow::Borrowed(entry_id)), Vec::new())
     })
@@ -208,16 +215,49 @@ fn text<'a>(key: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>
     raw.map(|raw| Text::read(raw).ok_or_else(|| wrong(key, raw, "a string"))).transpose()
 }
 
+/// Publishers in languages without types write identifiers as numbers too. The
+/// digits stay as they were written.
+fn text_or_number<'a>(key: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Undecodable> {
+    let read = |raw: &'a RawValue| Text::read(raw).or_else(|| is_number(raw).then_some(Cow::Borrowed(raw.get())));
+    raw.map(|raw| read(raw).ok_or_else(|| wrong(key, raw, "a string or a number"))).transpose()
+}
+
+fn is_number(raw: &RawValue) -> bool {
+    raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+/// A whole number, also one that was written as a string or with a fraction of zero.
 fn whole(key: &str, raw: Option<&RawValue>) -> Result<Option<i64>, Undecodable> {
-    raw.map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(key, raw, "a whole number"))).transpose()
+    let read = |raw: &RawValue| match Text::read(raw) {
+        Some(text) => whole_number(text.trim()),
+        None => whole_number(raw.get()),
+    };
+    raw.map(|raw| read(raw).ok_or_else(|| wrong(key, raw, "a whole number"))).transpose()
+}
+
+fn whole_number(text: &str) -> Option<i64> {
+    text.parse().ok().or_else(|| {
+        // `inf` and `NaN` are numbers for Rust, and not in JSON.
+        let number = serde_json::from_str::<f64>(text).ok()?;
+        // Larger ones are clamped by the caller.
+        (number.fract() == 0.0).then_some(number as i64)
+    })
 }
 
 fn as_u32(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn expiry(raw: &RawValue) -> Option<Timestamp> {
-    Text::read(raw)?.parse().ok()
+/// A time of RFC 3339, or a number of seconds or milliseconds since 1970: as
+/// seconds, the larger numbers are later than the year 5000.
+fn time(raw: &RawValue) -> Option<Timestamp> {
+    const MILLISECONDS_FROM: f64 = 1e11;
+    if !is_number(raw) {
+        return Text::read(raw)?.parse().ok();
+    }
+    let number: f64 = serde_json::from_str(raw.get()).ok()?;
+    let ms = if number.abs() < MILLISECONDS_FROM { number * 1000.0 } else { number };
+    Timestamp::from_millisecond(ms.round() as i64).ok()
 }
 
 /// The headers with lower-case, unique names. Headers that only the host sets are

@@ -1,6 +1,10 @@
 //! The metrics. The handles of a topic are created once, so that counting on the
 //! message path is an atomic addition.
 
+mod text_format;
+
+pub use text_format::TextFormat;
+
 use crate::topic::Topic;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -12,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The outcomes of a run, as logs and dead letters name them.
@@ -33,7 +38,7 @@ pub const OUTCOMES: [&str; 14] = [
 ];
 
 /// The outcomes of messages that are not run.
-pub const UNRUNNABLE: [&str; 5] = ["decode", "too-large", "expired", "duplicate", "poison-message"];
+pub const UNRUNNABLE: [&str; 6] = ["decode", "too-large", "expired", "duplicate", "poison-message", "entry-deleted"];
 
 /// The reasons of dead letters.
 pub const DEAD_REASONS: [&str; 16] = [
@@ -112,12 +117,19 @@ pub struct Metrics {
     in_flight: Family<TopicLabel, Gauge>,
     reclaimed: Family<TopicLabel, Counter>,
     leases_lost: Family<TopicLabel, Counter>,
+    parked: Family<TopicLabel, Counter>,
     reloads: Family<ResultLabel, Counter>,
     plugins: Family<PluginLabels, Gauge>,
     /// The number of plugins with a quarantined version.
     pub plugins_quarantined: Gauge,
     secret_reads: Family<SecretLabels, Counter>,
     pub redis_connected: Gauge,
+    /// 1 while a worker is seen whose prefix begins this one's.
+    pub prefix_overlap: Gauge,
+    /// By how many seconds the host's clock is ahead of Redis'.
+    pub clock_skew_seconds: Gauge<f64, AtomicU64>,
+    /// Lines of the log that were not written.
+    pub log_lines_dropped: Counter,
 }
 
 /// The counters with a closed set of labels besides the topic.
@@ -170,6 +182,7 @@ pub struct TopicMetrics {
     pub in_flight: Gauge,
     pub reclaimed: Counter,
     pub leases_lost: Counter,
+    pub parked: Counter,
 }
 
 impl TopicMetrics {
@@ -239,11 +252,15 @@ impl Default for Metrics {
             in_flight: Family::default(),
             reclaimed: Family::default(),
             leases_lost: Family::default(),
+            parked: Family::default(),
             reloads: Family::default(),
             plugins: Family::default(),
             plugins_quarantined: Gauge::default(),
             secret_reads: Family::default(),
             redis_connected: Gauge::default(),
+            prefix_overlap: Gauge::default(),
+            clock_skew_seconds: Gauge::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::with_prefix("gateway"),
         };
         metrics.register_messages();
@@ -272,6 +289,8 @@ impl Metrics {
         }
         registry.register("messages_in_flight", "Messages fetched and not yet settled", self.in_flight.clone());
         registry.register("messages_reclaimed", "Messages reclaimed from lost workers", self.reclaimed.clone());
+        let help = "Messages delayed because another one with the same deduplication key was running";
+        registry.register("messages_parked", help, self.parked.clone());
         registry.register("leases_lost", "Messages whose lease expired during the run", self.leases_lost.clone());
     }
 
@@ -284,6 +303,17 @@ impl Metrics {
         registry.register("plugins_quarantined", "Plugins with a quarantined version", quarantined);
         registry.register("secret_reads", "Reads of secrets by handlers", self.secret_reads.clone());
         registry.register("redis_connected", "1 while Redis answers", self.redis_connected.clone());
+        let help = "1 while the prefix of another deployment begins this worker's prefix";
+        registry.register("prefix_overlap", help, self.prefix_overlap.clone());
+        let skew = self.clock_skew_seconds.clone();
+        registry.register_with_unit(
+            "clock_skew",
+            "Time by which the host's clock is ahead of Redis'",
+            Unit::Seconds,
+            skew,
+        );
+        let help = "Log lines that were dropped, because stdout was full, closed or not read";
+        registry.register("log_lines_dropped", help, self.log_lines_dropped.clone());
     }
 
     /// The handles of a topic.
@@ -301,6 +331,7 @@ impl Metrics {
             in_flight: self.in_flight.get_or_create_owned(&label),
             reclaimed: self.reclaimed.get_or_create_owned(&label),
             leases_lost: self.leases_lost.get_or_create_owned(&label),
+            parked: self.parked.get_or_create_owned(&label),
             topic: name,
         }
     }
@@ -326,11 +357,14 @@ impl Metrics {
         self.secret_reads.get_or_create(&labels).inc();
     }
 
-    /// All metrics as OpenMetrics text.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    /// All metrics as text.
+    pub fn text(&self, format: TextFormat) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(match format {
+            TextFormat::OpenMetrics => text,
+            TextFormat::Prometheus => text_format::from_open_metrics(&text),
+        })
     }
 }
 
@@ -349,10 +383,10 @@ mod tests {
         let metrics = Metrics::default();
         let (used, _unused) = (metrics.topic(&topic("used")), metrics.topic(&topic("unused")));
         assert_eq!(used.counts(), BTreeMap::new());
-        assert!(!metrics.text().unwrap().contains("gateway_messages_total{"));
+        assert!(!metrics.text(TextFormat::Prometheus).unwrap().contains("gateway_messages_total{"));
 
         used.outcome("done").inc();
-        let text = metrics.text().unwrap();
+        let text = metrics.text(TextFormat::Prometheus).unwrap();
         let lines = |name: &str| text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>();
         for (name, label, values) in [
             ("gateway_messages_total{", "outcome", [&OUTCOMES[..], &UNRUNNABLE].concat()),
@@ -378,7 +412,7 @@ mod tests {
         other.outcome("poison-message").inc();
         other.dead_letters_evicted("bytes", 7);
         assert_eq!(one.counts(), BTreeMap::from([("poison-message", 1), ("retry", 1)]));
-        let text = metrics.text().unwrap();
+        let text = metrics.text(TextFormat::Prometheus).unwrap();
         for line in [
             "gateway_dead_letters_total{topic=\"t\",reason=\"retry\"} 1\n",
             "gateway_dead_letters_evicted_total{topic=\"t\",reason=\"age\"} 0\n",
@@ -392,7 +426,7 @@ mod tests {
     fn an_arriving_message_creates_the_counters_without_counting() {
         let metrics = Metrics::default();
         metrics.topic(&topic("t")).touch();
-        let text = metrics.text().unwrap();
+        let text = metrics.text(TextFormat::Prometheus).unwrap();
         assert!(text.contains("gateway_messages_total{topic=\"t\",outcome=\"done\"} 0\n"), "{text}");
     }
 

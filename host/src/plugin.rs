@@ -41,7 +41,7 @@ mod watcher;
 
 pub use cache::{Cache, CacheError};
 pub use call::{Called, Job};
-pub use compile::{CompileError, CompileLimits, Compiler, compile_here};
+pub use compile::{COMPILE_COMMAND, CompileError, CompileLimits, Compiler, compile_here};
 pub use component::Plugin;
 pub use deployment::{QUIET, SHORT_QUIET};
 pub use engine::{Engine, EngineError, EngineResources};

@@ -10,35 +10,41 @@ mod error;
 mod keyspace;
 mod server;
 mod lua;
+mod claim;
 mod settlement;
 mod delivery;
 mod topic;
 mod publish;
 mod key_value;
 mod workers;
+mod overlap;
+mod unservable;
 mod discover;
 mod consume;
 mod legacy;
 mod operate;
 
 pub use crate::settings::RedisTarget;
+pub use claim::Claim;
 pub use consume::{
-    BlockingReader, Dedup, Delayed, Evicted, Eviction, FireState, FlowControl, Isolation, LeaseReset, Leases, ListEnd,
-    ListIntake, OutboxRelay, Probe, Probes, Promoted, ReclaimTimeouts, Reclaimed, RedisClock, Relayed, Schedules,
-    Settled, Settlements, Take, unblock,
+    BlockingReader, ClaimAnswer, ClaimRequest, ClaimTerms, Dedup, Delayed, Evicted, Eviction, FireState, FlowControl,
+    Isolation, LeaseReset, Leases, ListEnd, ListIntake, NotRenewed, OutboxRelay, Probe, Probes, Promoted,
+    ReclaimTimeouts, Reclaimed, Relayed, Schedules, Settled, Settlements, Take, unblock,
 };
 pub use delivery::Delivery;
 pub use discover::{TopicDiscovery, has_keys};
 pub use error::QueueError;
 pub use key_value::KeyValueStore;
-pub use keyspace::{EntryId, StreamKind};
-pub use legacy::{LegacyDelayed, LegacyHistory, LegacyPending, SweepCursor};
+pub use keyspace::{EntryId, StreamKind, consumer_name};
+pub use legacy::{LegacyDelayed, LegacyHistory, LegacyPending, SweepCursor, Swept};
 pub use operate::{
-    Cancelled, ConsumerState, Found, MessageLocation, MessageSearch, Purge, Purged, TopicDetails, dead, inspect,
-    set_paused, topic_details,
+    Cancelled, ConsumerState, Found, MessageLocation, MessageSearch, PassedOver, Purge, Purged, TopicDetails, dead,
+    ended_unrun, inspect, set_paused, topic_details,
 };
+pub use overlap::{Overlap, overlap};
 pub use publish::Publisher;
-pub use server::{Connection, Health, check_policy};
+pub use server::{Connection, Health, RedisClock, check_policy};
 pub use settlement::{DoneKind, ERROR_FIELD, Settlement};
 pub use topic::{TopicFlags, TopicHandle, TopicKeys, TopicKind, open};
+pub use unservable::UnservableKeys;
 pub use workers::{announce, handled_topics};

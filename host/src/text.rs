@@ -5,4 +5,4 @@ mod sanitize;
 mod shorten;
 
 pub use sanitize::{is_control_or_bidi, sanitize, sanitize_json, sanitize_lines};
-pub use shorten::{error_text, hex, panic_message, short_digest, truncate, truncate_error, with_output};
+pub use shorten::{error_text, escape_bytes, hex, panic_message, short_digest, truncate, truncate_error, with_output};

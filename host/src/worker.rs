@@ -8,35 +8,39 @@
 //! `promotion` moves what is due, `probe` looks at the keys, `outbox` publishes
 //! follow-ups, `cron` publishes by the clock, and the `janitor` cleans up.
 //!
-//! A message goes down this list: `receive` puts it into the local queue, a
-//! `runner` takes it with the `batcher`, `run` calls the handler, `judged` makes
+//! A message goes down this list: `receive` puts it into the local queue, unless
+//! `deduplicate` keeps it from running, a `runner` takes it with the `batcher`, `run` calls the handler, `judged` makes
 //! a settlement of the outcome, and the `settler` settles it.
 
 mod hints;
 mod seats;
 mod view;
+mod work_item;
 mod in_flight;
 mod local_queue;
 mod isolation_gate;
-mod work_item;
 mod run_state;
+mod repeats;
 mod unsettled;
 mod topic;
+mod retry_log;
 mod topic_loop;
 mod judged;
 mod admission;
 mod batcher;
 mod run;
 mod runner;
+mod deduplicate;
 mod receive;
+mod renewal;
 mod settle_retry;
 mod settler;
-mod renewal;
 mod reclaim;
 mod promotion;
 mod probe;
 mod outbox;
 mod cron;
+mod sweep;
 mod janitor;
 mod list_intake;
 mod intake;
@@ -47,8 +51,9 @@ pub use topic::TopicState;
 use crate::events;
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, Routes};
-use crate::queue::{Connection, TopicDiscovery, TopicHandle};
+use crate::queue::{Connection, TopicDiscovery, TopicHandle, consumer_name};
 use crate::settings::Settings;
+use crate::supervisor::Supervisor;
 use crate::topic::Topic;
 use discovery::Discovery;
 use hints::Hints;
@@ -62,7 +67,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use topic::{LoopHints, Shared};
 use topic_loop::TopicLoop;
-use uuid::Uuid;
 
 /// How long the loops may take to end when every topic is drained.
 const LOOPS_END: Duration = Duration::from_secs(2);
@@ -76,7 +80,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(connection: Connection, settings: Settings, metrics: Arc<Metrics>, handlers: Handle) -> Self {
+    pub fn new(
+        connection: Connection,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        handlers: Handle,
+        supervisor: Supervisor,
+    ) -> Self {
         let shared = Shared {
             settings: settings.queue.clone(),
             hints: LoopHints::default(),
@@ -84,6 +94,7 @@ impl Worker {
             handlers,
             active_runners_max: settings.handler_threads,
             stop: CancellationToken::new(),
+            supervisor,
             shutdown_timeout: settings.shutdown_timeout,
         };
         Self { connection, settings, metrics, shared: Arc::new(shared), topics: Mutex::default() }
@@ -132,15 +143,18 @@ impl Worker {
         loops
     }
 
-    fn start(
+    fn start<L: TopicLoop<TopicState>>(
         &self,
-        which: impl TopicLoop<TopicState>,
+        which: L,
         hints: fn(&LoopHints) -> &Hints<TopicState>,
         loops: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) {
         let (shared, stop) = (self.shared.clone(), stop.clone());
-        loops.spawn(async move { which.run(hints(&shared.hints), &stop).await });
+        loops.spawn(async move {
+            let running = which.run(hints(&shared.hints), &stop);
+            shared.supervisor.run(L::NAME, &stop, running).await;
+        });
     }
 
     async fn follow_until_stopped(
@@ -154,7 +168,11 @@ impl Worker {
             let discovered_now = discovered.borrow_and_update().clone();
             self.follow(&current, &discovered_now);
             tokio::select! {
-                changed = routes.changed() => if changed.is_err() { return },
+                changed = routes.changed() => if changed.is_err() {
+                    // The reloader has ended, which comes before the worker's own stop.
+                    stop.cancelled().await;
+                    return;
+                },
                 Ok(()) = discovered.changed() => {}
                 () = stop.cancelled() => return,
             }
@@ -188,7 +206,7 @@ impl Worker {
         let settings = &self.settings.queue;
         // Each life of a topic has a consumer name of its own, within one process
         // too: what the life before left is reclaimed like that of another worker.
-        let consumer = Uuid::new_v4().to_string();
+        let consumer = consumer_name(settings.lease);
         let queue = TopicHandle::new(&self.connection, &settings.prefix, &settings.group, &consumer, name);
         let topic = TopicState::new(queue, plugin, self.metrics.topic(name), self.shared.clone());
         topic.begin();

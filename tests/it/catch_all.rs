@@ -107,8 +107,7 @@ async fn a_key_of_no_legal_topic_is_warned_about_once() {
     redis.run::<String>("XADD mq:a{b} * message {}").await;
     let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL);
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_logged(events::UNSERVABLE_KEY, |line| line["key"] == r#""mq:a{b}""#).await;
-    // This topic is found by a second scan.
+    gateway.until_logged(events::UNSERVABLE_KEY, |line| line["key"] == "mq:a{b}").await;
     redis.publish("other", "a", "{}").await;
     gateway.until_outcome("other", "a", "done").await;
     assert_eq!(gateway.logged(events::UNSERVABLE_KEY).len(), 1);

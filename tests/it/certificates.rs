@@ -26,6 +26,20 @@ impl Certificates {
         Self(folder)
     }
 
+    /// The only certificate is that of the server, which signs itself; `is_ca` is what
+    /// `openssl req -x509` writes by default.
+    pub(crate) fn self_signed(is_ca: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        params.is_ca = if is_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        let pem = params.self_signed(&key).unwrap().pem();
+        for (name, text) in [("ca.crt", &pem), ("server.crt", &pem), ("server.key", &key.serialize_pem())] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        Self(folder)
+    }
+
     pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }

@@ -1,5 +1,5 @@
 //! Fault injection: no message is lost or invented while workers and Redis are
-//! killed, suspended, disconnected, out of memory or without their scripts, and
+//! killed, suspended, disconnected, out of memory, without their scripts or their logs, and
 //! publishers publish. After the faults every message that Redis acknowledged has to
 //! be in exactly one location.
 //!
@@ -104,7 +104,7 @@ async fn run(seed: u64, seconds: u64, kind: Kind) {
     let is_drained = is_drained && drained(&testbed).await;
     let unfinished = census::unfinished(&testbed.redis).await;
     let census = Census::take(&testbed.redis).await;
-    let mut audit = Audit::new(ledger.read(), census);
+    let mut audit = Audit::new(ledger.read(), census, testbed.deleted.clone());
     audit.check_finished_messages(&before);
     let logs: Vec<Value> = testbed.end().await.into_iter().flatten().collect();
     audit.check(&logs, &testbed.events, mild_since);

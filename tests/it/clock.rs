@@ -1,9 +1,12 @@
-//! The clock of Redis is changed while messages are in flight.
+//! The clock of Redis is changed while messages are in flight, and the clocks of workers
+//! and publishers differ from it.
 
-use crate::support::{Gateway, OK, Plugins, Redis, guest, until};
+use crate::support::{BINARY, Gateway, OK, Plugins, Redis, SkewedClock, built, guest, run_command, text, until};
 use gateway_worker::events;
 use gateway_worker::queue::{BlockingReader, FlowControl, LeaseReset, ReclaimTimeouts, RedisClock, StreamKind, Take};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use std::process::Command;
 use std::time::Duration;
 
 const HOUR: i64 = 3600;
@@ -91,7 +94,7 @@ async fn after_a_clock_step_nothing_is_reclaimed_and_leases_are_reset() {
 }
 
 /// Adds a message that this consumer reads in the same script.
-async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
+pub(crate) async fn add_taken_by(redis: &Redis, id: &str, consumer: &str) {
     let script = "redis.call('XADD', KEYS[1], '*', 'message', ARGV[1]) \
                   return redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>')";
     let envelope = format!(r#"{{"id":"{id}","topic":"t","data":{{}}}}"#);
@@ -133,4 +136,138 @@ async fn a_legacy_delayed_message_is_due_by_the_clock_of_redis() {
     let queue = redis.queue("t", "me");
     assert_eq!((queue.legacy_delayed.promote().await.unwrap(), queue.legacy_delayed.promote().await.unwrap()), (1, 0));
     assert_eq!(redis.envelopes("mq:t").await[0]["id"], "due");
+}
+
+/// A message that expires by Redis' clock after this time.
+async fn add_expiring(redis: &Redis, id: &str, after: i64) {
+    let (now, _): (i64, i64) = redis.run("TIME").await;
+    let at = Timestamp::from_second(now + after).unwrap();
+    let envelope = json!({ "id": id, "topic": "t", "data": {}, "expires_at": at.to_string() });
+    redis.add("t", envelope.to_string().as_bytes()).await;
+}
+
+/// The seconds that the metric of this worker shows.
+async fn skew(gateway: &Gateway) -> Option<f64> {
+    let (_, text) = gateway.get("/metrics/prometheus").await;
+    text.lines().find_map(|line| line.strip_prefix("gateway_clock_skew_seconds ")?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_expire_by_the_clock_of_redis() {
+    let redis = Redis::start();
+    let (plugins, clock) = (Plugins::with("t", &guest(OK), ""), SkewedClock::create());
+    for (id, set) in
+        [("ahead", SkewedClock::set_ahead as fn(&SkewedClock, Duration)), ("behind", SkewedClock::set_behind)]
+    {
+        set(&clock, Duration::from_secs(3600));
+        // They wait when the worker starts, so that its first decision counts too.
+        add_expiring(&redis, &format!("{id}-valid"), 600).await;
+        add_expiring(&redis, &format!("{id}-expired"), -600).await;
+        let gateway = Gateway::start_with_clock(&clock, &redis.url(), &plugins, &[]);
+        gateway.until_outcome("t", &format!("{id}-valid"), "done").await;
+        gateway.until_outcome("t", &format!("{id}-expired"), "expired").await;
+        let expected = if id == "ahead" { 3600.0 } else { -3600.0 };
+        let line = gateway.until_logged(events::CLOCK_SKEWED, |_| true).await;
+        assert!((line["skew_seconds"].as_f64().unwrap() - expected).abs() < 60.0, "{line}");
+        assert!((skew(&gateway).await.unwrap() - expected).abs() < 60.0);
+        clock.set_ahead(Duration::ZERO);
+        gateway.until_logged(events::CLOCKS_AGREE, |_| true).await;
+        assert_eq!(gateway.logged(events::CLOCK_SKEWED).len(), 1, "once per change");
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_while_the_worker_runs_expires_nothing() {
+    let (redis, redis_clock) = Redis::start_with_clock();
+    let (plugins, clock) = (Plugins::with("t", &guest(OK), ""), SkewedClock::create());
+    let gateway = Gateway::start_with_clock(&clock, &redis.url(), &plugins, &[]);
+    redis.publish("t", "first", "{}").await;
+    gateway.until_outcome("t", "first", "done").await;
+    assert!(gateway.logged(events::CLOCK_SKEWED).is_empty());
+    // The host's clock is set: it decides nothing.
+    clock.set_ahead(Duration::from_secs(7200));
+    add_expiring(&redis, "valid", 600).await;
+    gateway.until_outcome("t", "valid", "done").await;
+    gateway.until_logged(events::CLOCK_SKEWED, |_| true).await;
+    // Redis' clock is set, and is read again: the clocks agree once more.
+    redis_clock.set_ahead(Duration::from_secs(7200));
+    gateway.until_logged(events::CLOCKS_AGREE, |_| true).await;
+    add_expiring(&redis, "still-valid", 600).await;
+    add_expiring(&redis, "expired", -600).await;
+    gateway.until_outcome("t", "still-valid", "done").await;
+    gateway.until_outcome("t", "expired", "expired").await;
+}
+
+/// Runs a command of the worker under this clock.
+fn under(clock: &SkewedClock, redis: &Redis, args: &[&str]) -> (String, String) {
+    let mut command = Command::new(BINARY);
+    command.args(args).args(["--redis-url", &redis.url()]).env_clear().envs(clock.environment()).current_dir("/");
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_times_are_those_of_redis_and_presence_too() {
+    let redis = Redis::start();
+    let clock = SkewedClock::create();
+    clock.set_behind(Duration::from_secs(3600));
+    let plugins = Plugins::with("t", &guest(OK), "");
+    for args in [&["--expires-in", "10m"][..], &["--expires-in", "10m", "--count", "3"]] {
+        under(&clock, &redis, &[&["publish", "t"], args].concat());
+    }
+    let now: Vec<i64> = redis.run("TIME").await;
+    let now = Timestamp::from_second(now[0]).unwrap();
+    let near = |at: &str, expected: Timestamp| {
+        let off = at.parse::<Timestamp>().unwrap().duration_since(expected).abs();
+        assert!(off < SignedDuration::from_secs(300), "{at} {expected}");
+    };
+    let envelopes: Vec<Value> = redis.envelopes("mq:t").await;
+    assert_eq!(envelopes.len(), 4);
+    for envelope in envelopes {
+        near(envelope["timestamp"].as_str().unwrap(), now);
+        near(envelope["expires_at"].as_str().unwrap(), now + SignedDuration::from_secs(600));
+        // The id begins with the milliseconds since 1970.
+        let id = envelope["id"].as_str().unwrap().replace('-', "");
+        let ms = i64::from_str_radix(&id[..12], 16).unwrap();
+        near(&Timestamp::from_millisecond(ms).unwrap().to_string(), now);
+    }
+    // A worker whose clock is wrong is seen, and sees others.
+    let gateway = Gateway::start_with_clock(&clock, &redis.url(), &plugins, &[]);
+    let run = |args: &[&str]| run_command(&[args, &["--redis-url", &redis.url()]].concat());
+    until("it is seen", async || run(&["topics", "ls"]).1.contains("handled").then_some(())).await;
+    let (_, _, warning) = run(&["publish", "t"]);
+    assert!(!warning.contains("no active worker"), "{warning}");
+    let (listed, _) = under(&clock, &redis, &["topics", "ls"]);
+    assert!(listed.contains("handled"), "{listed}");
+    gateway.stop().await;
+    // An age is the time since then by Redis' clock.
+    redis.publish("t", "waits", "{}").await;
+    let (shown, _) = under(&clock, &redis, &["topics", "show", "t"]);
+    let oldest = shown.lines().find_map(|line| line.trim().strip_prefix("oldest")?.trim().split_once(" ago"));
+    let (age, _) = oldest.unwrap_or_else(|| panic!("{shown}"));
+    assert!(humantime::parse_duration(age).unwrap() < Duration::from_secs(300), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_publishes_and_what_dies_has_the_time_of_redis() {
+    let redis = Redis::start();
+    let clock = SkewedClock::create();
+    clock.set_ahead(Duration::from_secs(3600));
+    let manifest = "[retry]\nattempts = 1\n[grants]\npublish = [\"next\"]\n";
+    let plugins = Plugins::with("t", &built("puppet"), manifest);
+    let gateway = Gateway::start_with_clock(&clock, &redis.url(), &plugins, &[]);
+    redis.publish("t", "parent", r#"{"do":"echo","to":"next"}"#).await;
+    redis.publish("t", "bad", r#"{"do":"reject","code":"c","reason":"r"}"#).await;
+    gateway.until_outcome("t", "parent", "done").await;
+    let letter = redis.dead("t").await;
+    let children =
+        until("the follow-up", async || Some(redis.envelopes("mq:next").await).filter(|all| !all.is_empty())).await;
+    let now: Vec<i64> = redis.run("TIME").await;
+    for at in [children[0]["timestamp"].as_str().unwrap(), &text(&letter, "gw-died-at")] {
+        let off = at.parse::<Timestamp>().unwrap().as_second() - now[0];
+        assert!(off.abs() < 300, "{at}");
+    }
 }

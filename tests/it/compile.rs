@@ -158,7 +158,7 @@ async fn a_stop_does_not_wait_for_the_compiler() {
     gateway.signal(rustix::process::Signal::TERM);
     until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
     let log = gateway.kill_and_read_log();
-    assert!(log.iter().any(|line| line["message"] == events::STOPPED));
+    assert!(log.iter().any(|line| line["message"] == events::STOPPED), "{log:#?}");
     assert!(!log.iter().any(|line| line["message"] == events::COMPILED));
     until("the compiler has exited", async || rustix::process::test_kill_process(child).err()).await;
 }

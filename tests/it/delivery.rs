@@ -136,7 +136,7 @@ async fn an_undecodable_message_is_dead_lettered_with_its_bytes() {
     for (bytes, reason, fragment) in [
         (&b"{\"id\":\"x\","[..], "decode", "bad JSON"),
         (&[0xff, 0xfe, 0x00], "decode", "not UTF-8"),
-        (br#"{"id":7,"topic":"puppet","data":{}}"#, "decode", "id: got 7"),
+        (br#"{"id":true,"topic":"puppet","data":{}}"#, "decode", "id: got true"),
         (large.as_bytes(), "too-large", "queue.max_message is 2048"),
     ] {
         redis.run::<()>("DEL {mq:puppet}:dead").await;

@@ -58,6 +58,19 @@ async fn metrics_are_correct_in_json_and_prometheus_format() {
     ] {
         assert!(plain.contains(line), "{line} is not in\n{plain}");
     }
-    let (_, accepted) = gateway.request("GET", "/metrics", "Accept: application/openmetrics-text\r\n").await;
-    assert!(accepted.contains("# EOF"));
+    // Only who asks for OpenMetrics gets it.
+    assert!(plain.contains("# TYPE gateway_messages_total counter\n") && !plain.contains("# EOF"), "{plain}");
+    let get = async |path: &str, accept: &str| gateway.request("GET", path, accept).await;
+    let open = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    for path in ["/metrics", "/metrics/prometheus"] {
+        let (_, accepted) = get(path, open).await;
+        assert!(accepted.contains("# TYPE gateway_messages counter\n") && accepted.ends_with("# EOF\n"), "{accepted}");
+        let (_, accepted) = get(path, "Accept: application/json;q=0.1\r\nAccept: text/plain\r\n").await;
+        assert!(accepted.contains("# TYPE gateway_messages_total counter\n"), "{accepted}");
+    }
+    let (status, json) = get("/metrics", "Accept: application/json, text/plain, */*\r\n").await;
+    assert!(status == 200 && json.starts_with('{'), "{json}");
+    let (status, problem) = get("/metrics", "Accept: image/png\r\n").await;
+    assert!(status == 406 && problem.contains("application/json"), "{problem}");
+    assert_eq!(get("/metrics/prometheus", "Accept: image/png\r\n").await.0, 200);
 }

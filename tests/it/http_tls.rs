@@ -5,6 +5,8 @@ use crate::http_rig::Rig;
 use crate::http_server::Server;
 use gateway_worker::events;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -73,4 +75,34 @@ async fn a_host_without_trusted_authorities_logs_an_error() {
     assert_eq!(rig.get(&format!("https://localhost:{}/hello", server.port)).await, "unavailable");
     assert_eq!(rig.gateway.logged(events::NO_CA_CERTIFICATES).len(), 1);
     assert!(server.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_and_tls_on_the_wrong_port_are_called_so() {
+    let certificates = Certificates::self_signed(true);
+    let (tls, plain) = (server(&certificates).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let plain_port = plain.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = plain.accept().await.unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    let grants = format!(
+        "http = [\"http://127.0.0.1:{0}\", \"https://127.0.0.1:{0}\", \"https://127.0.0.1:{1}\"]\n\
+         private_networks = [\"127.0.0.0/8\"]",
+        tls.port, plain_port
+    );
+    let authorities = certificates.path("ca.crt");
+    let rig = Rig::with_env(&grants, &[("SSL_CERT_FILE", authorities.as_str())]).await;
+    for (url, expected) in [
+        (format!("http://127.0.0.1:{}/", tls.port), "if it expects TLS, the URL begins with https"),
+        (format!("https://127.0.0.1:{plain_port}/"), "the server does not begin with TLS"),
+        (format!("https://127.0.0.1:{}/", tls.port), "basicConstraints=critical,CA:FALSE"),
+    ] {
+        rig.get(&url).await;
+        let refused = rig.refused_requests();
+        assert!(refused.iter().any(|line| line.contains(expected)), "{url}: {refused:?}");
+    }
+    answering.abort();
 }

@@ -2,9 +2,10 @@
 //! messages: a message that they copied for a retry is not run again, one that they
 //! dropped is.
 
-use crate::support::{Gateway, Plugins, Redis, built, until};
+use crate::support::{Gateway, OK, Plugins, Redis, built, guest, run_command, until};
 use gateway_worker::events;
 use gateway_worker::queue::{BlockingReader, StreamKind};
+use jiff::Timestamp;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -141,13 +142,7 @@ async fn a_finished_copy_is_not_swept_before_its_source_is_settled() {
     legacy_worker_reads(&redis, envelope("failed", 1).as_bytes(), LEGACY_CONSUMER).await;
     let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:puppet - +").await;
     redis.run::<i64>(&format!("XACK mq:puppet consumer-group-puppet {}", entries[1].0)).await;
-    let mut from = None;
-    loop {
-        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
-        if from.is_none() {
-            break;
-        }
-    }
+    queue.sweep_all(StreamKind::Normal).await;
     assert_eq!((redis.run::<i64>("XLEN mq:puppet").await, redis.in_flight("puppet").await), (0, 0));
 }
 
@@ -173,4 +168,25 @@ async fn an_entry_that_only_shares_the_id_is_no_copy() {
     let (taken, _) = reader.read(StreamKind::Normal, 10, Duration::from_millis(50)).await.unwrap();
     assert_eq!((taken.len(), queue.legacy_pending.acknowledge_superseded_by(&taken).await.unwrap()), (2, 0));
     assert_eq!(redis.in_flight("puppet").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_messages_scored_in_milliseconds_are_warned_about() {
+    let redis = Redis::start();
+    let now = Timestamp::now().as_millisecond();
+    // The end of the year 9999 is the last due time that can be meant.
+    for (id, score) in [("ms", now), ("us", now * 1000), ("far", 253_402_300_800), ("legal", 253_402_300_799)] {
+        redis.run::<i64>(&format!(r#"ZADD mq:delay:t {score} {{"id":"{id}","topic":"t","data":{{}}}}"#)).await;
+    }
+    redis.run::<i64>(r#"ZADD mq:delay:quiet 253402300799 {"id":"legal","topic":"quiet","data":{}}"#).await;
+    let plugins = Plugins::with("t", &guest(OK), "").and("quiet", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    let line = gateway.until_logged(events::LEGACY_DUE_FAR, |_| true).await;
+    assert_eq!((line["topic"].as_str(), line["count"].as_i64()), (Some("t"), Some(3)), "{line}");
+    assert_eq!(line["key"], "mq:delay:t");
+    let show = |topic: &str| run_command(&["topics", "show", topic, "--redis-url", &redis.url()]).1;
+    let shown = show("t");
+    assert!(shown.contains("3, due after the year 9999"), "{shown}");
+    assert!(!show("quiet").contains("9999,"), "{}", show("quiet"));
+    assert_eq!(gateway.logged(events::LEGACY_DUE_FAR).len(), 1);
 }

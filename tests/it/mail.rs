@@ -115,7 +115,8 @@ async fn relay_errors_are_returned_to_the_handler() {
     let fault = |answer: &Value| (answer["fault"].to_string(), answer["reason"].as_str().unwrap().to_owned());
     let (code, reason) = fault(&answers[1]);
     assert!(
-        code.contains("invalid") && reason.ends_with("refuses the mail: 550 5.1.1 nobody of this name"),
+        code.contains("invalid")
+            && reason.ends_with("refuses the recipient unknown@a.example: 550 5.1.1 nobody of this name"),
         "{reason}"
     );
     let (code, reason) = fault(&answers[2]);
@@ -132,6 +133,131 @@ async fn relay_errors_are_returned_to_the_handler() {
     })
     .await;
     assert!(away.contains(&format!("127.0.0.1:{port}")), "{away}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_recipient_does_not_stop_the_mail_for_the_others() {
+    let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
+    let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
+    let mail = |to: &[&str]| json!({ "do": "mail", "to": to, "text": "x" });
+    let ten: Vec<String> = (0..10).map(|number| format!("n{number}@a.example")).collect();
+    let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
+    let mails = json!([
+        mail(&["unknown@a.example", "ada@a.example", "bob@a.example"]),
+        mail(&["ada@a.example", "busy@a.example", "unknown@a.example"]),
+        mail(&["unknown@a.example", "unknown@b.example"]),
+        // The relay takes four at a time.
+        mail(&ten),
+        mail(&["ada@a.example", "ada@a.example"]),
+    ]);
+    let answers = worker.send("m", mails).await;
+    let is_answer = |answer: &Value, code: &str, parts: &[&str]| {
+        assert_eq!(answer["fault"], code, "{answer}");
+        let reason = answer["reason"].as_str().unwrap();
+        assert!(parts.iter().all(|part| reason.contains(part)), "{reason}");
+    };
+    is_answer(&answers[0], "invalid", &["recipient unknown@a.example: 550 5.1.1", "sent to the other 2 recipients"]);
+    is_answer(
+        &answers[1],
+        "unavailable",
+        &["busy@a.example: 451 4.3.0", "unknown@a.example: 550", "sent to the other recipient"],
+    );
+    is_answer(&answers[2], "invalid", &["unknown@a.example: 550", "unknown@b.example: 550"]);
+    assert!(!answers[2]["reason"].as_str().unwrap().contains("was sent"), "{}", answers[2]);
+    assert_eq!(answers[3..], [json!({ "ok": null }), json!({ "ok": null })]);
+    let received = smtp.received();
+    assert_eq!(received[0].to, ["ada@a.example", "bob@a.example"]);
+    assert_eq!(received[1].to, ["ada@a.example"]);
+    let to: Vec<String> = received[2..5].iter().flat_map(|mail| mail.to.clone()).collect();
+    assert_eq!(to, ten);
+    assert_eq!(received[5].to, ["ada@a.example"]);
+    assert_eq!(received.len(), 6);
+    let refused = worker.gateway.until_logged(events::MAIL_RECIPIENTS_REFUSED, |_| true).await;
+    assert_eq!((&refused["recipients"], &refused["plugin"]), (&json!("unknown@a.example"), &json!("store")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn domains_in_any_alphabet_are_sent_in_ascii_and_local_parts_if_the_relay_can() {
+    let certificates = Certificates::new("authority");
+    let ca = certificates.path("ca.crt");
+    for (scheme, tls, can_utf8) in [("smtp+insecure", Tls::Never, false), ("smtp", Tls::OnRequest, true)] {
+        let smtp = Smtp::start(tls, &certificates, None).await;
+        let relay = format!("{scheme}://127.0.0.1:{}", smtp.port);
+        let worker = MailWorker::start(&relay, &["--mail-tls-ca", &ca, "--mail-allow-from", "*@läden.example"]);
+        let from = json!([["from", "Sam <sam@läden.example>"], ["cc", "Bo <bo@例え.example>"]]);
+        let first = json!({ "do": "mail", "to": ["Ada <ada@bücher.example>"], "headers": from, "text": "x" });
+        let answers = worker.send("m", json!([first, mail("käthe@a.example"), mail("a@b\u{ff1e}c.example")])).await;
+        assert_eq!(answers[0], json!({ "ok": null }), "{answers:?}");
+        let received = smtp.received();
+        assert_eq!(received[0].from, "sam@xn--lden-loa.example");
+        assert_eq!(received[0].to, ["ada@xn--bcher-kva.example", "bo@xn--r8jz45g.example"]);
+        assert_eq!(header(&received[0], "To"), "Ada <ada@xn--bcher-kva.example>");
+        if can_utf8 {
+            assert_eq!(answers[1], json!({ "ok": null }), "{answers:?}");
+            assert_eq!(received[1].to, ["käthe@a.example"]);
+        } else {
+            assert_eq!(answers[1]["fault"], "invalid");
+            assert!(answers[1]["reason"].as_str().unwrap().contains("does not offer SMTPUTF8"), "{answers:?}");
+        }
+        assert_eq!(answers[2]["fault"], "invalid", "{answers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_greets_with_a_qualified_name() {
+    let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
+    for (path, is_name) in [("", None), ("/worker.example", Some("worker.example"))] {
+        let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}{path}", smtp.port), &[]);
+        assert_eq!(worker.send("m", json!([mail("ada@a.example")])).await, [json!({ "ok": null })]);
+        let name = smtp.hellos().pop().unwrap();
+        assert!(name.contains('.') && !name.starts_with('['), "{name}");
+        assert!(is_name.is_none_or(|expected| expected == name), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn line_ends_of_a_text_go_out_as_cr_lf() {
+    let smtp = Smtp::start(Tls::Never, &Certificates::new("authority"), None).await;
+    let worker = MailWorker::start(&format!("smtp+insecure://127.0.0.1:{}", smtp.port), &[]);
+    let mail = |text: &str| json!({ "do": "mail", "to": ["a@a.example"], "text": text });
+    let mails = json!([mail("a\rb\nc\r\nd\n\r.\re"), mail("a\n.\r\nMAIL FROM:<eve@e.example>\r."), mail("a\0b")]);
+    for answer in worker.send("m", mails).await {
+        assert_eq!(answer, json!({ "ok": null }));
+    }
+    let received = smtp.received();
+    assert_eq!(received.len(), 3);
+    assert!(received[0].text.ends_with("\r\n\r\na\r\nb\r\nc\r\nd\r\n\r\n..\r\ne\r\n\r\n"), "{:?}", received[0].text);
+    for mail in &received {
+        let others = mail.text.replace("\r\n", "");
+        assert!(!others.contains(['\r', '\n', '\0']), "{others:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_on_a_port_of_another_protocol_is_called_so() {
+    let (certificates, ours) = (Certificates::new("authority"), Certificates::self_signed(true));
+    let simple = Certificates::self_signed(false);
+    for (scheme, tls, certificates, expected) in [
+        ("smtp", Tls::FromTheStart, &certificates, Some("begin the URL with smtps://")),
+        ("smtp+insecure", Tls::FromTheStart, &certificates, Some("begin the URL with smtps://")),
+        ("smtps", Tls::OnRequest, &certificates, Some("does not begin with TLS")),
+        ("smtps", Tls::FromTheStart, &ours, Some("basicConstraints=critical,CA:FALSE")),
+        ("smtp", Tls::OnRequest, &ours, Some("basicConstraints=critical,CA:FALSE")),
+        ("smtps", Tls::FromTheStart, &simple, None),
+    ] {
+        let smtp = Smtp::start(tls, certificates, None).await;
+        let ca = certificates.path("ca.crt");
+        let relay = format!("{scheme}://127.0.0.1:{}", smtp.port);
+        let worker = MailWorker::start(&relay, &["--mail-tls-ca", &ca, "--mail-timeout", "2s"]);
+        let answer = worker.send("m", json!([mail("ada@a.example")])).await.remove(0);
+        match expected {
+            None => assert_eq!(answer, json!({ "ok": null }), "{scheme}"),
+            Some(expected) => {
+                let reason = answer["reason"].as_str().unwrap_or_default();
+                assert!(reason.contains(expected) && reason.contains(&smtp.port.to_string()), "{scheme}: {answer}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 mod arrive;
 mod check;
 mod dead;
+mod dedup;
 mod lease;
 mod operate;
 mod transfer;
@@ -13,6 +14,7 @@ mod world;
 
 use arrive::Arrival;
 use dead::DeadLetterStep;
+use dedup::DedupStep;
 use lease::LeaseStep;
 use operate::OperatorStep;
 use proptest::prelude::*;
@@ -28,6 +30,7 @@ enum Step {
     Transfer(TransferStep),
     Lease(LeaseStep),
     Settle(SettleStep),
+    Dedup(DedupStep),
     DeadLetter(DeadLetterStep),
     Operate(OperatorStep),
 }
@@ -39,6 +42,7 @@ fn steps() -> impl Strategy<Value = (Step, bool)> {
         10 => transfer::transfer_steps().prop_map(Step::Transfer),
         18 => lease::lease_steps().prop_map(Step::Lease),
         12 => settle::settle_steps().prop_map(Step::Settle),
+        8 => dedup::dedup_steps().prop_map(Step::Dedup),
         4 => dead::dead_letter_steps().prop_map(Step::DeadLetter),
         4 => operate::operator_steps().prop_map(Step::Operate),
     ];

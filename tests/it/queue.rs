@@ -6,7 +6,8 @@ use crate::topic_client::TopicClient;
 use gateway_worker::message::Fields;
 use gateway_worker::publication::{Draft, Publication};
 use gateway_worker::queue::{
-    BlockingReader, Delivery, EntryId, QueueError, ReclaimTimeouts, Settled, Settlement, StreamKind, TopicKind,
+    BlockingReader, Delivery, EntryId, NotRenewed, QueueError, ReclaimTimeouts, Settled, Settlement, StreamKind, Swept,
+    TopicKind,
 };
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -194,9 +195,9 @@ async fn a_renewal_neither_steals_nor_counts() {
     let stolen = take_over(&other, NOW, 1).await.remove(0);
     assert_eq!((stolen.0.delivery_count, stolen.1.as_str()), (2, "me"));
     let ids: Vec<_> = all.iter().map(|one| one.entry.clone()).collect();
-    assert_eq!(mine.leases.renew(&ids).await.unwrap(), std::slice::from_ref(&stolen.0.entry));
+    assert_eq!(mine.leases.renew(&ids).await.unwrap().taken, std::slice::from_ref(&stolen.0.entry));
     // The other consumer still owns it, and no delivery count has increased.
-    assert_eq!(other.leases.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), Vec::new());
+    assert_eq!(other.leases.renew(std::slice::from_ref(&stolen.0.entry)).await.unwrap(), NotRenewed::default());
     let again = take_over(&redis.queue("t", "third"), NOW, 10).await;
     let counts: Vec<_> = again.iter().map(|(one, owner)| (owner.as_str(), one.delivery_count)).collect();
     assert_eq!(counts, [("other", 3), ("me", 2)]);
@@ -371,7 +372,9 @@ async fn a_deleted_entry_leaves_the_pending_list() {
     let redis = Redis::start();
     let (_, all) = taken(&redis, "me", &["a"]).await;
     redis.run::<i64>(&format!("XDEL mq:t {}", all[0].entry)).await;
-    assert!(take_over(&redis.queue("t", "other"), NOW, 10).await.is_empty());
+    // It is reported, and nothing of it is left.
+    let (reclaimed, owner) = take_over(&redis.queue("t", "other"), NOW, 10).await.remove(0);
+    assert_eq!((reclaimed.entry, reclaimed.fields, owner.as_str()), (all[0].entry.clone(), Fields::new(), "me"));
     assert_eq!(redis.in_flight("t").await, 0);
 }
 
@@ -495,7 +498,7 @@ async fn a_lost_group_runs_no_history_again() {
     // A legacy worker acknowledges and never deletes. A sweep was completed before.
     let queue = redis.queue("t", "me");
     queue.open().await.unwrap();
-    assert_eq!(queue.legacy_history.sweep(None).await.unwrap(), None);
+    assert_eq!(queue.sweep(None).await.unwrap(), Swept::default());
     let command = "XREADGROUP GROUP consumer-group-t consumer-1 COUNT 240 STREAMS mq:t >";
     let entries: redis::Value = redis.run(command).await;
     let redis::Value::Array(streams) = entries else { panic!("{entries:?}") };
@@ -508,7 +511,7 @@ async fn a_lost_group_runs_no_history_again() {
     }
     // Also during a sweep: the floor is known after the first batch. Messages in flight are
     // no history, since only the group knew of them.
-    let next = queue.legacy_history.sweep(None).await.unwrap();
+    let next = queue.sweep(None).await.unwrap().next;
     assert_eq!(redis.run::<i64>("XLEN mq:t").await, 150);
     let remaining: Vec<(String, Vec<(String, String)>)> = redis.run("XRANGE mq:t - +").await;
     let unread: Vec<String> = remaining.into_iter().skip(130).map(|(id, _)| id).collect();
@@ -524,16 +527,13 @@ async fn a_swept_stream_holds_only_the_backlog() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["acked", "pending", "acked too"]).await;
     redis.publish("t", "waits", "{}").await;
+    // A legacy worker has had two of them, and acknowledges without deleting.
     for one in [&all[0], &all[2]] {
+        let claim = format!("XCLAIM mq:t consumer-group-t {LEGACY_CONSUMER} 0 {} JUSTID", one.entry);
+        redis.run::<redis::Value>(&claim).await;
         redis.run::<i64>(&format!("XACK mq:t consumer-group-t {}", one.entry)).await;
     }
-    let mut from = None;
-    loop {
-        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
-        if from.is_none() {
-            break;
-        }
-    }
+    queue.sweep_all(StreamKind::Normal).await;
     let left: Vec<String> =
         redis.envelopes("mq:t").await.iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(left, ["pending", "waits"]);
@@ -548,7 +548,7 @@ async fn nothing_is_deleted_while_another_group_reads_the_stream() {
     let redis = Redis::start();
     let (queue, all) = taken(&redis, "me", &["a", "b"]).await;
     redis.run::<()>("XGROUP CREATE mq:t audit 0").await;
-    queue.legacy_history.sweep(None).await.unwrap();
+    queue.sweep(None).await.unwrap();
     settle(&queue, &[done(&all[0], Vec::new()), done(&all[1], vec![publication("child", "c")])]).await;
     assert_eq!((redis.run::<i64>("XLEN mq:t").await, redis.in_flight("t").await), (2, 0));
     // The same settlement again sends nothing.

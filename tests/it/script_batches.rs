@@ -188,7 +188,7 @@ async fn history_is_swept_in_batches_limited_by_bytes_also_with_a_full_redis() {
             redis.run::<i64>(&format!("XACK mq:t consumer-group-t {id}")).await;
         }
         redis.run::<()>("CONFIG SET maxmemory 1").await;
-        assert!(queue.legacy_history.sweep(None).await.unwrap().is_some());
+        assert!(queue.sweep(None).await.unwrap().next.is_some());
         redis.run::<()>("CONFIG SET maxmemory 0").await;
         assert_eq!(redis.run::<usize>("XLEN mq:t").await, left);
         assert_eq!(redis.run::<i64>("HEXISTS {mq:t}:state floor").await, 1);
@@ -210,13 +210,7 @@ async fn deleted_pending_entries_do_not_hide_live_ones_from_a_sweep() {
     let (deleted, pending) = ids[1..].split_at(ids.len() - 3);
     let mut connection = redis.connection().await;
     redis::cmd("XDEL").arg("mq:t").arg(deleted).query_async::<i64>(&mut connection).await.unwrap();
-    let mut from = None;
-    loop {
-        from = queue.legacy_history.sweep(from.as_ref()).await.unwrap();
-        if from.is_none() {
-            break;
-        }
-    }
+    queue.sweep_all(StreamKind::Normal).await;
     let left: Vec<(String, Vec<String>)> = redis.run("XRANGE mq:t - +").await;
     assert_eq!(left.iter().map(|(id, _)| id).collect::<Vec<_>>(), pending.iter().collect::<Vec<_>>());
 }
@@ -395,6 +389,7 @@ async fn due_messages_do_not_wait_for_the_end_of_a_sweep() {
     command.arg(fill).arg(1).arg("mq:t").arg(HISTORY);
     command.query_async::<()>(&mut redis.connection().await).await.unwrap();
     redis.run::<()>("XGROUP CREATE mq:t consumer-group-t $").await;
+    redis.run::<i64>("XGROUP CREATECONSUMER mq:t consumer-group-t consumer-1").await;
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start(&redis, &plugins);
     until("the sweep has begun", async || (redis.run::<i64>("XLEN mq:t").await < HISTORY).then_some(())).await;

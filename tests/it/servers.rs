@@ -33,7 +33,7 @@ pub(crate) enum Mode {
 static MULTI_PROCESS_PERMITS: Semaphore = Semaphore::const_new(4);
 
 /// The ACL rights that a worker and the commands need.
-pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* +@read +@write +@connection -@dangerous \
+pub(crate) const RIGHTS: &str = "~mq:* ~{mq:* %R~*:workers +@read +@write +@connection -@dangerous \
     +evalsha +script|load +time +info +role +client|unblock +cluster|slots";
 const ADMIN: &str = "admin:admin@";
 

@@ -36,8 +36,13 @@ pub(crate) struct Smtp {
     pub(crate) received: Arc<Mutex<Vec<ReceivedMail>>>,
     /// The number of accepted connections.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// The names that clients gave in EHLO.
+    hellos: Arc<Mutex<Vec<String>>>,
     server: JoinHandle<()>,
 }
+
+/// More in one transaction are asked to come again.
+const RECIPIENTS_MAX: usize = 4;
 
 impl Drop for Smtp {
     fn drop(&mut self) {
@@ -52,6 +57,7 @@ struct Shared {
     acceptor: TlsAcceptor,
     login: Option<&'static str>,
     received: Arc<Mutex<Vec<ReceivedMail>>>,
+    hellos: Arc<Mutex<Vec<String>>>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -63,7 +69,14 @@ impl Smtp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (received, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let shared = Shared { tls, acceptor: acceptor(certificates), login, received: Arc::clone(&received) };
+        let hellos: Arc<Mutex<Vec<String>>> = Arc::default();
+        let shared = Shared {
+            tls,
+            acceptor: acceptor(certificates),
+            login,
+            received: Arc::clone(&received),
+            hellos: hellos.clone(),
+        };
         let count = connections.clone();
         let server = tokio::spawn(async move {
             // The connections end with the server.
@@ -75,7 +88,11 @@ impl Smtp {
                 open.spawn(async move { serve(Box::new(stream), &shared).await });
             }
         });
-        Self { port, received, connections, server }
+        Self { port, received, connections, hellos, server }
+    }
+
+    pub(crate) fn hellos(&self) -> Vec<String> {
+        self.hellos.lock().unwrap().clone()
     }
 
     pub(crate) fn received(&self) -> Vec<ReceivedMail> {
@@ -103,6 +120,25 @@ async fn serve(stream: Box<dyn Stream>, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
+/// The lines up to the one with only a dot.
+async fn read_text(stream: &mut BufReader<Box<dyn Stream>>) -> io::Result<String> {
+    let (mut text, mut line) = (String::new(), String::new());
+    loop {
+        line.clear();
+        stream.read_line(&mut line).await?;
+        if line == ".\r\n" || line.is_empty() {
+            return Ok(text);
+        }
+        text.push_str(&line);
+    }
+}
+
+/// `user:password` of `AUTH PLAIN`.
+fn credentials(encoded: &str) -> String {
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap();
+    String::from_utf8(decoded).unwrap().trim_start_matches('\0').replace('\0', ":")
+}
+
 /// Returns the stream if the client has sent STARTTLS.
 async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> io::Result<Option<Box<dyn Stream>>> {
     let mut stream = BufReader::new(stream);
@@ -120,17 +156,19 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
         }
         let words = line.trim_end().to_owned();
         let address = || words.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+        if let Some(name) = words.strip_prefix("EHLO ") {
+            shared.hellos.lock().unwrap().push(name.to_owned());
+        }
         let reply = match words.split([' ', ':']).next().unwrap_or_default().to_uppercase().as_str() {
             "EHLO" if shared.tls == Tls::OnRequest && !is_encrypted => "250-test\r\n250 STARTTLS".to_owned(),
+            "EHLO" if is_encrypted => "250-test\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN".to_owned(),
             "EHLO" => "250-test\r\n250-8BITMIME\r\n250 AUTH PLAIN".to_owned(),
             "STARTTLS" => {
                 stream.write_all(b"220 go on\r\n").await?;
                 return Ok(Some(stream.into_inner()));
             }
             "AUTH" => {
-                let credentials =
-                    base64::engine::general_purpose::STANDARD.decode(words.rsplit(' ').next().unwrap()).unwrap();
-                let credentials = String::from_utf8(credentials).unwrap().trim_start_matches('\0').replace('\0', ":");
+                let credentials = credentials(words.rsplit(' ').next().unwrap());
                 if Some(credentials.as_str()) == shared.login {
                     user = credentials.split(':').next().unwrap_or_default().to_owned();
                     "235 welcome".to_owned()
@@ -146,6 +184,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
             "RCPT" => match address().split('@').next() {
                 Some("unknown") => "550 5.1.1 nobody of this name".to_owned(),
                 Some("busy") => "451 4.3.0 come again".to_owned(),
+                _ if mail.to.len() == RECIPIENTS_MAX => "452 4.5.3 too many recipients".to_owned(),
                 Some("silent") => std::future::pending().await,
                 _ => {
                     mail.to.push(address());
@@ -154,14 +193,7 @@ async fn talk(stream: Box<dyn Stream>, shared: &Shared, is_encrypted: bool) -> i
             },
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await?;
-                loop {
-                    line.clear();
-                    stream.read_line(&mut line).await?;
-                    if line == ".\r\n" || line.is_empty() {
-                        break;
-                    }
-                    mail.text.push_str(&line);
-                }
+                mail.text = read_text(&mut stream).await?;
                 shared.received.lock().unwrap().push(mail.clone());
                 "250 taken".to_owned()
             }

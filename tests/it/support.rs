@@ -227,6 +227,12 @@ impl SkewedClock {
         clock
     }
 
+    pub(crate) fn skewed(seconds: i64) -> Self {
+        let clock = Self::create();
+        clock.set(seconds);
+        clock
+    }
+
     /// A directory with a Redis server that uses this clock.
     fn redis_dir(&self) -> &Path {
         let environment = self.environment().map(|(name, path)| format!("{name}={}", path.display())).join(" ");
@@ -240,7 +246,7 @@ impl SkewedClock {
     }
 
     /// The environment that makes a process use this clock.
-    fn environment(&self) -> [(&'static str, PathBuf); 2] {
+    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", "clock.so"), ("CLOCK", "clock")].map(|(name, file)| (name, self.folder.path().join(file)))
     }
 
@@ -381,14 +387,20 @@ impl Gateway {
         Self::spawn(Self::command(redis_url, plugins, options).envs(clock.environment()))
     }
 
-    fn command(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Command {
+    pub(crate) fn command(redis_url: &str, plugins: &Plugins, options: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        command.args(["run", "--listen", "127.0.0.1:0", "--log-level", "debug", "--redis-url", redis_url, "--plugins"]);
+        command.args(["run", "--redis-url", redis_url, "--plugins"]);
         command.env("GATEWAY_ADMIN_TOKEN", TOKEN);
         command.arg(plugins.path());
         if !options.contains(&"--plugins-cache") {
             // Each test has its own cache, which is removed with the plugins directory.
             command.arg("--plugins-cache").arg(plugins.cache());
+        }
+        if !options.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        if !options.contains(&"--log-level") {
+            command.args(["--log-level", "debug"]);
         }
         command.args(options);
         command
@@ -400,8 +412,32 @@ impl Gateway {
         Self { child, log: Mutex::new(log) }
     }
 
+    /// A worker whose log can't be read.
+    pub(crate) fn spawn_without_log(command: &mut Command, stdout: Stdio) -> Self {
+        let child = command.stdout(stdout).spawn().unwrap();
+        Self { child, log: Mutex::new(Log::create().0) }
+    }
+
+    /// Waits until the worker's log thread sleeps, and so has written every line that
+    /// was logged before. A suspended worker is not waited for.
+    fn until_log_is_written(&self) {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let threads = std::fs::read_dir(tasks).into_iter().flatten().flatten();
+        let writer =
+            threads.map(|thread| thread.path()).find(|thread| read(thread.join("comm")).trim() == "log-writer");
+        let Some(writer) = writer else { return };
+        let is_writing =
+            || read(writer.join("stat")).rsplit(") ").next().is_some_and(|stat| stat.starts_with(['R', 'D']));
+        let started = Instant::now();
+        while is_writing() && started.elapsed() < TIMEOUT {
+            std::thread::yield_now();
+        }
+    }
+
     /// The log lines whose message contains this text.
     pub(crate) fn logged(&self, message: &str) -> Vec<Value> {
+        self.until_log_is_written();
         let mut log = self.log.lock().unwrap();
         let lines = log.all().iter();
         lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).cloned().collect()
@@ -409,6 +445,7 @@ impl Gateway {
 
     /// Log lines with control or bidirectional characters.
     pub(crate) fn lines_with_control_characters(&self) -> Vec<String> {
+        self.until_log_is_written();
         let mut log = self.log.lock().unwrap();
         log.all();
         log.unsafe_lines.clone()
@@ -438,6 +475,7 @@ impl Gateway {
             _ => false,
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        self.until_log_is_written();
         let mut log = self.log.lock().unwrap();
         let lines = log.all().iter().filter(|line| line["topic"] == topic && is_outcome(line));
         lines.map(|line| (text(&line["id"]), text(&line["outcome"]))).collect()
@@ -534,6 +572,7 @@ impl Gateway {
 
     /// Kills the worker, if it still runs, and returns its whole log.
     pub(crate) fn kill_and_read_log(mut self) -> Vec<Value> {
+        self.until_log_is_written();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.log.lock().unwrap().all().to_vec()

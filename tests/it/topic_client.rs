@@ -3,8 +3,8 @@
 use gateway_worker::queue::dead::{DeadLetterPurge, DeadLetters, Replay};
 use gateway_worker::queue::{
     Connection, Dedup, Delayed, Eviction, Isolation, Leases, LegacyDelayed, LegacyHistory, LegacyPending, ListIntake,
-    MessageSearch, Publisher, Purge, QueueError, Schedules, Settlements, TopicDetails, TopicHandle, TopicKeys, open,
-    set_paused, topic_details,
+    MessageSearch, Publisher, Purge, QueueError, Schedules, Settlements, StreamKind, SweepCursor, Swept, TopicDetails,
+    TopicHandle, TopicKeys, open, set_paused, topic_details,
 };
 use gateway_worker::topic::Topic;
 
@@ -56,6 +56,26 @@ impl TopicClient {
 
     pub(crate) async fn open(&self) -> Result<TopicKeys, QueueError> {
         open(&self.handle).await
+    }
+
+    /// Sweeps one batch of the main stream.
+    pub(crate) async fn sweep(&self, from: Option<&SweepCursor>) -> Result<Swept, QueueError> {
+        self.legacy_history.sweep(StreamKind::Normal, from, false).await
+    }
+
+    /// Sweeps a stream to its end.
+    pub(crate) async fn sweep_all(&self, stream: StreamKind) -> Swept {
+        let mut all = Swept::default();
+        loop {
+            let swept = self.legacy_history.sweep(stream, all.next.as_ref(), false).await.unwrap();
+            all.history.extend(swept.history);
+            all.never_ours.extend(swept.never_ours);
+            all.unfinished.extend(swept.unfinished);
+            all.next = swept.next;
+            if all.next.is_none() {
+                return all;
+            }
+        }
     }
 
     pub(crate) async fn set_paused(&self, is_paused: bool) -> Result<bool, QueueError> {

@@ -10,9 +10,10 @@ pub(super) use purge::{PurgeArgs, purge, purge_all};
 pub(super) use replay::{ReplayArgs, replay};
 pub(super) use show::{ShowArgs, show};
 
-use super::output::print_json;
+use super::output::{print_json, print_line, print_note};
+use super::table::{self, Column};
 use super::topic_check::ensure_topic_exists;
-use super::{Failure, RedisArgs, table};
+use super::{Failure, RedisArgs};
 use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetters, Order, Origin};
 use crate::queue::{Connection, TopicHandle, inspect};
 use crate::settings::QueueSettings;
@@ -20,12 +21,18 @@ use crate::topic::Topic;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+/// So many dead letters fit into memory, whatever their size.
+const LIMIT_MAX: i64 = 10_000;
+
+/// The rest of an error is in `dead show`.
+const ERROR_WIDTH_MAX: usize = 100;
+
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
     /// Only this topic
     topic: Option<Topic>,
     /// Maximum dead letters per topic
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=LIMIT_MAX))]
     limit: u32,
     #[command(flatten)]
     filter: Filter,
@@ -48,6 +55,10 @@ struct Filter {
 }
 
 impl Filter {
+    fn is_empty(&self) -> bool {
+        self.reason.is_none() && self.search.is_none()
+    }
+
     fn matches(&self, letter: &DeadLetterEntry, details: &DeadLetter) -> bool {
         self.reason.as_ref().is_none_or(|reason| *reason == details.reason)
             && self.search.as_ref().is_none_or(|text| letter.contains(text))
@@ -81,23 +92,69 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
                 .collect()
         }
     };
-    let mut listed = Vec::new();
+    let (mut listed, mut extent) = (Vec::new(), Extent { is_filtered: !args.filter.is_empty(), ..Extent::default() });
     for topic in &topics {
-        let letters = newest(&queue(&connection, &settings, topic), &args.filter, args.limit as usize).await?;
-        listed.extend(letters.into_iter().map(|letter| Listed { topic: topic.to_string(), letter }));
+        let queue = queue(&connection, &settings, topic);
+        let letters = newest(&queue, &args.filter, args.limit as usize + 1).await?;
+        extent.add(DeadLetters::new(queue).count().await?, letters.len() > args.limit as usize);
+        let letters = letters.into_iter().take(args.limit as usize);
+        listed.extend(letters.map(|letter| Listed { topic: topic.to_string(), letter }));
     }
     if args.json {
+        if extent.has_more {
+            print_note!("{}", extent.describe(listed.len()));
+        }
         return print_json(&listed);
     }
     let row = |Listed { topic, letter }: &Listed| {
         let attempts = letter.attempts.map(|attempts| attempts.to_string()).unwrap_or_default();
-        let error = letter.error.chars().take(100).collect();
+        let error = table::truncate(&letter.error, ERROR_WIDTH_MAX);
         let (id, died_at) = (letter.id.clone().unwrap_or_default(), letter.died_at.clone().unwrap_or_default());
         [topic.clone(), letter.entry.clone(), id, letter.reason.clone(), attempts, died_at, error]
     };
     let rows: Vec<_> = listed.iter().map(row).collect();
-    table::print(["TOPIC", "ENTRY", "ID", "REASON", "ATTEMPTS", "DIED AT", "ERROR"], &rows);
+    let (topic, id, error) = (Column::Name("TOPIC"), Column::Name("ID"), Column::Text("ERROR"));
+    let [entry, reason, attempts, died_at] = ["ENTRY", "REASON", "ATTEMPTS", "DIED AT"].map(Column::Fixed);
+    table::print([topic, entry, id, reason, attempts, died_at, error], &rows);
+    print_line!("{}", extent.describe(listed.len()));
     Ok(())
+}
+
+/// How much there is besides what is listed.
+#[derive(Debug, Default)]
+struct Extent {
+    is_filtered: bool,
+    /// All dead letters of the topics, and of the topic that has most of them.
+    total: u64,
+    most: u64,
+    /// Whether letters that match are not listed.
+    has_more: bool,
+}
+
+impl Extent {
+    fn add(&mut self, count: u64, has_more: bool) {
+        self.total += count;
+        self.most = self.most.max(count);
+        self.has_more |= has_more;
+    }
+
+    fn describe(&self, listed: usize) -> String {
+        let Self { is_filtered, total, most, has_more } = *self;
+        // Letters that died meanwhile may be listed and not counted.
+        let total = total.max(listed as u64);
+        let match_ = if is_filtered { " that match" } else { "" };
+        match has_more {
+            false if is_filtered => format!("{listed} of {total} dead letters match"),
+            false => format!("{listed} dead letters"),
+            true if most <= LIMIT_MAX.unsigned_abs() => {
+                format!("the newest {listed} of {total} dead letters{match_}: --limit {most} lists all")
+            }
+            true => format!(
+                "the newest {listed} of {total} dead letters{match_}: --limit {LIMIT_MAX} lists more, and \
+                 --reason and --search select"
+            ),
+        }
+    }
 }
 
 /// The newest dead letters that match, native ones before legacy ones.

@@ -1,9 +1,10 @@
 //! `dev`: a development environment with one command. Starts a private Redis and
 //! a worker, and publishes the sample messages of the plugins directory.
 
-use super::run::{Signals, end, start_log, warn_of_unknown_variables};
+use super::run::{Base, Signals, end, warn_of_unknown_variables};
 use super::{Failure, RunArgs, STATE, topics, with_file};
 use crate::app::App;
+use crate::log::Log;
 use crate::message::rfc3339;
 use crate::private_redis::PrivateRedis;
 use crate::publication::Draft;
@@ -43,47 +44,56 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     // `dev` sends mails only where a mail server is set.
     settings.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
     let mut settings = settings.check()?;
-    start_log(&settings.log)?;
+    let base = Base::start(&settings.log)?;
     warn_of_unknown_variables();
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
 
     let state = Path::new(STATE);
     let redis = DevRedis::start(state).await?;
     settings.redis = redis.target()?;
     settings.admin.trusts_loopback = true;
-    let app = App::start(settings.clone()).await?;
-    banner(&app, &redis, &settings);
+    base.supervise(Box::pin(serve(&base, signals, &redis, &settings, args.no_samples))).await
+}
 
+async fn serve(
+    base: &Base,
+    mut signals: Signals,
+    redis: &DevRedis,
+    settings: &Settings,
+    no_samples: bool,
+) -> Result<(), Failure> {
+    let app = App::start(settings.clone(), base.metrics.clone(), base.supervisor.clone()).await?;
+    let log = &base.log;
+    banner(log, &app, redis, settings);
     let mut outcome = Ok(());
-    if !args.no_samples {
+    if !no_samples {
         tokio::select! {
-            handled = show_samples(&app, &settings) => outcome = handled,
+            handled = show_samples(log, &app, settings) => outcome = handled,
             () = signals.wait_for_end(&app) => {}
         }
     }
     // Without a terminal the command ends after the samples.
     if std::io::stdin().is_terminal() {
         if let Err(failure) = std::mem::replace(&mut outcome, Ok(())) {
-            println!("{failure}");
+            log.print(&failure.to_string());
         }
-        println!("\nserving; Ctrl-C stops");
+        log.print("\nserving; Ctrl-C stops");
         signals.wait_for_end(&app).await;
     }
     end(app, signals).await;
-    drop(redis);
     outcome
 }
 
-fn banner(app: &App, redis: &DevRedis, settings: &Settings) {
-    println!("worker   http://{}/metrics", app.address);
-    println!("redis    {}", redis.url);
-    println!("plugins  {} (add .wasm files here)", settings.plugins.display());
-    println!("publish  gateway-worker publish TOPIC --data '{{...}}'   or, with any Redis client:");
-    println!("         redis-cli -u {} XADD mq:TOPIC '*' message '{{...}}'\n", redis.url);
+fn banner(log: &Log, app: &App, redis: &DevRedis, settings: &Settings) {
+    log.print(&format!("worker   http://{}/metrics", app.address));
+    log.print(&format!("redis    {}", redis.url));
+    log.print(&format!("plugins  {} (add .wasm files here)", settings.plugins.display()));
+    log.print("publish  gateway-worker publish TOPIC --data '{...}'   or, with any Redis client:");
+    log.print(&format!("         redis-cli -u {} XADD mq:TOPIC '*' message '{{...}}'\n", redis.url));
 }
 
 /// Publishes each `<topic>.sample.json` and waits until it is handled.
-async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
+async fn show_samples(log: &Log, app: &App, settings: &Settings) -> Result<(), Failure> {
     let connection = Connection::to(&settings.redis)?;
     let samples = samples(&settings.plugins)?;
     let mut has_scanned = app.has_scanned.clone();
@@ -97,7 +107,7 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
         let queue = &settings.queue;
         let handle = TopicHandle::new(&connection, &queue.prefix, &queue.group, "", topic);
         Publisher::new(handle).publish(&publication).await?;
-        println!("published  {topic}  {}", publication.id);
+        log.print(&format!("published  {topic}  {}", publication.id));
     }
     let mut open: Vec<&Topic> = samples.keys().collect();
     let started = Instant::now();
@@ -106,16 +116,17 @@ async fn show_samples(app: &App, settings: &Settings) -> Result<(), Failure> {
         open.retain(|topic| {
             let is_handled = now.get(topic) > before.get(topic);
             if is_handled {
-                println!("handled    {topic}  {}", rfc3339(Timestamp::now()));
+                log.print(&format!("handled    {topic}  {}", rfc3339(Timestamp::now())));
             }
             !is_handled
         });
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    println!();
-    topics::print(&connection, &settings.queue).await?;
+    log.print("");
+    let (table, notes) = topics::table_of_all(&connection, &settings.queue).await?;
+    [table].iter().chain(&notes).for_each(|text| log.print(text));
     let handled = samples.len() - open.len();
-    println!("\n{handled} of {} sample messages handled", samples.len());
+    log.print(&format!("\n{handled} of {} sample messages handled", samples.len()));
     if open.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! `healthcheck`: requests `/healthz`, for containers without a shell.
 
+use super::output::print_line;
 use super::{Failure, RunArgs, with_file};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
@@ -19,7 +20,7 @@ pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
     let failed = |reason: String| Failure::Failed(format!("http://{address}/healthz: {reason}"));
     match tokio::time::timeout(TIMEOUT, status(address)).await {
         Ok(Ok(200)) => {
-            println!("ok");
+            print_line!("ok");
             Ok(())
         }
         Ok(Ok(status)) => Err(failed(format!("status {status}"))),

@@ -1,7 +1,7 @@
 //! `plugin inspect` and `plugin check`: describe plugin files and check whether
 //! the worker would load them, without Redis.
 
-use super::output::print_json;
+use super::output::{print_json, print_line, print_note};
 use super::{Failure, with_file};
 use crate::capability::Capabilities;
 use crate::events::{orphan_manifest, topic_conflict};
@@ -184,7 +184,11 @@ pub(super) async fn check(args: CheckArgs) -> Result<(), Failure> {
     }
     for name in args.paths.iter().flat_map(|path| orphan_manifests(path)) {
         let warning = format!("warning  {}", orphan_manifest(&name));
-        if args.json { eprintln!("{}", sanitize(&warning)) } else { print_line(&warning) }
+        if args.json {
+            print_note!("{}", sanitize(&warning));
+        } else {
+            print_sanitized(&warning);
+        }
     }
     result(&all)
 }
@@ -214,18 +218,18 @@ fn refuse_second_owners(plugins: &mut [Inspection]) {
 fn print_verdict(inspection: &Inspection) {
     match inspection.kind {
         Some(kind) => {
-            print_line(&format!("ok       {}.wasm: {kind} of {}", inspection.name, format_topics(inspection)))
+            print_sanitized(&format!("ok       {}.wasm: {kind} of {}", inspection.name, format_topics(inspection)))
         }
-        None => print_line(&format!("refused  {}.wasm", inspection.name)),
+        None => print_sanitized(&format!("refused  {}.wasm", inspection.name)),
     }
-    inspection.refused.iter().for_each(|reason| print_line(&format!("         {reason}")));
-    inspection.warnings.iter().for_each(|warning| print_line(&format!("warning  {warning}")));
+    inspection.refused.iter().for_each(|reason| print_sanitized(&format!("         {reason}")));
+    inspection.warnings.iter().for_each(|warning| print_sanitized(&format!("warning  {warning}")));
 }
 
 /// Sanitises the line, because names and texts of a plugin could steer the
 /// terminal or imitate other lines.
-fn print_line(line: &str) {
-    println!("{}", sanitize(line).trim_end());
+fn print_sanitized(line: &str) {
+    print_line!("{}", sanitize(line).trim_end());
 }
 
 fn format_topics(inspection: &Inspection) -> String {
@@ -249,7 +253,7 @@ fn print(inspection: &Inspection) {
     push_list(&mut lines, "limits", inspection.limits.iter().map(|(name, limit)| format!("{name} = {limit}")));
     push_list(&mut lines, "warnings", inspection.warnings.iter().cloned());
     for (name, text) in lines {
-        print_line(&format!("{name:<10} {text}"));
+        print_sanitized(&format!("{name:<10} {text}"));
     }
 }
 

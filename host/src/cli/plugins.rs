@@ -1,8 +1,9 @@
 //! `plugins`: lists and changes the plugins of a running worker.
 
+use super::Failure;
 use super::http::WorkerArgs;
-use super::output::print_json;
-use super::{Failure, table};
+use super::output::{print_json, print_line};
+use super::table::{self, Column};
 use crate::text::{sanitize, short_digest};
 use clap::Args;
 use hyper::Method;
@@ -49,12 +50,14 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
             (sanitize(&topics.join(", ")).into_owned(), sanitize(&grants.unwrap_or_default()).into_owned());
         [text(plugin, "name"), state(plugin), digest(plugin, "digest"), topics, grants]
     };
-    table::print(["NAME", "STATE", "DIGEST", "TOPICS", "GRANTS"], &plugins.iter().map(row).collect::<Vec<_>>());
+    let (name, state_column, digest_column) = (Column::Name("NAME"), Column::Text("STATE"), Column::Fixed("DIGEST"));
+    let columns = [name, state_column, digest_column, Column::Name("TOPICS"), Column::Text("GRANTS")];
+    table::print(columns, &plugins.iter().map(row).collect::<Vec<_>>());
     for plugin in plugins {
         let retry = plugin["retry_at"].as_str().map(|at| format!("; retry at {}", sanitize(at)));
         let retry = retry.unwrap_or_default();
         if let Some(reason) = plugin["refusal"]["reason"].as_str() {
-            println!("\n{}: {}{retry}", text(plugin, "name"), sanitize(reason));
+            print_line!("\n{}: {}{retry}", text(plugin, "name"), sanitize(reason));
         }
     }
     Ok(())
@@ -70,9 +73,9 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<(), Failure> {
     if args.json {
         print_json(changes)?;
     } else if changes.is_empty() {
-        println!("no changes");
+        print_line!("no changes");
     } else {
-        changes.iter().for_each(|change| println!("{}", format_change(change)));
+        changes.iter().for_each(|change| print_line!("{}", format_change(change)));
     }
     let refused = changes.iter().filter(|change| change["result"] == "refused").count();
     if refused > 0 { Err(Failure::Failed(format!("{refused} refused"))) } else { Ok(()) }
@@ -80,8 +83,8 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<(), Failure> {
 
 pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
     let change = args.worker.request(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "rollback"]].concat()).await?;
-    println!("{}", format_change(&change));
-    println!(
+    print_line!("{}", format_change(&change));
+    print_line!(
         "{} is blocked until the file changes, or until `gateway-worker plugins unblock {}`",
         digest(&change, "withdrawn"),
         sanitize(&args.name)
@@ -91,7 +94,7 @@ pub(super) async fn roll_back(args: NameArgs) -> Result<(), Failure> {
 
 pub(super) async fn unblock(args: NameArgs) -> Result<(), Failure> {
     args.worker.request(Method::POST, &[&PLUGINS[..], &[args.name.as_str(), "unblock"]].concat()).await?;
-    println!("{} unblocked", sanitize(&args.name));
+    print_line!("{} unblocked", sanitize(&args.name));
     Ok(())
 }
 

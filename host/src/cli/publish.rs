@@ -1,5 +1,7 @@
 //! `publish`: publishes messages to a topic.
 
+use super::input::read_data;
+use super::output::{print_line, print_note};
 use super::table::format_cell;
 use super::{Failure, RedisArgs};
 use crate::publication::{DELAY_MAX, Draft, Priority};
@@ -7,7 +9,6 @@ use crate::queue::{Publisher, TopicHandle, handled_topics};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
-use std::io::Read;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -17,9 +18,9 @@ const BATCH: u64 = 500;
 #[derive(Debug, Args)]
 pub(super) struct PublishArgs {
     topic: Topic,
-    /// Data of the message as JSON, @FILE, or - for stdin
-    #[arg(long, default_value = "null", value_name = "JSON|@FILE|-")]
-    data: String,
+    /// Data of the message as JSON, @FILE, or - for stdin [default: what is piped into the command, else null]
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    data: Option<String>,
     /// Delay before the message is run, like 30s or 24h
     #[arg(long, default_value = "0s", value_name = "TIME")]
     delay: humantime::Duration,
@@ -54,26 +55,30 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
-    let data = read(&args.data)?;
+    let data = read_data(args.data.as_deref())?.unwrap_or_else(|| "null".to_owned());
     let delay: Duration = args.delay.into();
     if delay > DELAY_MAX {
         return Err(Failure::Usage("--delay must be at most 366d".to_owned()));
     }
-    let now = Timestamp::now();
-    let expires_at = match args.expires_in {
-        Some(span) => Some(now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too long".to_owned()))?),
-        None => None,
-    };
-    let encode = |id: Option<String>| {
-        let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let encode = |id: Option<String>, now: Timestamp| {
+        let id = id.unwrap_or_else(|| new_id(now));
+        let expires_at = match args.expires_in {
+            Some(span) => {
+                let at = now.checked_add(*span).map_err(|_| Failure::Usage("--expires-in is too long".to_owned()))?;
+                Some(at)
+            }
+            None => None,
+        };
         let (priority, dedup_key) = (args.priority, args.dedup_key.as_deref());
         let draft = Draft::new(id, &args.topic, &data);
         let draft = Draft { headers: &args.headers, priority, delay, dedup_key, expires_at, ..draft };
-        draft.encode(Timestamp::now()).map_err(|error| Failure::Usage(error.to_string()))
+        draft.encode(now).map_err(|error| Failure::Usage(error.to_string()))
     };
     // Usage errors are reported before connection errors.
-    let first = encode(args.id.clone())?;
+    encode(args.id.clone(), Timestamp::now())?;
     let (connection, settings) = args.redis.connect()?;
+    // Workers compare the times in a message with Redis' clock.
+    let first = encode(args.id.clone(), connection.read_clock().await?)?;
     let queue = Publisher::new(TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic));
 
     let mut published = 0;
@@ -81,45 +86,37 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let mut id = first.id.clone();
     if let Some(window) = args.once {
         if !queue.publish_once(&first, window.into()).await? {
-            eprintln!("not published: a message with this id was published within {window}");
+            print_note!("not published: a message with this id was published within {window}");
         }
     } else {
         queue.publish(&first).await?;
     }
     published += 1;
     while published < args.count {
-        let batch: Vec<_> = (0..BATCH.min(args.count - published)).map(|_| encode(None)).collect::<Result<_, _>>()?;
+        let batch: Vec<_> =
+            (0..BATCH.min(args.count - published)).map(|_| encode(None, connection.now())).collect::<Result<_, _>>()?;
         queue.publish_all(&batch).await?;
         published += batch.len() as u64;
         id = batch.last().map_or(id, |last| last.id.clone());
         if reported.elapsed() > Duration::from_secs(1) {
-            eprintln!("{published} of {} published", args.count);
+            print_note!("{published} of {} published", args.count);
             reported = Instant::now();
         }
     }
-    println!("{id}");
+    print_line!("{id}");
     let topic = format_cell(args.topic.as_str());
     if args.count > 1 {
-        eprintln!("{published} messages published to {topic}; the id is that of the last one");
+        print_note!("{published} messages published to {topic}; the id is that of the last one");
     }
     if !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
-        eprintln!("no active worker has a handler for {topic}: the message waits");
+        print_note!("no active worker has a handler for {topic}: the message waits");
     }
     Ok(())
 }
 
-/// Reads the argument of `--data`.
-pub(super) fn read(data: &str) -> Result<String, Failure> {
-    let failure = |name: &str, error: std::io::Error| Failure::Usage(format!("--data {name}: {error}"));
-    match data {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| failure("-", error))?;
-            Ok(text)
-        }
-        _ => match data.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| failure(data, error)),
-            None => Ok(data.to_owned()),
-        },
-    }
+/// An id that sorts by Redis' time.
+fn new_id(now: Timestamp) -> String {
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)).to_string()
 }

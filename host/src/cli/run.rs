@@ -1,26 +1,27 @@
 //! `run`: the worker as a service, until a signal stops it.
 
-use super::json_log::{FlatJson, JsonLog};
 use super::{Failure, RunArgs, with_file};
 use crate::app::App;
 use crate::events;
-use crate::settings::{LogFormat, LogSettings, unknown_variables};
-use std::io::IsTerminal;
+use crate::log::{Log, LogError};
+use crate::metrics::Metrics;
+use crate::settings::{LogSettings, unknown_variables};
+use crate::supervisor::Supervisor;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::JsonFields;
-
-const QUIET: &str = "wasmtime=warn,wasmtime_wasi_http=error,cranelift_codegen=warn,regalloc2=warn";
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.settings, args.config.as_deref())?.check()?;
-    start_log(&settings.log)?;
+    let base = Base::start(&settings.log)?;
     warn_of_unknown_variables();
     let mut signals = Signals::new()?;
-    let app = App::start(settings).await?;
-    signals.wait_for_end(&app).await;
-    end(app, signals).await;
-    Ok(())
+    let serving = async {
+        let app = App::start(settings, base.metrics.clone(), base.supervisor.clone()).await?;
+        signals.wait_for_end(&app).await;
+        end(app, signals).await;
+        Ok(())
+    };
+    base.supervise(Box::pin(serving)).await
 }
 
 /// Unknown variables are only warned about, because the environment may contain
@@ -74,18 +75,33 @@ pub(super) async fn end(app: App, mut signals: Signals) {
     }
 }
 
-pub(super) fn start_log(settings: &LogSettings) -> Result<(), Failure> {
-    // Debug logs of the compiler, and warnings that guests could trigger any number
-    // of times, are logged only where the filter names their targets.
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))
-        .map_err(|error| Failure::BadConfiguration(format!("log.level: \"{}\": {error}", settings.level)))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
-    let started = match settings.format {
-        LogFormat::Json => {
-            let log = log.fmt_fields(JsonFields::new()).event_format(FlatJson::new());
-            log.with_writer(JsonLog::new).try_init()
+/// What the process has before its worker: its metrics, its log, and what watches
+/// its parts.
+pub(super) struct Base {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) supervisor: Supervisor,
+    pub(super) log: Log,
+}
+
+impl Base {
+    pub(super) fn start(settings: &LogSettings) -> Result<Self, Failure> {
+        let (metrics, supervisor) = (Arc::new(Metrics::default()), Supervisor::default());
+        let log = Log::start(settings, &metrics, &supervisor).map_err(|error| match error {
+            LogError::Level { .. } => Failure::BadConfiguration(error.to_string()),
+            LogError::Failed(_) => Failure::Failed(error.to_string()),
+        })?;
+        Ok(Self { metrics, supervisor, log })
+    }
+
+    /// Does the work, unless a part of the worker fails meanwhile.
+    pub(super) async fn supervise<F>(&self, work: F) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        tokio::select! {
+            biased;
+            part = self.supervisor.failed() => Err(Failure::PartFailed(part)),
+            ended = work => ended,
         }
-        LogFormat::Pretty => log.try_init(),
-    };
-    started.map_err(|error| Failure::Failed(error.to_string()))
+    }
 }

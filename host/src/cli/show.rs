@@ -1,7 +1,8 @@
 //! `topics show`: the state and counts of one topic.
 
 use super::output::print_json;
-use super::table::format_cell;
+use super::table::{format_name, print_pairs};
+use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs};
 use crate::message::rfc3339;
 use crate::queue::{TopicDetails, TopicHandle, handled_topics, topic_details};
@@ -22,17 +23,14 @@ pub(super) struct ShowArgs {
 
 pub(super) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
+    ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
     let details = topic_details(&handle, is_handled).await?;
     if args.json {
         return print_json(&details);
     }
-    let lines = format_lines(&details, Timestamp::now());
-    let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    for (name, text) in lines {
-        println!("{}", format!("{name:<width$}  {}", format_cell(&text)).trim_end());
-    }
+    print_pairs(&format_lines(&details, connection.read_clock().await?));
     Ok(())
 }
 
@@ -44,7 +42,7 @@ fn format_lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)>
         (false, true) => "handled",
         (false, false) => "no handler: waits",
     };
-    line("topic", details.topic.clone());
+    line("topic", format_name(&details.topic));
     line("kind", details.kind.clone());
     line("state", state.to_owned());
     line("handler", if details.has_handler { "an active worker has one" } else { "none" }.to_owned());
@@ -59,6 +57,10 @@ fn format_lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)>
     if details.legacy_delayed > 0 {
         line("  legacy", details.legacy_delayed.to_string());
     }
+    if details.legacy_due_far > 0 {
+        let hint = "due after the year 9999: their scores are probably milliseconds; add them again with seconds";
+        line("  too late", format!("{}, {hint}", details.legacy_due_far));
+    }
     if let Some(due) = details.next_due {
         let when = if due > now { format!("in {}", format_span(now, due)) } else { "overdue".to_owned() };
         line("  next", format!("{when}, {}", rfc3339(due)));
@@ -66,7 +68,13 @@ fn format_lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)>
     line("in flight", details.in_flight.iter().map(|one| one.in_flight).sum::<u64>().to_string());
     for one in &details.in_flight {
         let idle = humantime::format_duration(Duration::from_millis(one.idle_ms));
-        line(&format!("  {}", one.name), format!("{}, idle for up to {idle}", one.in_flight));
+        line(&format!("  {}", format_name(&one.name)), format!("{}, idle for up to {idle}", one.in_flight));
+    }
+    for one in &details.passed_over {
+        let (key, group) = (quoted(&one.key), quoted(&one.group));
+        line("passed over", format!("{} in {key}, before a worker first read it; they are kept", one.count));
+        line("  to run them", format!("redis-cli XGROUP SETID {key} {group} 0"));
+        line("  to delete", format!("gateway-worker topics purge {} (also what waits)", quoted(&details.topic)));
     }
     line("dead", (details.dead + details.legacy_dead).to_string());
     if details.legacy_dead > 0 {
@@ -78,6 +86,11 @@ fn format_lines(details: &TopicDetails, now: Timestamp) -> Vec<(String, String)>
         line(&format!("  {name}"), count.to_string());
     }
     lines
+}
+
+/// As a word of a shell, since names may contain spaces and quotes.
+fn quoted(name: &str) -> String {
+    format!("'{}'", name.replace('\'', r"'\''"))
 }
 
 /// The time between two timestamps, in whole seconds.

@@ -2,15 +2,18 @@
 
 use super::dead::purge_all;
 use super::messages::Progress;
-use super::output::print_json;
-use super::table::{self, format_cell};
+use super::output::{print_json, print_line, print_note};
+use super::table::{self, Column, format_cell, format_name};
 use super::topic_check::ensure_topic_exists;
 use super::{Failure, RedisArgs};
 use crate::queue::{Connection, Probes, Purge, TopicHandle, handled_topics, inspect, set_paused as set_topic_paused};
 use crate::settings::QueueSettings;
 use crate::topic::Topic;
 use clap::Args;
-use std::io::{IsTerminal, Write, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin};
+
+/// A longer key is truncated, because it fills the terminal.
+const KEY_WIDTH_MAX: usize = 200;
 
 #[derive(Debug, Args)]
 pub(super) struct LsArgs {
@@ -59,11 +62,18 @@ pub(super) async fn ls(args: LsArgs) -> Result<(), Failure> {
         let topics = inspect::topics(&connection, &settings.prefix, &settings.group).await?;
         return print_json(&topics);
     }
-    print(&connection, &settings).await
+    let (table, notes) = table_of_all(&connection, &settings).await?;
+    print_line!("{table}");
+    notes.into_iter().for_each(|note| print_note!("{note}"));
+    Ok(())
 }
 
-pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> Result<(), Failure> {
-    let inspect::TopicList { topics, unservable } =
+/// The topics as a table, and what there is to say of keys that are no topic.
+pub(super) async fn table_of_all(
+    connection: &Connection,
+    settings: &QueueSettings,
+) -> Result<(String, Vec<String>), Failure> {
+    let inspect::TopicList { topics, unservable, unservable_count } =
         inspect::topics(connection, &settings.prefix, &settings.group).await?;
     let row = |topic: &inspect::TopicState| {
         let state = match (topic.has_handler, topic.kind.as_str()) {
@@ -79,12 +89,24 @@ pub(super) async fn print(connection: &Connection, settings: &QueueSettings) -> 
         [topic.topic.clone(), waiting, in_flight, delayed, dead, done, state]
     };
     let rows: Vec<_> = topics.iter().map(row).collect();
-    table::print(["TOPIC", "WAITING", "IN FLIGHT", "DELAYED", "DEAD", "DONE", "STATE"], &rows);
-    if !unservable.is_empty() {
-        let keys: Vec<_> = unservable.iter().map(|key| table::format_cell(key)).collect();
-        eprintln!("keys that are no legal topic: {}", keys.join(", "));
+    let columns = ["WAITING", "IN FLIGHT", "DELAYED", "DEAD", "DONE"].map(Column::Fixed);
+    let [waiting, in_flight, delayed, dead, done] = columns;
+    let columns = [Column::Name("TOPIC"), waiting, in_flight, delayed, dead, done, Column::Text("STATE")];
+    Ok((table::format(columns, &rows), warnings_of_unservable(&unservable, unservable_count)))
+}
+
+/// No worker acts upon these keys, so their messages wait until somebody does.
+fn warnings_of_unservable(keys: &[String], count: u64) -> Vec<String> {
+    let warning = |key: &String| {
+        let key = table::truncate(&format_name(key), KEY_WIDTH_MAX);
+        format!("key of no legal topic: {key}: its messages are not run; rename or delete it")
+    };
+    let mut warnings: Vec<_> = keys.iter().map(warning).collect();
+    let more = count.saturating_sub(keys.len() as u64);
+    if more > 0 {
+        warnings.push(format!("and {more} more keys of no legal topic"));
     }
-    Ok(())
+    warnings
 }
 
 pub(super) async fn pause(args: PauseArgs) -> Result<(), Failure> {
@@ -104,10 +126,10 @@ async fn set_paused(args: TopicArgs, is_paused: bool, force: bool) -> Result<(),
     let has_changed = set_topic_paused(&handle, is_paused).await?;
     let topic = format_cell(args.topic.as_str());
     match (is_paused, has_changed) {
-        (true, true) => println!("{topic} paused: workers start no messages of it until it is resumed"),
-        (true, false) => println!("{topic} was already paused"),
-        (false, true) => println!("{topic} resumed"),
-        (false, false) => println!("{topic} was not paused"),
+        (true, true) => print_line!("{topic} paused: workers start no messages of it until it is resumed"),
+        (true, false) => print_line!("{topic} was already paused"),
+        (false, true) => print_line!("{topic} resumed"),
+        (false, false) => print_line!("{topic} was not paused"),
     }
     Ok(())
 }
@@ -125,14 +147,14 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     let handle = TopicHandle::new(&connection, &settings.prefix, &settings.group, "", &args.topic);
     let is_handled = handled_topics(&connection, &settings.prefix).await?.contains(&args.topic);
     if is_handled && !Probes::new(handle.clone()).flags().await?.is_paused {
-        eprintln!(
+        print_note!(
             "{topic} has active workers: messages that they fetch first will still run (`topics pause {topic}` prevents that)"
         );
     }
     let purge = Purge::new(handle.clone());
     let others = purge.other_groups().await?;
     if others > 0 {
-        eprintln!("{topic} has other consumer groups ({others}): the messages are deleted for them too");
+        print_note!("{topic} has other consumer groups ({others}): the messages are deleted for them too");
     }
     if !args.yes && !is_confirmed(&question)? {
         return Err(Failure::Failed("nothing was deleted".to_owned()));
@@ -140,14 +162,14 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     let mut progress = Progress::new("deleted");
     let purged = purge.purge(args.delayed, &mut |count| progress.add(count)).await?;
     if args.delayed {
-        println!("{} waiting and {} delayed messages deleted", purged.waiting, purged.delayed);
+        print_line!("{} waiting and {} delayed messages deleted", purged.waiting, purged.delayed);
     } else {
-        println!("{} waiting messages deleted", purged.waiting);
+        print_line!("{} waiting messages deleted", purged.waiting);
     }
     if args.dead {
         let mut letters = 0;
         let result = purge_all(&handle, None, &mut letters).await;
-        println!("{letters} dead letters deleted");
+        print_line!("{letters} dead letters deleted");
         result?;
     }
     Ok(())
@@ -156,13 +178,12 @@ pub(super) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
 fn question(args: &PurgeArgs, topic: &str) -> String {
     let messages = if args.delayed { "waiting and delayed messages" } else { "waiting messages" };
     let letters = if args.dead { " and the dead letters" } else { "" };
-    format!("Delete the {messages}{letters} of {topic}? [y/N] ")
+    format!("Delete the {messages}{letters} of {topic}? [y/N]")
 }
 
 fn is_confirmed(question: &str) -> Result<bool, Failure> {
     let failure = |error: std::io::Error| Failure::Failed(error.to_string());
-    eprint!("{question}");
-    stderr().flush().map_err(failure)?;
+    print_note!("{question}");
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(failure)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

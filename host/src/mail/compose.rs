@@ -1,6 +1,7 @@
 //! Formats an email. No text of a handler can add a header, a part or a recipient
 //! other than those that it names.
 
+use super::address::{ascii_domain, with_ascii_domain};
 use crate::capability::{Email, EmailPart, Fault};
 use lettre::address::{Address, Envelope};
 use lettre::message::header::{
@@ -48,10 +49,31 @@ pub(super) struct Mail {
     pub(super) bytes: Vec<u8>,
 }
 
+impl Mail {
+    /// Whether an address has other characters than ASCII before its `@`.
+    pub(super) fn needs_smtputf8(&self) -> bool {
+        self.envelope
+            .from()
+            .into_iter()
+            .chain(self.envelope.to())
+            .any(|address| !AsRef::<str>::as_ref(address).is_ascii())
+            || !self.bytes.is_ascii()
+    }
+}
+
 impl Senders {
     pub(super) fn new(default: &str, allowed: &[String]) -> Result<Self, String> {
         let default = mailbox(default).map_err(|error| format!("mail.from: {error}"))?;
-        Ok(Self { default, allowed: allowed.to_vec() })
+        let ascii = |pattern: &String| {
+            let (user, domain) = pattern.split_once('@').unwrap_or(("", pattern));
+            let domain = ascii_domain(domain).ok_or_else(|| format!("mail.allow_from: {pattern}: no valid domain"))?;
+            Ok(format!("{user}@{domain}"))
+        };
+        Ok(Self { default, allowed: allowed.iter().map(ascii).collect::<Result<_, String>>()? })
+    }
+
+    pub(super) fn default_domain(&self) -> &str {
+        self.default.email.domain()
     }
 
     /// The default sender is always allowed.
@@ -197,7 +219,9 @@ fn mailboxes(text: &str) -> Result<Mailboxes, String> {
     if text.split([' ', ',']).any(|word| word.len() > WORD_BYTES_MAX) {
         return Err(format!("\"{}\" is too long", escaped(text)));
     }
-    text.parse().map_err(|error| format!("\"{}\": {error}", escaped(text)))
+    let list: Mailboxes = text.parse().map_err(|error| format!("\"{}\": {error}", escaped(text)))?;
+    let ascii = list.into_iter().map(with_ascii_domain).collect::<Result<Vec<_>, _>>()?;
+    Ok(ascii.into_iter().collect())
 }
 
 fn escaped(text: &str) -> String {
@@ -243,20 +267,47 @@ fn content(parts: Vec<EmailPart>) -> Result<Content, Fault> {
 }
 
 fn body(part: EmailPart) -> Result<SinglePart, Fault> {
-    let is_text = part.content_type.trim_start().to_ascii_lowercase().starts_with("text/");
-    let names_charset = part.content_type.to_ascii_lowercase().contains("charset");
-    let kind = if is_text && !names_charset {
+    let lower = part.content_type.to_ascii_lowercase();
+    let is_text = lower.trim_start().starts_with("text/");
+    let charset = lower.split_once("charset=").map(|(_, rest)| rest.trim_start_matches('"'));
+    // Bytes of another charset, like UTF-16, may look like UTF-8 with line ends.
+    let is_utf8 = charset.is_none_or(|name| name.starts_with("utf-8") || name.starts_with("us-ascii"));
+    let kind = if is_text && charset.is_none() {
         content_type(&format!("{}; charset=utf-8", part.content_type))?
     } else {
         content_type(&part.content_type)?
     };
     let builder = SinglePart::builder().header(kind);
     match String::from_utf8(part.data) {
-        Ok(text) if is_text => Ok(builder.body(text)),
-        Err(_) if is_text && !names_charset => Err(Fault::new("invalid", "a body of text is not UTF-8")),
+        Ok(text) if is_text && is_utf8 => Ok(builder.body(text_body(&text)?)),
+        Err(_) if is_text && is_utf8 => Err(Fault::new("invalid", "a body of text is not UTF-8")),
         Ok(text) => encoded(builder.header(ContentDisposition::inline()), text.into_bytes()),
         Err(error) => encoded(builder, error.into_bytes()),
     }
+}
+
+/// Every line of a mail ends with CR LF, whatever ends it in the text (RFC 5322,
+/// 2.3): a CR or LF alone lets relays disagree about where a mail ends. Other
+/// control characters are encoded.
+fn text_body(text: &str) -> Result<Body, Fault> {
+    let mut lines = String::with_capacity(text.len() + text.len() / 32);
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '\r' | '\n' => {
+                if char == '\r' {
+                    chars.next_if_eq(&'\n');
+                }
+                lines.push_str("\r\n");
+            }
+            other => lines.push(other),
+        }
+    }
+    if lines.bytes().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n')) {
+        let kind = ContentTransferEncoding::Base64;
+        return Body::new_with_encoding(lines, kind).map_err(|_| Fault::new("invalid", "a body can't be encoded"));
+    }
+    Ok(Body::new(lines))
 }
 
 fn encoded(builder: lettre::message::SinglePartBuilder, data: Vec<u8>) -> Result<SinglePart, Fault> {

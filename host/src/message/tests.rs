@@ -79,7 +79,57 @@ fn attempts_are_clamped() {
     assert_eq!(attempts("-5", "-1"), Ok((1, Some(1))));
     assert_eq!(attempts("9223372036854775807", "9223372036854775807"), Ok((u32::MAX, Some(u32::MAX))));
     assert!(attempts("1.5", "3").is_err());
-    assert!(attempts("0", "\"3\"").is_err());
+}
+
+#[test]
+fn numbers_are_read_from_strings_and_floats_too() {
+    let attempts = |retry: &str, max: &str| {
+        let body = format!(r#"{{"id":"a","topic":"t","data":{{}},"retry":{retry},"max_retry":{max}}}"#);
+        read_message(&body).map(|message| (message.attempt, message.max_attempts))
+    };
+    for (retry, max) in [("\"1\"", "\"3\""), ("1.0", "3.0"), ("\" 1 \"", "\"3.0\""), ("1e0", "30e-1")] {
+        assert_eq!(attempts(retry, max), Ok((2, Some(3))), "{retry} {max}");
+    }
+    assert_eq!(attempts("\"0\"", "1e300"), Ok((1, Some(u32::MAX))));
+    for wrong in ["\"\"", "\"x\"", "\"1.5\"", "true", "[]", "\"NaN\"", "\"inf\"", "\"0x1\"", "{}"] {
+        assert!(attempts(wrong, "3").unwrap_err().to_string().contains("retry: got "), "{wrong}");
+        assert!(attempts("0", wrong).unwrap_err().to_string().contains("max_retry: got "), "{wrong}");
+    }
+}
+
+#[test]
+fn identifiers_may_be_numbers_whose_digits_stay_as_they_are() {
+    for id in ["5", "0", "-7", "9007199254740993123", "1.50", "1e3"] {
+        let body = format!(r#"{{"id":{id},"topic":"t","data":{{}},"dedup_key":{id}}}"#);
+        let message = read_message(&body).unwrap();
+        assert_eq!((message.id.as_str(), message.dedup_key.as_deref()), (id, Some(id)));
+        assert!(message.has_own_id);
+    }
+    for wrong in ["true", "[5]", "{}"] {
+        let error = read_message(&format!(r#"{{"id":{wrong},"topic":"t","data":{{}}}}"#)).unwrap_err().to_string();
+        assert!(error.contains("id: got ") && error.contains("allowed: a string or a number"), "{error}");
+    }
+}
+
+#[test]
+fn times_may_be_numbers_of_seconds_or_milliseconds() {
+    for (at, expected) in [
+        ("1795419923", "2026-11-23T07:45:23.000Z"),
+        ("1795419923.585", "2026-11-23T07:45:23.585Z"),
+        ("1795419923585", "2026-11-23T07:45:23.585Z"),
+        ("0", "1970-01-01T00:00:00.000Z"),
+    ] {
+        let body = format!(r#"{{"id":"a","topic":"t","data":1,"timestamp":{at},"expires_at":{at}}}"#);
+        let message = read_message(&body).unwrap();
+        assert_eq!(
+            (rfc3339(message.published_at), message.expires_at.map(rfc3339)),
+            (expected.into(), Some(expected.into()))
+        );
+    }
+    // A number that is no time is no reason to lose the data, but nothing can expire then.
+    let far = |key: &str| read_message(&format!(r#"{{"id":"a","topic":"t","data":1,"{key}":1e300}}"#));
+    assert_eq!(rfc3339(far("timestamp").unwrap().published_at), "2026-11-23T07:45:23.585Z");
+    assert!(far("expires_at").unwrap_err().to_string().contains("expires_at: got 1e300"));
 }
 
 #[test]
@@ -144,7 +194,7 @@ fn an_undecodable_message_has_an_error_with_the_cause() {
         ("{\"id\":", "bad JSON"),
         ("not json", "bad JSON"),
         ("", "bad JSON"),
-        (r#"{"id":5,"topic":"t","data":{}}"#, "id: got 5, allowed: a string"),
+        (r#"{"id":[5],"topic":"t","data":{}}"#, "id: got [5], allowed: a string or a number"),
         (r#"{"id":"a","topic":["t"],"data":{}}"#, "topic: got [\"t\"]"),
         (r#"{"id":"a","topic":"t","data":{},"headers":{"a":1}}"#, "headers: got"),
         (r#"{"id":"a","topic":"t","data":{},"expires_at":"soon"}"#, "expires_at: got \"soon\""),

@@ -104,7 +104,7 @@ impl Plugin {
             let call = pin!(work(&mut instance));
             within(time, pin!(CpuMetered::new(call, &budget, self.engine.cpu_permits(is_load_check)))).await
         };
-        let printed = instance.store.data().log_output();
+        let printed = instance.store.data().output.end();
         match ended {
             Some(Ok(Ok(value))) => {
                 if instance.running.is_some() && self.instances.is_enabled() && !self.quota.memory.is_under_pressure() {
@@ -196,7 +196,7 @@ fn reply_outcome(reply: Reply, guest: &mut Guest, index: usize) -> Outcome {
     let reply = match reply {
         Reply::Returned(reply) => reply,
         // The last output is the reason.
-        Reply::Exited(code) => return command::outcome(code, &guest.log_output(), guest.publications_of(index)),
+        Reply::Exited(code) => return command::outcome(code, &guest.output.end(), guest.publications_of(index)),
     };
     let after = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     let redacted = |guest: &Guest, reason: &str| truncate_error(guest.context.redactor.redact(reason).into_owned());

@@ -20,8 +20,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// The hidden subcommand of this program that compiles.
-const COMMAND: &str = "compile-component";
+/// The first argument with which this program compiles.
+pub const COMPILE_COMMAND: &str = "compile-component";
 /// Its exit code for invalid WebAssembly.
 const INVALID: u8 = 65;
 const STDERR_BYTES_MAX: u64 = 16 << 10;
@@ -166,7 +166,7 @@ impl Compiler {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .arg(COMMAND)
+            .arg(COMPILE_COMMAND)
             .args(["--memory", &self.limits.memory.to_string(), "--cpu", &self.limits.cpu.to_string()])
             // Hides the host's secrets, and reserves less address space.
             .env_clear()

@@ -35,9 +35,11 @@ pub(super) struct PluginContext {
 impl PluginContext {
     /// Whether a line of this length may be logged; counts it if not.
     pub(super) fn may_log(&self, bytes: usize) -> bool {
-        let Some(dropped) = self.log.admit(bytes) else { return false };
-        self.warn_of_dropped(dropped);
-        true
+        let may_log = self.log.admit(bytes);
+        if may_log {
+            self.warn_of_dropped(self.log.take_dropped_if_due());
+        }
+        may_log
     }
 
     pub(super) fn warn_of_dropped(&self, dropped: u64) {
@@ -151,7 +153,7 @@ impl Plugin {
 
     /// Runs periodically: reports dropped log lines and evicts idle instances.
     pub(super) fn maintain(&self) {
-        self.context.warn_of_dropped(self.context.log.take_dropped());
+        self.context.warn_of_dropped(self.context.log.take_dropped_if_due());
         self.instances.evict_idle();
     }
 

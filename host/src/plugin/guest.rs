@@ -2,7 +2,7 @@
 //! are always linked, because language runtimes import all of them; a call that the
 //! manifest does not grant is denied.
 
-use super::bindings::{FullHandler, logging};
+use super::bindings::FullHandler;
 use super::call::Job;
 use super::command::{self, WASI_P1};
 use super::component::PluginContext;
@@ -11,7 +11,7 @@ use super::http::{self, Http};
 use super::imports::publisher::Buffer;
 use super::memory::InstanceLimiter;
 use super::open_files::{self, OpenFiles};
-use super::output::{CapturedOutput, Output};
+use super::output::Output;
 use super::preopens;
 use super::quotas::PluginQuota;
 use crate::publication::Publication;
@@ -66,7 +66,7 @@ impl Guest {
     pub(super) fn new(context: &Arc<PluginContext>, quota: &Arc<PluginQuota>, jobs: &[Job]) -> Result<Self, String> {
         let limits = &context.manifest.limits;
         let files = OpenFiles::new(quota, context.manifest.grants.folders())?;
-        let (output, errors) = Output::pair();
+        let (output, errors) = Output::pair(context, jobs.first().map(|job| job.span.clone()));
         // Inherits no environment, arguments, files or network.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(output.clone()).stderr(errors).max_random_size(RANDOM_BYTES_MAX);
@@ -91,35 +91,13 @@ impl Guest {
     /// Replaces the state of the previous run in this instance.
     pub(super) fn begin_run(&mut self, jobs: &[Job]) {
         self.run = RunState::new(&self.context, jobs);
+        self.output.begin_run(self.run.span.clone());
         self.limit.begin_run();
     }
 
     /// Takes the publications that follow the message at this index.
     pub(super) fn publications_of(&mut self, index: usize) -> Vec<Publication> {
         self.run.items.get_mut(index).map(|item| std::mem::take(&mut item.publications)).unwrap_or_default()
-    }
-
-    /// Logs what the guest printed. Returns the stderr text, else the stdout text,
-    /// because it may explain a failure.
-    pub(super) fn log_output(&self) -> String {
-        let CapturedOutput { stdout, stderr, was_truncated } = self.output.take();
-        let redacted = |bytes: &[u8]| {
-            let printed = String::from_utf8_lossy(bytes);
-            if was_truncated {
-                self.context.redactor.redact_truncated(&printed)
-            } else {
-                self.context.redactor.redact(&printed).into_owned()
-            }
-        };
-        let (stdout, stderr) = (redacted(&stdout), redacted(&stderr));
-        for line in stdout.lines().chain(stderr.lines()) {
-            self.log_line(logging::Level::Info, line, &[]);
-        }
-        if was_truncated {
-            self.context.log.drop_line();
-        }
-        self.context.warn_of_dropped(self.context.log.take_dropped_if_due());
-        if stderr.trim().is_empty() { stdout } else { stderr }
     }
 }
 
@@ -226,7 +204,7 @@ mod tests {
         guest.context.redactor.add("KEY", &Secret::new("sesame!open".to_owned()));
         guest.output.write(vec![b'x'; (16 << 10) - 6].into()).unwrap();
         guest.output.write("sesame!open".into()).unwrap();
-        let output = guest.log_output();
+        let output = guest.output.end();
         assert!(output.ends_with("x[secret:KEY]"), "{}", &output[output.len() - 20..]);
     }
 }

@@ -2,7 +2,7 @@
 
 mod config;
 mod key_value;
-mod logging;
+pub(super) mod logging;
 mod mail;
 pub(super) mod publisher;
 pub(super) mod secrets;

@@ -70,6 +70,21 @@ impl Redactor {
         text
     }
 
+    /// Where the longest end of the text begins that may be the beginning of a value of
+    /// several lines.
+    pub(super) fn begins_value_at(&self, text: &str) -> Option<usize> {
+        let known = self.0.load();
+        let values = known.iter().map(|known| known.value.reveal()).filter(|value| value.contains('\n'));
+        let begins = values.filter_map(|value| {
+            let longest = text.len().min(value.len() - 1);
+            let length = (1..=longest).rev().find(|length| {
+                value.as_bytes()[length - 1] == b'\n' && value.get(..*length).is_some_and(|part| text.ends_with(part))
+            });
+            length.map(|length| text.len() - length)
+        });
+        begins.min()
+    }
+
     /// Redacts a text whose end may be the beginning of a secret.
     pub(super) fn redact_truncated(&self, text: &str) -> String {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];

@@ -14,12 +14,12 @@ mod probe;
 mod eviction;
 
 pub use cron::{FireState, Schedules};
-pub use dedup::Dedup;
+pub use dedup::{ClaimAnswer, ClaimRequest, ClaimTerms, Dedup};
 pub use delayed::{Delayed, Promoted};
 pub use eviction::{Evicted, Eviction};
 pub use ingest::{ListEnd, ListIntake};
 pub use isolation::Isolation;
-pub use leases::{LeaseReset, Leases, ReclaimTimeouts, Reclaimed, RedisClock};
+pub use leases::{LeaseReset, Leases, NotRenewed, ReclaimTimeouts, Reclaimed};
 pub use outbox::{OutboxRelay, Relayed};
 pub use probe::{Probe, Probes};
 pub use reader::{BlockingReader, FlowControl, Take, unblock};

@@ -4,26 +4,20 @@
 use super::error::QueueError;
 use super::keyspace::{Family, KeyName, Keys};
 use super::server::{Connection, KeyPages};
-use crate::events;
 use crate::topic::Topic;
 use std::collections::BTreeSet;
 
 /// The keys besides the main key whose messages are to be run.
 const MESSAGE_KEYS: [&str; 6] = ["in", "work", "high", "low", "delayed", "outbox"];
 
-/// Keys whose warning is remembered: publishers may create any number of them.
-const WARNED_MAX: usize = 1000;
-
 pub struct TopicDiscovery {
     connection: Connection,
     prefix: String,
-    /// Keys of illegal topics that were warned about.
-    warned: BTreeSet<Vec<u8>>,
 }
 
 impl TopicDiscovery {
     pub fn new(connection: &Connection, prefix: &str) -> Self {
-        Self { connection: connection.clone(), prefix: prefix.to_owned(), warned: BTreeSet::new() }
+        Self { connection: connection.clone(), prefix: prefix.to_owned() }
     }
 
     /// The topics with keys for messages, on all servers.
@@ -35,7 +29,6 @@ impl TopicDiscovery {
                 match KeyName::parse(&self.prefix, key) {
                     KeyName::Topic(topic, Family::Main) => main_keys.push((key, topic)),
                     KeyName::Topic(topic, family) if has_messages(family) => drop(found.insert(topic)),
-                    KeyName::Unservable => self.warn(key),
                     _ => {}
                 }
             }
@@ -53,13 +46,6 @@ impl TopicDiscovery {
             );
         }
         Ok(found)
-    }
-
-    fn warn(&mut self, key: &[u8]) {
-        if self.warned.len() < WARNED_MAX && self.warned.insert(key.to_vec()) {
-            let key = String::from_utf8_lossy(key);
-            tracing::warn!(?key, "{}", events::UNSERVABLE_KEY);
-        }
     }
 }
 
@@ -98,7 +84,7 @@ mod tests {
             ("{mq:a}:state", false),
             ("{mq:a}:dead", false),
             ("{mq:a}:cron", false),
-            ("{mq:a}:done:0123", false),
+            ("{mq:a}:dedup:0123", false),
             ("mq:dead-letter:a", false),
         ] {
             let KeyName::Topic(topic, family) = KeyName::parse("mq:", key.as_bytes()) else { panic!("{key}") };

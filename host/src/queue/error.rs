@@ -1,11 +1,13 @@
 //! Why a Redis operation failed, classified by what can be done about it.
 
+use crate::tls;
 use redis::ErrorKind;
 
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Redis is unreachable or temporarily unable to answer: retry later.
-    #[error("Redis is away: {0}")]
+    /// Redis is unreachable or temporarily unable to answer: retry later. The text
+    /// says which, because an operator looks at different things.
+    #[error("{0}")]
     Away(String),
     /// Redis answers and rejects us. Only an operator can change that.
     #[error("Redis refuses: {0}")]
@@ -21,6 +23,16 @@ pub enum QueueError {
     Failed(String),
 }
 
+/// How the texts begin of what a ping finds out too.
+const AWAY: &str = "Redis is away: ";
+
+impl QueueError {
+    /// Whether a ping finds out too that Redis does not answer.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Away(text) if text.starts_with(AWAY))
+    }
+}
+
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
         let text = error.to_string();
@@ -33,11 +45,19 @@ impl From<redis::RedisError> for QueueError {
             _ if text.contains("cluster support disabled") => {
                 Self::Refused(format!("{text}: the URL of a single server begins with redis:// or rediss://"))
             }
-            (_, Some("MOVED" | "ASK")) => Self::Away(format!(
+            (_, Some("MOVED" | "ASK")) => cannot_serve(&format!(
                 "{text}: the key is on another server; the URL of a cluster begins with redis+cluster:// or rediss+cluster://"
             )),
-            (_, Some("OOM")) => Self::Away(format!("its memory is full, see maxmemory: {text}")),
-            (_, Some(code)) if TRANSIENT.contains(&code) => Self::Away(text),
+            (_, Some(code)) if TRANSIENT.iter().any(|(known, _)| *known == code) => {
+                let advice = TRANSIENT.iter().find(|(known, _)| *known == code).map_or("", |(_, advice)| advice);
+                cannot_serve(&format!("{text}{advice}"))
+            }
+            _ if text.contains("max number of clients") => {
+                cannot_serve(&format!("{text}: all of its maxclients connections are in use"))
+            }
+            _ if is_out_of_descriptors(&text) => Self::Away(format!(
+                "this process can't open another connection to Redis: {text}; raise its limit of open files (ulimit -n)"
+            )),
             // The client reports an error that a script raised as plain text without a code.
             (ErrorKind::Server(_), _) if text.contains("WRONGTYPE") => Self::WrongType(text),
             (ErrorKind::Server(_), _) if text.contains("NOGROUP") => Self::GroupLost,
@@ -45,11 +65,32 @@ impl From<redis::RedisError> for QueueError {
             (ErrorKind::Io | ErrorKind::InvalidClientConfig, _) if text.contains("certificate") => {
                 Self::Refused(format!("{text}; see redis.tls_ca, redis.tls_cert and redis.tls_key"))
             }
-            _ => Self::Away(text),
+            _ if text.contains(tls::TLS_FROM_THE_START) || text.contains(tls::PLAIN_TEXT) => Self::Refused(text),
+            _ => Self::Away(format!("{AWAY}{text}")),
         }
     }
 }
 
-/// Error codes of a server that can't serve now, but it or its successor will.
-const TRANSIENT: [&str; 9] =
-    ["CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "READONLY", "TRYAGAIN", "UNBLOCKED"];
+/// Redis answers, so it is not away.
+fn cannot_serve(text: &str) -> QueueError {
+    QueueError::Away(format!("Redis can't serve now: {text}"))
+}
+
+fn is_out_of_descriptors(text: &str) -> bool {
+    ["(os error 24)", "(os error 23)"].iter().any(|sign| text.contains(sign))
+}
+
+/// Error codes of a server that can't serve now, but it or its successor will, and
+/// what to look at.
+const TRANSIENT: [(&str, &str); 10] = [
+    ("CLUSTERDOWN", ""),
+    ("LOADING", ""),
+    ("MASTERDOWN", ""),
+    ("MISCONF", ""),
+    ("NOREPLICAS", ": see min-replicas-to-write"),
+    ("NOSCRIPT", ""),
+    ("OOM", ": its memory is full, see maxmemory"),
+    ("READONLY", ""),
+    ("TRYAGAIN", ""),
+    ("UNBLOCKED", ""),
+];

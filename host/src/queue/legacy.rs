@@ -9,5 +9,5 @@ mod history;
 
 pub(crate) use dead_letter::LegacyDeadLetter;
 pub use delayed::LegacyDelayed;
-pub use history::{LegacyHistory, SweepCursor};
+pub use history::{LegacyHistory, SweepCursor, Swept};
 pub use pending::LegacyPending;

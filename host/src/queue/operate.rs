@@ -6,11 +6,12 @@ mod location;
 mod search;
 mod find;
 mod pause;
+mod never_ours;
 mod purge;
 mod details;
 pub mod dead;
 
-pub use details::{ConsumerState, TopicDetails, topic_details};
+pub use details::{ConsumerState, PassedOver, TopicDetails, ended_unrun, topic_details};
 pub use find::{Cancelled, Found, MessageSearch};
 pub use location::MessageLocation;
 pub use pause::set_paused;

@@ -1,6 +1,8 @@
 //! Connections to Redis: a single server, the master that sentinels name, or a
 //! cluster.
 
+mod clock;
+mod diagnosis;
 mod servers;
 mod shared;
 mod cluster_slots;
@@ -10,6 +12,7 @@ mod policy;
 mod scan;
 
 pub(crate) use blocking::BlockingSlot;
+pub use clock::RedisClock;
 pub use connection::{Connection, Health};
 pub use policy::check_policy;
 pub(crate) use scan::KeyPages;

@@ -1,5 +1,6 @@
 //! What happens to a delivered message once its run has ended.
 
+use super::claim::Claim;
 use super::keyspace::EntryId;
 use crate::message::Fields;
 use crate::publication::Publication;
@@ -13,15 +14,30 @@ pub struct Settlement {
     pub entry: EntryId,
     pub(crate) delivery_count: u32,
     pub(crate) disposition: Disposition,
+    /// The message's claim, where its topic deduplicates.
+    pub(crate) claim: Option<Claim>,
     /// The bytes that its script reads and is sent.
     pub(crate) bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Disposition {
-    Done { kind: DoneKind, dedup_key: Option<String>, publications: Vec<Publication> },
-    RunAgain { after: Duration, set_fields: Fields },
-    DeadLetter { set_fields: Fields },
+    Done {
+        kind: DoneKind,
+        publications: Vec<Publication>,
+    },
+    RunAgain {
+        after: Duration,
+        set_fields: Fields,
+    },
+    DeadLetter {
+        set_fields: Fields,
+    },
+    /// A dead letter of a message whose entry was deleted while it was in flight:
+    /// these are all of its fields.
+    EntryDeleted {
+        fields: Fields,
+    },
 }
 
 /// Which counter of the topic a finished message adds to.
@@ -46,8 +62,13 @@ impl DoneKind {
 }
 
 impl Settlement {
+    /// The same, which also frees this claim, or holds it until the message runs again.
+    pub fn with_claim(self, claim: Option<Claim>) -> Self {
+        Self { claim, ..self }
+    }
+
     pub fn is_dead_letter(&self) -> bool {
-        matches!(self.disposition, Disposition::DeadLetter { .. })
+        matches!(self.disposition, Disposition::DeadLetter { .. } | Disposition::EntryDeleted { .. })
     }
 
     /// The delay before the message runs again, if it does.
@@ -62,13 +83,6 @@ impl Settlement {
     pub(crate) fn acknowledgement(&self) -> Option<DoneKind> {
         match &self.disposition {
             Disposition::Done { kind, publications, .. } if publications.is_empty() => Some(*kind),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn dedup_key(&self) -> Option<&String> {
-        match &self.disposition {
-            Disposition::Done { dedup_key, .. } => dedup_key.as_ref(),
             _ => None,
         }
     }

@@ -1,11 +1,10 @@
-//! The recently seen workers. They are for display only: no decision about a
-//! message depends on them.
+//! The recently seen workers, by Redis' clock, which all of them share. They are for
+//! display only: no decision about a message depends on them.
 
 use super::error::QueueError;
 use super::keyspace;
 use super::server::Connection;
 use crate::topic::Topic;
-use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -21,7 +20,7 @@ pub async fn announce(
     stale: Option<&str>,
 ) -> Result<(), QueueError> {
     let key = keyspace::workers(prefix);
-    let now = Timestamp::now().as_second();
+    let now = connection.read_clock().await?.as_second();
     let mut pipe = redis::pipe();
     if let Some(stale) = stale {
         pipe.zrem(&key, stale).ignore();
@@ -35,7 +34,7 @@ pub async fn announce(
 
 /// The topics that recently seen workers have handlers for.
 pub async fn handled_topics(connection: &Connection, prefix: &str) -> Result<BTreeSet<Topic>, QueueError> {
-    let since = Timestamp::now().as_second() - SEEN_WITHIN_SECONDS;
+    let since = connection.read_clock().await?.as_second() - SEEN_WITHIN_SECONDS;
     let mut command = redis::cmd("ZRANGEBYSCORE");
     let members: Vec<String> =
         command.arg(keyspace::workers(prefix)).arg(since).arg("+inf").query_async(&mut connection.shared()).await?;

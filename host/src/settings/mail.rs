@@ -84,7 +84,15 @@ impl FromStr for MailTransport {
             (user, Some(password)) if !user.is_empty() => Some((user, Secret::new(password))),
             _ => return Err("user and password must be given together".to_owned()),
         };
-        let ehlo_name = Some(url.path().trim_matches('/').to_owned()).filter(|name| !name.is_empty());
+        // Hosts may be written in any alphabet; the name system knows their ASCII form.
+        let domain = |text: &str| {
+            let text = decode(text)?;
+            let is_ip = text.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            let ascii = if is_ip { Some(text.clone()) } else { idna::domain_to_ascii_strict(&text).ok() };
+            ascii.ok_or_else(|| format!("\"{}\" is not a host name", text.escape_debug()))
+        };
+        let host = domain(host)?;
+        let ehlo_name = Some(url.path().trim_matches('/')).filter(|name| !name.is_empty()).map(domain).transpose()?;
         Ok(Self::Smtp(SmtpRelay {
             security,
             host: host.trim_matches(['[', ']']).to_owned(),

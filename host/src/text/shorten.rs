@@ -35,6 +35,16 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
 }
 
+/// The bytes as text, with what is not UTF-8 written as `\xff`.
+pub fn escape_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -54,6 +64,7 @@ mod tests {
         assert_eq!(truncate("abü", 3), "ab...");
         assert_eq!(with_output("failed", " \n"), "failed");
         assert_eq!(with_output("failed", "why\n"), "failed\nwhy");
+        assert_eq!(escape_bytes(b"a\xff\xfeb"), "a\\xff\\xfeb");
         assert_eq!(short_digest("0123456789abcdef"), "0123456789ab");
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a message may begin now: together with others, or in isolation.
 
 use super::isolation_gate::Admission;
-use super::run_state::dead_letter_fields;
+use super::retry_log::log_retry;
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
 use super::work_item::WorkItem;
@@ -36,6 +36,7 @@ pub(super) async fn admit<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<
 /// in isolation, before it begins.
 async fn isolate<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<Admission<'a>, NotAdmitted> {
     let (entry, crashes) = (item.entry(), item.delivery.crash_count);
+    let first_entry = item.delivery.first_entry();
     let isolation = Isolation::new(topic.queue.clone());
     let (admission, isolated_crashes) = loop {
         tracing::debug!(topic = %topic.topic(), %entry, crashes, "{}", events::WAITING_FOR_ISOLATION);
@@ -50,9 +51,9 @@ async fn isolate<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<Admission
         if topic.view.is_paused() {
             return Err(NotAdmitted::Requeue);
         }
-        match isolation.begin(entry).await {
+        match isolation.begin(entry, &first_entry).await {
             Ok(isolated_crashes) => break (admission, isolated_crashes),
-            Err(error) => tracing::warn!(topic = %topic.topic(), %entry, %error, "{}", events::ISOLATION_DELAYED),
+            Err(error) => log_retry(topic, events::ISOLATION_DELAYED, &error, Instant::now(), PAUSE),
         }
         // The other handlers need not wait for Redis.
         drop(admission);
@@ -61,19 +62,17 @@ async fn isolate<'a>(topic: &'a TopicState, item: &WorkItem) -> Result<Admission
         }
     };
     if isolated_crashes >= DEAD_AFTER {
-        let _ = isolation.clear(entry).await;
+        let _ = isolation.clear(&first_entry).await;
         return Err(NotAdmitted::Settle(Box::new(poison_message(topic, item, isolated_crashes))));
     }
     tracing::warn!(topic = %topic.topic(), %entry, crashes, isolated_crashes, "{}", events::RUNNING_ISOLATED);
-    topic.shared.gate.begin(topic.topic(), entry);
+    topic.shared.gate.begin(topic.topic(), &first_entry);
     Ok(admission)
 }
 
 fn poison_message(topic: &TopicState, item: &WorkItem, isolated_crashes: u32) -> Unsettled {
     let error = format!("{isolated_crashes} workers crashed while it ran in isolation");
-    let delivery = &item.delivery;
-    let fields = dead_letter_fields(topic.topic(), delivery, "poison-message", &error, None);
-    Unsettled::unrunnable(delivery.dead_letter(fields), "poison-message", error)
+    Unsettled::unrunnable(&topic.queue, item, "poison-message", error)
 }
 
 /// Gives a message back, to other workers at once and to this one later.

@@ -4,6 +4,7 @@
 //! Redis' clock and from the last fire time in Redis, and the script that
 //! publishes them lets one worker through.
 
+use super::retry_log::log_retry;
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::backoff::Backoff;
@@ -12,7 +13,7 @@ use crate::publication::InvalidDraft;
 use crate::queue::{QueueError, Schedules};
 use crate::schedule::{Due, Schedule};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest time between two looks, since clocks may be set.
 const LOOK_MAX: Duration = Duration::from_secs(30);
@@ -43,8 +44,8 @@ impl TopicLoop<TopicState> for Cron {
                 Some(wait)
             }
             Err(error) => {
-                let (topic, schedule, retry_in) = (topic.topic(), schedule.name(), backoff.next_pause());
-                tracing::warn!(%topic, schedule, %error, ?retry_in, "{}", events::SCHEDULE_FAILED);
+                let retry_in = backoff.next_pause();
+                log_retry(topic, events::SCHEDULE_FAILED, &error, Instant::now(), retry_in);
                 Some(retry_in)
             }
         }

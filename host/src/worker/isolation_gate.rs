@@ -74,9 +74,9 @@ impl IsolationGate {
         Admission::Exclusive(guard)
     }
 
-    /// This message runs in isolation from now on.
-    pub(super) fn begin(&self, topic: &Topic, entry: &EntryId) {
-        *self.lock() = Some((topic.clone(), entry.clone()));
+    /// The message that had this entry at first runs in isolation from now on.
+    pub(super) fn begin(&self, topic: &Topic, first_entry: &EntryId) {
+        *self.lock() = Some((topic.clone(), first_entry.clone()));
     }
 
     /// The isolated message, if it is one of this topic. It has ended, or is

@@ -4,17 +4,18 @@
 
 use super::hints::INTERVAL;
 use super::reclaim::reset_leases;
+use super::sweep::Sweep;
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
-use crate::queue::{Eviction, LeaseReset, Leases, LegacyHistory, QueueError, StreamKind, SweepCursor};
+use crate::queue::{Eviction, LeaseReset, Leases, QueueError, StreamKind};
 use crate::settings::DeadLetterCaps;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(60);
-/// The batches of history and of dead letters that are deleted in one visit.
-const SWEEP_BATCHES: usize = 50;
+/// The batches of dead letters that are deleted in one visit.
 const EVICT_BATCHES: usize = 20;
 /// A consumer that has not asked for a message for this long, and for this many
 /// leases, is gone.
@@ -26,8 +27,7 @@ pub(super) struct Janitor;
 #[derive(Default)]
 pub(super) struct JanitorMemory {
     swept_at: Option<Instant>,
-    /// Where the sweep goes on, while it is not complete.
-    cursor: Option<SweepCursor>,
+    sweeps: BTreeMap<StreamKind, Sweep>,
     evicted_at: Option<Instant>,
 }
 
@@ -50,13 +50,15 @@ impl TopicLoop<TopicState> for Janitor {
 async fn clean(topic: &TopicState, memory: &mut JanitorMemory) -> Result<(), QueueError> {
     let is_connected = topic.view.connected_since().is_some();
     let is_time = |last: Option<Instant>| last.is_none_or(|at| at.elapsed() >= EVERY);
-    if is_connected && is_time(memory.swept_at) {
+    // A lost lease may have lost its pending row.
+    if is_connected && (is_time(memory.swept_at) || topic.in_flight.take_lost()) {
         memory.swept_at = Some(Instant::now());
-        memory.cursor = sweep(topic, None).await?;
+        memory.sweeps.values_mut().for_each(Sweep::begin);
+        sweep(topic, memory, |_| true).await?;
         reset_leases(topic, LeaseReset::Future).await?;
         prune_consumers(topic).await?;
-    } else if is_connected && memory.cursor.is_some() {
-        memory.cursor = sweep(topic, memory.cursor.take()).await?;
+    } else if is_connected {
+        sweep(topic, memory, Sweep::is_under_way).await?;
     }
     // There may be dead letters where there is no stream to be connected to.
     if is_time(memory.evicted_at) && evict(topic).await? {
@@ -65,22 +67,19 @@ async fn clean(topic: &TopicState, memory: &mut JanitorMemory) -> Result<(), Que
     Ok(())
 }
 
-/// Deletes some of the history. Returns where to go on, if there is more.
-async fn sweep(topic: &TopicState, mut from: Option<SweepCursor>) -> Result<Option<SweepCursor>, QueueError> {
-    if !topic.view.keys().streams.contains(&StreamKind::Normal) {
-        return Ok(None);
-    }
-    let history = LegacyHistory::new(topic.queue.clone());
-    for _ in 0..SWEEP_BATCHES {
-        from = match history.sweep(from.as_ref()).await {
-            Err(QueueError::GroupLost | QueueError::WrongType(_)) => return Ok(None),
-            next => next?,
-        };
-        if from.is_none() || topic.stop.is_cancelled() {
-            break;
+/// Sweeps some of each stream for which that `is_wanted`.
+async fn sweep(
+    topic: &TopicState,
+    memory: &mut JanitorMemory,
+    is_wanted: impl Fn(&Sweep) -> bool,
+) -> Result<(), QueueError> {
+    for stream in topic.view.keys().streams.iter().copied() {
+        let sweep = memory.sweeps.entry(stream).or_default();
+        if is_wanted(sweep) {
+            sweep.go_on(topic, stream).await?;
         }
     }
-    Ok(from)
+    Ok(())
 }
 
 /// A worker that is killed leaves its name in each group, and so does each legacy

@@ -2,13 +2,14 @@
 //! where it can be leased. The key stays a list for those clients, also while it
 //! is drained.
 
+use super::retry_log::log_retry;
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{BlockingReader, ListEnd, ListIntake as ListQueue, QueueError};
 use crate::settings::PopSide;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one wait for the list lasts. It also limits how long an item that
 /// a lost worker has moved aside waits.
@@ -34,7 +35,7 @@ impl TopicLoop<TopicState> for ListIntake {
         topic.view.set_must_reopen();
         let _ = topic.intake.seat.interrupt(&topic.queue).await;
         if let Err(error) = ended {
-            tracing::warn!(topic = %topic.topic(), %error, retry_in = ?PAUSE, "{}", events::LIST_INTAKE_FAILED);
+            log_retry(topic, events::LIST_INTAKE_FAILED, &error, Instant::now(), PAUSE);
             let _ = tokio::time::timeout(PAUSE, topic.stop.cancelled()).await;
         }
         Some(Duration::ZERO)

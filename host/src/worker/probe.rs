@@ -19,6 +19,7 @@ impl TopicLoop<TopicState> for Probe {
     type Memory = ();
 
     async fn visit(&self, topic: &Arc<TopicState>, (): &mut ()) -> Option<Duration> {
+        topic.repeats.report();
         if topic.stop.is_cancelled() {
             return None;
         }

@@ -3,14 +3,15 @@
 use super::admission::{NotAdmitted, admit, end_isolation};
 use super::isolation_gate::Admission;
 use super::judged::judged;
-use super::run_state::{Run, dead_letter_fields};
+use super::repeats::Kind;
+use super::run_state::Run;
 use super::topic::TopicState;
 use super::unsettled::Unsettled;
 use super::work_item::WorkItem;
 use crate::events;
 use crate::message::{self, Message};
 use crate::plugin::{Job, Plugin};
-use crate::queue::{Delivery, DoneKind};
+use crate::queue::DoneKind;
 use crate::run_span::RunSpan;
 use crate::verdict::Outcome;
 use jiff::Timestamp;
@@ -85,7 +86,7 @@ async fn call(
     plugin: &Arc<Plugin>,
     chunk: &mut [WorkItem],
 ) -> Result<Vec<Unsettled>, Vec<Unsettled>> {
-    let now = Timestamp::now();
+    let now = topic.queue.now();
     let mut unsettled = Vec::with_capacity(chunk.len());
     let (mut runs, mut jobs) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
     for item in chunk {
@@ -93,7 +94,7 @@ async fn call(
             Ok(message) => {
                 let (id, attempt) = (message.id.clone(), message.attempt);
                 let span = RunSpan::for_message(topic.topic().clone(), plugin.label().clone(), id, attempt);
-                let run = Run::new(&message, plugin, span.clone(), now);
+                let run = Run::new(&message, item.claim.clone(), plugin, span.clone(), now);
                 let (entry, max_attempts) = (item.entry().to_string(), run.retry_state.max_attempts);
                 runs.push((&mut item.delivery, run));
                 jobs.push(Job { message, entry, max_attempts, span });
@@ -113,7 +114,12 @@ async fn call(
     let took = started.elapsed();
     if runs.len() > 1 && called.outcomes.iter().all(Outcome::ended_instance) {
         let (size, outcome) = (runs.len(), called.outcomes[0].name());
-        tracing::warn!(topic = %topic.topic(), size, outcome, "{}", events::BATCH_SPLIT);
+        let kind = Kind { event: events::BATCH_SPLIT, outcome: Some(outcome), dead: None };
+        if topic.repeats.admit(kind, || format!("a batch of {size}")) {
+            tracing::warn!(topic = %topic.topic(), size, outcome, "{}", events::BATCH_SPLIT);
+        } else {
+            tracing::debug!(topic = %topic.topic(), size, outcome, "{}", events::BATCH_SPLIT);
+        }
         return Err(unsettled);
     }
     let metrics = topic.metrics();
@@ -123,7 +129,7 @@ async fn call(
     for ((delivery, run), outcome) in runs.into_iter().zip(called.outcomes) {
         metrics.handler_seconds.observe(ran.as_secs_f64());
         log_handled(&run, &outcome, took);
-        unsettled.push(judged(topic.topic(), delivery, run, outcome, took));
+        unsettled.push(judged(&topic.queue, delivery, run, outcome, took));
     }
     Ok(unsettled)
 }
@@ -140,28 +146,28 @@ fn log_handled(run: &Run, outcome: &Outcome, took: Duration) {
 fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<Message, Box<Unsettled>> {
     let delivery = &item.delivery;
     if delivery.fields.is_empty() {
-        // Somebody deleted it while it was in flight.
-        let settlement = delivery.discard(DoneKind::Done);
-        return Err(Box::new(Unsettled { outcome: None, ..Unsettled::not_run(settlement, "done") }));
+        // Nothing is left of it, not even for a dead letter.
+        let not_run = Unsettled::not_run(delivery.discard(DoneKind::Done), "entry-deleted");
+        let error = "its entry was deleted or trimmed after its delivery and before its run".to_owned();
+        return Err(Box::new(Unsettled { error, ..not_run }));
     }
-    let dead = |delivery: &Delivery, reason: &'static str, error: String| {
-        let fields = dead_letter_fields(topic.topic(), delivery, reason, &error, None);
-        Err(Box::new(Unsettled::unrunnable(delivery.dead_letter(fields), reason, error)))
+    let dead = |item: &WorkItem, reason: &'static str, error: String| {
+        Err(Box::new(Unsettled::unrunnable(&topic.queue, item, reason, error)))
     };
     let (bytes, bytes_max) = (delivery.bytes(), topic.settings().message_bytes_max);
     if bytes > bytes_max {
-        return dead(delivery, "too-large", format!("{bytes} bytes; queue.max_message is {bytes_max}"));
+        return dead(item, "too-large", format!("{bytes} bytes; queue.max_message is {bytes_max}"));
     }
     if delivery.fields.len() > FIELDS_MAX {
         let error = format!("{} fields; at most {FIELDS_MAX}", delivery.fields.len());
-        return dead(delivery, "too-large", error);
+        return dead(item, "too-large", error);
     }
     let message = match item.take_message(topic.topic()) {
         Ok(message) => message,
-        Err(error) => return dead(&item.delivery, "decode", error.to_string()),
+        Err(error) => return dead(item, "decode", error.to_string()),
     };
     if message.expires_at.is_some_and(|at| at <= now) {
-        let settlement = item.delivery.discard(DoneKind::Expired);
+        let settlement = item.delivery.discard(DoneKind::Expired).with_claim(item.claim.clone());
         return Err(Box::new(Unsettled { id: Some(message.id), ..Unsettled::not_run(settlement, "expired") }));
     }
     let waited = now.duration_since(message::entry_time(&item.entry().id)).as_secs_f64();

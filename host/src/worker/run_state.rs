@@ -3,9 +3,8 @@
 
 use crate::message::{self, Fields, Message};
 use crate::plugin::Plugin;
-use crate::queue::{Delivery, ERROR_FIELD};
+use crate::queue::{Claim, Delivery, ERROR_FIELD, TopicHandle};
 use crate::run_span::RunSpan;
-use crate::topic::Topic;
 use crate::verdict::RetryState;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -13,20 +12,26 @@ use std::sync::Arc;
 pub(super) struct Run {
     pub(super) published_at: Timestamp,
     pub(super) has_own_id: bool,
-    /// What copies of it are recognised by, where the topic deduplicates.
-    pub(super) dedup_key: Option<String>,
+    /// Where the topic deduplicates.
+    pub(super) claim: Option<Claim>,
     pub(super) retry_state: RetryState,
     pub(super) plugin: Arc<Plugin>,
     pub(super) span: RunSpan,
 }
 
 impl Run {
-    pub(super) fn new(message: &Message, plugin: &Arc<Plugin>, span: RunSpan, now: Timestamp) -> Self {
+    pub(super) fn new(
+        message: &Message,
+        claim: Option<Claim>,
+        plugin: &Arc<Plugin>,
+        span: RunSpan,
+        now: Timestamp,
+    ) -> Self {
         let manifest = plugin.manifest();
         Self {
             published_at: message.published_at,
             has_own_id: message.has_own_id,
-            dedup_key: manifest.dedup.and_then(|_| message.deduplication_key().cloned()),
+            claim,
             retry_state: RetryState {
                 attempt: message.attempt,
                 max_attempts: manifest.retry.max_attempts(message.max_attempts),
@@ -50,6 +55,12 @@ impl Run {
                 (message::PUBLISHED_FIELD, &*message::rfc3339(self.published_at)),
             ]));
         }
+        if let Some(claim) = &self.claim {
+            set.extend(fields([
+                (message::FIRST_ENTRY_FIELD, &*claim.first_entry().to_string()),
+                (message::DEDUP_FIELD, claim.key_hash()),
+            ]));
+        }
         if postponed > state.postponed {
             let since = state.postponed_since.unwrap_or(state.now).as_millisecond();
             set.extend(fields([
@@ -64,7 +75,7 @@ impl Run {
 /// The fields that a dead letter gains. `run` is `None` for a message that was
 /// not run.
 pub(super) fn dead_letter_fields(
-    topic: &Topic,
+    queue: &TopicHandle,
     delivery: &Delivery,
     reason: &str,
     error: &str,
@@ -73,14 +84,14 @@ pub(super) fn dead_letter_fields(
     let entry = &delivery.entry;
     let published_at = run.map_or_else(|| message::entry_time(&entry.id), |run| run.published_at);
     let attempts = run.map_or(0, |run| run.retry_state.attempt);
-    let source = format!("{}/{}", entry.stream.name_in(topic), entry.id);
+    let source = format!("{}/{}", entry.stream.name_in(queue.topic()), entry.id);
     fields([
         ("gw-reason", reason),
         (ERROR_FIELD, error),
         ("gw-attempts", &attempts.to_string()),
         ("gw-source", &source),
         (message::PUBLISHED_FIELD, &message::rfc3339(published_at)),
-        ("gw-died-at", &message::rfc3339(Timestamp::now())),
+        ("gw-died-at", &message::rfc3339(queue.now())),
         ("gw-digest", run.map_or("", |run| run.plugin.digest())),
     ])
 }

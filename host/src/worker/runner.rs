@@ -23,7 +23,9 @@ const YIELD_AFTER: usize = 256;
 pub(super) fn start(topic: &Arc<TopicState>, count: usize) {
     for _ in 0..count {
         let runner = Runner { topic: topic.clone() };
-        topic.dispatch.runners.spawn_on(runner.run(), &topic.shared.handlers);
+        let supervisor = topic.shared.supervisor.clone();
+        let running = async move { supervisor.run_to_end("runner", runner.run()).await };
+        topic.dispatch.runners.spawn_on(running, &topic.shared.handlers);
     }
 }
 

@@ -2,7 +2,9 @@
 //! confirmed each. A topic has one script under way at a time, so that no server
 //! of a cluster waits for another's.
 
-use super::judged::judged_again;
+use super::judged::{entry_deleted, judged_again};
+use super::renewal::renew;
+use super::retry_log::log_retry;
 use super::settle_retry::SettleRetryQueue;
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
@@ -12,7 +14,7 @@ use crate::events;
 use crate::queue::{QueueError, Settled, Settlement, Settlements};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// How many are settled at a time: beyond about a hundred there is little to
@@ -74,13 +76,13 @@ impl TopicLoop<TopicState> for Settler {
 
 /// Settles a batch, as soon as Redis answers. Returns what it refused, and why.
 async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unsettled, String)> {
-    let (mut refused, mut backoff) = (Vec::new(), Backoff::default());
+    let (started, mut refused, mut backoff) = (Instant::now(), Vec::new(), Backoff::default());
     while !batch.is_empty() {
         match settle_once(topic, &mut batch).await {
             Ok(more) => refused.extend(more),
             Err(error) => {
                 let retry_in = backoff.next_pause();
-                tracing::warn!(topic = %topic.topic(), %error, ?retry_in, "{}", events::SETTLE_DELAYED);
+                log_retry(topic, events::SETTLE_DELAYED, &error, started, retry_in);
                 batch.iter_mut().for_each(|one| one.may_be_settled = true);
                 if timeout(retry_in, topic.drained.cancelled()).await.is_ok() {
                     break;
@@ -97,6 +99,12 @@ async fn settle_once(
     topic: &Arc<TopicState>,
     batch: &mut Vec<Unsettled>,
 ) -> Result<Vec<(Unsettled, String)>, QueueError> {
+    // A lease that may have ended is looked at first. Afterwards the entry may be
+    // gone, and nothing would tell that it was lost. Without an answer the
+    // settlement gets none either.
+    if topic.in_flight.may_have_lost(batch.iter().map(|one| &one.settlement.entry), topic.settings().lease) {
+        let _ = renew(topic).await;
+    }
     let phase = topic.settling.phase.lock().await;
     let settlements = Settlements::new(topic.queue.clone());
     let sent: Vec<&Settlement> = batch.iter().map(|one| &one.settlement).collect();
@@ -110,7 +118,8 @@ async fn settle_once(
                 let was_settled = unsettled.may_be_settled;
                 settled.push((unsettled, was_settled));
             }
-            Settled::FollowUpsRefused(error) => judged.extend(judged_again(topic.topic(), unsettled, &error)),
+            Settled::FollowUpsRefused(error) => judged.extend(judged_again(&topic.queue, unsettled, &error)),
+            Settled::Deleted => judged.extend(entry_deleted(&topic.queue, unsettled)),
             Settled::Failed(error) => refused.push((unsettled, error)),
         }
     }
@@ -124,7 +133,7 @@ async fn settle_once(
     drop(phase);
     for (unsettled, is_confirmed) in &settled {
         if *is_confirmed {
-            unsettled.log(topic.topic());
+            unsettled.log(topic.topic(), &topic.repeats);
         } else {
             let entry = &unsettled.settlement.entry;
             tracing::debug!(topic = %topic.topic(), %entry, "{}", events::SETTLE_IGNORED);

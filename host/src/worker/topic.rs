@@ -6,6 +6,7 @@ use super::hints::{Hinted, Hints};
 use super::in_flight::InFlight;
 use super::isolation_gate::IsolationGate;
 use super::local_queue::LocalQueue;
+use super::repeats::Repeats;
 use super::seats::Seat;
 use super::unsettled::Unsettled;
 use super::view::TopicView;
@@ -14,6 +15,7 @@ use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
 use crate::queue::{EntryId, OutboxRelay, TopicHandle};
 use crate::settings::QueueSettings;
+use crate::supervisor::Supervisor;
 use crate::topic::Topic;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +50,7 @@ pub(super) struct Shared {
     /// Set when the whole worker stops. Each topic has a stop token too.
     pub(super) stop: CancellationToken,
     pub(super) shutdown_timeout: Duration,
+    pub(super) supervisor: Supervisor,
 }
 
 /// The hints of each loop of the worker.
@@ -77,6 +80,7 @@ pub struct TopicState {
     pub(super) dispatch: Dispatch,
     pub(super) settling: SettlingState,
     pub(super) outbox: OutboxState,
+    pub(super) repeats: Repeats,
     /// No more messages are fetched; what is in flight may end.
     pub(super) stop: CancellationToken,
     /// Nothing is in flight any more, or it was given up.
@@ -183,6 +187,7 @@ impl TopicState {
                 has_entries: AtomicBool::new(true),
                 relay: tokio::sync::Mutex::new(OutboxRelay::new(queue.clone())),
             },
+            repeats: Repeats::new(queue.topic()),
             stop: CancellationToken::new(),
             drained: CancellationToken::new(),
             plugin: ArcSwap::new(plugin),

@@ -3,9 +3,9 @@
 //! by side, so that a topic whose server does not answer delays no other.
 
 use super::hints::{Hinted, Hints, INTERVAL};
-use crate::events;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -89,10 +89,11 @@ impl<T: Hinted, L: TopicLoop<T>> Visits<T, L> {
     fn end(&mut self, ended: Result<(Id, Ended<L::Memory>), JoinError>, hints: &Hints<T>) {
         let (task, memory, next) = match ended {
             Ok((task, (memory, next))) => (task, memory, next),
-            Err(error) => {
-                tracing::error!(of = L::NAME, %error, "{}", events::TASK_FAILED);
-                (error.id(), L::Memory::default(), Some(INTERVAL))
-            }
+            Err(error) => match error.try_into_panic() {
+                // What the visit had in hand is lost, so the loop has failed as a whole.
+                Ok(panic) => resume_unwind(panic),
+                Err(cancelled) => (cancelled.id(), L::Memory::default(), Some(INTERVAL)),
+            },
         };
         let Some(topic) = self.under_way.remove(&task) else { return };
         let was_hinted = self.hinted.remove(&topic.id());
@@ -108,6 +109,7 @@ impl<T: Hinted, L: TopicLoop<T>> Visits<T, L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::Supervisor;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::sync::{Notify, Semaphore};
@@ -220,6 +222,32 @@ mod tests {
             seen.gate.add_permits(1);
         };
         assert_eq!(run(None, hinting).await.of(1), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_visit_ends_the_loop() {
+        struct Panics;
+
+        impl TopicLoop<Topic> for Panics {
+            const NAME: &'static str = "panics";
+
+            type Memory = ();
+
+            async fn visit(&self, _: &Arc<Topic>, (): &mut ()) -> Option<Duration> {
+                panic!("on purpose");
+            }
+        }
+
+        let (supervisor, mut tasks) = (Supervisor::default(), JoinSet::new());
+        let supervised = supervisor.clone();
+        tasks.spawn(async move {
+            let (hints, stop) = (Hints::default(), CancellationToken::new());
+            hints.now(&Topic::new(1));
+            supervised.run(Panics::NAME, &stop, Panics.run(&hints, &stop)).await;
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(30), tasks.join_next()).await;
+        assert!(ended.expect("the loop ends").unwrap().is_err());
+        assert_eq!(supervisor.failed().await, "panics");
     }
 
     #[tokio::test]

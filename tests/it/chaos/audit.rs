@@ -8,20 +8,26 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long after a fault a second run may be caused by it.
-const AFTER: SignedDuration = SignedDuration::from_secs(10);
-/// No handler runs for longer.
-const RUN_MAX: SignedDuration = SignedDuration::from_secs(2);
+/// How long after a fault a second run may be caused by it. The clocks of the workers,
+/// whose logs are compared, differ by up to 6 s.
+const AFTER: SignedDuration = SignedDuration::from_secs(16);
+/// A worker's clock is at most this far from ours.
+const SKEW_MAX: SignedDuration = SignedDuration::from_secs(3);
+/// No handler runs for longer than 2 s; the rest is the difference of the clocks.
+const RUN_MAX: SignedDuration = SignedDuration::from_secs(8);
 
 /// The stage without faults that could make a message run again.
 pub(super) const MILD: &str = "mild";
 
 /// The outcomes that may occur.
-const OUTCOMES: [&str; 3] = ["done", "retry", "duplicate"];
+const OUTCOMES: [&str; 4] = ["done", "retry", "duplicate", "entry-deleted"];
 
 pub(super) struct Audit {
     published: BTreeMap<String, Published>,
     census: Census,
+    /// How often an entry of a message was deleted while it was in flight. It is dead,
+    /// unless its worker was lost too.
+    deleted: BTreeMap<String, usize>,
     pub(super) violations: Vec<String>,
     runs: usize,
     /// The runs beyond the first of each copy.
@@ -29,8 +35,12 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    pub(super) fn new(published: BTreeMap<String, Published>, census: Census) -> Self {
-        Self { published, census, violations: Vec::new(), runs: 0, reruns: 0 }
+    pub(super) fn new(
+        published: BTreeMap<String, Published>,
+        census: Census,
+        deleted: BTreeMap<String, usize>,
+    ) -> Self {
+        Self { published, census, deleted, violations: Vec::new(), runs: 0, reruns: 0 }
     }
 
     /// Checks that messages which had finished `before` have not run since.
@@ -51,13 +61,14 @@ impl Audit {
             expected.insert(key.clone());
             let at = locations(key);
             violations.extend(
-                violation(published, &at).map(|violation| format!("{key}: {violation}: {published:?}, {at:?}")),
+                violation(published, &at, self.deleted.get(key).copied().unwrap_or(0))
+                    .map(|violation| format!("{key}: {violation}: {published:?}, {at:?}")),
             );
             if published.has_child {
                 let child = child_of(key);
                 let its = locations(&child);
                 let count = its.seen + its.dead.len();
-                if count != at.seen || !its.elsewhere.is_empty() || is_wrongly_dead(&its) {
+                if count != at.seen || !its.elsewhere.is_empty() || is_wrongly_dead(&its, 0) {
                     violations.push(format!("{child}: {its:?}, and its parent {at:?}"));
                 }
                 expected.insert(child);
@@ -97,7 +108,7 @@ impl Audit {
             }
         }
         excuses.extend(&lost);
-        lost.retain(|(at, _)| *at >= mild_since);
+        lost.retain(|(at, _)| *at + SKEW_MAX >= mild_since);
         for ((topic, id, attempt), mut ends) in runs {
             self.runs += ends.len();
             let published = self.published.get(id).cloned().unwrap_or_default();
@@ -132,10 +143,11 @@ impl Audit {
 }
 
 /// What is wrong with the locations of a message.
-fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
+fn violation(published: &Published, at: &Locations, deleted: usize) -> Option<&'static str> {
     let ended = at.seen + at.dead.len();
     let at_most = published.acknowledged + published.unknown;
     let at_least = if published.is_deduplicated { published.acknowledged.min(1) } else { published.acknowledged };
+    let at_least = at_least.saturating_sub(deleted);
     if !at.elsewhere.is_empty() {
         Some("is stuck")
     } else if ended < at_least {
@@ -146,7 +158,7 @@ fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
         Some("exists too often")
     } else if published.is_doomed && at.seen > 0 {
         Some("is done though every run fails")
-    } else if !published.is_doomed && is_wrongly_dead(at) {
+    } else if !published.is_doomed && is_wrongly_dead(at, deleted) {
         Some("is dead though it never fails")
     } else {
         None
@@ -154,6 +166,7 @@ fn violation(published: &Published, at: &Locations) -> Option<&'static str> {
 }
 
 /// A message that never fails may only die after repeated worker crashes.
-fn is_wrongly_dead(at: &Locations) -> bool {
-    at.dead.iter().any(|reason| reason != "poison-message")
+fn is_wrongly_dead(at: &Locations, deleted: usize) -> bool {
+    let of_deleted = at.dead.iter().filter(|reason| *reason == "entry-deleted").count();
+    of_deleted > deleted || at.dead.iter().any(|reason| !matches!(reason.as_str(), "poison-message" | "entry-deleted"))
 }

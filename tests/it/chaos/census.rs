@@ -14,7 +14,7 @@ const UNFINISHED: &str = r"
     for _, key in ipairs(redis.call('KEYS', '*')) do
       local kind = redis.call('TYPE', key).ok
       local is_excluded = excluded[key] or string.find(key, '}:dead$') or string.find(key, '}:state$')
-        or string.find(key, '}:isolated$')
+        or string.find(key, '}:isolated$') or string.find(key, '}:deleted$') or string.find(key, '}:dedup:')
       if sizes[kind] and not is_excluded then
         local count = redis.call(sizes[kind], key)
         if kind == 'stream' then
@@ -101,7 +101,7 @@ async fn messages(redis: &RedisSetup, key: &str, kind: &str) -> Vec<Vec<u8>> {
 }
 
 /// The first `key` in the data of a message.
-fn key(bytes: &[u8]) -> Option<String> {
+pub(super) fn key(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let (_, rest) = text.split_once(r#""key":""#)?;
     Some(rest.split_once('"')?.0.to_owned())

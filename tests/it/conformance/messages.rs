@@ -157,8 +157,9 @@ pub(super) async fn a_topic_is_shown_with_exact_counts(server: &Server) {
     let listed = &json(server, &["topics", "ls"])["topics"][0];
     let counts = ["waiting", "in_flight", "delayed", "dead"].map(|key| listed[key].as_u64().unwrap());
     assert_eq!(counts, [7, 1, 4, 2]);
-    // An unknown topic is empty, and a key of another type is named.
-    assert_eq!(json(server, &["topics", "show", "nobody"])["kind"], "none");
+    // An unknown topic is an error, and a key of another type is named.
+    let (code, _, error) = run(server, &["topics", "show", "nobody"]);
+    assert!(code == 1 && error.contains("unknown topic nobody"), "{error}");
     server.run::<()>("SET mq:foreign text").await;
     assert_eq!(json(server, &["topics", "show", "foreign"])["kind"], "string");
     assert_eq!(run(server, &["messages", "find", "nobody"]).0, 1);

@@ -1,6 +1,7 @@
 //! The model of how messages arrive: from publishers, plain clients, legacy
 //! publishers, schedules, and from topics in other slots.
 
+use super::settle::dedup_key_of;
 use super::world::{HOUR, Kind, Location, SCHEDULES, WORKERS, World, plain};
 use crate::servers::parse_command;
 use crate::support::topic;
@@ -175,6 +176,7 @@ impl World<'_> {
 pub(super) fn publication(to: &str, id: &str, priority: Priority, is_delayed: bool) -> Publication {
     let topic = topic(to);
     let delay = if is_delayed { HOUR } else { Duration::ZERO };
-    let draft = Draft { priority, delay, ..Draft::new(id.to_owned(), &topic, "1") };
+    let dedup_key = dedup_key_of(id);
+    let draft = Draft { priority, delay, dedup_key: Some(&dedup_key), ..Draft::new(id.to_owned(), &topic, "1") };
     draft.encode(Timestamp::now()).unwrap()
 }

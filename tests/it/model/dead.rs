@@ -1,5 +1,6 @@
 //! The model of operations on dead letters: replay, edit, delete, evict.
 
+use super::settle::dedup_key_of;
 use super::world::{HOUR, Location, World, id_in, plain};
 use gateway_worker::queue::dead::{DeadLetterEntry, Order, Origin, Replayed};
 use gateway_worker::queue::{Evicted, StreamKind};
@@ -120,13 +121,16 @@ impl World<'_> {
         assert_eq!(results.len(), letters.len());
         for (letter, result) in letters.iter().zip(results) {
             let id = id_of(letter);
-            match (&self.locations[&id], result) {
-                (Location::Dead { .. }, Replayed::Not(why)) if self.is_refusal(&why) => {}
-                (Location::Dead { stream, .. }, Replayed::Ok) => {
+            match (&self.locations[&id], &result) {
+                (Location::Dead { .. }, Replayed::Not(why)) if self.is_refusal(why) => {}
+                (Location::Dead { stream, .. }, Replayed::Ok | Replayed::AsDuplicate) => {
+                    let is_finished = self.finished_keys.contains(&dedup_key_of(&id));
+                    assert_eq!(result == Replayed::AsDuplicate, is_finished, "{id}");
                     let is_class = matches!(stream, StreamKind::High | StreamKind::Low);
                     let stream = if is_class { *stream } else { self.main() };
                     self.put(&id, Location::Waiting(stream));
                     self.attempts.remove(&id);
+                    self.claims.forget(&id);
                 }
                 (Location::Waiting(_), Replayed::Gone) => {}
                 (location, result) => panic!("{id} {location:?} {result:?}"),

@@ -1,8 +1,9 @@
 //! The model of deliveries: messages are taken, reclaimed, requeued and isolated.
 
-use super::world::{HOUR, Location, WORKERS, Worker, World, id_of, key_of};
+use super::world::{HOUR, Kind, Location, WORKERS, Worker, World, id_of, key_of};
+use crate::support::topic;
 use gateway_worker::queue::{
-    BlockingReader, Delivery, EntryId, FlowControl, LeaseReset, ReclaimTimeouts, StreamKind, Take,
+    BlockingReader, Delivery, EntryId, FlowControl, LeaseReset, ReclaimTimeouts, Settled, StreamKind, Take,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,16 @@ pub(super) enum LeaseStep {
     RemoveConsumer {
         worker: usize,
     },
+    /// By an operator, with what it has in flight.
+    DeleteConsumer {
+        worker: usize,
+    },
+    /// By an operator or a publisher, while it is in flight. The worker fails.
+    DeleteEntry {
+        worker: usize,
+        at: usize,
+        is_renewed: bool,
+    },
     PruneConsumers {
         worker: usize,
         is_gone: bool,
@@ -68,6 +79,8 @@ pub(super) fn lease_steps() -> impl Strategy<Value = LeaseStep> {
         2 => (0..WORKERS, 0..3_usize).prop_map(|(worker, at)| LeaseStep::Isolate { worker, at }),
         1 => (0..WORKERS, 0..3_usize).prop_map(|(worker, at)| LeaseStep::ClearIsolation { worker, at }),
         1 => (0..WORKERS).prop_map(|worker| LeaseStep::RemoveConsumer { worker }),
+        2 => (0..WORKERS).prop_map(|worker| LeaseStep::DeleteConsumer { worker }),
+        2 => (0..WORKERS, 0..3_usize, any::<bool>()).prop_map(|(worker, at, is_renewed)| LeaseStep::DeleteEntry { worker, at, is_renewed }),
         1 => (0..WORKERS, any::<bool>()).prop_map(|(worker, is_gone)| LeaseStep::PruneConsumers { worker, is_gone }),
     ]
 }
@@ -96,6 +109,8 @@ impl World<'_> {
                 }
             }
             LeaseStep::RemoveConsumer { worker } => self.remove_consumer(&streams, worker).await,
+            LeaseStep::DeleteConsumer { worker } => self.delete_consumer(&streams, worker).await,
+            LeaseStep::DeleteEntry { worker, at, is_renewed } => self.delete_entry(worker, at, is_renewed).await,
             LeaseStep::PruneConsumers { worker, is_gone } => self.prune_consumers(&streams, worker, is_gone).await,
         }
     }
@@ -158,7 +173,8 @@ impl World<'_> {
     async fn renew(&mut self, worker: usize) {
         let in_flight: Vec<EntryId> = self.workers[worker].deliveries.iter().map(|one| one.entry.clone()).collect();
         let lost = self.queue(worker).leases.renew(&in_flight).await.unwrap();
-        let lost: BTreeSet<String> = lost.iter().map(ToString::to_string).collect();
+        assert_eq!(lost.deleted, Vec::new());
+        let lost: BTreeSet<String> = lost.taken.iter().chain(&lost.gone).map(ToString::to_string).collect();
         let (mut expected, mut renewed) = (BTreeSet::new(), Vec::new());
         for entry in in_flight {
             match self.owned(worker, &entry) {
@@ -250,6 +266,80 @@ impl World<'_> {
         }
     }
 
+    /// What is not history is unfinished, and is made pending again.
+    async fn delete_consumer(&mut self, streams: &[StreamKind], worker: usize) {
+        // Of a shared stream all of that would be history, and so it would be in a stream
+        // that a legacy worker reads.
+        if self.kind == Kind::Shared || self.is_full() {
+            return;
+        }
+        for stream in streams {
+            // The last looks at what legacy workers have done.
+            self.queue(0).sweep_all(*stream).await;
+            if *stream == StreamKind::Normal {
+                self.history.clear();
+            }
+            let delete = format!("XGROUP DELCONSUMER {} consumer-group-t", key_of(*stream));
+            self.ask::<i64>(&format!("{delete} consumer-1")).await;
+            self.ask::<i64>(&format!("{delete} worker-{worker}")).await;
+            let swept = self.queue(0).sweep_all(*stream).await;
+            let unfinished: Vec<(EntryId, Option<u32>)> =
+                swept.unfinished.iter().cloned().map(|one| (one, None)).collect();
+            let restored = self.queue(1).leases.restore(*stream, &unfinished).await.unwrap();
+            assert_eq!(restored, swept.unfinished);
+            let (mut expected, mut found) = (BTreeSet::new(), BTreeSet::new());
+            for location in self.locations.values_mut() {
+                let Location::InFlight { entry, owner, .. } = location else { continue };
+                if entry.stream != *stream || *owner != worker {
+                    continue;
+                }
+                expected.insert(entry.to_string());
+                *location = if swept.history.contains(entry) {
+                    Location::Done
+                } else {
+                    let entry = entry.clone();
+                    Location::InFlight { entry, owner: 1, delivery_count: 0, is_requeued: true }
+                };
+            }
+            found.extend(swept.history.iter().chain(&swept.unfinished).map(ToString::to_string));
+            assert_eq!(found, expected);
+        }
+        self.swept = None;
+        self.last = None;
+        self.workers[worker].deliveries.clear();
+    }
+
+    /// The message becomes a dead letter, made from the copy in hand, however often
+    /// that is asked for.
+    async fn delete_entry(&mut self, worker: usize, at: usize, is_renewed: bool) {
+        let Some(one) = self.workers[worker].deliveries.get(at).cloned() else { return };
+        let count = one.delivery_count;
+        let is_mine = matches!(self.owned(worker, &one.entry), Some(Location::InFlight { delivery_count, .. }) if *delivery_count == count);
+        if !is_mine || self.is_full() || self.is_shared(one.entry.stream) {
+            return;
+        }
+        self.workers[worker].deliveries.remove(at);
+        self.ask::<i64>(&format!("XDEL {} {}", key_of(one.entry.stream), one.entry.id)).await;
+        let queue = self.queue(worker);
+        if is_renewed {
+            for _ in 0..2 {
+                let renewed = queue.leases.renew(std::slice::from_ref(&one.entry)).await.unwrap();
+                assert_eq!((renewed.taken, renewed.deleted), (Vec::new(), vec![one.entry.clone()]));
+            }
+        }
+        let failed = one.run_again(HOUR, Vec::new());
+        assert_eq!(queue.settlements.settle(&[failed], HOUR).await.unwrap(), [Settled::Deleted]);
+        let source = format!("{}/{}", one.entry.stream.name_in(&topic("t")), one.entry.id);
+        let set = [("gw-reason", "entry-deleted".to_owned()), ("gw-source", source)];
+        let letter = one.entry_deleted(set.map(|(name, value)| (name.into(), value.into_bytes())).to_vec());
+        for expected in [Settled::Ok, Settled::Gone] {
+            assert_eq!(queue.settlements.settle(&[&letter], HOUR).await.unwrap(), [expected]);
+        }
+        let stream = one.entry.stream;
+        self.put(&id_of(&one), Location::Dead { stream, is_legacy: false });
+        self.add("dead", 1);
+    }
+
     async fn reset_leases(&mut self, streams: &[StreamKind]) {
         for stream in streams {
             let count = self.queue(0).leases.reset(*stream, LeaseReset::All).await.unwrap();
@@ -268,7 +358,7 @@ impl World<'_> {
 
     async fn isolate(&mut self, worker: usize, at: usize) {
         let Some(entry) = self.delivered(worker, at) else { return };
-        let Some(before) = self.unless_refused(self.queue(worker).isolation.begin(&entry).await) else {
+        let Some(before) = self.unless_refused(self.queue(worker).isolation.begin(&entry, &entry).await) else {
             // An entry of its own can be isolated with a full memory too.
             assert_eq!(self.owned(worker, &entry), None);
             return;
@@ -291,6 +381,16 @@ impl World<'_> {
 
     /// No consumer has been idle for an hour, and all have been for no time.
     async fn prune_consumers(&mut self, streams: &[StreamKind], worker: usize, is_gone: bool) {
+        if is_gone && self.kind != Kind::Shared {
+            if self.is_full() {
+                return;
+            }
+            // A legacy worker is seen by many looks before its name is removed.
+            if streams.contains(&StreamKind::Normal) {
+                self.queue(0).sweep_all(StreamKind::Normal).await;
+                (self.history, self.swept) = (Vec::new(), None);
+            }
+        }
         let (idle, me) = (if is_gone { Duration::ZERO } else { HOUR }, format!("worker-{worker}"));
         for stream in streams {
             let mut expected = self.consumers(*stream).await;

@@ -75,6 +75,7 @@ impl World<'_> {
         };
         assert_eq!((removed, cancelled.in_flight.len(), cancelled.unread.len()), expected, "{id} {location:?}");
         if removed > 0 {
+            self.claims.free_cancelled(id, &location);
             self.put(id, Location::Done);
             // Here the counter has a separate command, which a full memory refuses.
             let is_apart = self.server.is_cluster && matches!(location, Location::LegacyDelayed { .. });
@@ -90,6 +91,14 @@ impl World<'_> {
     async fn purge(&mut self, is_delayed: bool) {
         let mut last = 0;
         let purged = self.queue(0).purge.purge(is_delayed, &mut |count| last += count).await.unwrap();
+        let is_purged = |location: &Location| match location {
+            Location::List | Location::Waiting(_) => true,
+            Location::Delayed { .. } => is_delayed,
+            _ => false,
+        };
+        for (id, _) in self.locations.iter().filter(|(_, location)| is_purged(location)) {
+            self.claims.free_purged(id);
+        }
         let mut delayed = 0;
         if is_delayed {
             let ours = self.move_all(|location| matches!(location, Location::Delayed { .. }).then_some(Location::Done));

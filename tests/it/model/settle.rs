@@ -1,6 +1,7 @@
 //! The model of settlements.
 
 use super::arrive::{priorities, publication};
+use super::dedup::claim_of;
 use super::world::{HOUR, Location, WORKERS, World, id_of};
 use crate::support::topic;
 use gateway_worker::message::Fields;
@@ -106,19 +107,26 @@ impl World<'_> {
         let id = id_of(one);
         let attempt = self.attempts.get(&id).copied().unwrap_or(0) + 1;
         let set = |name: &str, value: String| -> Fields { vec![(name.into(), value.into_bytes())] };
-        let with = |child| one.done(Some(dedup_key_of(&id)), vec![child]);
+        let claim = Some(claim_of(one));
+        let with = |child| one.done(claim.clone(), vec![child]);
+        let again = || {
+            let first = set("gw-first", one.first_entry().to_string());
+            let dedup = set("gw-dedup", claim_of(one).key_hash().to_owned());
+            [set("gw-attempt", attempt.to_string()), first, dedup].concat()
+        };
         match kind {
             SettleKind::Done => one.done(None, Vec::new()),
-            SettleKind::DoneOnce => one.done(Some(dedup_key_of(&id)), Vec::new()),
+            SettleKind::DoneOnce => one.done(claim, Vec::new()),
             SettleKind::Duplicate => one.discard(DoneKind::Duplicate),
-            SettleKind::Expired => one.discard(DoneKind::Expired),
+            SettleKind::Expired => one.discard(DoneKind::Expired).with_claim(claim),
             SettleKind::Send { priority, is_delayed } => with(publication("t", child, priority, is_delayed)),
             SettleKind::SendOut => with(publication("child", child, Priority::Normal, false)),
-            SettleKind::RunAgainNow => one.run_again(Duration::ZERO, set("gw-attempt", attempt.to_string())),
-            SettleKind::RunAgainLater => one.run_again(HOUR, set("gw-attempt", attempt.to_string())),
+            SettleKind::RunAgainNow => one.run_again(Duration::ZERO, again()).with_claim(claim),
+            SettleKind::RunAgainLater => one.run_again(HOUR, again()).with_claim(claim),
             SettleKind::Dead => {
                 let stream = format!("{}/{}", one.entry.stream.name_in(&topic("t")), one.entry.id);
-                one.dead_letter([set("gw-reason", "reject".to_owned()), set("gw-source", stream)].concat())
+                let set = [set("gw-reason", "reject".to_owned()), set("gw-source", stream)].concat();
+                one.dead_letter(set).with_claim(claim)
             }
         }
     }
@@ -148,7 +156,17 @@ impl World<'_> {
         if kind == SettleKind::DoneOnce || (kind.sends() && next.is_some()) {
             self.finished_keys.insert(dedup_key_of(id));
         }
+        let first = one.first_entry().to_string();
+        if kind == SettleKind::DoneOnce
+            || kind == SettleKind::Expired
+            || (next.is_some() && (kind.sends() || kind == SettleKind::Dead))
+        {
+            self.claims.free(id, &first);
+        }
         let Some(next) = next else { return };
+        if matches!(kind, SettleKind::RunAgainNow | SettleKind::RunAgainLater) {
+            self.claims.hold(id, &first);
+        }
         self.put(id, next);
         self.add_history(id, one.entry.stream);
         let counter = match kind {

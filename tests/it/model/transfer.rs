@@ -149,8 +149,10 @@ impl World<'_> {
                 return;
             }
             let is_first = self.swept.is_none();
-            let swept = self.queue(0).legacy_history.sweep(self.swept.as_ref()).await;
+            let swept = self.queue(0).sweep(self.swept.as_ref()).await;
             let Some(swept) = self.unless_refused(swept) else { return };
+            assert_eq!((swept.never_ours, swept.unfinished), (Vec::new(), Vec::new()));
+            let swept = swept.next;
             let has_delivered = !self.history.is_empty() || self.in_flight(|stream| stream == StreamKind::Normal) > 0;
             if self.kind == Kind::Shared {
                 assert_eq!(swept, None);

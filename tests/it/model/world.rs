@@ -1,8 +1,9 @@
 //! The model: where each message has to be.
 
 use super::Step;
+use super::dedup::Claims;
 use super::server::Server;
-use super::settle::SettleRequest;
+use super::settle::{SettleRequest, dedup_key_of};
 use crate::servers::parse_command;
 use crate::topic_client::TopicClient;
 use gateway_worker::message::field;
@@ -81,6 +82,7 @@ pub(super) struct World<'a> {
     pub(super) counted: BTreeMap<String, u64>,
     /// The stored deduplication keys of finished messages.
     pub(super) finished_keys: BTreeSet<String>,
+    pub(super) claims: Claims,
     /// The ids of `publish_once`.
     pub(super) once: Vec<String>,
     pub(super) isolated: BTreeMap<String, (u32, usize)>,
@@ -112,6 +114,7 @@ impl<'a> World<'a> {
             attempts: BTreeMap::new(),
             counted: BTreeMap::new(),
             finished_keys: BTreeSet::new(),
+            claims: Claims::default(),
             once: Vec::new(),
             isolated: BTreeMap::new(),
             fired: [Timestamp::UNIX_EPOCH; SCHEDULES.len()],
@@ -145,6 +148,7 @@ impl<'a> World<'a> {
             Step::Transfer(step) => self.transfer(step).await,
             Step::Lease(step) => self.lease_step(step).await,
             Step::Settle(step) => self.settle_step(step).await,
+            Step::Dedup(step) => self.dedup_step(step).await,
             Step::DeadLetter(step) => self.dead_letter_step(step).await,
             Step::Operate(step) => self.operate(step).await,
         }
@@ -281,7 +285,7 @@ pub(super) fn id_in(body: &[u8]) -> String {
 
 /// A message as plain clients write it.
 pub(super) fn plain(id: &str, data: u32) -> String {
-    format!(r#"{{"id":"{id}","topic":"t","data":{data}}}"#)
+    format!(r#"{{"id":"{id}","topic":"t","dedup_key":"{}","data":{data}}}"#, dedup_key_of(id))
 }
 
 pub(super) fn key_of(stream: StreamKind) -> &'static str {

@@ -1,8 +1,9 @@
 //! `dead edit`: replaces the data of a dead letter before a replay.
 
 use super::queue;
+use crate::cli::output::print_line;
 use crate::cli::topic_check::ensure_topic_exists;
-use crate::cli::{Failure, RedisArgs, publish};
+use crate::cli::{Failure, RedisArgs, input};
 use crate::message;
 use crate::queue::dead::{DeadLetterId, DeadLetters, Origin};
 use crate::topic::Topic;
@@ -21,7 +22,7 @@ pub(in crate::cli) struct EditArgs {
 }
 
 pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
-    let data = publish::read(&args.data)?;
+    let data = input::read(&args.data)?;
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&data);
     is_json.map_err(|error| Failure::Usage(format!("data is not JSON: {error}")))?;
     let (connection, settings) = args.redis.connect()?;
@@ -40,6 +41,6 @@ pub(in crate::cli) async fn edit(args: EditArgs) -> Result<(), Failure> {
     let body = message::with_data(letter.body().unwrap_or_default(), &data);
     let body = body.map_err(|error| Failure::Failed(format!("{}: {error}", args.entry)))?;
     let id = letters.edit(&args.entry, &body).await?.ok_or_else(missing)?;
-    println!("{id}");
+    print_line!("{id}");
     Ok(())
 }

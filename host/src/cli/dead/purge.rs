@@ -1,6 +1,7 @@
 //! `dead purge`: deletes dead letters permanently.
 
 use super::queue;
+use crate::cli::output::{print_line, print_note};
 use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
@@ -47,7 +48,7 @@ pub(in crate::cli) async fn purge(args: PurgeArgs) -> Result<(), Failure> {
     } else {
         purge_entries(&queue, &args.entries, &mut purged).await
     };
-    println!("{purged} purged");
+    print_line!("{purged} purged");
     result
 }
 
@@ -63,7 +64,7 @@ async fn is_confirmed(
         (0, None) => format!("all {}", DeadLetters::new(queue.clone()).count().await?),
         (count, _) => count.to_string(),
     };
-    eprintln!("Permanently delete dead letters of {}: {which}? [y/N]", format_cell(queue.topic().as_str()));
+    print_note!("Permanently delete dead letters of {}: {which}? [y/N]", format_cell(queue.topic().as_str()));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|error| Failure::Failed(format!("stdin: {error}")))?;
@@ -101,7 +102,7 @@ pub(in crate::cli) async fn purge_all(
                 break;
             }
             if reported.elapsed() > Duration::from_secs(1) {
-                eprintln!("{purged} purged");
+                print_note!("{purged} purged");
                 reported = Instant::now();
             }
         }

@@ -1,6 +1,7 @@
 //! `dead replay`: moves dead letters back into their topic.
 
 use super::{Filter, queue};
+use crate::cli::output::{print_line, print_note};
 use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
@@ -27,13 +28,14 @@ pub(in crate::cli) struct ReplayArgs {
 
 struct Progress {
     replayed: u64,
+    duplicates: u64,
     not_replayed: u64,
     last_error: String,
     reported: Instant,
 }
 
 pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
-    let has_filter = args.filter.reason.is_some() || args.filter.search.is_some();
+    let has_filter = !args.filter.is_empty();
     if args.entries.is_empty() && !args.all && !has_filter {
         return Err(Failure::Usage(
             "no dead letters are selected: name entries, or use --all, --reason or --search".to_owned(),
@@ -42,17 +44,25 @@ pub(in crate::cli) async fn replay(args: ReplayArgs) -> Result<(), Failure> {
     let (connection, settings) = args.redis.connect()?;
     ensure_topic_exists(&connection, &settings, &args.topic).await?;
     let queue = queue(&connection, &settings, &args.topic);
-    let mut progress = Progress { replayed: 0, not_replayed: 0, last_error: String::new(), reported: Instant::now() };
+    let mut progress =
+        Progress { replayed: 0, duplicates: 0, not_replayed: 0, last_error: String::new(), reported: Instant::now() };
     let result = if args.entries.is_empty() {
         replay_all(&queue, &args.filter, &mut progress).await
     } else {
         replay_entries(&queue, &args.entries, &mut progress).await
     };
-    println!("{} replayed", progress.replayed);
+    print_line!("{} replayed", progress.replayed);
+    if progress.duplicates > 0 {
+        print_note!(
+            "{} of them are duplicates: a message with the same deduplication key has finished, so they are not run \
+             within the window of [dedup]",
+            progress.duplicates
+        );
+    }
     result?;
     if progress.replayed > 0 && !handled_topics(&connection, &settings.prefix).await?.contains(&args.topic) {
         let topic = format_cell(args.topic.as_str());
-        eprintln!("no active worker has a handler for {topic}: the replayed messages wait");
+        print_note!("no active worker has a handler for {topic}: the replayed messages wait");
     }
     match progress.not_replayed {
         0 => Ok(()),
@@ -98,13 +108,17 @@ impl Progress {
         for (letter, result) in letters.iter().zip(results) {
             match result {
                 Replayed::Ok => self.replayed += 1,
+                Replayed::AsDuplicate => {
+                    self.replayed += 1;
+                    self.duplicates += 1;
+                }
                 // Another command replayed or deleted it first.
                 Replayed::Gone => {}
                 Replayed::Not(error) => self.failed(&letter.id(), &error),
             }
         }
         if self.reported.elapsed() > Duration::from_secs(1) {
-            eprintln!("{} replayed", self.replayed);
+            print_note!("{} replayed", self.replayed);
             self.reported = Instant::now();
         }
         Ok(())

@@ -1,14 +1,14 @@
 //! `dead show`: one dead letter with all its fields.
 
 use super::queue;
-use crate::cli::output::print_json;
+use crate::cli::output::{print_json, print_line};
 use crate::cli::table::format_cell;
 use crate::cli::topic_check::ensure_topic_exists;
 use crate::cli::{Failure, RedisArgs};
 use crate::message;
 use crate::queue::TopicHandle;
 use crate::queue::dead::{DeadLetter, DeadLetterEntry, DeadLetterId, DeadLetters, Order, Origin};
-use crate::text::is_control_or_bidi;
+use crate::text::{escape_bytes, is_control_or_bidi};
 use crate::topic::Topic;
 use clap::Args;
 use serde::Serialize;
@@ -46,7 +46,7 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     let details = Details {
         topic: args.topic.to_string(),
         letter: letter.summary(&args.topic),
-        fields: letter.fields.iter().map(|(name, value)| (escaped(name), escaped(value))).collect(),
+        fields: letter.fields.iter().map(|(name, value)| (escape_bytes(name), escape_bytes(value))).collect(),
         data: data(&args.topic, &letter),
     };
     if args.json {
@@ -54,14 +54,14 @@ pub(in crate::cli) async fn show(args: ShowArgs) -> Result<(), Failure> {
     }
     let letter = &details.letter;
     let topic = format_cell(&details.topic);
-    println!("{topic}/{}{}", letter.entry, if letter.legacy { " (legacy)" } else { "" });
+    print_line!("{topic}/{}{}", letter.entry, if letter.legacy { " (legacy)" } else { "" });
     for (name, value) in &details.fields {
-        println!("{}: {}", format_cell(name), printable(value));
+        print_line!("{}: {}", format_cell(name), printable(value));
     }
     if let Some(data) = &details.data {
         let pretty =
             serde_json::from_str(data.get()).and_then(|data: serde_json::Value| serde_json::to_string_pretty(&data));
-        println!("\ndata:\n{}", printable(&pretty.map_err(|error| Failure::Failed(error.to_string()))?));
+        print_line!("\ndata:\n{}", printable(&pretty.map_err(|error| Failure::Failed(error.to_string()))?));
     }
     Ok(())
 }
@@ -96,16 +96,6 @@ fn data(topic: &Topic, letter: &DeadLetterEntry) -> Option<Box<RawValue>> {
     };
     let data = message::read(topic, "0-0", &fields).ok()?.data;
     RawValue::from_string(String::from_utf8(data).ok()?).ok()
-}
-
-/// The bytes as text, with invalid UTF-8 written as `\xff`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    text
 }
 
 /// The text with escapes for characters that could steer the terminal.

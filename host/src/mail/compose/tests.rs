@@ -202,3 +202,27 @@ impl Email {
         self
     }
 }
+
+#[test]
+fn bytes_of_other_charsets_are_not_changed() {
+    let utf16: Vec<u8> = "a\r\nb\rc\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let part = EmailPart { content_type: "text/plain; charset=utf-16le".to_owned(), name: None, data: utf16 };
+    let written = written(Email { parts: vec![part], ..email(&[]) }).unwrap();
+    assert!(written.contains("YQANAAoAYgANAGMACgA="), "{written}");
+}
+
+#[test]
+fn a_body_of_line_ends_only_takes_no_longer_than_another() {
+    let lines = "\n".repeat(4 << 20);
+    let written = written(Email { parts: vec![text(&lines)], ..email(&[]) }).unwrap();
+    assert!(written.len() > 2 * lines.len());
+}
+
+#[test]
+fn long_lines_and_other_bytes_are_encoded() {
+    for body in ["x".repeat(2000), "ü".to_owned(), "a\0b".to_owned(), "a\u{b}\u{7f}".to_owned()] {
+        let written = written(Email { parts: vec![text(&body)], ..email(&[]) }).unwrap();
+        assert!(written.is_ascii() && written.lines().all(|line| line.len() <= 998), "{written}");
+        assert!(!written.contains(['\0', '\u{b}', '\u{7f}']), "{written:?}");
+    }
+}

@@ -4,6 +4,7 @@
 use super::resolve::ResolveError;
 use crate::events;
 use crate::run_span::RunSpan;
+use crate::tls;
 use hyper_util::client::legacy;
 use std::collections::HashSet;
 use std::error::Error as _;
@@ -68,7 +69,11 @@ fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option
             rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
             _ => Error::TlsProtocolError,
         };
-        return Some(RequestError::new(code, "tls", format!("the TLS handshake failed: {error}")));
+        return Some(RequestError::new(
+            code,
+            "tls",
+            format!("the TLS handshake failed: {}", tls::explained(&error.to_string())),
+        ));
     }
     // The errors of our own bodies.
     match error.downcast_ref::<Error>() {
@@ -79,6 +84,10 @@ fn from_cause(error: &(dyn std::error::Error + 'static), plugin: &str) -> Option
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_parse_too_large() {
             return Some(RequestError::code(Error::HttpResponseHeaderSectionSize(None)));
+        }
+        if error.is_parse() {
+            let message = "the server does not answer in HTTP; if it expects TLS, the URL begins with https";
+            return Some(RequestError::new(Error::HttpProtocolError, "protocol", message));
         }
         if error.is_incomplete_message() {
             return Some(RequestError::code(Error::HttpResponseIncomplete));

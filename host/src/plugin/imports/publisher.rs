@@ -55,7 +55,7 @@ impl publisher::Host for Guest {
             WitPriority::Low => Priority::Low,
         };
         let delay = Duration::from_secs(options.delay_seconds.into());
-        let now = Timestamp::now();
+        let now = self.context.capabilities.clock.as_ref().map_or_else(Timestamp::now, |clock| clock.now());
         let expires_at = expiry(now, delay, options.expires_seconds)?;
         let from = self.run.topic_name().to_owned();
         let parent = self.run.parent(options.parent.as_deref())?;

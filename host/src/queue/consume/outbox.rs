@@ -5,9 +5,11 @@
 //! Each target topic has its own task, so a topic that refuses does not delay the
 //! others. Leases are idle times in the group's pending list, as for messages.
 
+use super::leases::DELETED_TTL;
 use crate::events;
 use crate::message::{self, Fields};
 use crate::queue::error::QueueError;
+use crate::queue::keyspace::position;
 use crate::queue::lua::scripts::{self, BATCH_BYTES};
 use crate::queue::publish::Publisher;
 use crate::queue::topic::{TopicHandle, reply};
@@ -123,9 +125,11 @@ impl OutboxRelay {
                     }
                 },
                 // Without a renewal other workers would send them too.
-                _ = renewal.tick() => {
+                _ = renewal.tick(), if !unsent.is_empty() => {
                     let mut script = scripts::RENEW.key(&self.handle.keys().outbox);
-                    script.arg(GROUP).arg(self.handle.consumer()).arg(&unsent);
+                    script.key(&self.handle.keys().deleted).arg(GROUP).arg(self.handle.consumer());
+                    unsent.sort_unstable_by_key(|id| position(id));
+                    script.arg("outbox").arg(DELETED_TTL.as_millis()).arg(&unsent);
                     let _ = script.invoke_async::<Value>(&mut self.handle.shared()).await;
                 }
             }

@@ -151,7 +151,7 @@ pub async fn unblock(handle: &TopicHandle, client_id: i64) -> Result<(), QueueEr
 async fn within<T>(block: Duration, query: impl Future<Output = RedisResult<T>>) -> Result<T, QueueError> {
     match tokio::time::timeout(block + OVERDUE, query).await {
         Ok(reply) => Ok(reply?),
-        Err(_) => Err(QueueError::Away(format!("no answer to a read within {:?}", block + OVERDUE))),
+        Err(_) => Err(QueueError::Away(format!("Redis is away: no answer to a read within {:?}", block + OVERDUE))),
     }
 }
 

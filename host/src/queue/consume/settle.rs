@@ -3,14 +3,14 @@
 
 use crate::message::{Fields, MESSAGE_FIELD};
 use crate::publication::Publication;
+use crate::queue::claim::Claim;
 use crate::queue::error::QueueError;
-use crate::queue::keyspace::{Keys, StreamKind};
-use crate::queue::lua::scripts::{self, BATCH_BYTES};
+use crate::queue::keyspace::{EntryId, Keys, StreamKind};
+use crate::queue::lua::scripts::{self, batches};
 use crate::queue::settlement::{Disposition, DoneKind, Settlement};
 use crate::queue::topic::TopicHandle;
 use redis::ScriptInvocation;
 use std::borrow::Borrow;
-use std::ops::Range;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,9 @@ pub enum Settled {
     Ok,
     /// It was settled before, or the lease is no longer ours: nothing was changed.
     Gone,
+    /// It is ours, but its entry was deleted while it was in flight: it can only
+    /// become a dead letter, made from the copy in hand. Nothing was changed.
+    Deleted,
     /// The message is done, but the key for one of its follow-ups has another
     /// type, as this text says. Nothing was changed.
     FollowUpsRefused(String),
@@ -38,7 +41,8 @@ impl Settlements {
     /// the result is `Ok` also if the lease was lost meanwhile, because a look at each
     /// would cost as much as the acknowledgement.
     ///
-    /// `window` is how long the deduplication keys of finished messages are stored.
+    /// `window` is how long finished messages count as such for their copies; zero
+    /// where the topic does not deduplicate.
     /// On an error Redis is away and some messages may be settled: send the same
     /// batch again.
     pub async fn settle<S: Borrow<Settlement>>(
@@ -60,7 +64,7 @@ impl Settlements {
             }
             let needs_script = |(_, one): &(usize, &Settlement)| one.acknowledgement().is_none();
             let (positions, moving): (Vec<_>, Vec<_>) = of_stream().filter(needs_script).unzip();
-            for batch in batches(&moving) {
+            for batch in batches(moving.iter().map(|one| one.bytes), usize::MAX) {
                 let moved = self.move_all(stream, &moving[batch.clone()], window).await;
                 record(&mut results, &positions[batch], moved)?;
             }
@@ -80,16 +84,22 @@ impl Settlements {
         done: &[&Settlement],
         window: Duration,
     ) -> Result<(), QueueError> {
-        let handle = &self.handle;
-        let mut script = scripts::SETTLE_DONE.key(handle.key(stream));
-        script.key(&handle.keys().state);
-        for dedup_key in done.iter().filter_map(|one| one.dedup_key()) {
-            script.key(handle.keys().done(dedup_key));
+        let (handle, ids) = (&self.handle, done.iter().map(|one| one.entry.id.as_str()));
+        let claims: Vec<&Claim> = done.iter().filter_map(|one| one.claim.as_ref()).collect();
+        let script = if claims.is_empty() { &scripts::SETTLE_DONE } else { &scripts::SETTLE_CLAIMED };
+        let mut script = script.key(handle.key(stream));
+        script.key(&handle.keys().state).key(&handle.keys().deleted);
+        script.arg(handle.group()).arg(handle.consumer()).arg(handle.deletes_settled(stream));
+        script.arg(stream.class()).arg(kind.name());
+        if !claims.is_empty() {
+            let window = if kind == DoneKind::Done { window } else { Duration::ZERO };
+            script.key(&handle.keys().claims).arg(window.as_millis()).arg(done.len());
         }
-        script.arg(handle.group()).arg(handle.deletes_settled(stream));
-        script.arg(window.as_millis().max(1)).arg(kind.name());
-        for one in done {
-            script.arg(&one.entry.id);
+        for id in ids {
+            script.arg(id);
+        }
+        for claim in claims {
+            script.arg(&claim.key_hash).arg(claim.first_entry.to_string());
         }
         Ok(script.invoke_async(&mut handle.shared()).await?)
     }
@@ -101,21 +111,18 @@ impl Settlements {
         window: Duration,
     ) -> Result<Vec<Settled>, QueueError> {
         let handle = &self.handle;
-        let mut targets = Targets::new(handle, moving);
+        let targets = Targets::new(handle, moving);
         let keys = handle.keys();
         let mut script = scripts::SETTLE.prepare_invoke();
         let own = [handle.key(stream), &keys.state, &keys.delayed, &keys.delayed_body, &keys.dead, &keys.outbox];
-        script.key(&own[..]);
+        script.key(&own[..]).key(&keys.claims).key(&keys.deleted);
         for (_, keys) in &targets.topics {
             script.key(&keys.for_publish()[..]);
         }
-        for dedup_key in moving.iter().filter_map(|one| one.dedup_key()) {
-            script.key(keys.done(dedup_key));
-        }
         script.arg(handle.group()).arg(handle.consumer()).arg(handle.deletes_settled(stream)).arg(stream.class());
-        script.arg(window.as_millis().max(1));
+        script.arg(window.as_millis());
         for one in moving {
-            arguments(one, &mut targets).iter().for_each(|argument| argument.add_to(&mut script));
+            arguments(one, &targets).iter().for_each(|argument| argument.add_to(&mut script));
         }
         let results: Vec<String> = script.invoke_async(&mut handle.shared()).await?;
         if results.len() != moving.len() {
@@ -141,27 +148,11 @@ fn record(
     Ok(())
 }
 
-/// Splits by bytes: a server closes the connection of a client whose command is
-/// too long, and would do so again after a retry.
-fn batches(moving: &[&Settlement]) -> Vec<Range<usize>> {
-    let (mut batches, mut first, mut bytes) = (Vec::new(), 0, 0);
-    for (at, one) in moving.iter().enumerate() {
-        if at > first && bytes + one.bytes > BATCH_BYTES {
-            batches.push(first..at);
-            (first, bytes) = (at, 0);
-        }
-        bytes += one.bytes;
-    }
-    if first < moving.len() {
-        batches.push(first..moving.len());
-    }
-    batches
-}
-
 fn parse_result(result: String, settlement: &Settlement) -> Settled {
     match result.as_str() {
         "ok" => Settled::Ok,
         "gone" => Settled::Gone,
+        "deleted" => Settled::Deleted,
         _ => match result.split_once("WRONGTYPE ") {
             // Retrying the settlement can't help: the message would stay in flight for ever.
             Some((_, reason)) if !settlement.publications().is_empty() => Settled::FollowUpsRefused(reason.to_owned()),
@@ -171,13 +162,11 @@ fn parse_result(result: String, settlement: &Settlement) -> Settled {
 }
 
 /// How many keys precede those of the first follow-up's topic.
-const OWN_KEYS: usize = 6;
+const OWN_KEYS: usize = 8;
 
-/// The topics of a batch's follow-ups that its script can write to, each once,
-/// and the number of the next marker's key.
+/// The topics of a batch's follow-ups that its script can write to, each once.
 struct Targets {
     topics: Vec<(String, Keys)>,
-    next_marker: usize,
 }
 
 impl Targets {
@@ -189,8 +178,7 @@ impl Targets {
                 topics.push((name.to_owned(), handle.keys_of(&publication.topic)));
             }
         }
-        let next_marker = OWN_KEYS + 1 + topics.len() * Keys::PUBLISH;
-        Self { topics, next_marker }
+        Self { topics }
     }
 
     /// The number of the topic's first key, if the script can write to the topic.
@@ -198,16 +186,11 @@ impl Targets {
         let at = self.topics.iter().position(|(known, _)| known == publication.topic.as_str())?;
         Some(OWN_KEYS + 1 + at * Keys::PUBLISH)
     }
-
-    fn marker(&mut self, dedup_key: Option<&String>) -> usize {
-        let Some(_) = dedup_key else { return 0 };
-        self.next_marker += 1;
-        self.next_marker - 1
-    }
 }
 
 enum Argument<'a> {
     Text(&'a str),
+    Entry(&'a EntryId),
     Bytes(&'a [u8]),
     Number(u128),
 }
@@ -216,6 +199,7 @@ impl Argument<'_> {
     fn add_to(&self, script: &mut ScriptInvocation<'_>) {
         match self {
             Self::Text(text) => script.arg(text),
+            Self::Entry(entry) => script.arg(entry.to_string()),
             Self::Bytes(bytes) => script.arg(bytes),
             Self::Number(number) => script.arg(number.to_string()),
         };
@@ -223,13 +207,13 @@ impl Argument<'_> {
 }
 
 /// The arguments of one settlement for `settle.lua`.
-fn arguments<'a>(settlement: &'a Settlement, targets: &mut Targets) -> Vec<Argument<'a>> {
+fn arguments<'a>(settlement: &'a Settlement, targets: &Targets) -> Vec<Argument<'a>> {
     let id = Argument::Text(&settlement.entry.id);
+    let [hash, first, lasts] = claim(settlement.claim.as_ref());
     let delivery_count = Argument::Number(settlement.delivery_count.into());
     match &settlement.disposition {
-        Disposition::Done { dedup_key, publications, .. } => {
-            let marker = targets.marker(dedup_key.as_ref());
-            let mut list = vec![Argument::Text("done"), id, Argument::Number(marker as u128), count(publications)];
+        Disposition::Done { publications, .. } => {
+            let mut list = vec![Argument::Text("done"), id, hash, first, lasts, count(publications)];
             for publication in publications {
                 match targets.first_key(publication) {
                     Some(first) => list.push(Argument::Number(first as u128)),
@@ -241,15 +225,32 @@ fn arguments<'a>(settlement: &'a Settlement, targets: &mut Targets) -> Vec<Argum
             list
         }
         Disposition::RunAgain { after, set_fields } => {
-            let mut list = vec![Argument::Text("run-again"), id, delivery_count, Argument::Number(after.as_millis())];
+            let mut list = vec![Argument::Text("run-again"), id, hash, first, lasts];
+            list.extend([delivery_count, Argument::Number(after.as_millis())]);
             push_fields(&mut list, set_fields);
             list
         }
         Disposition::DeadLetter { set_fields } => {
-            let mut list = vec![Argument::Text("dead-letter"), id, delivery_count];
+            let mut list = vec![Argument::Text("dead-letter"), id, hash, first, lasts, delivery_count];
             push_fields(&mut list, set_fields);
             list
         }
+        Disposition::EntryDeleted { fields } => {
+            let mut list = vec![Argument::Text("entry-deleted"), id, hash, first, lasts, delivery_count];
+            push_fields(&mut list, fields);
+            list
+        }
+    }
+}
+
+fn claim(claim: Option<&Claim>) -> [Argument<'_>; 3] {
+    match claim {
+        Some(claim) => [
+            Argument::Text(&claim.key_hash),
+            Argument::Entry(&claim.first_entry),
+            Argument::Number(claim.lasts.as_millis()),
+        ],
+        None => [Argument::Text(""), Argument::Text(""), Argument::Number(0)],
     }
 }
 

@@ -81,7 +81,7 @@ mod tests {
             ("mq:a.b", topic("a.b", Family::Main)),
             ("{mq:a.b}:dead", topic("a.b", Family::Suffix("dead"))),
             ("{mq:a.b}:delayed:body", topic("a.b", Family::Suffix("delayed:body"))),
-            ("{mq:a}:done:01", topic("a", Family::Suffix("done:01"))),
+            ("{mq:a}:dedup:claims", topic("a", Family::Suffix("dedup:claims"))),
             ("mq:delay:a.b", topic("a.b", Family::LegacyDelayed)),
             ("mq:dead-letter:a.b", topic("a.b", Family::LegacyDead)),
             ("mq:delay", topic("delay", Family::Main)),

@@ -23,8 +23,13 @@ pub(crate) struct Keys {
     pub(crate) dead: String,
     /// The last fire time of each schedule, and when a worker last asked for it.
     pub(crate) cron: String,
+    /// `{mq:<topic>}:dedup:claims`: which of several messages with one deduplication
+    /// key may run. The scripts derive the keys of the markers from it.
+    pub(crate) claims: String,
     /// How often workers were lost with a message that ran in isolation.
     pub(crate) isolated: String,
+    /// Whose deliveries had their entries deleted while they were in flight.
+    pub(crate) deleted: String,
     /// GinForge's delayed messages and dead letters.
     pub(crate) legacy_delayed: String,
     pub(crate) legacy_dead: String,
@@ -48,7 +53,9 @@ impl Keys {
             outbox: tagged("outbox"),
             dead: tagged("dead"),
             cron: tagged("cron"),
+            claims: tagged("dedup:claims"),
             isolated: tagged("isolated"),
+            deleted: tagged("deleted"),
             legacy_delayed: format!("{prefix}delay:{topic}"),
             legacy_dead: format!("{prefix}dead-letter:{topic}"),
         }
@@ -78,12 +85,6 @@ impl Keys {
             &self.legacy_delayed,
             &self.legacy_dead,
         ]
-    }
-
-    /// `{mq:<topic>}:done:<hash>`: a message with this deduplication key has
-    /// finished. The first release replaces these markers by claims.
-    pub(crate) fn done(&self, dedup_key: &str) -> String {
-        format!("{{{}}}:done:{}", self.main, digest(dedup_key))
     }
 
     /// `{mq:<topic>}:once:<hash>`: a message with this id was published.
@@ -117,8 +118,8 @@ impl KeyValueKeys {
     }
 }
 
-/// A hash that is short enough for a key name, whatever the length of the id.
-fn digest(id: &str) -> String {
+/// A hash of an id that is short, whatever the length of the id.
+pub(crate) fn digest(id: &str) -> String {
     use sha2::Digest as _;
     sha2::Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -145,6 +146,7 @@ mod tests {
         assert_eq!(keys.delayed, "{mq:order.reminder}:delayed");
         assert_eq!(keys.delayed_body, "{mq:order.reminder}:delayed:body");
         assert_eq!(keys.outbox, "{mq:order.reminder}:outbox");
+        assert_eq!(keys.claims, "{mq:order.reminder}:dedup:claims");
         assert_eq!(keys.isolated, "{mq:order.reminder}:isolated");
         assert_eq!(keys.legacy_delayed, "mq:delay:order.reminder");
         assert_eq!(keys.legacy_dead, "mq:dead-letter:order.reminder");

@@ -4,6 +4,7 @@ use super::keys::Keys;
 use crate::topic::Topic;
 use serde::Serialize;
 use std::fmt;
+use std::str::FromStr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,11 +71,55 @@ pub struct EntryId {
     pub id: String,
 }
 
+impl EntryId {
+    /// Its place in its stream.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        position(&self.id)
+    }
+}
+
+/// The parts of an id as numbers.
+pub(crate) fn position(id: &str) -> (u64, u64) {
+    let (ms, sequence) = id.split_once('-').unwrap_or((id, ""));
+    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}
+
+impl FromStr for EntryId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (class, id) = text.rsplit_once(':').unwrap_or(("", text));
+        let is_number =
+            |part: &str| part.len() <= 20 && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_id = id.split_once('-').is_some_and(|(ms, sequence)| is_number(ms) && is_number(sequence));
+        let stream = StreamKind::ALL.into_iter().find(|stream| stream.class() == class).filter(|_| is_id);
+        Ok(Self { stream: stream.ok_or(())?, id: id.to_owned() })
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.stream.class() {
             "" => f.write_str(&self.id),
             class => write!(f, "{class}:{}", self.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_entry_id_names_its_stream() {
+        for stream in StreamKind::ALL {
+            let entry = EntryId { stream, id: "1795419923585-0".to_owned() };
+            assert_eq!(entry.to_string().parse(), Ok(entry));
+        }
+        for text in
+            ["", "1", "1-", "-1", "1-a", "middle:1-1", ":", "1-1 ", "1-123456789012345678901", "+1-1", "a:low:1-1"]
+        {
+            assert_eq!(text.parse::<EntryId>(), Err(()), "{text}");
         }
     }
 }

@@ -13,6 +13,10 @@ const BATCH: usize = 100;
 /// afterwards others may claim them.
 const CLAIM_SECONDS: u32 = 30;
 
+/// The end of the year 9999 in Unix seconds. What is due later was most likely scored
+/// in milliseconds, which are seconds of the year 50,000 and more.
+const FAR: &str = "(253402300799";
+
 pub struct LegacyDelayed {
     handle: TopicHandle,
 }
@@ -43,6 +47,13 @@ impl LegacyDelayed {
         let mut script = scripts::LEGACY_PROMOTE.prepare_invoke();
         script.key(&keys.for_publish()[..]).key(&keys.legacy_delayed).arg(BATCH).arg(BATCH_BYTES);
         Ok(script.invoke_async(&mut self.handle.shared()).await?)
+    }
+
+    /// How many messages are due after the year 9999.
+    pub async fn due_far(&self) -> Result<u64, QueueError> {
+        let mut command = redis::cmd("ZCOUNT");
+        command.arg(&self.handle.keys().legacy_delayed).arg(FAR).arg("+inf");
+        Ok(command.query_async(&mut self.handle.shared()).await?)
     }
 
     /// Publishes, then removes: in a cluster no script can do both, so a worker

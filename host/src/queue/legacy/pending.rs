@@ -10,7 +10,7 @@
 use crate::message::{self, MESSAGE_FIELD};
 use crate::queue::delivery::Delivery;
 use crate::queue::error::QueueError;
-use crate::queue::keyspace::StreamKind;
+use crate::queue::keyspace::{StreamKind, position};
 use crate::queue::lua::scripts::{self, BATCH_BYTES};
 use crate::queue::topic::{TopicHandle, reply};
 use redis::Value;
@@ -194,11 +194,6 @@ impl LegacyPending {
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     serde_json::from_slice(body).ok()
-}
-
-fn position(id: &str) -> Position {
-    let (ms, sequence) = id.split_once('-').unwrap_or((id, ""));
-    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
 }
 
 /// Whether this may be a copy that a legacy worker made of a message. Copies end

@@ -1,13 +1,16 @@
 -- Removes one copy of a waiting message.
 -- KEYS 1: the key with the message   2: state, unless it is in another slot
---   3: for a delayed message the set of due times
+--   3: for a delayed message the set of due times   the last: dedup:claims, if the
+--   message may have a claim
 -- ARGV 1: the strategy: waiting (a stream), requeued (a pending entry that its
 --   worker has requeued), list, body, scored   2: the entry's id, the item, the
 --   token or the member   3: the group; for body the body's hash   4: for
---   requeued the idle ms of a requeued entry
+--   requeued the idle ms of a requeued entry   5: the hash of its deduplication key,
+--   or empty   6: its first entry
 -- Returns how many were removed; 0 where the message has moved or was delivered,
 -- -1 where it stays because other groups have not read it yet. Otherwise no copy
--- is left in the key, and `cancelled` in the state has counted the removal.
+-- is left in the key, its claim is free, and `cancelled` in the state has counted the
+-- removal.
 local key, what = KEYS[1], ARGV[2]
 local remove = {}
 
@@ -61,5 +64,6 @@ function remove.scored()
 end
 
 local removed = remove[ARGV[1]]()
+if removed > 0 and ARGV[5] ~= '' then free_claim(KEYS[#KEYS], ARGV[5], ARGV[6]) end
 if removed > 0 and KEYS[2] then redis.pcall('HINCRBY', KEYS[2], 'cancelled', removed) end
 return removed

@@ -12,6 +12,7 @@ local removed = {
   ['gw-reason'] = true, ['gw-error'] = true, ['gw-attempts'] = true, ['gw-source'] = true,
   ['gw-died-at'] = true, ['gw-digest'] = true, ['gw-published-at'] = true, ['gw-id'] = true,
   ['gw-attempt'] = true, ['gw-postponed'] = true, ['gw-postponed-since'] = true, ['gw-fresh'] = true,
+  ['gw-first'] = true, ['gw-dedup'] = true, ['gw-parked'] = true, ['gw-crashes'] = true,
 }
 
 local function replay(id, class, set)

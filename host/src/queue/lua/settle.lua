@@ -1,22 +1,27 @@
 -- Settles messages that move: done with follow-ups, to run again, dead letters.
 -- KEYS 1: stream   2: state   3: delayed   4: delayed:body   5: dead   6: outbox
---   7..: seven for each topic of a follow-up in this slot: stream, state, work,
---   delayed, delayed:body, high, low; then the markers of deduplication keys
+--   7: dedup:claims   8: deleted   9..: seven for each topic of a follow-up in this
+--   slot: stream, state, work, delayed, delayed:body, high, low
 -- ARGV 1: group   2: our consumer   3: 1 to delete entries, 0 where another group
---   reads the stream too   4: the stream's class in tokens   5: how long markers
---   last, in ms
---   then for each message, where `fields` is a count and as many strings:
---   'done'  id, number of its marker's key or 0, number of follow-ups,
+--   reads the stream too   4: the stream's class in tokens   5: the window of
+--   deduplication in ms, 0 to write no markers
+--   then for each message, where `fields` is a count and as many strings, and `claim`
+--   the hash of its deduplication key or '', its first entry, and for how many ms the
+--   claim lasts:
+--   'done'  id, claim, number of follow-ups,
 --           { number of the topic's first key, or 0 and the topic's name to use
 --           the outbox, delay ms, priority, fields }
---   'run-again'    id, delivery count, delay ms, fields to set
---   'dead-letter'  id, delivery count, fields to set
--- Returns for each: 'ok', 'gone' (settled before, or no longer ours), or an error.
+--   'run-again'    id, claim, delivery count, delay ms, fields to set
+--   'dead-letter'  id, claim, delivery count, fields to set
+--   'entry-deleted'  id, claim, delivery count, all fields of the dead letter
+-- Returns for each: 'ok', 'gone' (settled before, or no longer ours), 'deleted' (it
+-- is ours, but its entry was deleted: only 'entry-deleted' can move it), or an error.
 -- May be sent twice. Each message is checked, added, then deleted, so a refused
 -- write leaves it in flight. An error concerns one message only, unless it
 -- concerns the server.
 local stream, state, delayed, body, dead, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local group, consumer, deletes, class, window = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5]
+local claims, deleted = KEYS[7], KEYS[8]
+local group, consumer, deletes, class, window = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], tonumber(ARGV[5])
 local at = 5
 
 local function next_arg()
@@ -30,9 +35,20 @@ local function next_fields()
   return list
 end
 
+local function next_claim()
+  local claim = { hash = next_arg(), first = next_arg(), lasts = tonumber(next_arg()) }
+  return claim.hash ~= '' and claim
+end
+
 local function remove(id)
   redis.call('XACK', stream, group, id)
-  if deletes then redis.call('XDEL', stream, id) end
+  if deletes then redis.call('XDEL', stream, id) else add_to_history(state, class, { id }) end
+end
+
+-- Whether the entry was deleted while it was pending for us, and a renewal has
+-- removed its row.
+local function is_noted_deleted(id)
+  return redis.call('HGET', deleted, class .. ':' .. id) == consumer
 end
 
 local function pending(id)
@@ -45,14 +61,16 @@ local function pending(id)
   return row[1]
 end
 
--- The fields of an entry, some of them replaced, if this delivery is ours. After
--- a lost lease the message belongs to another worker.
+-- The fields of an entry, some of them replaced, if this delivery is ours; else
+-- nil and the result. After a lost lease the message belongs to another worker. What
+-- was known of a message that had not run yet ends with its run.
 local function entry_with(id, delivery_count, set)
   local row = pending(id)
-  if not row or row[2] ~= consumer or row[4] ~= delivery_count then return nil end
+  if not row then return nil, is_noted_deleted(id) and 'deleted' or 'gone' end
+  if row[2] ~= consumer or row[4] ~= delivery_count then return nil, 'gone' end
   local entry = redis.call('XRANGE', stream, id, id)[1]
-  if not entry then return nil end
-  local replaced, fields = {}, {}
+  if not entry then return nil, 'deleted' end
+  local replaced, fields = { ['gw-parked'] = true, ['gw-crashes'] = true }, {}
   for i = 1, #set, 2 do replaced[set[i]] = true end
   for i = 1, #entry[2], 2 do
     if not replaced[entry[2][i]] then
@@ -68,7 +86,7 @@ local settle = {}
 
 -- Counts even after a lost lease, as long as the entry exists: it ran to its end.
 function settle.done()
-  local id, marker, follow_ups = next_arg(), tonumber(next_arg()), {}
+  local id, claim, follow_ups = next_arg(), next_claim(), {}
   for _ = 1, tonumber(next_arg()) do
     local first = tonumber(next_arg())
     local name = first == 0 and next_arg()
@@ -78,7 +96,7 @@ function settle.done()
     }
   end
   return function()
-    local exists = pending(id) or (deletes and redis.call('XRANGE', stream, id, id)[1])
+    local exists = pending(id) or is_noted_deleted(id) or (deletes and redis.call('XRANGE', stream, id, id)[1])
     if not exists then return 'gone' end
     -- All keys are checked before the first write, so an error publishes none.
     for _, one in ipairs(follow_ups) do
@@ -96,35 +114,57 @@ function settle.done()
       end
     end
     remove(id)
-    if marker > 0 then redis.pcall('SET', KEYS[marker], '1', 'PX', window) end
+    redis.call('HDEL', deleted, class .. ':' .. id)
+    if claim then pcall(free_claim, claims, claim.hash, claim.first) end
+    if claim and window > 0 then pcall(mark_finished, state, claims, { claim.hash }, window) end
     redis.pcall('HINCRBY', state, 'done', 1)
     return 'ok'
   end
 end
 
 settle['run-again'] = function()
-  local id, delivery_count, delay, set = next_arg(), tonumber(next_arg()), tonumber(next_arg()), next_fields()
+  local id, claim, delivery_count, delay = next_arg(), next_claim(), tonumber(next_arg()), tonumber(next_arg())
+  local set = next_fields()
   return function()
-    local fields = entry_with(id, delivery_count, set)
-    if not fields then return 'gone' end
+    local fields, result = entry_with(id, delivery_count, set)
+    if not fields then return result end
     local name = token('s', class, id)
     check_type(delayed, 'zset')
     redis.call('HSET', body, name, cmsgpack.pack(fields))
-    redis.call('ZADD', delayed, integer(now_ms() + delay), name)
+    local due = now_ms() + delay
+    redis.call('ZADD', delayed, integer(due), name)
     remove(id)
+    if claim then pcall(hold_claim, claims, claim.hash, claim.first, due + claim.lasts) end
     redis.pcall('HINCRBY', state, 'retried', 1)
     return 'ok'
   end
 end
 
 settle['dead-letter'] = function()
-  local id, delivery_count, set = next_arg(), tonumber(next_arg()), next_fields()
+  local id, claim, delivery_count, set = next_arg(), next_claim(), tonumber(next_arg()), next_fields()
   return function()
-    local fields = entry_with(id, delivery_count, set)
-    if not fields then return 'gone' end
+    local fields, result = entry_with(id, delivery_count, set)
+    if not fields then return result end
     check_type(dead, 'stream')
     add(dead, fields)
     remove(id)
+    if claim then pcall(free_claim, claims, claim.hash, claim.first) end
+    redis.pcall('HINCRBY', state, 'dead', 1)
+    return 'ok'
+  end
+end
+
+-- The entry is gone, so the letter is made from the copy of the worker that ran it.
+settle['entry-deleted'] = function()
+  local id, claim, delivery_count, fields = next_arg(), next_claim(), tonumber(next_arg()), next_fields()
+  return function()
+    local _, result = entry_with(id, delivery_count, {})
+    if result ~= 'deleted' then return 'gone' end
+    check_type(dead, 'stream')
+    add(dead, fields)
+    remove(id)
+    redis.call('HDEL', deleted, class .. ':' .. id)
+    if claim then pcall(free_claim, claims, claim.hash, claim.first) end
     redis.pcall('HINCRBY', state, 'dead', 1)
     return 'ok'
   end

@@ -1,18 +1,6 @@
--- Shared by the scripts that search, cancel and purge; it precedes their text.
+-- Shared by the scripts that search, cancel and purge; it and
+-- `order.lua` precede their text.
 -- KEYS, ARGV: none. Returns nothing.
-
-local function less(one, other)
-  if #one ~= #other then return #one < #other end
-  return one < other
-end
-
--- Whether an entry's id follows another one. Its parts are too long for numbers.
-local function is_behind(id, other)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
-  if ms == other_ms then return less(other_seq, seq) end
-  return less(other_ms, ms)
-end
 
 -- The id behind which a stream's entries wait, and how many other groups read
 -- it; nil where the key is no stream. Without our group, entries up to the floor
@@ -25,11 +13,11 @@ local function waits_behind(stream, state, group)
     for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
     if fields.name == group then last = fields['last-delivered-id'] else others = others + 1 end
   end
-  -- Only the topic's main key has a history, and so a floor.
-  if not last and state == '{' .. stream .. '}:state' then last = redis.call('HGET', state, 'floor') end
-  last = last or '0-0'
-  if not string.find(last, '-', 1, true) then last = last .. '-0' end
-  return last, others
+  if not last and state then
+    local class = string.match(stream, '^{.*}:(%a+)$')
+    last = redis.call('HGET', state, class and 'floor:' .. class or 'floor')
+  end
+  return full(last or '0'), others
 end
 
 -- Has to be called after items of a list were deleted: an empty list is no key,

@@ -2,10 +2,12 @@
 
 use super::inspect;
 use super::location::Section;
+use super::never_ours;
 use super::search::{SearchQuery, search};
 use crate::message::{self, MESSAGE_FIELD};
 use crate::queue::error::QueueError;
 use crate::queue::keyspace::StreamKind;
+use crate::queue::legacy::LegacyDelayed;
 use crate::queue::topic::{TopicHandle, reply};
 use jiff::Timestamp;
 use redis::Value;
@@ -27,9 +29,14 @@ pub struct TopicDetails {
     pub oldest_waiting: Option<Timestamp>,
     pub delayed: u64,
     pub legacy_delayed: u64,
+    /// Those of them that are due after the year 9999: their scores are probably in
+    /// milliseconds, not in seconds.
+    pub legacy_due_far: u64,
     #[serde(serialize_with = "as_text")]
     pub next_due: Option<Timestamp>,
     pub in_flight: Vec<ConsumerState>,
+    /// The streams with messages that no worker will run unless an operator says so.
+    pub passed_over: Vec<PassedOver>,
     pub dead: u64,
     pub legacy_dead: u64,
     /// How many follow-ups are in the outbox.
@@ -47,11 +54,41 @@ pub struct ConsumerState {
     pub idle_ms: u64,
 }
 
+/// Messages that were passed over before a worker first read a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    pub key: String,
+    pub group: String,
+    pub count: u64,
+}
+
 fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(message::rfc3339).serialize(serializer)
 }
 
-const COUNTERS: [&str; 8] = ["done", "retried", "dead", "duplicate", "expired", "cancelled", "purged", "dead-evicted"];
+const COUNTERS: [&str; 11] = [
+    "done",
+    "retried",
+    "dead",
+    "duplicate",
+    "parked",
+    "expired",
+    "cancelled",
+    "purged",
+    "dead-evicted",
+    "swept",
+    "restored",
+];
+
+/// Of [`COUNTERS`] those of messages that were never run, except for zeros.
+pub async fn ended_unrun(handle: &TopicHandle) -> Result<Vec<(&'static str, u64)>, QueueError> {
+    const UNRUN: [&str; 4] = ["expired", "cancelled", "duplicate", "purged"];
+    let mut command = redis::cmd("HMGET");
+    command.arg(&handle.keys().state).arg(&UNRUN);
+    let counts: Vec<Option<u64>> = command.query_async(&mut handle.shared()).await?;
+    let counts = UNRUN.into_iter().zip(counts).filter_map(|(name, count)| Some((name, count?)));
+    Ok(counts.filter(|(_, count)| *count > 0).collect())
+}
 
 pub async fn topic_details(handle: &TopicHandle, has_handler: bool) -> Result<TopicDetails, QueueError> {
     let (keys, mut shared) = (handle.keys(), handle.shared());
@@ -79,8 +116,10 @@ pub async fn topic_details(handle: &TopicHandle, has_handler: bool) -> Result<To
         waiting,
         delayed,
         legacy_delayed,
+        legacy_due_far: LegacyDelayed::new(handle.clone()).due_far().await?,
         next_due: next.into_iter().chain(legacy_next).min(),
         in_flight: consumers(handle, &kind).await?,
+        passed_over: passed_over(handle, &kind).await?,
         dead,
         legacy_dead,
         outbox,
@@ -133,6 +172,17 @@ async fn oldest_entry(handle: &TopicHandle) -> Result<Option<Timestamp>, QueueEr
         }
     }
     Ok(oldest)
+}
+
+async fn passed_over(handle: &TopicHandle, kind: &str) -> Result<Vec<PassedOver>, QueueError> {
+    let mut found = Vec::new();
+    for stream in streams(kind) {
+        let count = never_ours::count(handle, stream).await?;
+        if count > 0 {
+            found.push(PassedOver { key: handle.key(stream).to_owned(), group: handle.group().to_owned(), count });
+        }
+    }
+    Ok(found)
 }
 
 async fn consumers(handle: &TopicHandle, kind: &str) -> Result<Vec<ConsumerState>, QueueError> {

@@ -7,6 +7,7 @@ use crate::queue::error::QueueError;
 use crate::queue::lua::scripts;
 use crate::queue::topic::groups::REQUEUED_IDLE;
 use crate::queue::topic::{TopicHandle, markers};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::HashSet;
 
@@ -23,6 +24,9 @@ pub struct Found {
     pub id: Option<String>,
     pub published_at: Option<String>,
     pub attempt: Option<u32>,
+    pub expires_at: Option<String>,
+    /// It has not begun and is dropped instead of run, because that time has passed.
+    pub is_expired: bool,
     /// The bytes of `message`; text that is not UTF-8 is replaced.
     pub message: Option<String>,
 }
@@ -56,12 +60,12 @@ impl MessageSearch {
 
     /// Every copy of a message.
     pub async fn find(&self, id: &str, progress: &mut Progress<'_>) -> Result<Vec<Found>, QueueError> {
-        let mut found = Vec::new();
+        let (mut found, now) = (Vec::new(), self.now().await?);
         for round in 0..ROUNDS {
             let retried = self.retried().await?;
             for section in Section::WAITING.into_iter().chain(Section::DELIVERED) {
                 for one in self.copies_in(section, id, progress).await? {
-                    found.extend(self.with_positions(one).await?);
+                    found.extend(self.with_positions(one, now).await?);
                 }
             }
             // A retry during the search may have moved the message to a section already searched.
@@ -70,14 +74,14 @@ impl MessageSearch {
             }
         }
         if markers::finished(&self.handle, &[id.to_owned()]).await? == [true] {
-            found.push(Found { id: Some(id.to_owned()), ..self.found(&Match::finished()) });
+            found.push(Found { id: Some(id.to_owned()), ..self.found(&Match::finished(), now) });
         }
         Ok(found)
     }
 
     /// Removes every copy of a message that waits.
     pub async fn cancel(&self, id: &str, progress: &mut Progress<'_>) -> Result<Cancelled, QueueError> {
-        let mut cancelled = Cancelled::default();
+        let (mut cancelled, now) = (Cancelled::default(), self.now().await?);
         for _ in 0..ROUNDS {
             let retried = self.retried().await?;
             cancelled.in_flight.clear();
@@ -87,7 +91,7 @@ impl MessageSearch {
                     match self.remove(section, &one).await? {
                         Removal::Removed(count) => cancelled.removed.push((one.location, count)),
                         Removal::Absent => {}
-                        Removal::Unread => cancelled.unread.push(self.found(&one)),
+                        Removal::Unread => cancelled.unread.push(self.found(&one, now)),
                     }
                 }
             }
@@ -97,7 +101,7 @@ impl MessageSearch {
                     // A requeued message, as after a pause, is pending but does not run.
                     match self.remove(section, &one).await? {
                         Removal::Removed(count) => cancelled.removed.push((one.location, count)),
-                        _ => cancelled.in_flight.push(self.found(&one)),
+                        _ => cancelled.in_flight.push(self.found(&one, now)),
                     }
                 }
             }
@@ -110,14 +114,14 @@ impl MessageSearch {
 
     /// The first waiting and delayed messages of each section, without taking them.
     pub async fn peek(&self, limit: usize) -> Result<Vec<Found>, QueueError> {
-        let mut found = Vec::new();
+        let (mut found, now) = (Vec::new(), self.now().await?);
         // Messages that run next come first.
         let (delayed, waiting) = Section::WAITING.split_at(2);
         for section in waiting.iter().chain(delayed) {
             let matches = search(&self.handle, *section, &SearchQuery::all(limit), &mut |_| ()).await?;
             for (position, mut one) in (0..).zip(matches) {
                 one.location = one.location.at(position);
-                found.push(self.found(&one));
+                found.push(self.found(&one, now));
             }
         }
         Ok(found)
@@ -141,17 +145,17 @@ impl MessageSearch {
     }
 
     /// A match with its location; in a list with each of its positions, if it is still there.
-    async fn with_positions(&self, one: Match) -> Result<Vec<Found>, QueueError> {
+    async fn with_positions(&self, one: Match, now: Timestamp) -> Result<Vec<Found>, QueueError> {
         let key = match one.location {
             MessageLocation::List { .. } => &self.handle.keys().main,
             MessageLocation::ListOut { .. } => &self.handle.keys().input,
-            _ => return Ok(vec![self.found(&one)]),
+            _ => return Ok(vec![self.found(&one, now)]),
         };
         let mut command = redis::cmd("LPOS");
         command.arg(key).arg(&one.handle).arg("COUNT").arg(0);
         match command.query_async::<Vec<u64>>(&mut self.handle.shared()).await.map_err(QueueError::from) {
             Ok(positions) => {
-                let at = |position| self.found(&Match { location: one.location.at(position), ..one.clone() });
+                let at = |position| self.found(&Match { location: one.location.at(position), ..one.clone() }, now);
                 Ok(positions.into_iter().map(at).collect())
             }
             // The list was emptied and is a stream now, which is searched next.
@@ -181,6 +185,10 @@ impl MessageSearch {
             script.key(&keys.delayed);
         }
         script.arg(strategy).arg(&one.handle).arg(extra).arg(REQUEUED_IDLE.as_millis());
+        match one.claim(handle.topic()).filter(|_| is_in_reach) {
+            Some((key_hash, first)) => script.key(&keys.claims).arg(key_hash).arg(first.to_string()),
+            None => script.arg("").arg(""),
+        };
         let removed: i64 = script.invoke_async(&mut handle.shared()).await?;
         if !is_in_reach && removed > 0 {
             handle.add_to_counter("cancelled", removed).await;
@@ -193,19 +201,28 @@ impl MessageSearch {
     }
 
     /// How often messages of the topic went back from in flight to delayed.
-    async fn retried(&self) -> Result<Option<u64>, QueueError> {
-        let mut command = redis::cmd("HGET");
+    async fn retried(&self) -> Result<[Option<u64>; 2], QueueError> {
+        let mut command = redis::cmd("HMGET");
         let state = &self.handle.keys().state;
-        Ok(command.arg(state).arg("retried").query_async(&mut self.handle.shared()).await?)
+        Ok(command.arg(state).arg("retried").arg("parked").query_async(&mut self.handle.shared()).await?)
     }
 
-    fn found(&self, one: &Match) -> Found {
+    /// The clock of Redis decides what has expired.
+    async fn now(&self) -> Result<Timestamp, QueueError> {
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.handle.shared()).await?;
+        Ok(Timestamp::from_millisecond(seconds * 1000 + micros / 1000).unwrap_or(Timestamp::MAX))
+    }
+
+    fn found(&self, one: &Match, now: Timestamp) -> Found {
         let message = one.message(self.handle.topic());
         let body = field(&one.fields, MESSAGE_FIELD).map(|body| String::from_utf8_lossy(body).into_owned());
         Found {
             topic: self.handle.topic().to_string(),
             location: one.location.clone(),
             published_at: message.as_ref().filter(|message| message.has_own_id).map(|one| rfc3339(one.published_at)),
+            is_expired: one.location.is_before_run()
+                && message.as_ref().and_then(|one| one.expires_at).is_some_and(|at| at <= now),
+            expires_at: message.as_ref().and_then(|one| one.expires_at).map(rfc3339),
             attempt: message.as_ref().map(|message| message.attempt),
             message: body,
             id: message.map(|message| message.id),

@@ -4,6 +4,7 @@ use crate::queue::error::QueueError;
 use crate::queue::keyspace::{self, KeyName, Keys, StreamKind};
 use crate::queue::server::{Connection, KeyPages};
 use crate::queue::workers::handled_topics;
+use crate::text::escape_bytes;
 use crate::topic::Topic;
 use redis::Value;
 use serde::Serialize;
@@ -17,8 +18,10 @@ const UNSERVABLE_MAX: usize = 100;
 pub struct TopicList {
     pub topics: Vec<TopicState>,
     /// Keys under the prefix that belong to no legal topic, at most 100. Bytes
-    /// that are not UTF-8 are replaced.
+    /// that are not UTF-8 are written as `\xff`.
     pub unservable: Vec<String>,
+    /// How many such keys there are.
+    pub unservable_count: u64,
 }
 
 /// The names in [`TopicList`].
@@ -26,6 +29,7 @@ pub struct TopicList {
 pub struct TopicNames {
     pub topics: BTreeSet<Topic>,
     pub unservable: Vec<String>,
+    pub unservable_count: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,31 +54,35 @@ pub struct TopicState {
 
 /// Every topic that has a key, by name.
 pub async fn topics(connection: &Connection, prefix: &str, group: &str) -> Result<TopicList, QueueError> {
-    let TopicNames { topics: names, unservable } = names(connection, prefix).await?;
+    let TopicNames { topics: names, unservable, unservable_count } = names(connection, prefix).await?;
     let handled = handled_topics(connection, prefix).await?;
     let mut topics = Vec::with_capacity(names.len());
     for topic in &names {
         topics.push(topic_state(connection, prefix, group, topic, handled.contains(topic)).await?);
     }
-    Ok(TopicList { topics, unservable })
+    Ok(TopicList { topics, unservable, unservable_count })
 }
 
 /// The topics that have a key on any server.
 pub async fn names(connection: &Connection, prefix: &str) -> Result<TopicNames, QueueError> {
     let (mut topics, mut unservable) = (BTreeSet::new(), BTreeSet::new());
+    let mut more_unservable = 0;
     let mut pages = KeyPages::new(connection, prefix).await?;
     while let Some((_, keys)) = pages.next().await? {
         for key in &keys {
             match KeyName::parse(prefix, key) {
                 KeyName::Topic(topic, _) => drop(topics.insert(topic)),
                 KeyName::Unservable if unservable.len() < UNSERVABLE_MAX => {
-                    unservable.insert(String::from_utf8_lossy(key).into_owned());
+                    unservable.insert(escape_bytes(key));
                 }
+                // A scan may return a key twice, so the count is a little high in rare cases.
+                KeyName::Unservable if !unservable.contains(&escape_bytes(key)) => more_unservable += 1,
                 KeyName::Unservable | KeyName::Other => {}
             }
         }
     }
-    Ok(TopicNames { topics, unservable: unservable.into_iter().collect() })
+    let unservable_count = more_unservable + unservable.len() as u64;
+    Ok(TopicNames { topics, unservable: unservable.into_iter().collect(), unservable_count })
 }
 
 /// `None` where the topic has a key or a recently seen worker handles it;
@@ -97,7 +105,8 @@ pub async fn others_if_unknown(
     Ok((!all.contains(topic)).then(|| all.into_iter().collect()))
 }
 
-async fn topic_state(
+/// The counts of one topic.
+pub async fn topic_state(
     connection: &Connection,
     prefix: &str,
     group: &str,

@@ -1,8 +1,8 @@
 //! Where a message is, and the results of `search.lua`.
 
-use crate::message::{self, Fields, MESSAGE_FIELD, Message, rfc3339};
+use crate::message::{self, FIRST_ENTRY_FIELD, Fields, MESSAGE_FIELD, Message, rfc3339};
 use crate::queue::error::QueueError;
-use crate::queue::keyspace::StreamKind;
+use crate::queue::keyspace::{EntryId, StreamKind, digest};
 use crate::queue::legacy::LegacyDeadLetter;
 use crate::queue::topic::reply;
 use crate::topic::Topic;
@@ -191,6 +191,20 @@ impl Match {
         message::read(topic, "", &fields).ok().filter(|message| !message.id.is_empty())
     }
 
+    /// The hash of its deduplication key, and the entry that it had at first, if it may
+    /// have the claim of that key: it was delivered before.
+    pub(crate) fn claim(&self, topic: &Topic) -> Option<(String, EntryId)> {
+        let first = message::field(&self.fields, FIRST_ENTRY_FIELD).and_then(|text| std::str::from_utf8(text).ok());
+        let entry = match &self.location {
+            MessageLocation::Waiting { stream, entry } | MessageLocation::InFlight { stream, entry, .. } => {
+                Some(EntryId { stream: *stream, id: entry.clone() })
+            }
+            _ => None,
+        };
+        let first = first.and_then(|text| text.parse().ok()).or(entry)?;
+        Some((digest(self.message(topic)?.deduplication_key()?), first))
+    }
+
     /// A message that has run, of which only the deduplication key is stored.
     pub(crate) fn finished() -> Self {
         Self { location: MessageLocation::Finished, fields: Fields::new(), handle: Vec::new(), hash: String::new() }
@@ -198,6 +212,16 @@ impl Match {
 }
 
 impl MessageLocation {
+    /// Whether a worker has yet to begin it.
+    pub(crate) fn is_before_run(&self) -> bool {
+        match self {
+            Self::Waiting { .. } | Self::List { .. } | Self::ListOut { .. } => true,
+            Self::Delayed { .. } | Self::LegacyDelayed { .. } => true,
+            Self::InFlight { .. } | Self::Dead { .. } | Self::LegacyDead { .. } => false,
+            Self::Outbox { .. } | Self::Finished => false,
+        }
+    }
+
     /// The same with this position, if it is in a list.
     pub(crate) fn at(&self, position: u64) -> Self {
         match self {

@@ -1,6 +1,7 @@
 //! Deletes waiting messages without blocking Redis: streams in batches, other
 //! keys by one `UNLINK`.
 
+use super::never_ours;
 use super::search::Progress;
 use crate::queue::error::QueueError;
 use crate::queue::keyspace::StreamKind;
@@ -33,8 +34,7 @@ impl Purge {
         let (handle, keys) = (&self.handle, self.handle.keys());
         let mut purged = Purged::default();
         if delayed {
-            purged.delayed +=
-                self.delete_key(&[keys.delayed.as_str(), &keys.state, &keys.delayed_body], progress).await?;
+            purged.delayed += self.purge_delayed(progress).await?;
             let is_same_slot = handle.connection().is_same_slot(&keys.main, &keys.legacy_delayed);
             let legacy = [keys.legacy_delayed.as_str(), &keys.state];
             let count = self.delete_key(if is_same_slot { &legacy } else { &legacy[..1] }, progress).await?;
@@ -48,6 +48,7 @@ impl Purge {
         }
         for stream in StreamKind::ALL {
             purged.waiting += self.purge_stream(handle.key(stream), progress).await?;
+            purged.waiting += never_ours::delete(handle, stream, progress).await?;
         }
         Ok(purged)
     }
@@ -73,6 +74,26 @@ impl Purge {
         Ok(count)
     }
 
+    /// Deletes as many delayed messages as there are at the start, so that it ends
+    /// while others are added.
+    async fn purge_delayed(&self, progress: &mut Progress<'_>) -> Result<u64, QueueError> {
+        let (keys, mut purged) = (self.handle.keys(), 0);
+        let mut left: u64 = redis::cmd("ZCARD").arg(&keys.delayed).query_async(&mut self.handle.shared()).await?;
+        while left > 0 {
+            let mut script = scripts::PURGE.key(&keys.delayed);
+            script.key(&keys.state).key(&keys.claims).key(&keys.delayed_body).arg("delayed").arg("").arg("");
+            script.arg(left.min(BATCH as u64)).arg(BATCH_BYTES);
+            let (count, _): (u64, u64) = script.invoke_async(&mut self.handle.shared()).await?;
+            if count == 0 {
+                break;
+            }
+            progress(count);
+            purged += count;
+            left = left.saturating_sub(count);
+        }
+        Ok(purged)
+    }
+
     /// Deletes the entries that wait in a stream, up to the newest one at the
     /// start, so that it ends while others publish.
     async fn purge_stream(&self, key: &str, progress: &mut Progress<'_>) -> Result<u64, QueueError> {
@@ -91,7 +112,8 @@ impl Purge {
     /// Returns how many were deleted, and how many other groups read the stream.
     async fn purge_batch(&self, key: &str, last: &str) -> Result<(u64, u64), QueueError> {
         let mut script = scripts::PURGE.key(key);
-        script.key(&self.handle.keys().state).arg("waiting").arg(self.handle.group());
+        let keys = self.handle.keys();
+        script.key(&keys.state).key(&keys.claims).arg("waiting").arg(self.handle.group());
         script.arg(last).arg(BATCH).arg(BATCH_BYTES);
         Ok(script.invoke_async(&mut self.handle.shared()).await?)
     }

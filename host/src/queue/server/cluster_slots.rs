@@ -18,7 +18,9 @@ pub(crate) async fn owner(servers: &Servers, key: &str, shared: &mut Shared) -> 
     let slot = Slot::for_key(key);
     let ranges = ranges(shared).await?;
     let owner = ranges.iter().find(|range| (range.first..=range.last).any(|number| Slot::new(number) == Some(slot)));
-    let owner = owner.ok_or_else(|| QueueError::Away(format!("no server of the cluster owns the slot of {key}")))?;
+    let owner = owner.ok_or_else(|| {
+        QueueError::Away(format!("Redis can't serve now: no server of the cluster owns the slot of {key}"))
+    })?;
     Ok(servers.node(owner.host.as_deref(), owner.port)?)
 }
 

@@ -3,28 +3,38 @@
 //! sent after it.
 
 use super::blocking::{BlockingReaders, BlockingSlot};
+use super::clock::{LatestClock, RedisClock};
 use super::cluster_slots;
 use super::servers::{Node, Servers};
 use super::shared::Shared;
+use crate::capability::Clock;
 use crate::queue::error::QueueError;
 use crate::settings::RedisTarget;
+use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_routing::Slot;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Clone)]
 pub struct Connection {
     servers: Arc<Servers>,
     shared: Shared,
     readers: Arc<BlockingReaders>,
+    clock: Arc<LatestClock>,
     /// Connections to single masters of a cluster, by name.
     masters: Arc<Mutex<HashMap<String, Shared>>>,
+    /// Whether the last ping was not answered.
+    is_away: Arc<AtomicBool>,
 }
 
 /// A server that takes longer to answer a ping counts as away.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The clock is read once a second while Redis answers.
+const CLOCK_IS_FRESH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -44,7 +54,9 @@ impl Connection {
     /// error means that the settings are invalid.
     pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
         let servers = Arc::new(Servers::new(target)?);
-        Ok(Self { shared: Shared::new(servers.clone()), servers, readers: Arc::default(), masters: Arc::default() })
+        let (shared, clock) = (Shared::new(servers.clone()), Arc::default());
+        let (readers, masters, is_away) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { shared, servers, readers, clock, masters, is_away })
     }
 
     pub(crate) fn shared(&self) -> Shared {
@@ -99,14 +111,62 @@ impl Connection {
         Ok(nodes.into_iter().map(master).collect())
     }
 
+    /// Redis' time, which decides about messages, by the latest reading; the host's
+    /// before there is one.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The same for handlers that publish.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
+    }
+
+    /// By how many seconds the host's clock is ahead of Redis', negative if it is
+    /// behind. `None` before the first reading.
+    pub fn clock_skew_seconds(&self) -> Option<f64> {
+        self.clock.skew_seconds()
+    }
+
+    /// Reads Redis' clock, unless somebody just has: another server may answer now.
+    pub(crate) async fn refresh_clock(&self) -> Result<(), QueueError> {
+        if self.clock.was_read_within(CLOCK_IS_FRESH) { Ok(()) } else { self.read_clock().await.map(drop) }
+    }
+
+    /// Reads Redis' clock and returns its time. The masters of a cluster have a
+    /// clock each, of which the one that is behind counts, so that no message
+    /// expires too early.
+    pub async fn read_clock(&self) -> Result<Timestamp, QueueError> {
+        let mut earliest = None::<RedisClock>;
+        for mut master in self.masters().await? {
+            let sent = Instant::now();
+            let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut master.connection).await?;
+            let reading = RedisClock::answered(seconds.saturating_mul(1000).saturating_add(micros / 1000), sent);
+            if earliest.is_none_or(|earliest| reading.now_ms() < earliest.now_ms()) {
+                earliest = Some(reading);
+            }
+        }
+        earliest.into_iter().for_each(|reading| self.clock.add(reading));
+        Ok(self.now())
+    }
+
     /// In a cluster every master has to answer a ping of its connection: the
     /// cluster client drops a master that is away and asks only the others.
     pub async fn ping(&self) -> Health {
-        match tokio::time::timeout(PING_TIMEOUT, self.ping_masters()).await {
+        let health = match tokio::time::timeout(PING_TIMEOUT, self.ping_masters()).await {
             Ok(Ok(())) => Health::Connected,
             Ok(Err(reason)) => Health::Away(reason),
-            Err(_) => Health::Away(format!("Redis is away: no answer within {PING_TIMEOUT:?}")),
-        }
+            Err(_) => {
+                Health::Away(format!("Redis is away: {}: no answer within {PING_TIMEOUT:?}", self.servers.name()))
+            }
+        };
+        self.is_away.store(health != Health::Connected, Ordering::Relaxed);
+        health
+    }
+
+    /// Whether the last ping found Redis away, which was logged then.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
     }
 
     async fn ping_masters(&self) -> Result<(), String> {

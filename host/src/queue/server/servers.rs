@@ -1,5 +1,6 @@
 //! Which servers the settings name, and how to connect to the right one.
 
+use super::diagnosis::named;
 use crate::capability::Secret;
 use crate::settings::{Login, RedisMode, RedisTarget};
 use redis::aio::MultiplexedConnection;
@@ -8,13 +9,13 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-use redis::{RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode};
+use redis::{RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// An answer that takes longer counts as lost: no command sent here blocks.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(crate) struct Servers {
     kind: Kind,
@@ -25,7 +26,7 @@ pub(crate) struct Servers {
 
 enum Kind {
     Single(Node),
-    Sentinel(Mutex<SentinelClient>),
+    Sentinel { client: Mutex<SentinelClient>, seeds: Vec<(String, u16)> },
     Cluster { client: ClusterClient, seeds: Vec<(String, u16)> },
 }
 
@@ -64,7 +65,10 @@ impl Servers {
                 let (host, port) = place.hosts.first().cloned().unwrap_or_default();
                 Kind::Single(node_login.node(&host, port)?)
             }
-            RedisMode::Sentinel { master } => Kind::Sentinel(Mutex::new(sentinel(target, master, &node_login)?)),
+            RedisMode::Sentinel { master } => {
+                let client = Mutex::new(sentinel(target, master, &node_login)?);
+                Kind::Sentinel { client, seeds: place.hosts.clone() }
+            }
             RedisMode::Cluster => Kind::Cluster { client: cluster(target, &node_login)?, seeds: place.hosts.clone() },
         };
         Ok(Self { kind, name: target.redacted_url(), login: node_login })
@@ -81,8 +85,11 @@ impl Servers {
     /// The connection that all callers share.
     pub(crate) async fn connect(&self) -> RedisResult<Live> {
         match &self.kind {
-            Kind::Cluster { client, .. } => Ok(Live::Cluster(in_time(client.get_async_connection()).await?)),
-            Kind::Single(_) | Kind::Sentinel(_) => {
+            Kind::Cluster { client, seeds } => match in_time(client.get_async_connection()).await {
+                Ok(connection) => Ok(Live::Cluster(connection)),
+                Err(error) => Err(self.named(error, seeds).await),
+            },
+            Kind::Single(_) | Kind::Sentinel { .. } => {
                 let node = self.master().await?;
                 Ok(Live::Node { connection: node.connect().await?, name: node.name })
             }
@@ -93,13 +100,22 @@ impl Servers {
     pub(crate) async fn master(&self) -> RedisResult<Node> {
         match &self.kind {
             Kind::Single(node) => Ok(node.clone()),
-            Kind::Sentinel(sentinel) => {
-                let mut sentinel = in_time(async { Ok(sentinel.lock().await) }).await?;
-                let client = in_time(sentinel.async_get_client()).await?;
+            Kind::Sentinel { client, seeds } => {
+                let mut sentinel = in_time(async { Ok(client.lock().await) }).await?;
+                let client = match in_time(sentinel.async_get_client()).await {
+                    Ok(client) => client,
+                    Err(error) => return Err(self.named(error, seeds).await),
+                };
                 Ok(Node { name: client.get_connection_info().addr().to_string(), client })
             }
             Kind::Cluster { .. } => Err((redis::ErrorKind::Client, "a cluster has more than one master").into()),
         }
+    }
+
+    /// An error of the sentinels or of a cluster as a whole; the first one is asked why.
+    async fn named(&self, error: RedisError, seeds: &[(String, u16)]) -> RedisError {
+        let (host, port) = seeds.first().cloned().unwrap_or_default();
+        named(error, &self.name, &address(&host, port, self.login.is_tls)).await
     }
 
     /// A node of the cluster. A node that does not know its own host has the host
@@ -139,7 +155,10 @@ impl Node {
     async fn connect_with(&self, timeout: Option<Duration>) -> RedisResult<MultiplexedConnection> {
         let config =
             AsyncConnectionConfig::new().set_response_timeout(timeout).set_connection_timeout(Some(CONNECT_TIMEOUT));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => Ok(connection),
+            Err(error) => Err(named(error, &self.name, self.client.get_connection_info().addr()).await),
+        }
     }
 }
 

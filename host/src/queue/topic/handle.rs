@@ -1,9 +1,11 @@
 //! One consumer's handle of a topic: its names, its keys and the connection.
 
 use crate::events;
+use crate::queue::error::QueueError;
 use crate::queue::keyspace::{self, Keys, StreamKind};
 use crate::queue::server::{Connection, Shared};
 use crate::topic::Topic;
+use jiff::Timestamp;
 use redis::Cmd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +44,11 @@ impl TopicHandle {
         &self.0.topic
     }
 
+    /// Whether it is known, and in the log, that Redis does not answer.
+    pub fn is_redis_away(&self) -> bool {
+        self.0.connection.is_away()
+    }
+
     pub fn group(&self) -> &str {
         &self.0.group
     }
@@ -56,6 +63,11 @@ impl TopicHandle {
 
     pub(crate) fn keys_of(&self, topic: &Topic) -> Keys {
         Keys::new(&self.0.prefix, topic)
+    }
+
+    /// The key of the delayed messages of legacy publishers, for messages.
+    pub fn legacy_delayed_key(&self) -> &str {
+        &self.0.keys.legacy_delayed
     }
 
     /// The key of one of this topic's streams.
@@ -74,6 +86,16 @@ impl TopicHandle {
     /// Whether a script of this topic may write to that one.
     pub(crate) fn is_same_slot(&self, topic: &Topic) -> bool {
         self.0.connection.is_same_slot(&self.0.keys.main, &self.keys_of(topic).main)
+    }
+
+    /// Redis' time, which decides about messages.
+    pub fn now(&self) -> Timestamp {
+        self.0.connection.now()
+    }
+
+    /// To be called when a connection begins, before messages are taken.
+    pub async fn refresh_clock(&self) -> Result<(), QueueError> {
+        self.0.connection.refresh_clock().await
     }
 
     /// The command that reads the topic's flags; `reply::flags` parses its reply.

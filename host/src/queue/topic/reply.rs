@@ -48,8 +48,7 @@ pub(crate) fn row(stream: StreamKind, value: Value) -> Result<(Delivery, String)
     let [id, owner, delivery_count, fields] = array(value)?;
     let delivery_count = u32::try_from(number(delivery_count)?).unwrap_or(u32::MAX);
     let entry = EntryId { stream, id: text(id)? };
-    let crash_count = delivery_count.saturating_sub(1);
-    Ok((Delivery { entry, delivery_count, crash_count, fields: self::fields(fields)? }, text(owner)?))
+    Ok((Delivery::counted(entry, delivery_count, self::fields(fields)?), text(owner)?))
 }
 
 /// The reply to `HMGET state paused high low`.

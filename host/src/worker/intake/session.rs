@@ -8,8 +8,9 @@ use crate::events;
 use crate::queue::{
     self, Leases, LegacyPending, ListEnd, ListIntake, Probes, QueueError, StreamKind, TopicKeys, TopicKind,
 };
-use crate::worker::receive::{log_legacy_acknowledged, receive};
+use crate::worker::receive::{Arrival, log_legacy_acknowledged, receive};
 use crate::worker::renewal::renew;
+use crate::worker::retry_log::log_retry;
 use crate::worker::topic::TopicState;
 use crate::worker::work_item::WorkItem;
 use std::sync::Arc;
@@ -26,22 +27,26 @@ const ABSENT: Duration = Duration::from_secs(2);
 const PAUSED: Duration = Duration::from_secs(1);
 
 pub(super) async fn consume_until_stopped(topic: &Arc<TopicState>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut failing_since) = (Backoff::default(), Instant::now());
     while !topic.stop.is_cancelled() {
         let started = Instant::now();
         let ended = session(topic).await;
         // Whether Redis was away for longer than leases last is not known now.
         topic.view.set_connected_since(None);
-        let Err(error) = ended else { continue };
+        let Err(error) = ended else {
+            failing_since = Instant::now();
+            continue;
+        };
         if started.elapsed() > HEALTHY {
             backoff.reset();
+            failing_since = Instant::now();
         }
         let retry_in = backoff.next_pause();
         if matches!(error, QueueError::GroupLost) {
             tracing::warn!(topic = %topic.topic(), group = topic.queue.group(), "{}", events::GROUP_LOST);
         } else {
             topic.view.set_consuming(false);
-            tracing::warn!(topic = %topic.topic(), %error, ?retry_in, "{}", events::NOT_CONSUMING);
+            log_retry(topic, events::NOT_CONSUMING, &error, failing_since, retry_in);
         }
         let _ = timeout(retry_in, topic.stop.cancelled()).await;
     }
@@ -102,6 +107,9 @@ async fn begin(topic: &Arc<TopicState>, keys: &TopicKeys, is_first: bool) -> Res
     // Redis may have been away for longer than a lease. Ours are renewed first,
     // and no lease counts as expired until its owner had the time for that too.
     renew(topic).await?;
+    if is_first {
+        topic.queue.refresh_clock().await?;
+    }
     if keys.streams.contains(&StreamKind::Normal) {
         // However fresh: a legacy worker writes the copy at the moment of its failure.
         let legacy = LegacyPending::new(topic.queue.clone());
@@ -145,7 +153,7 @@ async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &Topi
             continue;
         }
         let deliveries = fetcher.fetch(keys, capacity).await?;
-        receive(topic, deliveries).await?;
+        receive(topic, deliveries, Arrival::Fetched).await?;
     }
     Ok(())
 }
@@ -181,7 +189,7 @@ async fn reconcile(topic: &Arc<TopicState>, mut was_requeued: bool) -> Result<bo
                 tracing::warn!(%topic, count, "{}", events::RECOVERED);
             }
         }
-        receive(topic, found).await?;
+        receive(topic, found, Arrival::Again).await?;
     }
     Ok(has_found)
 }

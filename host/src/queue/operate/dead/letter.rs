@@ -95,6 +95,15 @@ impl DeadLetterEntry {
         source.and_then(|source| source.rsplit('/').next()).unwrap_or(&self.entry)
     }
 
+    /// What copies of its message are recognised by.
+    pub(crate) fn deduplication_key(&self, topic: &Topic) -> Option<String> {
+        let message = match self.origin {
+            Origin::Ours => message::read(topic, self.source_entry(), &self.fields),
+            Origin::Legacy => message::read(topic, "", &vec![(MESSAGE_FIELD.into(), self.body()?.to_vec())]),
+        };
+        message.ok()?.deduplication_key().cloned()
+    }
+
     /// Whether any of its fields contains this text.
     pub fn contains(&self, text: &str) -> bool {
         let has = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(text);

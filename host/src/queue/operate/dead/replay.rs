@@ -8,7 +8,7 @@ use crate::queue::error::QueueError;
 use crate::queue::keyspace::StreamKind;
 use crate::queue::lua::scripts;
 use crate::queue::publish::Publisher;
-use crate::queue::topic::TopicHandle;
+use crate::queue::topic::{TopicHandle, markers};
 
 /// The most that one script replays, since nothing else runs on the server meanwhile.
 const BATCH: usize = 100;
@@ -16,6 +16,9 @@ const BATCH: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
     Ok,
+    /// It was replayed too, but a message with its deduplication key has finished
+    /// within the window, so it is not run while its topic deduplicates.
+    AsDuplicate,
     /// It does not exist any more.
     Gone,
     /// It stays a dead letter, for this reason.
@@ -37,10 +40,24 @@ impl Replay {
         let mut results = Vec::with_capacity(letters.len());
         for batch in letters.chunks(BATCH) {
             for same_origin in batch.chunk_by(|one, other| one.origin == other.origin) {
-                results.extend(self.replay_batch(same_origin[0].origin, same_origin).await?);
+                let is_duplicate = self.are_duplicates(same_origin).await?;
+                let replayed = self.replay_batch(same_origin[0].origin, same_origin).await?;
+                results.extend(replayed.into_iter().zip(is_duplicate).map(|(result, is_duplicate)| match result {
+                    Replayed::Ok if is_duplicate => Replayed::AsDuplicate,
+                    result => result,
+                }));
             }
         }
         Ok(results)
+    }
+
+    /// For each letter, whether a message with its deduplication key has finished.
+    async fn are_duplicates(&self, letters: &[DeadLetterEntry]) -> Result<Vec<bool>, QueueError> {
+        let topic = self.handle.topic();
+        let keys: Vec<_> = letters.iter().map(|letter| letter.deduplication_key(topic)).collect();
+        let known: Vec<String> = keys.iter().flatten().cloned().collect();
+        let mut finished = markers::finished(&self.handle, &known).await?.into_iter();
+        Ok(keys.iter().map(|key| key.is_some() && finished.next().unwrap_or(false)).collect())
     }
 
     async fn replay_batch(&self, origin: Origin, letters: &[DeadLetterEntry]) -> Result<Vec<Replayed>, QueueError> {

@@ -2,38 +2,39 @@
 //! and reasons of handlers, may contain control characters. They are escaped, which
 //! means the same to a JSON parser.
 
+use super::queue::LineQueue;
+use super::shorten::json_line;
 use crate::text::sanitize_json;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{self, Stdout, Write};
+use std::io::{self, Write};
+use std::sync::Arc;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Stdout, which gets whole lines.
-pub(super) struct JsonLog(Stdout);
+/// A writer of whole lines into the queue, which never fails.
+#[derive(Clone)]
+pub(super) struct JsonLines(Arc<LineQueue>);
 
-impl JsonLog {
-    pub(super) fn new() -> Self {
-        Self(io::stdout())
+impl JsonLines {
+    pub(super) fn new(queue: Arc<LineQueue>) -> Self {
+        Self(queue)
     }
 }
 
-impl Write for JsonLog {
+impl Write for JsonLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(bytes).map(sanitize_json) {
-            Ok(Cow::Owned(line)) => self.0.write_all(line.as_bytes())?,
-            Ok(Cow::Borrowed(_)) | Err(_) => self.0.write_all(bytes)?,
-        }
+        let line = String::from_utf8_lossy(bytes);
+        self.0.push(json_line(sanitize_json(&line).into_owned()).as_bytes());
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 
@@ -95,7 +96,7 @@ impl Visit for Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use tracing_subscriber::fmt::MakeWriter;
     use tracing_subscriber::fmt::format::JsonFields;
 
