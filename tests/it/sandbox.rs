@@ -225,18 +225,29 @@ async fn log_lines_and_fields_are_truncated_and_escaped() {
     let fields: Vec<(String, String)> = (0..33).map(|number| (format!("f{number}"), "v".to_owned())).collect();
     let log = |text: &str, fields: Value| json!({ "do": "log", "text": text, "fields": fields });
     let (largest, value) = (format!("large {}", "x".repeat((16 << 10) - 6)), "y".repeat(1 << 10));
+    let whole = format!("whole {}", "x".repeat(14_000));
     let lines = json!([
-        log(&largest, json!([["at", value]])),
+        log(&whole, json!([["at", value]])),
+        log(&largest, json!([])),
         log(&format!("{largest}x"), json!([["above", format!("{value}y")]])),
         log("many", json!(fields)),
         log("exact", json!(fields[..32])),
         log("a\u{1b}[31mred\u{202e}", json!([["level", "error id=7"], ["b\nc", ""], ["n".repeat(65), "v"]])),
     ]);
     run_actions(&redis, "store", "s", lines).await;
+    let line = gateway.until_logged("whole ", |_| true).await;
+    assert_eq!((&line["message"], &line["fields"]), (&json!(whole), &json!(format!("at={value}"))));
+    // The text is as long as it may be, but its line would be longer than container
+    // engines take: it ends with how much is missing.
     let lines = gateway.logged("large ");
     assert_eq!(lines.len(), 2);
-    assert_eq!((&lines[0]["message"], &lines[0]["fields"]), (&json!(largest), &json!(format!("at={value}"))));
-    assert_eq!(lines[1]["message"], json!(format!("{largest}...")));
+    let missing = |line: &Value, whole: &str| {
+        let (kept, note) = line["message"].as_str().unwrap().rsplit_once("... (").unwrap();
+        assert!(whole.starts_with(kept) && line.to_string().len() < 16 << 10, "{line}");
+        assert_eq!(note, format!("{} bytes more)", whole.len() - kept.len()));
+    };
+    missing(&lines[0], &largest);
+    missing(&lines[1], &format!("{largest}..."));
     assert_eq!(lines[1]["fields"], json!(format!("above={value}...")));
     let many = gateway.until_logged("many", |_| true).await;
     assert!(many["fields"].as_str().unwrap().ends_with("f31=v and 1 more"), "{many}");

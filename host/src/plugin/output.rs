@@ -91,9 +91,14 @@ impl Output {
         let captured = &mut *captured;
         let available = OUTPUT_BYTES_MAX.saturating_sub(captured.stdout.bytes.len() + captured.stderr.bytes.len());
         let stream = if self.is_stderr { &mut captured.stderr } else { &mut captured.stdout };
-        stream.bytes.extend_from_slice(&bytes[..bytes.len().min(available)]);
+        let kept = &bytes[..bytes.len().min(available)];
+        stream.bytes.extend_from_slice(kept);
         captured.was_truncated |= bytes.len() > available;
-        if let Some(lines) = stream.take_lines(&self.context.redactor) {
+        // Without a new line end nothing is complete, and a guest that prints without
+        // an end must not make the host search what it kept again and again.
+        if kept.contains(&b'\n')
+            && let Some(lines) = stream.take_lines(&self.context.redactor)
+        {
             self.log(&lines, captured.span.as_ref());
         }
     }
