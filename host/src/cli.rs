@@ -196,7 +196,7 @@ impl From<QueueError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Redis(_) | StartError::Mail(_) | StartError::Prefix(_) => {
+            StartError::Redis(_) | StartError::Mail(_) | StartError::Prefix(_) | StartError::UnknownName { .. } => {
                 Self::BadConfiguration(error.to_string())
             }
             _ => Self::Failed(error.to_string()),
@@ -320,6 +320,9 @@ fn variables() -> BTreeSet<String> {
 
 /// Adds the settings of the file. Only the default file may be missing.
 fn with_file(settings: RawSettings, named: Option<&Path>) -> Result<RawSettings, Failure> {
+    let settings = settings.without_service_variables();
+    // An empty variable counts as unset.
+    let named = named.filter(|path| !path.as_os_str().is_empty());
     let path = named.unwrap_or(Path::new(FILE));
     match fs::read_to_string(path) {
         Ok(text) => Ok(settings.or_file(&text, &path.display().to_string())?),
@@ -332,6 +335,7 @@ impl RedisArgs {
     /// Connects to the given Redis, or else to the one of a `dev` in the working
     /// directory.
     fn connect(self) -> Result<(Connection, QueueSettings), Failure> {
+        let sources = self.redis.sources.clone();
         let settings = RawSettings { redis: self.redis, queue: self.queue, ..RawSettings::default() };
         let mut settings = with_file(settings, self.config.as_deref())?;
         if settings.redis.is_unset()
@@ -342,7 +346,7 @@ impl RedisArgs {
         let mut errors = Vec::new();
         let (target, queue) = (settings.redis.check(&mut errors), settings.queue.check(&mut errors));
         if !errors.is_empty() {
-            return Err(InvalidSettings(errors).into());
+            return Err(InvalidSettings::named(errors, &sources).into());
         }
         let connection = Connection::to(&target).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))

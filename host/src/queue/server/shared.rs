@@ -92,9 +92,11 @@ impl Shared {
             Live::Node { .. } => is_broken(error) || is_no_master(error),
             // The cluster client reconnects to its nodes by itself.
             Live::Cluster(_) => {
-                error.kind() == ErrorKind::Io
-                    && error.is_connection_dropped()
-                    && error.to_string().contains("redis_cluster")
+                // It keeps the password that it was made with.
+                error.kind() == ErrorKind::AuthenticationFailed
+                    || error.kind() == ErrorKind::Io
+                        && error.is_connection_dropped()
+                        && error.to_string().contains("redis_cluster")
             }
         };
         if is_useless {
@@ -136,7 +138,7 @@ impl Shared {
         let Some((host, port)) = address.and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
             return Err(error.clone());
         };
-        let mut connection = self.0.servers.node(Some(host).filter(|host| !host.is_empty()), port)?.connect().await?;
+        let mut connection = self.0.servers.node(Some(host).filter(|host| !host.is_empty()), port).connect().await?;
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
         let answers = connection.req_packed_commands(&both, 0, 2).await?;
