@@ -52,6 +52,8 @@ pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted";
 pub const SCHEDULE_FIRED: &str = "schedule fired";
 pub const SCHEDULE_FAILED: &str = "schedule delayed, retrying";
 pub const FIRE_TIMES_SKIPPED: &str = "too many fire times were missed; the oldest are skipped";
+pub const MAIL_WITHOUT_RELAY: &str =
+    "grants.mail is true, but this host has no mail relay: its mails fail until mail.relay (GATEWAY_MAIL_RELAY) is set";
 pub const SHUTDOWN_CUT_OFF: &str =
     "the shutdown is cut off at its timeout: leases that were not given back end by themselves";
 pub const SHUTDOWN_TIMED_OUT: &str = "shutdown timeout reached: messages in flight are requeued";

@@ -27,6 +27,7 @@ pub use secrets::{RawSecrets, SecretsSettings};
 pub use sources::{Source, Sources};
 pub use variables::{service_variables, unknown_variables};
 
+use crate::text::{size, span};
 use clap::Args;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -352,7 +353,8 @@ impl RawSettings {
         set(&self.handler_memory)?;
         let bytes = parse("handler_memory", &self.handler_memory, min, "a size like 2GiB", errors);
         if bytes < min {
-            errors.push(format!("handler_memory: {bytes} is out of range: 64MiB or more"));
+            let got = size(bytes.as_u64());
+            errors.push(format!("handler_memory: {got} is out of range: {} or more", size(min.as_u64())));
         }
         Some(bytes.as_u64())
     }
@@ -425,7 +427,7 @@ impl RawQueue {
             errors,
         );
         if !(1 << 10..=256 << 20).contains(&bytes.as_u64()) {
-            errors.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
+            errors.push(format!("queue.max_message: {} is out of range: 1KiB to 256MiB", size(bytes.as_u64())));
         }
         QueueSettings {
             prefix,
@@ -456,7 +458,8 @@ impl RawQueue {
         let (name, raw, min) = ("queue.dead_max_bytes", &self.queue_dead_max_bytes, bytesize::ByteSize::kib(64));
         let bytes = set(raw).map(|_| parse(name, raw, min, "a size like 512MiB", errors));
         if let Some(bytes) = bytes.filter(|bytes| *bytes < min) {
-            errors.push(format!("{name}: {bytes} is out of range: {min} or more"));
+            let [got, min] = [bytes, min].map(|bytes| size(bytes.as_u64()));
+            errors.push(format!("{name}: {got} is out of range: {min} or more"));
         }
         DeadLetterCaps { age, bytes: bytes.map(|bytes| bytes.as_u64()) }
     }
@@ -524,7 +527,7 @@ fn parse_duration(
     let duration = Duration::from(parse(name, raw, default, "a time like 500ms, 30s or 5m", errors));
     let (min, max) = (Duration::from_millis(bounds_ms.0), Duration::from_millis(bounds_ms.1));
     if !(min..=max).contains(&duration) {
-        let [got, min, max] = [duration, min, max].map(humantime::format_duration);
+        let [got, min, max] = [duration, min, max].map(span);
         errors.push(format!("{name}: {got} is out of range: {min} to {max}"));
     }
     duration

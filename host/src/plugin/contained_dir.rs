@@ -1,6 +1,7 @@
 //! Opens files of the plugins directory and no others: names are resolved
 //! beneath the directory, whatever links they pass through.
 
+use crate::text::size;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -49,7 +50,7 @@ impl ContainedDir {
         // The file may have grown since its metadata was read.
         (&mut file).take(bytes_max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > bytes_max {
-            return Err(io::Error::other(format!("it has more than the allowed {}", bytesize::ByteSize(bytes_max))));
+            return Err(io::Error::other(format!("it has more than the allowed {}", size(bytes_max))));
         }
         Ok((bytes, metadata))
     }
