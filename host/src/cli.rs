@@ -26,9 +26,10 @@ use crate::text::sanitize_lines;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::print_note;
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The directory for the state of `dev`, in the working directory.
@@ -143,7 +144,7 @@ enum PluginsCommand {
 struct RunArgs {
     /// Settings file [default: gateway-worker.toml, if it exists]
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(flatten)]
     settings: RawSettings,
 }
@@ -152,7 +153,7 @@ struct RunArgs {
 #[derive(Debug, Args)]
 struct RedisArgs {
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", hide = true)]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(flatten)]
     redis: RawRedis,
     #[command(flatten)]
@@ -319,10 +320,10 @@ fn variables() -> BTreeSet<String> {
 }
 
 /// Adds the settings of the file. Only the default file may be missing.
-fn with_file(settings: RawSettings, named: Option<&Path>) -> Result<RawSettings, Failure> {
+fn with_file(settings: RawSettings, named: Option<&OsStr>) -> Result<RawSettings, Failure> {
     let settings = settings.without_service_variables();
     // An empty variable counts as unset.
-    let named = named.filter(|path| !path.as_os_str().is_empty());
+    let named = named.filter(|path| !path.to_string_lossy().trim().is_empty()).map(Path::new);
     let path = named.unwrap_or(Path::new(FILE));
     match fs::read_to_string(path) {
         Ok(text) => Ok(settings.or_file(&text, &path.display().to_string())?),

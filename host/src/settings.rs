@@ -630,10 +630,10 @@ mod tests {
         assert_eq!(listen(&[], "127.0.0.1:1", "1"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["listen"], "127.0.0.1:1", "2"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["app_port"], "127.0.0.1:1", "2"), Ok("0.0.0.0:2".to_owned()));
-        for source in [&[][..], &["listen", "app_port"]] {
-            let error = "listen is 127.0.0.1:1, but APP_PORT is 2: set only one of them".to_owned();
-            assert_eq!(listen(source, "127.0.0.1:1", "2"), Err(error));
-        }
+        let differ = |listen, port| Err(format!("{listen} is 127.0.0.1:1, but {port} is 2: set only one of them"));
+        assert_eq!(listen(&[], "127.0.0.1:1", "2"), differ("listen", "APP_PORT"));
+        let flags = ["listen", "app_port"];
+        assert_eq!(listen(&flags, "127.0.0.1:1", "2"), differ("--listen (listen)", "--app-port (APP_PORT)"));
     }
 
     #[test]

@@ -258,6 +258,7 @@ async fn dev_needs_no_redis_and_reports_its_handled_samples() {
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
     assert!(out.contains("handled    greet") && out.contains("1 of 1 sample messages handled"), "{out}");
+    assert!(out.contains("the input is no terminal, so dev ends here"), "{out}");
     let output = dev("no-such-folder");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no-such-folder"));

@@ -42,7 +42,7 @@ impl WorkerArgs {
             Ok(Err(RequestError::Connect(error))) => {
                 return Err(Failure::Failed(format!(
                     "cannot connect to a worker at {}: {error}; is it running? Set --url or GATEWAY_URL for another one",
-                    self.url
+                    self.base_url()
                 )));
             }
             Ok(Err(RequestError::Exchange(error))) => return Err(Failure::Failed(format!("{url}: {error}"))),
@@ -61,12 +61,15 @@ impl WorkerArgs {
         }
     }
 
+    /// An empty variable counts as unset.
+    fn base_url(&self) -> &str {
+        if self.url.trim().is_empty() { DEFAULT_URL } else { self.url.trim() }
+    }
+
     /// The URL with the path appended. Each segment is percent-encoded.
     fn target(&self, path: &[&str]) -> Result<Url, Failure> {
-        let usage = |problem: &str| Failure::Usage(format!("--url (GATEWAY_URL): \"{}\" {problem}", self.url));
-        // An empty variable counts as unset.
-        let text = if self.url.trim().is_empty() { DEFAULT_URL } else { self.url.trim() };
-        let mut url = Url::parse(text).map_err(|error| usage(&format!("is not a URL: {error}")))?;
+        let usage = |problem: &str| Failure::Usage(format!("--url (GATEWAY_URL): \"{}\" {problem}", self.base_url()));
+        let mut url = Url::parse(self.base_url()).map_err(|error| usage(&format!("is not a URL: {error}")))?;
         if url.scheme() != "http" {
             return Err(usage("must begin with http://, because the worker does not support TLS"));
         }

@@ -74,7 +74,7 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         ("[limits]\ntimeout = \"61m\"", &["1ms to 1h"]),
         ("[rate]\nlimit = 5", &["line 1, column 2", "[rate] requires `per`"]),
         ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
-        ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
+        ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1d"]),
         ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
         ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
         ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),

@@ -150,7 +150,7 @@ mod tests {
         fs::write(directory.path().join("a"), "12345").unwrap();
         let contained = ContainedDir::open(directory.path()).unwrap();
         assert_eq!(contained.read("a", 5).unwrap().0, b"12345");
-        assert!(contained.read("a", 4).unwrap_err().to_string().contains("more than the allowed 4 B"));
+        assert!(contained.read("a", 4).unwrap_err().to_string().contains("more than the allowed 4B"));
         assert!(contained.read(".", 4).unwrap_err().to_string().contains("not a regular file"));
     }
 

@@ -10,7 +10,9 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+};
 use redis::{RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode};
 use std::io;
 use std::sync::Arc;
@@ -124,7 +126,7 @@ impl Servers {
                     Err(error) => Err(self.named(error, &sentinels.hosts).await),
                 }
             }
-            Kind::Cluster(_) => Err((redis::ErrorKind::Client, "a cluster has more than one master").into()),
+            Kind::Cluster(_) => Err((ErrorKind::Client, "a cluster has more than one master").into()),
         }
     }
 
@@ -180,12 +182,24 @@ impl Node {
             AsyncConnectionConfig::new().set_response_timeout(timeout).set_connection_timeout(Some(CONNECT_TIMEOUT));
         match self.client()?.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => Ok(connection),
-            Err(error) => Err(named(error, &self.name, &self.address).await),
+            Err(error) => Err(self.login.explained(named(error, &self.name, &self.address).await)),
         }
     }
 }
 
 impl NodeLogin {
+    /// Nobody would expect that a user without a password has the empty one.
+    fn explained(&self, error: RedisError) -> RedisError {
+        match (&self.login.username, &self.login.password) {
+            (Some(user), None) if error.kind() == ErrorKind::AuthenticationFailed => {
+                let advice = "set redis.password or redis.password_file, or let the user need none (nopass)";
+                let text = format!("{error}; no password is set for the user \"{user}\": {advice}");
+                (ErrorKind::AuthenticationFailed, "login refused", text).into()
+            }
+            _ => error,
+        }
+    }
+
     fn info(&self, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
         let (username, password) = self.login.credentials().map_err(unreadable)?;
         let mut settings = RedisConnectionInfo::default().set_db(self.db);
