@@ -167,21 +167,30 @@ impl RawRedis {
     pub fn check(&self, errors: &mut Vec<String>) -> RedisTarget {
         let errors_before = errors.len();
         let endpoint = self.endpoint(errors);
-        let tls_ca = pem("redis.tls_ca", &self.redis_tls_ca, "CERTIFICATE", errors);
-        let cert = pem("redis.tls_cert", &self.redis_tls_cert, "CERTIFICATE", errors);
-        let key = pem("redis.tls_key", &self.redis_tls_key, "PRIVATE KEY", errors);
-        if set(&self.redis_tls_cert).is_some() != set(&self.redis_tls_key).is_some() {
+        // What is weaker than the address belongs to another one, like the parts of it.
+        let address = self.sources.of("redis_url").max(self.sources.of("redis_host"));
+        let file = |field: &str, raw: &Option<String>| {
+            set(raw).filter(|_| endpoint.is_tls || self.sources.of(field) >= address)
+        };
+        let ca_file = file("redis_tls_ca", &self.redis_tls_ca);
+        let cert_file = file("redis_tls_cert", &self.redis_tls_cert);
+        let key_file = file("redis_tls_key", &self.redis_tls_key);
+        let tls_ca = pem("redis.tls_ca", &ca_file, "CERTIFICATE", errors);
+        let cert = pem("redis.tls_cert", &cert_file, "CERTIFICATE", errors);
+        let key = pem("redis.tls_key", &key_file, "PRIVATE KEY", errors);
+        if cert_file.is_some() != key_file.is_some() {
             errors.push("redis.tls_cert and redis.tls_key: set both or neither".to_owned());
         }
-        let tls_files = [&self.redis_tls_ca, &self.redis_tls_cert, &self.redis_tls_key];
         let is_valid = errors.len() == errors_before;
-        if is_valid && !endpoint.is_tls && tls_files.into_iter().any(|file| set(file).is_some()) {
+        if is_valid && !endpoint.is_tls && [ca_file, cert_file, key_file].iter().any(Option::is_some) {
             errors.push(format!(
                 "redis.tls_ca, .tls_cert, .tls_key: {endpoint} does not use TLS; begin its scheme with rediss"
             ));
         }
-        let sentinel_login = self.sentinel_login(errors);
-        if is_valid && sentinel_login != Login::default() && !matches!(endpoint.mode, RedisMode::Sentinel { .. }) {
+        let has_sentinels = matches!(endpoint.mode, RedisMode::Sentinel { .. });
+        let is_meant = |field: &str| has_sentinels || self.sources.of(field) >= address;
+        let sentinel_login = self.sentinel_login(is_meant, errors);
+        if is_valid && sentinel_login != Login::default() && !has_sentinels {
             errors.push(format!(
                 "redis.sentinel_username, .sentinel_password, .sentinel_password_file: {endpoint} has no sentinels"
             ));
@@ -254,13 +263,16 @@ impl RawRedis {
         endpoint
     }
 
-    fn sentinel_login(&self, errors: &mut Vec<String>) -> Login {
+    fn sentinel_login(&self, is_meant: impl Fn(&str) -> bool, errors: &mut Vec<String>) -> Login {
+        let raw = |field: &str, raw: &Option<String>| set(raw).filter(|_| is_meant(field));
         let (setting, field) = ("redis.sentinel_password", "redis_sentinel_password");
-        let found = password::text(setting, &self.redis_sentinel_password, errors);
+        let found = password::text(setting, &raw(field, &self.redis_sentinel_password), errors);
         let found = found.map(|password| (setting, self.sources.of(field), password));
-        let path = (&self.redis_sentinel_password_file, "redis.sentinel_password_file", "redis_sentinel_password_file");
-        let password = self.password(found, path, errors);
-        Login { username: name("redis.sentinel_username", &self.redis_sentinel_username, errors), password }
+        let (setting, field) = ("redis.sentinel_password_file", "redis_sentinel_password_file");
+        let path = raw(field, &self.redis_sentinel_password_file);
+        let password = self.password(found, (&path, setting, field), errors);
+        let username = raw("redis_sentinel_username", &self.redis_sentinel_username);
+        Login { username: name("redis.sentinel_username", &username, errors), password }
     }
 
     /// The password from a text or from a file, whichever comes from the stronger source.
@@ -405,6 +417,64 @@ mod tests {
             let errors = check(change);
             assert!(errors.len() == 1 && errors[0].contains(&format!("but {name} differs")), "{name}: {errors:?}");
         }
+    }
+
+    #[test]
+    fn what_is_weaker_than_the_address_does_not_contradict_it() {
+        let redis = RawRedis {
+            sources: Sources::from(Source::CommandLine, &["redis_url"]),
+            redis_url: some("redis://h"),
+            redis_host: some("a b"),
+            redis_port: some("http"),
+            redis_password: some("a\nb"),
+            redis_tls_ca: some("/no/such"),
+            redis_tls_key: some("/no/such"),
+            redis_sentinel_username: some("u"),
+            redis_sentinel_password_file: some("/no/such"),
+            ..RawRedis::default()
+        };
+        let mut errors = Vec::new();
+        let target = redis.check(&mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(target.sentinel_login, Login::default());
+    }
+
+    #[test]
+    fn the_login_that_a_url_lacks_is_in_the_parts() {
+        let login = |url: &str, change: &dyn Fn(&mut RawRedis)| {
+            let mut redis = RawRedis { redis_url: some(url), ..RawRedis::default() };
+            change(&mut redis);
+            let mut errors = Vec::new();
+            let login = redis.check(&mut errors).endpoint.login;
+            assert!(errors.is_empty(), "{errors:?}");
+            let (username, password) = login.credentials().unwrap();
+            (username.map(str::to_owned), password.map(|password| password.reveal().to_owned()))
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from file\n").unwrap();
+        let path = some(file.path().to_str().unwrap());
+        let password = |redis: &mut RawRedis| redis.redis_password = some("p");
+        let from_file = |redis: &mut RawRedis| redis.redis_password_file = path.clone();
+        assert_eq!(login("redis://h", &|_| {}), (None, None));
+        // Nobody else than this user.
+        assert_eq!(login("redis://u@h", &|_| {}), (some("u"), some("")));
+        assert_eq!(login("redis+cluster://u@h", &|_| {}), (some("u"), some("")));
+        assert_eq!(login("redis://u@h", &password), (some("u"), some("p")));
+        assert_eq!(login("redis://u@h", &from_file), (some("u"), some("from file")));
+        assert_eq!(login("redis+sentinel://u@h/m", &from_file), (some("u"), some("from file")));
+        assert_eq!(login("redis://h", &from_file), (None, some("from file")));
+        let both = |source| {
+            move |redis: &mut RawRedis| {
+                redis.redis_password_file = some("/no/such");
+                redis.sources = Sources::from(source, &["redis_url"]);
+            }
+        };
+        assert_eq!(login("redis://u:p@h", &both(Source::CommandLine)), (some("u"), some("p")));
+        let stronger = |redis: &mut RawRedis| {
+            from_file(redis);
+            redis.sources = Sources::from(Source::Environment, &["redis_password_file"]);
+        };
+        assert_eq!(login("redis://u:p@h", &stronger), (some("u"), some("from file")));
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl NodeLogin {
         match (&self.login.username, &self.login.password) {
             (Some(user), None) if error.kind() == ErrorKind::AuthenticationFailed => {
                 let advice = "set redis.password or redis.password_file, or let the user need none (nopass)";
+                let error = error.detail().unwrap_or_default();
                 let text = format!("{error}; no password is set for the user \"{user}\": {advice}");
                 (ErrorKind::AuthenticationFailed, "login refused", text).into()
             }
