@@ -32,6 +32,29 @@ fn refused(flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) 
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// A cluster of one node, with lines of its configuration.
+async fn one_node_cluster(lines: &str) -> Process {
+    let node = Process::start(&redis_server(), &[], "", |_, _| {
+        format!("cluster-enabled yes\ncluster-port {}\n{lines}", free_port())
+    });
+    run_at(&node, "CLUSTER ADDSLOTSRANGE 0 16383");
+    until("the cluster works", async || {
+        format!("{:?}", run_at(&node, "CLUSTER INFO")).contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    node
+}
+
+fn run_at(server: &Process, command: &str) -> redis::Value {
+    let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut words = command.split(' ');
+    let mut built = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        built.arg(word);
+    });
+    built.query(&mut connection).unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
 /// A worker without flags for Redis and for its address.
 fn worker(plugins: &Plugins, variables: &[(&str, &str)]) -> Gateway {
     let mut command = Command::new(BINARY);
@@ -225,17 +248,7 @@ async fn nobody_is_another_user_at_sentinels_and_clusters() {
     let sentinel = Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
         format!("sentinel monitor m 127.0.0.1 {} 1\n{users}", master.port)
     });
-    let cluster = Process::start(&redis_server(), &[], "", |_, _| {
-        format!("cluster-enabled yes\ncluster-port {}\n{users}", free_port())
-    });
-    let client = redis::Client::open(cluster.url()).unwrap();
-    let mut connection = client.get_connection().unwrap();
-    redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16383).exec(&mut connection).unwrap();
-    let healthy = async || {
-        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut connection).unwrap();
-        info.contains("cluster_state:ok").then_some(())
-    };
-    until("the cluster works", healthy).await;
+    let cluster = one_node_cluster(users).await;
     let (at_sentinel, at_cluster) = (sentinel.port, cluster.port);
     let url = |user: &str, mode: &str| match mode {
         "sentinel" => format!("redis+sentinel://{user}@127.0.0.1:{at_sentinel}/m"),
@@ -298,6 +311,32 @@ async fn a_rotated_password_is_read_from_its_file_without_a_restart() {
     std::fs::write(&password, "two\n").unwrap();
     gateway.until_outcome("topic", "after", "done").await;
     gateway.until_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_password_is_read_again_for_clusters_and_sentinels() {
+    let user = "user app on >one ~* &* +@all\n";
+    let master = Process::start(&redis_server(), &[], "", |_, _| user.to_owned());
+    let sentinel = Process::start(&redis_server(), &["--sentinel"], "", |_, _| {
+        format!("sentinel monitor m 127.0.0.1 {} 1\n", master.port)
+    });
+    let cluster = one_node_cluster(user).await;
+    for (url, server) in [
+        (format!("redis+cluster://app@127.0.0.1:{}", cluster.port), &cluster),
+        (format!("redis+sentinel://app@127.0.0.1:{}/m", sentinel.port), &master),
+    ] {
+        let plugins = Plugins::with("topic", &guest(OK), "");
+        let password = plugins.path().join("password");
+        std::fs::write(&password, "one\n").unwrap();
+        let gateway = Gateway::start_with(&url, &plugins, &["--redis-password-file", password.to_str().unwrap()]);
+        gateway.until_ready().await;
+        std::fs::write(&password, "two\n").unwrap();
+        run_at(server, "ACL SETUSER app resetpass >two");
+        run_at(server, "CLIENT KILL USER app");
+        run_at(server, "XADD mq:topic * message {\"id\":\"after\",\"data\":{}}");
+        gateway.until_outcome("topic", "after", "done").await;
+        gateway.until_ready().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

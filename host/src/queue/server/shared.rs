@@ -93,7 +93,7 @@ impl Shared {
             // The cluster client reconnects to its nodes by itself.
             Live::Cluster(_) => {
                 // It keeps the password that it was made with.
-                error.kind() == ErrorKind::AuthenticationFailed
+                is_login_refused(error)
                     || error.kind() == ErrorKind::Io
                         && error.is_connection_dropped()
                         && error.to_string().contains("redis_cluster")
@@ -186,6 +186,12 @@ fn server_error(value: &Value) -> Option<RedisError> {
         Value::ServerError(error) => Some(error.clone().into()),
         _ => None,
     }
+}
+
+/// The cluster client wraps the error texts of its nodes.
+fn is_login_refused(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || error.to_string().to_lowercase().contains("authentication failed")
 }
 
 fn is_broken(error: &RedisError) -> bool {
