@@ -5,7 +5,11 @@ use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server};
 use crate::support::{BINARY, Gateway, OK, Plugins, Redis, guest, run_command, until};
 use gateway_worker::events;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A worker that has started instead is killed, and then has no exit code.
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A certificate of version 1, for which the key does not matter.
 const FIRST_VERSION: &str = "-----BEGIN CERTIFICATE-----
@@ -23,12 +27,20 @@ fn port(redis: &Redis) -> String {
     redis.url().rsplit(':').next().unwrap().trim_end_matches('/').to_owned()
 }
 
-/// Exit code and stderr of a worker that does not start.
+/// Exit code and stderr of a worker that must not start.
 fn refused(flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(BINARY);
     command.arg("run").args(flags).envs(variables.iter().copied()).current_dir(folder.path());
-    let output = command.output().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > REFUSED_WITHIN {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
