@@ -3,7 +3,7 @@
 
 use super::diagnosis::named;
 use crate::queue::error::QueueError;
-use crate::settings::{ClientPem, Login, RedisMode, RedisTarget};
+use crate::settings::{ClientPem, Login, Password, RedisMode, RedisTarget};
 use crate::tls;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
@@ -99,6 +99,11 @@ impl Servers {
 
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.kind, Kind::Cluster(_))
+    }
+
+    /// Whether the next login may need another password than the last one.
+    pub(crate) fn password_may_change(&self) -> bool {
+        matches!(self.login.login.password, Some(Password::File { .. }))
     }
 
     /// The connection that all callers share.

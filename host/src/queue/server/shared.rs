@@ -90,14 +90,9 @@ impl Shared {
     fn check_connection(&self, live: &Arc<Live>, error: &RedisError) {
         let is_useless = match &**live {
             Live::Node { .. } => is_broken(error) || is_no_master(error),
-            // The cluster client reconnects to its nodes by itself.
-            Live::Cluster(_) => {
-                // It keeps the password that it was made with.
-                is_login_refused(error)
-                    || error.kind() == ErrorKind::Io
-                        && error.is_connection_dropped()
-                        && error.to_string().contains("redis_cluster")
-            }
+            // The cluster client reconnects to its nodes by itself, but with the password
+            // that it was made with.
+            Live::Cluster(_) => is_stuck(error) || self.0.servers.password_may_change() && has_lost_nodes(error),
         };
         if is_useless {
             self.disconnect(live);
@@ -188,10 +183,14 @@ fn server_error(value: &Value) -> Option<RedisError> {
     }
 }
 
-/// The cluster client wraps the error texts of its nodes.
-fn is_login_refused(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed
-        || error.to_string().to_lowercase().contains("authentication failed")
+/// The cluster client has ended.
+fn is_stuck(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Io && error.is_connection_dropped() && error.to_string().contains("redis_cluster")
+}
+
+/// The cluster client has no connection to the nodes that it needs.
+fn has_lost_nodes(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::ClusterConnectionNotFound | ErrorKind::AuthenticationFailed | ErrorKind::Io)
 }
 
 fn is_broken(error: &RedisError) -> bool {
