@@ -13,7 +13,7 @@ const SERVICES: [(&str, &str); 2] = [("APP_PORT", "app"), ("REDIS_PORT", "redis"
 /// What to log of each variable that Kubernetes has set and that is no setting.
 pub fn service_variables() -> Vec<String> {
     let found = SERVICES.into_iter().filter_map(|(name, service)| {
-        let value = std::env::var(name).ok().filter(|value| is_service_address(value))?;
+        let value = std::env::var_os(name)?.into_string().ok().filter(|value| is_service_address(value))?;
         Some(format!(
             "{SERVICE_VARIABLE}: {name}={} is what Kubernetes sets for a Service called \"{service}\"",
             value.trim()
