@@ -14,13 +14,13 @@ use crate::plugin::{Cache, Compiler, Engine, EngineError, EngineResources, Plugi
 use crate::queue::{Connection, KeyValueStore, QueueError};
 use crate::reloader::{Reloader, Request};
 use crate::secrets::SecretStore;
-use crate::settings::Settings;
+use crate::settings::{ListenAddress, Settings};
 use crate::supervisor::Supervisor;
 use crate::worker::Worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
@@ -28,12 +28,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// A shutdown may take this long even if it is to wait for no message, so that they
+/// are given back.
+const SHUTDOWN_MIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(
         "can't listen on {address}: {source}; is another worker running there? --listen or APP_PORT names another address"
     )]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen { address: ListenAddress, source: io::Error },
+    #[error(
+        "listen (GATEWAY_LISTEN): {address}: the name can't be resolved: {source}; write an address, or :PORT for all"
+    )]
+    UnknownName { address: ListenAddress, source: io::Error },
     #[error("redis: {0}")]
     Redis(QueueError),
     #[error("{0}")]
@@ -53,6 +61,8 @@ pub struct App {
     requests: mpsc::Sender<Request>,
     is_draining: watch::Sender<bool>,
     handlers: Handlers,
+    supervisor: Supervisor,
+    shutdown_timeout: Duration,
     worker_task: Stage,
     reloader_task: Stage,
     health_task: Stage,
@@ -102,9 +112,10 @@ impl App {
     /// Starts the worker. It starts without Redis too, and waits for it.
     pub async fn start(settings: Settings, metrics: Arc<Metrics>, supervisor: Supervisor) -> Result<Self, StartError> {
         let started = Instant::now();
-        let address = settings.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-        let address = listener.local_addr().unwrap_or(address);
+        let listener = listen(&settings.listen).await?;
+        let address =
+            listener.local_addr().map_err(|source| StartError::Listen { address: settings.listen.clone(), source })?;
+        let shutdown_timeout = settings.shutdown_timeout;
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
         let mut key_watch = KeyWatch::new(&connection, &settings.queue.prefix, &metrics);
         key_watch.check_start().await?;
@@ -160,11 +171,13 @@ impl App {
             requests,
             is_draining,
             handlers,
+            shutdown_timeout,
             worker_task: Stage::start(&supervisor, "worker", |stop| async move { consuming.run(routes, stop).await }),
             reloader_task: Stage::start(&supervisor, "reloader", |stop| reloader.run(stop)),
             health_task: Stage::start(&supervisor, "health", |stop| health.run(stop)),
             key_watch_task: Stage::start(&supervisor, "key watch", |stop| key_watch.run(stop)),
             admin_task: Stage::start(&supervisor, "HTTP server", |stop| serve(listener, router(status), stop)),
+            supervisor,
         })
     }
 
@@ -173,11 +186,21 @@ impl App {
         let _ = self.requests.try_send(Request::Scan(None));
     }
 
-    /// Stops in this order: `/ready` says "draining" first, so that no traffic is
+    /// Stops, and takes no longer than the timeout of the shutdown, whatever does not
+    /// answer. What is not given back by then is taken over when its lease ends.
+    pub async fn stop(self) {
+        let (supervisor, limit) = (self.supervisor.clone(), self.shutdown_timeout.max(SHUTDOWN_MIN));
+        if tokio::time::timeout(limit, self.stop_in_order()).await.is_err() {
+            supervisor.give_up();
+            tracing::warn!(shutdown_timeout = ?limit, "{}", events::SHUTDOWN_CUT_OFF);
+        }
+    }
+
+    /// In this order: `/ready` says "draining" first, so that no traffic is
     /// routed here; no more plugins are loaded; no more messages are fetched, and
     /// those in flight finish; the worker is removed from `mq::workers`; and the
     /// HTTP server ends last, so that the last metrics can be read.
-    pub async fn stop(self) {
+    async fn stop_in_order(self) {
         self.is_draining.send_replace(true);
         tracing::info!("{}", events::SHUTTING_DOWN);
         self.reloader_task.end().await;
@@ -188,6 +211,14 @@ impl App {
         drop(self.handlers);
         tracing::info!("{}", events::STOPPED);
     }
+}
+
+async fn listen(address: &ListenAddress) -> Result<TcpListener, StartError> {
+    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((address.host.as_str(), address.port)).await {
+        Ok(found) => found.collect(),
+        Err(source) => return Err(StartError::UnknownName { address: address.clone(), source }),
+    };
+    TcpListener::bind(&addresses[..]).await.map_err(|source| StartError::Listen { address: address.clone(), source })
 }
 
 /// Guests use the CPU here. Leases are renewed and HTTP is answered on other

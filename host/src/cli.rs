@@ -26,9 +26,10 @@ use crate::text::sanitize_lines;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::print_note;
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The directory for the state of `dev`, in the working directory.
@@ -143,7 +144,7 @@ enum PluginsCommand {
 struct RunArgs {
     /// Settings file [default: gateway-worker.toml, if it exists]
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(flatten)]
     settings: RawSettings,
 }
@@ -152,7 +153,7 @@ struct RunArgs {
 #[derive(Debug, Args)]
 struct RedisArgs {
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", hide = true)]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     #[command(flatten)]
     redis: RawRedis,
     #[command(flatten)]
@@ -196,7 +197,7 @@ impl From<QueueError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Redis(_) | StartError::Mail(_) | StartError::Prefix(_) => {
+            StartError::Redis(_) | StartError::Mail(_) | StartError::Prefix(_) | StartError::UnknownName { .. } => {
                 Self::BadConfiguration(error.to_string())
             }
             _ => Self::Failed(error.to_string()),
@@ -319,7 +320,10 @@ fn variables() -> BTreeSet<String> {
 }
 
 /// Adds the settings of the file. Only the default file may be missing.
-fn with_file(settings: RawSettings, named: Option<&Path>) -> Result<RawSettings, Failure> {
+fn with_file(settings: RawSettings, named: Option<&OsStr>) -> Result<RawSettings, Failure> {
+    let settings = settings.without_service_variables();
+    // An empty variable counts as unset.
+    let named = named.filter(|path| !path.to_string_lossy().trim().is_empty()).map(Path::new);
     let path = named.unwrap_or(Path::new(FILE));
     match fs::read_to_string(path) {
         Ok(text) => Ok(settings.or_file(&text, &path.display().to_string())?),
@@ -332,6 +336,7 @@ impl RedisArgs {
     /// Connects to the given Redis, or else to the one of a `dev` in the working
     /// directory.
     fn connect(self) -> Result<(Connection, QueueSettings), Failure> {
+        let sources = self.redis.sources.clone();
         let settings = RawSettings { redis: self.redis, queue: self.queue, ..RawSettings::default() };
         let mut settings = with_file(settings, self.config.as_deref())?;
         if settings.redis.is_unset()
@@ -342,7 +347,7 @@ impl RedisArgs {
         let mut errors = Vec::new();
         let (target, queue) = (settings.redis.check(&mut errors), settings.queue.check(&mut errors));
         if !errors.is_empty() {
-            return Err(InvalidSettings(errors).into());
+            return Err(InvalidSettings::named(errors, &sources).into());
         }
         let connection = Connection::to(&target).map_err(|error| Failure::BadConfiguration(error.to_string()))?;
         Ok((connection, queue))

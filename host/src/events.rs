@@ -52,6 +52,10 @@ pub const DEAD_LETTERS_EVICTED: &str = "dead letters evicted";
 pub const SCHEDULE_FIRED: &str = "schedule fired";
 pub const SCHEDULE_FAILED: &str = "schedule delayed, retrying";
 pub const FIRE_TIMES_SKIPPED: &str = "too many fire times were missed; the oldest are skipped";
+pub const MAIL_WITHOUT_RELAY: &str =
+    "grants.mail is true, but this host has no mail relay: its mails fail until mail.relay (GATEWAY_MAIL_RELAY) is set";
+pub const SHUTDOWN_CUT_OFF: &str =
+    "the shutdown is cut off at its timeout: leases that were not given back end by themselves";
 pub const SHUTDOWN_TIMED_OUT: &str = "shutdown timeout reached: messages in flight are requeued";
 pub const UNDERSCORED_TOPIC: &str =
     "nothing was ever published to this topic, but to the same name with dots, which has no handler here";
@@ -119,4 +123,5 @@ pub fn orphan_manifest(name: &str) -> String {
 
 // settings, commands, HTTP
 pub const FORCED_SHUTDOWN: &str = "forced shutdown: messages in flight run again when their leases expire";
+pub const SERVICE_VARIABLE: &str = "a variable is passed over";
 pub const UNKNOWN_SETTING: &str = "unknown setting";

@@ -9,7 +9,7 @@
 //! Invariants:
 //!
 //! 1. Rules (up to [`supervisor`]) never use the network, the disk or a clock. Only
-//!    the settings read the environment, and the certificates that they name.
+//!    the settings read the environment, and the certificates and passwords that they name.
 //! 2. Only [`queue`] knows that there is a Redis, only [`plugin`] that there is a
 //!    Wasmtime, and neither knows the other.
 //! 3. `judge` is the only place where the fate of a message that ran is decided.

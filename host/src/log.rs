@@ -31,8 +31,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("log.level: \"{level}\": {error}")]
-    Level { level: String, error: String },
+    #[error("log.level (LOG_LEVEL): \"{filter}\": {error}")]
+    Filter { filter: String, error: String },
     #[error("the log can't be started: {0}")]
     Failed(String),
 }
@@ -46,11 +46,10 @@ pub struct Log {
 impl Log {
     /// Starts the thread that writes to stdout, and logs panics from now on.
     pub fn start(settings: &LogSettings, metrics: &Arc<Metrics>, supervisor: &Supervisor) -> Result<Self, LogError> {
-        let level = || settings.level.clone();
         // Debug logs of the compiler, and warnings that guests could trigger any number
         // of times, are logged only where the filter names their targets.
-        let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))
-            .map_err(|error| LogError::Level { level: level(), error: error.to_string() })?;
+        let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.filter))
+            .map_err(|error| LogError::Filter { filter: settings.filter.clone(), error: error.to_string() })?;
         let failed = |error: &dyn std::fmt::Display| LogError::Failed(error.to_string());
         let queue = Arc::new(LineQueue::new(metrics.clone()));
         let writer = LogWriter::to_stdout(queue.clone(), settings.format).map_err(|error| failed(&error))?;

@@ -3,7 +3,7 @@
 //!
 //! A cron has five fields (minute, hour, day of month, month, day of week) or
 //! six, with seconds first; `@hourly`, `@daily`, `@weekly`, `@monthly` and
-//! `@yearly` are supported. If both day of month and day of week are given, one
+//! `@yearly` are supported. A range may go over the end, as in `FRI-MON`. If both day of month and day of week are given, one
 //! of them must match; with `+` before the weekday both must match.
 //!
 //! **Late and missed.** A fire time that was not sent within [`GRACE`] is missed;
@@ -18,6 +18,8 @@
 //! fires at the first occurrence only, unless it fires in every hour of the day:
 //! then it fires at both, so that no hour is skipped.
 
+mod wrapping;
+
 use crate::publication::{Draft, InvalidDraft, Publication};
 use crate::topic::Topic;
 use croner::Cron;
@@ -25,6 +27,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Deserialize;
+use wrapping::written_out;
 
 /// A fire time that was not sent is missed from this age on.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -170,10 +173,10 @@ impl TryFrom<String> for Expression {
 
     fn try_from(text: String) -> Result<Self, String> {
         const ALLOWED: &str = "a cron has five fields, minute (0-59) hour (0-23) day (1-31) month (1-12) weekday (0-7, \
-            Sunday is 0 and 7), or six with seconds (0-59) first, each *, a number, a name, a range a-b, a step */n or \
+            Sunday is 0 and 7), or six with seconds (0-59) first, each *, a number, a name, a range a-b (FRI-MON too), a step */n or \
             a list of such; or it is @hourly, @daily, @weekly, @monthly or @yearly";
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        let cron = parser.parse(&text).map_err(|error| format!("\"{text}\": {error}; {ALLOWED}"))?;
+        let cron = parser.parse(&written_out(&text)).map_err(|error| format!("\"{text}\": {error}; {ALLOWED}"))?;
         // An empty list item can leave a field without any value; searching for a
         // fire time would then take minutes.
         if text.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {

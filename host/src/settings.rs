@@ -5,25 +5,31 @@
 
 mod admin;
 mod file;
-mod command_line;
+mod listen;
+mod log_level;
 mod mail;
+mod password;
 mod plugins;
 mod redis_target;
 mod redis_url;
 mod secrets;
+mod sources;
 mod variables;
 
 pub use admin::{AdminSettings, RawAdmin};
-pub use command_line::FromCommandLine;
+pub use listen::ListenAddress;
 pub use mail::{MailSettings, MailTransport, RawMail, Security, SmtpRelay};
+pub use password::Password;
 pub use plugins::{FilePermissionPolicy, PluginSettings, RawPlugins};
 pub use redis_target::{ClientPem, Login, RawRedis, RedisTarget};
 pub use redis_url::{RedisEndpoint, RedisMode};
 pub use secrets::{RawSecrets, SecretsSettings};
-pub use variables::unknown_variables;
+pub use sources::{Source, Sources};
+pub use variables::{service_variables, unknown_variables};
 
+use crate::text::{size, span};
+use clap::Args;
 use serde::Deserialize;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,7 +38,7 @@ const DEFAULT_PORT: u16 = 8084;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     pub plugins: PathBuf,
     /// The directory of the compilation cache. None disables the cache.
     pub cache: Option<PathBuf>,
@@ -43,7 +49,7 @@ pub struct Settings {
     pub secrets: SecretsSettings,
     pub mail: MailSettings,
     pub log: LogSettings,
-    /// How long a shutdown waits for messages in flight.
+    /// How long a whole shutdown may take.
     pub shutdown_timeout: Duration,
     /// The number of threads that run handlers.
     pub handler_threads: usize,
@@ -95,7 +101,8 @@ pub enum PopSide {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogSettings {
-    pub level: String,
+    /// Directives, of which the simplest is a level.
+    pub filter: String,
     pub format: LogFormat,
 }
 
@@ -111,13 +118,13 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RawSettings {
     #[command(flatten)]
-    pub from_command_line: FromCommandLine,
+    pub sources: Sources,
     /// Directory of the plugins [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     pub plugins: Option<String>,
     #[command(flatten)]
     pub plugin_files: RawPlugins,
-    /// Address of the HTTP server for health, metrics and the admin API [default: 0.0.0.0:8084]
+    /// Address of the HTTP server for health, metrics and the admin API; :PORT means all addresses [default: 0.0.0.0:8084]
     #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<String>,
     /// Only the port of the HTTP server, under its legacy name
@@ -133,13 +140,13 @@ pub struct RawSettings {
     pub secrets: RawSecrets,
     #[command(flatten)]
     pub mail: RawMail,
-    /// Log level: error, warn, info, debug, trace, or a filter like info,handler=debug [default: info]
+    /// Log level: trace, debug, info, notice, warn, error, critical, fatal, off, or a filter like info,handler=debug [default: info]
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Log format: json or pretty [default: json]
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// How long a shutdown waits for messages in flight [default: 25s]
+    /// How long a shutdown may take: messages in flight can end until shortly before [default: 25s]
     #[arg(long, env = "GATEWAY_SHUTDOWN_TIMEOUT", value_name = "TIME")]
     pub shutdown_timeout: Option<String>,
     /// Number of threads that run handlers [default: one per core]
@@ -227,18 +234,45 @@ struct FileLog {
 #[error("{}", .0.join("\n"))]
 pub struct InvalidSettings(pub Vec<String>);
 
+impl InvalidSettings {
+    /// Errors begin with the name of a setting; one that a flag or a variable has set
+    /// gets that name too, because it is what has to be changed.
+    pub fn named(errors: Vec<String>, sources: &Sources) -> Self {
+        let named = |error: String| match error.split_once(": ") {
+            Some((setting, problem)) => format!("{}: {problem}", label(setting, sources)),
+            None => error,
+        };
+        Self(errors.into_iter().map(named).collect())
+    }
+}
+
+/// The name of a setting, behind that of the flag or variable that has set it.
+fn label(setting: &str, sources: &Sources) -> String {
+    let field = setting.replace('.', "_").to_lowercase();
+    let command = RawSettings::augment_args(clap::Command::new("settings"));
+    let argument = command.get_arguments().find(|argument| argument.get_id().as_str() == field);
+    let name = argument.and_then(|argument| match sources.of(&field) {
+        Source::CommandLine => Some(format!("--{}", argument.get_long()?)),
+        Source::Environment => Some(argument.get_env()?.to_str()?.to_owned()),
+        Source::File => None,
+    });
+    match name {
+        Some(name) if name != setting => format!("{name} ({setting})"),
+        _ => setting.to_owned(),
+    }
+}
+
 impl RawSettings {
     /// Fills unset values from the text of the file. Errors show `name`.
     pub fn or_file(self, text: &str, name: &str) -> Result<Self, InvalidSettings> {
         let file: File = file::read(text, name)?;
         let admin = self.admin.or_file(file.admin);
         let redis = self.redis.or_file(file.redis);
-        let listen = if set(&self.app_port).is_some() { self.listen } else { set(&self.listen).or(file.listen) };
         Ok(Self {
-            from_command_line: self.from_command_line,
+            sources: self.sources,
             plugins: set(&self.plugins).or_else(|| file.plugins.dir.clone()),
             plugin_files: self.plugin_files.or_file(file.plugins),
-            listen,
+            listen: set(&self.listen).or(file.listen),
             app_port: self.app_port,
             admin,
             redis,
@@ -281,7 +315,7 @@ impl RawSettings {
             secrets: self.secrets.check(&mut errors),
             mail: self.mail.check(&mut errors),
             log: LogSettings {
-                level: set(&self.log_level).unwrap_or_else(|| "info".to_owned()),
+                filter: self.log_filter(&mut errors),
                 format: parse("log.format", &self.log_format, LogFormat::Json, "json or pretty", &mut errors),
             },
             shutdown_timeout: parse_duration(
@@ -294,7 +328,7 @@ impl RawSettings {
             handler_threads,
             handler_memory: self.handler_memory(&mut errors),
         };
-        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings(errors)) }
+        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings::named(errors, &self.sources)) }
     }
 
     /// Checks the plugin settings only, for `plugin inspect` and `plugin check`,
@@ -307,7 +341,7 @@ impl RawSettings {
             file_permissions: self.plugin_files.file_permissions(&mut errors),
             secrets: self.secrets.check(&mut Vec::new()),
         };
-        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings(errors)) }
+        if errors.is_empty() { Ok(settings) } else { Err(InvalidSettings::named(errors, &self.sources)) }
     }
 
     fn plugins(&self) -> PathBuf {
@@ -319,36 +353,69 @@ impl RawSettings {
         set(&self.handler_memory)?;
         let bytes = parse("handler_memory", &self.handler_memory, min, "a size like 2GiB", errors);
         if bytes < min {
-            errors.push(format!("handler_memory: {bytes} is out of range: 64MiB or more"));
+            let got = size(bytes.as_u64());
+            errors.push(format!("handler_memory: {got} is out of range: {} or more", size(min.as_u64())));
         }
         Some(bytes.as_u64())
     }
 }
 
 impl RawSettings {
-    /// `listen`, or the port of `APP_PORT` on all interfaces, whichever comes
-    /// from the source with precedence.
-    fn listen(&self, errors: &mut Vec<String>) -> SocketAddr {
-        let errors_before = errors.len();
-        let port = parse("APP_PORT", &self.app_port, DEFAULT_PORT, "a port", errors);
-        let all_interfaces = SocketAddr::from(([0, 0, 0, 0], port));
-        let listen = parse("listen", &self.listen, all_interfaces, "an address like 0.0.0.0:8084", errors);
-        if set(&self.listen).is_none() || set(&self.app_port).is_none() || errors.len() > errors_before {
-            return listen;
+    /// Leaves out the variables that Kubernetes sets for a Service whose name makes
+    /// them look like settings. `service_variables` names them.
+    pub fn without_service_variables(mut self) -> Self {
+        let fields = [("app_port", &mut self.app_port), ("redis_port", &mut self.redis.redis_port)];
+        for (field, raw) in fields {
+            let is_variable = self.sources.of(field).max(self.redis.sources.of(field)) == Source::Environment;
+            if is_variable && raw.as_deref().is_some_and(variables::is_service_address) {
+                *raw = None;
+                self.sources.forget(field);
+                self.redis.sources.forget(field);
+            }
         }
-        match (self.from_command_line.contains("listen"), self.from_command_line.contains("app_port")) {
-            (true, false) => {}
-            (false, true) => return all_interfaces,
-            _ if listen.port() == port => {}
-            _ => errors.push(format!("listen is {listen}, but APP_PORT is {port}: set only one of them")),
+        self
+    }
+
+    fn log_filter(&self, errors: &mut Vec<String>) -> String {
+        let filter = log_level::directives(&set(&self.log_level).unwrap_or_else(|| "info".to_owned()));
+        filter.unwrap_or_else(|error| {
+            errors.push(format!("log.level: {error}"));
+            String::new()
+        })
+    }
+
+    /// `listen`, or the port of `APP_PORT` on all addresses, whichever comes from the
+    /// stronger source.
+    fn listen(&self, errors: &mut Vec<String>) -> ListenAddress {
+        let (listen, port) = (set(&self.listen), set(&self.app_port));
+        let (listen_source, port_source) = (self.sources.of("listen"), self.sources.of("app_port"));
+        let listen = listen.filter(|_| port.is_none() || listen_source >= port_source).and_then(|text| {
+            let error = |error| {
+                errors.push(format!("listen: got \"{}\": {error}; allowed: {}", text.escape_debug(), listen::ALLOWED))
+            };
+            text.trim().parse::<ListenAddress>().map_err(error).ok()
+        });
+        let port = port.filter(|_| set(&self.listen).is_none() || port_source >= listen_source);
+        let port = port.map(|text| parse("APP_PORT", &Some(text), DEFAULT_PORT, "a port", errors));
+        if let (Some(listen), Some(port)) = (&listen, port)
+            && listen.port != port
+        {
+            let [listen_name, port_name] = ["listen", "APP_PORT"].map(|setting| label(setting, &self.sources));
+            errors.push(format!("{listen_name} is {listen}, but {port_name} is {port}: set only one of them"));
         }
-        listen
+        listen.unwrap_or_else(|| ListenAddress::everywhere(port.unwrap_or(DEFAULT_PORT)))
     }
 }
 
 impl RawQueue {
     pub fn check(&self, errors: &mut Vec<String>) -> QueueSettings {
         let prefix = set(&self.queue_prefix).unwrap_or_else(|| "mq:".to_owned());
+        let group = set(&self.queue_group).unwrap_or_else(|| "consumer-group-{topic}".to_owned());
+        for (setting, text) in [("queue.prefix", &prefix), ("queue.group", &group)] {
+            if text.contains(char::is_control) {
+                errors.push(format!("{setting}: \"{}\" must not contain control characters", text.escape_debug()));
+            }
+        }
         if prefix.contains(['{', '}', '*', '?', '[', '\\']) {
             errors.push(format!("queue.prefix: \"{prefix}\" must not contain braces or any of * ? [ \\"));
         }
@@ -360,11 +427,11 @@ impl RawQueue {
             errors,
         );
         if !(1 << 10..=256 << 20).contains(&bytes.as_u64()) {
-            errors.push(format!("queue.max_message: {bytes} is out of range: 1KiB to 256MiB"));
+            errors.push(format!("queue.max_message: {} is out of range: 1KiB to 256MiB", size(bytes.as_u64())));
         }
         QueueSettings {
             prefix,
-            group: set(&self.queue_group).unwrap_or_else(|| "consumer-group-{topic}".to_owned()),
+            group,
             lease: parse_duration("queue.lease", &self.queue_lease, 10_000, (500, 3_600_000), errors),
             message_bytes_max: usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX),
             list_pop_side: parse(
@@ -391,7 +458,8 @@ impl RawQueue {
         let (name, raw, min) = ("queue.dead_max_bytes", &self.queue_dead_max_bytes, bytesize::ByteSize::kib(64));
         let bytes = set(raw).map(|_| parse(name, raw, min, "a size like 512MiB", errors));
         if let Some(bytes) = bytes.filter(|bytes| *bytes < min) {
-            errors.push(format!("{name}: {bytes} is out of range: {min} or more"));
+            let [got, min] = [bytes, min].map(|bytes| size(bytes.as_u64()));
+            errors.push(format!("{name}: {got} is out of range: {min} or more"));
         }
         DeadLetterCaps { age, bytes: bytes.map(|bytes| bytes.as_u64()) }
     }
@@ -422,9 +490,17 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The text, unless it is blank.
+/// The text without a line end behind it, unless it is blank.
 fn set(raw: &Option<String>) -> Option<String> {
-    raw.clone().filter(|text| !text.trim().is_empty())
+    let text = password::without_line_end(raw.as_deref()?);
+    (!text.trim().is_empty()).then(|| text.to_owned())
+}
+
+/// Sets what is not set, or blank.
+pub fn set_default(raw: &mut Option<String>, default: impl FnOnce() -> String) {
+    if set(raw).is_none() {
+        *raw = Some(default());
+    }
 }
 
 fn parse<T: FromStr>(name: &str, raw: &Option<String>, default: T, allowed: &str, errors: &mut Vec<String>) -> T {
@@ -432,7 +508,7 @@ fn parse<T: FromStr>(name: &str, raw: &Option<String>, default: T, allowed: &str
         None => default,
         Some(Ok(value)) => value,
         Some(Err(text)) => {
-            errors.push(format!("{name}: got \"{text}\", allowed: {allowed}"));
+            errors.push(format!("{name}: got \"{}\", allowed: {allowed}", text.escape_debug()));
             default
         }
     }
@@ -451,7 +527,7 @@ fn parse_duration(
     let duration = Duration::from(parse(name, raw, default, "a time like 500ms, 30s or 5m", errors));
     let (min, max) = (Duration::from_millis(bounds_ms.0), Duration::from_millis(bounds_ms.1));
     if !(min..=max).contains(&duration) {
-        let [got, min, max] = [duration, min, max].map(humantime::format_duration);
+        let [got, min, max] = [duration, min, max].map(span);
         errors.push(format!("{name}: {got} is out of range: {min} to {max}"));
     }
     duration
@@ -460,7 +536,6 @@ fn parse_duration(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::Secret;
 
     fn raw(change: impl FnOnce(&mut RawSettings)) -> RawSettings {
         let mut raw = RawSettings::default();
@@ -496,9 +571,12 @@ mod tests {
             raw.redis.redis_db = some("2");
         });
         let settings = settings.check().unwrap();
-        assert_eq!(settings.listen.port(), 9000);
+        assert_eq!(settings.listen.port, 9000);
         assert_eq!(settings.redis.redacted_url(), "redis://redis.internal:6379/2");
-        assert_eq!(settings.redis.endpoint.login.password.as_ref().map(Secret::reveal), Some("p@ss:/word"));
+        assert_eq!(
+            settings.redis.endpoint.login.password.map(|password| password.read().unwrap().reveal().to_owned()),
+            Some("p@ss:/word".to_owned())
+        );
     }
 
     #[test]
@@ -516,12 +594,13 @@ mod tests {
         assert_eq!(settings.queue.dead_letter_caps, caps);
 
         let flags = raw(|raw| {
+            raw.sources = Sources::from(Source::CommandLine, &["app_port"]);
             raw.app_port = some("2");
             raw.redis.redis_host = some("mine");
             raw.queue.queue_lease = some("3s");
         });
         let settings = flags.or_file(text, "f").unwrap().check().unwrap();
-        assert_eq!(settings.listen.port(), 2);
+        assert_eq!(settings.listen.port, 2);
         assert_eq!(
             (settings.redis.redacted_url().as_str(), settings.queue.lease),
             ("redis://mine:6379/0", Duration::from_secs(3))
@@ -543,7 +622,7 @@ mod tests {
     fn an_address_and_a_port_from_one_source_must_agree() {
         let listen = |from_command_line: &[&str], listen, port| {
             let raw = raw(|raw| {
-                raw.from_command_line = FromCommandLine::of(from_command_line);
+                raw.sources = Sources::from(Source::CommandLine, from_command_line);
                 (raw.listen, raw.app_port) = (some(listen), some(port));
             });
             raw.check().map(|settings| settings.listen.to_string()).map_err(|bad| bad.to_string())
@@ -551,10 +630,10 @@ mod tests {
         assert_eq!(listen(&[], "127.0.0.1:1", "1"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["listen"], "127.0.0.1:1", "2"), Ok("127.0.0.1:1".to_owned()));
         assert_eq!(listen(&["app_port"], "127.0.0.1:1", "2"), Ok("0.0.0.0:2".to_owned()));
-        for source in [&[][..], &["listen", "app_port"]] {
-            let error = "listen is 127.0.0.1:1, but APP_PORT is 2: set only one of them".to_owned();
-            assert_eq!(listen(source, "127.0.0.1:1", "2"), Err(error));
-        }
+        let differ = |listen, port| Err(format!("{listen} is 127.0.0.1:1, but {port} is 2: set only one of them"));
+        assert_eq!(listen(&[], "127.0.0.1:1", "2"), differ("listen", "APP_PORT"));
+        let flags = ["listen", "app_port"];
+        assert_eq!(listen(&flags, "127.0.0.1:1", "2"), differ("--listen (listen)", "--app-port (APP_PORT)"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! with a part missing would go on to hold messages that nobody handles or settles.
 
 use crate::events;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,8 @@ struct State {
     failed: CancellationToken,
     /// The first part that failed.
     part: OnceLock<&'static str>,
+    /// Whether the worker ends without waiting for its parts.
+    is_over: AtomicBool,
 }
 
 impl Supervisor {
@@ -33,6 +36,11 @@ impl Supervisor {
     /// To be dropped when the part ends.
     pub fn part(&self, name: &'static str, stop: &CancellationToken) -> Part {
         Part { supervisor: self.clone(), name, stop: Some(stop.clone()) }
+    }
+
+    /// From now on parts are given up where they are, which is no failure of theirs.
+    pub fn give_up(&self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
     }
 
     pub fn has_failed(&self) -> bool {
@@ -64,7 +72,8 @@ pub struct Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let is_early = self.stop.as_ref().is_some_and(|stop| !stop.is_cancelled());
+        let is_over = self.supervisor.0.is_over.load(Ordering::Relaxed);
+        let is_early = !is_over && self.stop.as_ref().is_some_and(|stop| !stop.is_cancelled());
         if is_early || std::thread::panicking() {
             self.supervisor.fail(self.name);
         }
@@ -108,6 +117,15 @@ mod tests {
     async fn a_part_that_ends_when_it_is_asked_to_does_not_fail() {
         assert!(!fails(|all, _| async move { all.run_to_end("a", async {}).await }).await);
         assert!(!fails(|all, stop| async move { all.run("a", &stop, async { stop.cancel() }).await }).await);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_given_up_does_not_fail() {
+        let supervisor = Supervisor::default();
+        let part = supervisor.part("a", &CancellationToken::new());
+        supervisor.give_up();
+        drop(part);
+        assert!(!supervisor.has_failed());
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Why a connection with TLS fails, in words that help: the libraries say
 //! "received corrupt message" where no TLS is spoken, and "timed out" where it is.
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +31,34 @@ const MEANINGS: [(&str, &str); 4] = [
         "UnknownIssuer",
         "the authority that signed the server's certificate is not trusted: the setting for CA certificates needs it",
     ),
-    ("UnsupportedCertVersion", "the certificate has no version 3: make it with extensions, such as subjectAltName"),
+    (
+        "UnsupportedCertVersion",
+        "the certificate has not version 3 but an earlier one (X.509 v1): make it anew with extensions, for example \
+         with `openssl x509 -req -in client.csr -CA ca.crt -CAkey ca.key -days 365 -out client.crt \
+         -extfile client.ext`, where client.ext says subjectAltName=DNS:client",
+    ),
 ];
 
 /// The text of an error with its meaning, if it is about TLS.
 pub fn explained(text: &str) -> String {
     let meaning = MEANINGS.iter().find(|(sign, _)| text.contains(sign));
     meaning.map_or_else(|| text.to_owned(), |(_, meaning)| format!("{text}: {meaning}"))
+}
+
+/// Whether a client can use this certificate with this key, both in PEM.
+pub fn check_client_certificate(cert: &[u8], key: &[u8]) -> Result<(), String> {
+    let chain = CertificateDer::pem_slice_iter(cert).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| format!("the certificate: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the private key: {error}"))?;
+    if let Some(first) = chain.first() {
+        let parsed = rustls::server::ParsedCertificate::try_from(first);
+        parsed.map_err(|error| format!("the certificate: {}", explained(&error.to_string())))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?.with_root_certificates(RootCertStore::empty());
+    let used = config.with_client_auth_cert(chain, key);
+    used.map(drop).map_err(|error| explained(&error.to_string()))
 }
 
 /// Whether a server answers a TLS greeting in TLS. Nothing secret is sent.

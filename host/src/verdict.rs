@@ -3,6 +3,7 @@
 //! argument.
 
 use crate::publication::Publication;
+use crate::text::{size, span};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -75,13 +76,13 @@ impl Outcome {
             | Self::Trap(reason)
             | Self::BadReply(reason)
             | Self::PluginUnavailable(reason) => reason.clone(),
-            Self::Timeout(limit) => format!("ran longer than limits.timeout = {limit:?}"),
-            Self::CpuLimit(limit) => format!("used more than limits.cpu = {limit:?}"),
-            Self::MemoryLimit(limit) => format!("used more than limits.memory = {limit} bytes"),
+            Self::Timeout(limit) => format!("ran longer than limits.timeout = {}", span(*limit)),
+            Self::CpuLimit(limit) => format!("used more than limits.cpu = {}", span(*limit)),
+            Self::MemoryLimit(limit) => format!("used more than limits.memory = {}", size(*limit)),
             Self::TableLimit(limit) => format!("used more than limits.table_elements = {limit}"),
             Self::ResourceLimit(limit) => format!("used more than limits.resources = {limit}"),
             Self::HostCallLimit(limit) => {
-                format!("passed more than limits.host_call_bytes = {limit} to the host in one call")
+                format!("passed more than limits.host_call_bytes = {} to the host in one call", size(*limit))
             }
         }
     }

@@ -71,6 +71,9 @@ use topic_loop::TopicLoop;
 /// How long the loops may take to end when every topic is drained.
 const LOOPS_END: Duration = Duration::from_secs(2);
 
+/// What is kept of the shutdown's timeout at most for giving back what did not end.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(2);
+
 pub struct Worker {
     connection: Connection,
     settings: Settings,
@@ -95,7 +98,7 @@ impl Worker {
             active_runners_max: settings.handler_threads,
             stop: CancellationToken::new(),
             supervisor,
-            shutdown_timeout: settings.shutdown_timeout,
+            drain_timeout: settings.shutdown_timeout - (settings.shutdown_timeout / 4).min(GIVE_BACK_MAX),
         };
         Self { connection, settings, metrics, shared: Arc::new(shared), topics: Mutex::default() }
     }

@@ -207,8 +207,12 @@ async fn a_flag_wins_and_contradicting_variables_are_errors() {
         assert_eq!(with(variables, args), (0, String::new()), "{variables:?} {args:?}");
     }
     for (variables, args, fragment) in [
-        (&[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..], &["topics", "ls"][..], "but redis.host differs"),
-        (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "but redis.port differs"),
+        (
+            &[("REDIS_URL", elsewhere), ("REDIS_HOST", host)][..],
+            &["topics", "ls"][..],
+            "but REDIS_HOST (redis.host) differs",
+        ),
+        (&[("REDIS_URL", &url)], &["topics", "ls", "--redis-port", "1"], "but --redis-port (redis.port) differs"),
         (&[("GATEWAY_LISTEN", "127.0.0.1:1"), ("APP_PORT", "2")], &["run"], "but APP_PORT is 2"),
     ] {
         let (code, error) = with(variables, args);
@@ -258,6 +262,7 @@ async fn dev_needs_no_redis_and_reports_its_handled_samples() {
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
     assert!(out.contains("handled    greet") && out.contains("1 of 1 sample messages handled"), "{out}");
+    assert!(out.contains("the input is no terminal, so dev ends here"), "{out}");
     let output = dev("no-such-folder");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no-such-folder"));

@@ -46,7 +46,7 @@ async fn a_component_that_exceeds_a_compile_limit_is_rejected_by_that_limit() {
     for (program, limits, wasm, fragment) in [
         (BINARY, wall, &little, "takes too long to compile: more than 1ms"),
         (BINARY, CompileLimits { cpu: 1, ..default }, &slow, "takes too long to compile: more than 1s of CPU time"),
-        (BINARY, memory, &slow, "takes too much memory to compile: more than 256.0 MiB"),
+        (BINARY, memory, &slow, "takes too much memory to compile: more than 256MiB"),
         ("/bin/false", default, &little, "the compiler crashed on it: exit status: 1"),
         ("/no/such/program", default, &little, "the compiler can't be started: /no/such/program"),
     ] {

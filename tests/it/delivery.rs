@@ -137,7 +137,7 @@ async fn an_undecodable_message_is_dead_lettered_with_its_bytes() {
         (&b"{\"id\":\"x\","[..], "decode", "bad JSON"),
         (&[0xff, 0xfe, 0x00], "decode", "not UTF-8"),
         (br#"{"id":true,"topic":"puppet","data":{}}"#, "decode", "id: got true"),
-        (large.as_bytes(), "too-large", "queue.max_message is 2048"),
+        (large.as_bytes(), "too-large", "queue.max_message is 2KiB"),
     ] {
         redis.run::<()>("DEL {mq:puppet}:dead").await;
         redis.add("puppet", bytes).await;

@@ -132,7 +132,7 @@ async fn the_key_value_limits_of_the_manifest_hold() {
     assert_eq!(run_actions(&redis, "store", "c", fill("k", 1, 1024 - 24 - 2)).await[0], json!({ "ok": null }));
     let large = run_actions(&redis, "store", "d", fill("k", 1, 1024 - 24 - 1)).await;
     assert_eq!(large[0]["fault"], "too-large");
-    assert!(large[0]["reason"].as_str().unwrap().contains("limits.keyvalue = 1024"), "{large:?}");
+    assert!(large[0]["reason"].as_str().unwrap().contains("limits.keyvalue = 1KiB"), "{large:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

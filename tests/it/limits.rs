@@ -145,7 +145,7 @@ fn of_instances() -> Vec<Case> {
             within: guest(&grow_memory(127)),
             beyond: guest(&grow_memory(128)),
             outcome: "memory-limit",
-            error: "used more than limits.memory = 8388608 bytes",
+            error: "used more than limits.memory = 8MiB",
         },
         Case {
             name: "tables",
@@ -244,7 +244,7 @@ fn of_calls() -> Vec<Case> {
             within: limited(&line(4096)),
             beyond: limited(&line(4097)),
             outcome: "host-call-limit",
-            error: "passed more than limits.host_call_bytes = 4096 to the host in one call",
+            error: "passed more than limits.host_call_bytes = 4KiB to the host in one call",
         },
         Case {
             name: "reply",
@@ -252,7 +252,7 @@ fn of_calls() -> Vec<Case> {
             within: guest(&reply(4096)),
             beyond: guest(&reply(4097)),
             outcome: "host-call-limit",
-            error: "passed more than limits.host_call_bytes = 4096",
+            error: "passed more than limits.host_call_bytes = 4KiB",
         },
         Case {
             name: "random",

@@ -336,7 +336,7 @@ fn an_invalid_sender_is_a_settings_error() {
     for (relay, from, fragment) in [
         ("smtp://h", "", "mail.from: missing"),
         ("smtp://h", "nobody", "mail.from: \"nobody\""),
-        ("ftp://h", "a@b.example", "mail.relay: "),
+        ("ftp://h", "a@b.example", "--mail-relay (mail.relay): "),
     ] {
         let output = command(&["run", "--listen", "127.0.0.1:0", "--mail-relay", relay, "--mail-from", from]);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -115,5 +115,7 @@ async fn a_secret_of_a_header_is_counted_and_redacted() {
 fn a_missing_secrets_directory_is_a_settings_error() {
     let output = command(&["run", "--secrets-dir", "/nowhere", "--redis-url", "redis://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("secrets.dir: /nowhere is not a directory"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--secrets-dir (secrets.dir): /nowhere is not a directory")
+    );
 }

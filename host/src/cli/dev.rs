@@ -1,7 +1,7 @@
 //! `dev`: a development environment with one command. Starts a private Redis and
 //! a worker, and publishes the sample messages of the plugins directory.
 
-use super::run::{Base, Signals, end, warn_of_unknown_variables};
+use super::run::{Base, Signals, end, log_variables};
 use super::{Failure, RunArgs, STATE, topics, with_file};
 use crate::app::App;
 use crate::log::Log;
@@ -9,7 +9,7 @@ use crate::message::rfc3339;
 use crate::private_redis::PrivateRedis;
 use crate::publication::Draft;
 use crate::queue::{Connection, Publisher, RedisTarget, TopicHandle, inspect};
-use crate::settings::Settings;
+use crate::settings::{Settings, set_default};
 use crate::topic::Topic;
 use clap::Args;
 use jiff::Timestamp;
@@ -37,15 +37,15 @@ pub(super) async fn dev(args: DevArgs) -> Result<(), Failure> {
     let mut settings = with_file(args.run.settings, args.run.config.as_deref())?;
     // Settings for another Redis don't apply, because `dev` has a private one.
     settings.redis = crate::settings::RawRedis::default();
-    settings.plugins.get_or_insert_with(|| "target/plugins".to_owned());
-    settings.plugin_files.plugins_cache.get_or_insert_with(|| format!("{STATE}/cache"));
-    settings.log_format.get_or_insert_with(|| "pretty".to_owned());
-    settings.log_level.get_or_insert_with(|| "info,gateway_worker=debug,handler=debug".to_owned());
+    set_default(&mut settings.plugins, || "target/plugins".to_owned());
+    set_default(&mut settings.plugin_files.plugins_cache, || format!("{STATE}/cache"));
+    set_default(&mut settings.log_format, || "pretty".to_owned());
+    set_default(&mut settings.log_level, || "info,gateway_worker=debug,handler=debug".to_owned());
     // `dev` sends mails only where a mail server is set.
-    settings.mail.mail_relay.get_or_insert_with(|| format!("file:{STATE}/mail"));
+    set_default(&mut settings.mail.mail_relay, || format!("file:{STATE}/mail"));
     let mut settings = settings.check()?;
     let base = Base::start(&settings.log)?;
-    warn_of_unknown_variables();
+    log_variables();
     let signals = Signals::new()?;
 
     let state = Path::new(STATE);
@@ -72,13 +72,14 @@ async fn serve(
             () = signals.wait_for_end(&app) => {}
         }
     }
-    // Without a terminal the command ends after the samples.
     if std::io::stdin().is_terminal() {
         if let Err(failure) = std::mem::replace(&mut outcome, Ok(())) {
             log.print(&failure.to_string());
         }
         log.print("\nserving; Ctrl-C stops");
         signals.wait_for_end(&app).await;
+    } else {
+        log.print("the input is no terminal, so dev ends here; in a terminal it serves until Ctrl-C, and `run` always");
     }
     end(app, signals).await;
     outcome

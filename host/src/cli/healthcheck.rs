@@ -2,9 +2,10 @@
 
 use super::output::print_line;
 use super::{Failure, RunArgs, with_file};
+use crate::settings::ListenAddress;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -12,13 +13,14 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
     let mut address = with_file(args.settings, args.config.as_deref())?.check()?.listen;
-    if address.ip().is_unspecified() {
-        let loopback =
-            if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]) };
-        address.set_ip(loopback);
-    }
+    let loopback = match address.host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() && ip.is_ipv4() => Some(Ipv4Addr::LOCALHOST.to_string()),
+        Ok(ip) if ip.is_unspecified() => Some(Ipv6Addr::LOCALHOST.to_string()),
+        _ => None,
+    };
+    address.host = loopback.unwrap_or(address.host);
     let failed = |reason: String| Failure::Failed(format!("http://{address}/healthz: {reason}"));
-    match tokio::time::timeout(TIMEOUT, status(address)).await {
+    match tokio::time::timeout(TIMEOUT, status(&address)).await {
         Ok(Ok(200)) => {
             print_line!("ok");
             Ok(())
@@ -29,8 +31,8 @@ pub(super) async fn healthcheck(args: RunArgs) -> Result<(), Failure> {
     }
 }
 
-async fn status(address: SocketAddr) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TokioIo::new(TcpStream::connect(address).await?);
+async fn status(address: &ListenAddress) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TokioIo::new(TcpStream::connect((address.host.as_str(), address.port)).await?);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<hyper::body::Bytes>>(stream).await?;
     let request = hyper::Request::get("/healthz").header(hyper::header::HOST, address.to_string()).body(Empty::new())?;

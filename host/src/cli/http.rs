@@ -17,13 +17,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(100);
 const BODY_BYTES_MAX: usize = 64 << 20;
 
+const DEFAULT_URL: &str = "http://localhost:8084";
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The worker that a command applies to.
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {
     /// URL of the worker
-    #[arg(long, env = "GATEWAY_URL", value_name = "URL", default_value = "http://localhost:8084")]
+    #[arg(long, env = "GATEWAY_URL", value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
     /// Bearer token of the worker; set it in the environment, since other users can see flags
     #[arg(long, env = "GATEWAY_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
@@ -40,7 +42,7 @@ impl WorkerArgs {
             Ok(Err(RequestError::Connect(error))) => {
                 return Err(Failure::Failed(format!(
                     "cannot connect to a worker at {}: {error}; is it running? Set --url or GATEWAY_URL for another one",
-                    self.url
+                    self.base_url()
                 )));
             }
             Ok(Err(RequestError::Exchange(error))) => return Err(Failure::Failed(format!("{url}: {error}"))),
@@ -59,10 +61,15 @@ impl WorkerArgs {
         }
     }
 
+    /// An empty variable counts as unset.
+    fn base_url(&self) -> &str {
+        if self.url.trim().is_empty() { DEFAULT_URL } else { self.url.trim() }
+    }
+
     /// The URL with the path appended. Each segment is percent-encoded.
     fn target(&self, path: &[&str]) -> Result<Url, Failure> {
-        let usage = |problem: &str| Failure::Usage(format!("--url: \"{}\" {problem}", self.url));
-        let mut url = Url::parse(&self.url).map_err(|error| usage(&format!("is not a URL: {error}")))?;
+        let usage = |problem: &str| Failure::Usage(format!("--url (GATEWAY_URL): \"{}\" {problem}", self.base_url()));
+        let mut url = Url::parse(self.base_url()).map_err(|error| usage(&format!("is not a URL: {error}")))?;
         if url.scheme() != "http" {
             return Err(usage("must begin with http://, because the worker does not support TLS"));
         }

@@ -12,6 +12,7 @@ use crate::settings::{FilePermissionPolicy, RawPlugins, RawSecrets, RawSettings}
 use crate::text::sanitize;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ pub(super) struct CheckArgs {
 struct WorkerSettings {
     /// Settings file of the worker [default: gateway-worker.toml, if it exists]
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Option<OsString>,
     /// Directory of the worker's plugins [default: plugins]
     #[arg(long, env = "GATEWAY_PLUGINS", value_name = "DIR")]
     plugins: Option<String>,

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::events;
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
-use crate::settings::{LogSettings, unknown_variables};
+use crate::settings::{LogSettings, service_variables, unknown_variables};
 use crate::supervisor::Supervisor;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,10 +13,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = with_file(args.settings, args.config.as_deref())?.check()?;
     let base = Base::start(&settings.log)?;
-    warn_of_unknown_variables();
+    log_variables();
     let mut signals = Signals::new()?;
     let serving = async {
-        let app = App::start(settings, base.metrics.clone(), base.supervisor.clone()).await?;
+        let starting = App::start(settings, base.metrics.clone(), base.supervisor.clone());
+        let app = tokio::select! {
+            app = starting => app?,
+            // Nothing has begun yet that would have to end.
+            () = signals.wait_for_stop() => return Ok(()),
+        };
         signals.wait_for_end(&app).await;
         end(app, signals).await;
         Ok(())
@@ -26,7 +31,10 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
 
 /// Unknown variables are only warned about, because the environment may contain
 /// variables of other programs.
-pub(super) fn warn_of_unknown_variables() {
+pub(super) fn log_variables() {
+    for passed_over in service_variables() {
+        tracing::info!("{passed_over}");
+    }
     for warning in unknown_variables(&super::variables()) {
         tracing::warn!("{warning}");
     }
@@ -50,7 +58,15 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGTERM or SIGINT. SIGHUP rescans the plugins directory.
+    /// Waits for SIGTERM or SIGINT.
+    async fn wait_for_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// The same. SIGHUP rescans the plugins directory.
     pub(super) async fn wait_for_end(&mut self, app: &App) {
         loop {
             tokio::select! {
@@ -87,7 +103,7 @@ impl Base {
     pub(super) fn start(settings: &LogSettings) -> Result<Self, Failure> {
         let (metrics, supervisor) = (Arc::new(Metrics::default()), Supervisor::default());
         let log = Log::start(settings, &metrics, &supervisor).map_err(|error| match error {
-            LogError::Level { .. } => Failure::BadConfiguration(error.to_string()),
+            LogError::Filter { .. } => Failure::BadConfiguration(error.to_string()),
             LogError::Failed(_) => Failure::Failed(error.to_string()),
         })?;
         Ok(Self { metrics, supervisor, log })

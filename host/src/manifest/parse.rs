@@ -9,9 +9,9 @@ use super::{
     Batch, CONCURRENCY, CatchAll, Grants, Instances, InvalidManifest, Limits, Manifest, Origin, Rate, topic_from_stem,
 };
 use crate::schedule::Schedule;
+use crate::text::span;
 use crate::topic::Topic;
 use crate::verdict::RetryPolicy;
-use humantime::format_duration;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -267,7 +267,7 @@ fn retry<'t>(root: &mut Section<'t>, faults: &mut Faults<'t>) -> RetryPolicy {
             cap: cap.map_or(default.cap, |located| located.value.0),
         };
         if let Some(at) = at.filter(|_| policy.base > policy.cap) {
-            let (base, cap) = (format_duration(policy.base), format_duration(policy.cap));
+            let (base, cap) = (span(policy.base), span(policy.cap));
             faults.add(at, format!("retry.base = {base} is more than retry.cap = {cap}: every delay would be the cap"));
         }
         Some(policy)

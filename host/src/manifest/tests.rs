@@ -74,7 +74,7 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         ("[limits]\ntimeout = \"61m\"", &["1ms to 1h"]),
         ("[rate]\nlimit = 5", &["line 1, column 2", "[rate] requires `per`"]),
         ("[rate]\nlimit = 0\nper = \"1s\"", &["line 2, column 9", "1 to 1000000"]),
-        ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1day"]),
+        ("[rate]\nlimit = 1\nper = \"99ms\"", &["line 3, column 7", "100ms to 1d"]),
         ("[batch]\nsize = 1001\nwait = \"1ms\"", &["line 2, column 8", "1 to 1000"]),
         ("[batch]\nsize = 9\nwait = \"61s\"", &["line 3, column 8", "0s to 1m"]),
         ("concurrency = 8\n[batch]\nsize = 9\nwait = \"1s\"", &["batch.size = 9 is more than concurrency = 8"]),
@@ -90,7 +90,7 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         ("[retry]\nbase = \"1h\"", &["line 2, column 8", "retry.cap = 10m"]),
         ("[dedup]\nwindow = \"999ms\"", &["1s to"]),
         ("global_concurrency = 0", &["1 to 1000000"]),
-        ("[limits]\nmemory = \"64KB\"", &["65536 to"]),
+        ("[limits]\nmemory = \"64KB\"", &["64KiB to 4GiB"]),
         ("[limits]\nmemory = 64", &["line 2, column 10", "a string"]),
         ("[limits]\nlog = \"64KiB\"", &["64KiB/s"]),
         ("[retry]\nbackoff = \"random\"", &["`exponential`, `linear`", "line 2"]),
@@ -126,7 +126,7 @@ fn a_fault_has_its_position_and_what_is_allowed() {
         (&header("A", "${secret:KEY"), &["without `}`"]),
         (&header("A", "${secret:a b}"), &["not a valid secret name"]),
         ("[limits]\ntable_elements = 100001", &["1 to 100000"]),
-        ("[limits]\nhost_call_bytes = \"1023B\"", &["1024 to"]),
+        ("[limits]\nhost_call_bytes = \"1023B\"", &["1KiB to"]),
         ("wat = 1", &["line 1, column 1", "unknown key `wat` in the manifest", "`http_headers`"]),
     ] {
         let error = parse(text).unwrap_err();

@@ -1,5 +1,6 @@
 //! Single values of a manifest, which are checked when they are parsed.
 
+use crate::text::{size, span};
 use crate::topic::Topic;
 use serde::Deserialize;
 use std::fmt;
@@ -131,11 +132,11 @@ impl<const MIN_MS: u64, const MAX_MS: u64> TryFrom<String> for Span<MIN_MS, MAX_
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let span = humantime::parse_duration(&text)
+        let time = humantime::parse_duration(&text)
             .map_err(|error| format!("\"{text}\": {error}; a time is written like \"500ms\", \"30s\" or \"5m\""))?;
-        let format = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
-        if (Duration::from_millis(MIN_MS)..=Duration::from_millis(MAX_MS)).contains(&span) {
-            Ok(Self(span))
+        let format = |ms| span(Duration::from_millis(ms));
+        if (Duration::from_millis(MIN_MS)..=Duration::from_millis(MAX_MS)).contains(&time) {
+            Ok(Self(time))
         } else {
             Err(format!("\"{text}\" is out of range: {} to {}", format(MIN_MS), format(MAX_MS)))
         }
@@ -146,7 +147,7 @@ impl<const MIN: u64, const MAX: u64> TryFrom<String> for Bytes<MIN, MAX> {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        size(&text, MIN..=MAX).map(Self)
+        parse_size(&text, MIN..=MAX).map(Self)
     }
 }
 
@@ -155,7 +156,7 @@ impl TryFrom<String> for BytesPerSecond {
 
     fn try_from(text: String) -> Result<Self, String> {
         let bytes = text.strip_suffix("/s").ok_or_else(|| format!("\"{text}\": a rate is written like \"64KiB/s\""))?;
-        size(bytes, 1..=GIB).map(Self)
+        parse_size(bytes, 1..=GIB).map(Self)
     }
 }
 
@@ -172,11 +173,15 @@ impl TryFrom<String> for AbsolutePath {
     }
 }
 
-fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+fn parse_size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let bytes: bytesize::ByteSize =
         text.parse().map_err(|_| format!("\"{text}\": a size is written like \"64MiB\" or \"512KiB\""))?;
-    within(bytes.as_u64(), range)?;
-    Ok(bytes.as_u64())
+    if range.contains(&bytes.as_u64()) {
+        Ok(bytes.as_u64())
+    } else {
+        let [min, max] = [range.start(), range.end()].map(|bytes| size(*bytes));
+        Err(format!("\"{text}\" is out of range: {min} to {max}"))
+    }
 }
 
 fn within<T: PartialOrd + fmt::Display>(value: T, range: RangeInclusive<T>) -> Result<(), String> {

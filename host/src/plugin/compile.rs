@@ -7,6 +7,7 @@ use super::engine;
 use super::load_error::{LoadError, LoadErrorKind};
 use super::program::Compiled;
 use crate::events;
+use crate::text::{size, span};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use std::io::{self, Read, Write};
@@ -157,7 +158,7 @@ impl Compiler {
         let Ok(exchanged) = exchanged else {
             // SIGKILL can't be ignored, so this wait ends.
             let _ = child.kill().await;
-            return Err(CompileError::TooSlow(humantime::format_duration(self.limits.wall).to_string()));
+            return Err(CompileError::TooSlow(span(self.limits.wall)));
         };
         let (status, artifact, stderr) = exchanged.map_err(not_started)?;
         if status.success() { Ok(artifact) } else { Err(self.failure(status, &stderr)) }
@@ -189,7 +190,7 @@ impl Compiler {
         /// SIGHUP, SIGINT and SIGTERM: an operator or a supervisor ended it.
         const ENDED: [i32; 3] = [1, 2, 15];
         const CPU: i32 = 24;
-        let memory = || CompileError::TooMuchMemory(bytesize::ByteSize(self.limits.memory).to_string());
+        let memory = || CompileError::TooMuchMemory(size(self.limits.memory));
         let is_out_of_memory =
             ["Cannot allocate memory", "Resource temporarily unavailable"].iter().any(|words| stderr.contains(words));
         match (status.code(), status.signal()) {

@@ -124,6 +124,7 @@ impl Plugin {
         match result {
             Ok(Ok(())) => {
                 plugin.warn_of_secrets();
+                plugin.warn_of_mail();
                 Ok(plugin)
             }
             Ok(Err(error)) => Err(LoadError::permanent(&error)),
@@ -143,6 +144,13 @@ impl Plugin {
         }
         for fault in headers::faults(manifest, secrets) {
             tracing::warn!(plugin, "{fault}");
+        }
+    }
+
+    /// Each mail would fail, which a handler may only find out when there is one to send.
+    fn warn_of_mail(&self) {
+        if self.manifest().grants.mail && self.engine.capabilities().mailer.is_none() {
+            tracing::warn!(plugin = self.name(), "{}", events::MAIL_WITHOUT_RELAY);
         }
     }
 

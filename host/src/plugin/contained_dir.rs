@@ -1,6 +1,7 @@
 //! Opens files of the plugins directory and no others: names are resolved
 //! beneath the directory, whatever links they pass through.
 
+use crate::text::size;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -49,7 +50,7 @@ impl ContainedDir {
         // The file may have grown since its metadata was read.
         (&mut file).take(bytes_max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > bytes_max {
-            return Err(io::Error::other(format!("it has more than the allowed {}", bytesize::ByteSize(bytes_max))));
+            return Err(io::Error::other(format!("it has more than the allowed {}", size(bytes_max))));
         }
         Ok((bytes, metadata))
     }
@@ -149,7 +150,7 @@ mod tests {
         fs::write(directory.path().join("a"), "12345").unwrap();
         let contained = ContainedDir::open(directory.path()).unwrap();
         assert_eq!(contained.read("a", 5).unwrap().0, b"12345");
-        assert!(contained.read("a", 4).unwrap_err().to_string().contains("more than the allowed 4 B"));
+        assert!(contained.read("a", 4).unwrap_err().to_string().contains("more than the allowed 4B"));
         assert!(contained.read(".", 4).unwrap_err().to_string().contains("not a regular file"));
     }
 

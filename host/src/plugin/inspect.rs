@@ -10,6 +10,7 @@ use super::load_error::LoadError;
 use super::plugin_dir::{PluginDir, PluginFiles};
 use super::program::Compiled;
 use crate::manifest::{Limits, Manifest};
+use crate::text::{size, span};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -104,11 +105,9 @@ impl Inspection {
 
 /// Formatted as in a manifest.
 fn limits(limits: &Limits) -> BTreeMap<&'static str, String> {
-    let time = |time| humantime::format_duration(time).to_string();
-    let size = |bytes| bytesize::ByteSize(bytes).display().iec().to_string().replace(".0 ", "").replace(' ', "");
     BTreeMap::from([
-        ("timeout", time(limits.timeout)),
-        ("cpu", time(limits.cpu)),
+        ("timeout", span(limits.timeout)),
+        ("cpu", span(limits.cpu)),
         ("memory", size(limits.memory)),
         ("table_elements", limits.table_elements.to_string()),
         ("resources", limits.resources.to_string()),

@@ -12,6 +12,9 @@ pub enum QueueError {
     /// Redis answers and rejects us. Only an operator can change that.
     #[error("Redis refuses: {0}")]
     Refused(String),
+    /// The library can't use what the settings say.
+    #[error("{0}")]
+    InvalidSettings(String),
     /// The consumer group does not exist any more: open the topic again.
     #[error("the consumer group is gone")]
     GroupLost,
@@ -55,6 +58,7 @@ impl From<redis::RedisError> for QueueError {
             _ if text.contains("max number of clients") => {
                 cannot_serve(&format!("{text}: all of its maxclients connections are in use"))
             }
+            _ if text.contains("password_file: ") => Self::Away(format!("no login to Redis: {text}")),
             _ if is_out_of_descriptors(&text) => Self::Away(format!(
                 "this process can't open another connection to Redis: {text}; raise its limit of open files (ulimit -n)"
             )),

@@ -7,6 +7,7 @@ use super::lua::scripts;
 use super::server::Connection;
 use crate::capability::{Fault, KeyValue, NewValue, Only, Quota};
 use crate::settings::RedisTarget;
+use crate::text::size;
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -76,8 +77,8 @@ impl KeyValue for KeyValueStore {
             TOO_LARGE => Err(Fault::new(
                 "too-large",
                 format!(
-                    "limits.keyvalue = {} bytes leave no room for {} more: delete some, or raise the limit in {plugin}.toml",
-                    quota.bytes,
+                    "limits.keyvalue = {} leaves no room for {} more bytes: delete some, or raise the limit in {plugin}.toml",
+                    size(quota.bytes),
                     new.key.len() + new.value.len()
                 ),
             )),

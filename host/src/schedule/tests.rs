@@ -252,3 +252,30 @@ fn at_most_a_thousand_missed_fire_times_are_sent() {
     // Also after a very long time.
     assert_eq!(schedule.due(Timestamp::UNIX_EPOCH, now).fires, due.fires);
 }
+
+#[test]
+fn a_range_may_go_over_the_end() {
+    // A Thursday; the days that follow are a Friday to a Monday, and the next Friday.
+    let days = next("0 9 * * FRI-MON", "UTC", "2026-07-02T12:00:00Z", 5);
+    let expected = ["03", "04", "05", "06", "10"].map(|day| format!("2026-07-{day}T09:00:00Z"));
+    assert_eq!(days, expected);
+    let hours = next("0 22-2/2 * * *", "UTC", "2026-07-02T12:00:00Z", 4);
+    assert_eq!(hours, ["2026-07-02T22:00:00Z", "2026-07-03T00:00:00Z", "2026-07-03T02:00:00Z", "2026-07-03T22:00:00Z"]);
+    // It is still the schedule that was written.
+    assert_eq!(schedule("0 9 * * FRI-MON", "UTC", "one").name(), "0 9 * * FRI-MON UTC");
+}
+
+#[test]
+fn last_days_and_nearest_weekdays_fire_and_day_and_weekday_are_alternatives() {
+    let from = "2026-07-02T12:00:00Z";
+    assert_eq!(next("0 9 L * *", "UTC", from, 1), ["2026-07-31T09:00:00Z"]);
+    assert_eq!(next("0 9 15W 8 *", "UTC", from, 1), ["2026-08-14T09:00:00Z"]);
+    assert_eq!(next("0 9 * * FRI#2", "UTC", from, 1), ["2026-07-10T09:00:00Z"]);
+    assert_eq!(next("0 9 * * FRI#L", "UTC", from, 1), ["2026-07-31T09:00:00Z"]);
+    assert_eq!(next("0 9 ? * MON", "UTC", from, 1), ["2026-07-06T09:00:00Z"]);
+    assert_eq!(
+        next("0 9 13 * FRI", "UTC", from, 3)[..3],
+        ["03", "10", "13"].map(|day| format!("2026-07-{day}T09:00:00Z"))
+    );
+    assert_eq!(next("0 9 13 * +FRI", "UTC", from, 1), ["2026-11-13T09:00:00Z"]);
+}

@@ -65,6 +65,10 @@ impl FromStr for MailTransport {
                 Ok(Self::Directory(path.into()))
             };
         }
+        // A URL ignores line ends inside it, and a password would be another one.
+        if text.contains(char::is_control) {
+            return Err("it has a line end or another control character inside".to_owned());
+        }
         let url = Url::parse(text).map_err(|error| error.to_string())?;
         let (security, port) = match url.scheme() {
             "smtp" => (Security::StartTls, 587),

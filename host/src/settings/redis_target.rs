@@ -2,9 +2,10 @@
 //! files, and the login of the sentinels. The check reads the TLS files, so that
 //! an unreadable file is reported together with all other errors.
 
-use super::command_line::FromCommandLine;
-use super::redis_url::{RedisEndpoint, RedisMode};
-use super::{parse, set};
+use super::password::{self, Password};
+use super::redis_url::{RedisEndpoint, RedisMode, host_and_port};
+use super::sources::{Source, Sources};
+use super::{label, parse, set};
 use crate::capability::Secret;
 use serde::Deserialize;
 
@@ -24,7 +25,18 @@ pub struct RedisTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Login {
     pub username: Option<String>,
-    pub password: Option<Secret>,
+    pub password: Option<Password>,
+}
+
+impl Login {
+    /// The user and the password as they are now. A user without one gets the empty
+    /// password: without any, the client would not log in at all, and so be another
+    /// user. Redis accepts it from users that need none (`nopass`).
+    pub fn credentials(&self) -> Result<(Option<&str>, Option<Secret>), String> {
+        let username = self.username.as_deref();
+        let password = self.password.as_ref().map(Password::read).transpose()?;
+        Ok((username, password.or_else(|| username.map(|_| Secret::new(String::new())))))
+    }
 }
 
 /// The client certificate for servers that require one.
@@ -56,7 +68,7 @@ impl From<RedisEndpoint> for RedisTarget {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RawRedis {
     #[command(flatten)]
-    pub from_command_line: FromCommandLine,
+    pub sources: Sources,
     /// URL of Redis
     #[arg(
         long,
@@ -74,6 +86,9 @@ pub struct RawRedis {
     pub redis_username: Option<String>,
     #[arg(long, env = "REDIS_PASSWORD", value_name = "PASSWORD", hide = true, hide_env_values = true)]
     pub redis_password: Option<String>,
+    /// File with the password of Redis, read again for each login
+    #[arg(long, env = "REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<String>,
     #[arg(long, env = "REDIS_DB", value_name = "N", hide = true)]
     pub redis_db: Option<String>,
     /// CA certificates for Redis, in PEM [default: those of the system]
@@ -89,6 +104,8 @@ pub struct RawRedis {
     pub redis_sentinel_username: Option<String>,
     #[arg(long, env = "REDIS_SENTINEL_PASSWORD", value_name = "PASSWORD", hide = true, hide_env_values = true)]
     pub redis_sentinel_password: Option<String>,
+    #[arg(long, env = "REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE", hide = true)]
+    pub redis_sentinel_password_file: Option<String>,
 }
 
 /// The table `[redis]` of the settings file.
@@ -100,12 +117,14 @@ pub(super) struct FileRedis {
     port: Option<u16>,
     username: Option<String>,
     password: Option<String>,
+    password_file: Option<String>,
     db: Option<u32>,
     tls_ca: Option<String>,
     tls_cert: Option<String>,
     tls_key: Option<String>,
     sentinel_username: Option<String>,
     sentinel_password: Option<String>,
+    sentinel_password_file: Option<String>,
 }
 
 impl RawRedis {
@@ -128,41 +147,53 @@ impl RawRedis {
         let (is_set, text) = (!self.is_unset(), |port: Option<u16>| port.map(|port| port.to_string()));
         let part = |raw: Option<String>, file: Option<String>| if is_set { raw } else { file };
         Self {
-            from_command_line: self.from_command_line,
+            sources: self.sources,
             redis_url: part(self.redis_url, file.url),
             redis_host: part(self.redis_host, file.host),
             redis_port: part(self.redis_port, text(file.port)),
             redis_username: part(self.redis_username, file.username),
             redis_password: part(self.redis_password, file.password),
+            redis_password_file: set(&self.redis_password_file).or(file.password_file),
             redis_db: part(self.redis_db, file.db.map(|db| db.to_string())),
             redis_tls_ca: set(&self.redis_tls_ca).or(file.tls_ca),
             redis_tls_cert: set(&self.redis_tls_cert).or(file.tls_cert),
             redis_tls_key: set(&self.redis_tls_key).or(file.tls_key),
             redis_sentinel_username: set(&self.redis_sentinel_username).or(file.sentinel_username),
             redis_sentinel_password: set(&self.redis_sentinel_password).or(file.sentinel_password),
+            redis_sentinel_password_file: set(&self.redis_sentinel_password_file).or(file.sentinel_password_file),
         }
     }
 
     pub fn check(&self, errors: &mut Vec<String>) -> RedisTarget {
         let errors_before = errors.len();
         let endpoint = self.endpoint(errors);
-        let tls_ca = pem("redis.tls_ca", &self.redis_tls_ca, "CERTIFICATE", errors);
-        let cert = pem("redis.tls_cert", &self.redis_tls_cert, "CERTIFICATE", errors);
-        let key = pem("redis.tls_key", &self.redis_tls_key, "PRIVATE KEY", errors);
-        if set(&self.redis_tls_cert).is_some() != set(&self.redis_tls_key).is_some() {
+        // What is weaker than the address belongs to another one, like the parts of it.
+        let address = self.sources.of("redis_url").max(self.sources.of("redis_host"));
+        let file = |field: &str, raw: &Option<String>| {
+            set(raw).filter(|_| endpoint.is_tls || self.sources.of(field) >= address)
+        };
+        let ca_file = file("redis_tls_ca", &self.redis_tls_ca);
+        let cert_file = file("redis_tls_cert", &self.redis_tls_cert);
+        let key_file = file("redis_tls_key", &self.redis_tls_key);
+        let tls_ca = pem("redis.tls_ca", &ca_file, "CERTIFICATE", errors);
+        let cert = pem("redis.tls_cert", &cert_file, "CERTIFICATE", errors);
+        let key = pem("redis.tls_key", &key_file, "PRIVATE KEY", errors);
+        if cert_file.is_some() != key_file.is_some() {
             errors.push("redis.tls_cert and redis.tls_key: set both or neither".to_owned());
         }
-        let tls_files = [&self.redis_tls_ca, &self.redis_tls_cert, &self.redis_tls_key];
         let is_valid = errors.len() == errors_before;
-        if is_valid && !endpoint.is_tls && tls_files.into_iter().any(|file| set(file).is_some()) {
+        if is_valid && !endpoint.is_tls && [ca_file, cert_file, key_file].iter().any(Option::is_some) {
             errors.push(format!(
                 "redis.tls_ca, .tls_cert, .tls_key: {endpoint} does not use TLS; begin its scheme with rediss"
             ));
         }
-        let password = set(&self.redis_sentinel_password).map(Secret::new);
-        let sentinel_login = Login { username: set(&self.redis_sentinel_username), password };
-        if is_valid && sentinel_login != Login::default() && !matches!(endpoint.mode, RedisMode::Sentinel { .. }) {
-            errors.push(format!("redis.sentinel_username, .sentinel_password: {endpoint} has no sentinels"));
+        let has_sentinels = matches!(endpoint.mode, RedisMode::Sentinel { .. });
+        let is_meant = |field: &str| has_sentinels || self.sources.of(field) >= address;
+        let sentinel_login = self.sentinel_login(is_meant, errors);
+        if is_valid && sentinel_login != Login::default() && !has_sentinels {
+            errors.push(format!(
+                "redis.sentinel_username, .sentinel_password, .sentinel_password_file: {endpoint} has no sentinels"
+            ));
         }
         let tls_client = cert
             .zip(key)
@@ -170,58 +201,114 @@ impl RawRedis {
         RedisTarget { endpoint, tls_ca, tls_client, sentinel_login }
     }
 
-    /// The parts with their names in the file and the names of their fields.
-    fn parts(&self) -> [(&'static str, &'static str, &Option<String>); 5] {
+    /// The parts of the address with the names of their settings and fields.
+    fn parts(&mut self) -> [(&'static str, &'static str, &mut Option<String>); 5] {
         [
-            ("redis.host", "redis_host", &self.redis_host),
-            ("redis.port", "redis_port", &self.redis_port),
-            ("redis.username", "redis_username", &self.redis_username),
-            ("redis.password", "redis_password", &self.redis_password),
-            ("redis.db", "redis_db", &self.redis_db),
+            ("redis.host", "redis_host", &mut self.redis_host),
+            ("redis.port", "redis_port", &mut self.redis_port),
+            ("redis.username", "redis_username", &mut self.redis_username),
+            ("redis.password", "redis_password", &mut self.redis_password),
+            ("redis.db", "redis_db", &mut self.redis_db),
         ]
     }
 
-    /// The endpoint from the URL or from its parts, whichever comes from the
-    /// source with precedence.
+    /// Without the parts whose source is weaker than the URL's: they belong to another
+    /// address, and whether they are valid does not matter.
+    fn without_weaker_parts(&self) -> Self {
+        let mut parts = self.clone();
+        let url_source = self.sources.of("redis_url");
+        for (_, field, raw) in parts.parts() {
+            if self.sources.of(field) < url_source {
+                *raw = None;
+            }
+        }
+        parts
+    }
+
+    /// The endpoint from the URL or from its parts, whichever comes from the stronger
+    /// source. A login that the URL lacks may be in the parts.
     fn endpoint(&self, errors: &mut Vec<String>) -> RedisEndpoint {
-        let host_from_command_line = set(&self.redis_host).is_some() && self.from_command_line.contains("redis_host");
-        let url =
-            set(&self.redis_url).filter(|_| !host_from_command_line || self.from_command_line.contains("redis_url"));
-        let Some(url) = url else { return self.single_server(errors) };
-        match RedisEndpoint::parse(url.trim()) {
-            Ok(endpoint) => {
-                let parts = Self {
-                    redis_url: None,
-                    redis_host: self.redis_host.clone().or_else(|| Some(endpoint.hosts.first()?.0.clone())),
-                    redis_port: self.redis_port.clone().or_else(|| Some(endpoint.hosts.first()?.1.to_string())),
-                    redis_username: self.redis_username.clone().or_else(|| endpoint.login.username.clone()),
-                    ..self.clone()
+        let host_is_stronger =
+            set(&self.redis_host).is_some() && self.sources.of("redis_host") > self.sources.of("redis_url");
+        let url = set(&self.redis_url).filter(|_| !host_is_stronger);
+        let mut endpoint = match url.as_deref().map(|url| (url, RedisEndpoint::parse(url.trim()))) {
+            None => self.single_server(errors),
+            Some((_, Ok(mut endpoint))) => {
+                let (parts, first) = (self.without_weaker_parts(), endpoint.hosts.first().cloned());
+                let all = Self {
+                    redis_host: set(&parts.redis_host).or_else(|| Some(first.as_ref()?.0.clone())),
+                    redis_port: set(&parts.redis_port).or_else(|| Some(first.as_ref()?.1.to_string())),
+                    ..parts.clone()
                 };
-                self.compare(&endpoint, &parts.single_server(errors), errors);
+                let other = all.single_server(errors);
+                parts.compare(&endpoint, &other, errors);
+                endpoint.login.username = endpoint.login.username.or(other.login.username);
+                endpoint.login.password = endpoint.login.password.or(other.login.password);
                 endpoint
             }
             // The part before the @ may contain the password.
-            Err(error) => {
-                errors.push(format!("redis.url: \"{}\": {error}", url.rsplit('@').next().unwrap_or_default()));
-                self.single_server(errors)
+            Some((url, Err(error))) => {
+                let redacted = url.rsplit('@').next().unwrap_or_default();
+                errors.push(format!("redis.url: \"{}\": {error}", redacted.escape_debug()));
+                self.without_weaker_parts().single_server(errors)
             }
+        };
+        let has_part = set(&self.redis_password).is_some()
+            && (url.is_none() || self.sources.of("redis_password") >= self.sources.of("redis_url"));
+        let (setting, field) = if has_part { ("redis.password", "redis_password") } else { ("redis.url", "redis_url") };
+        let found = endpoint.login.password.take();
+        let found = found.map(|password| (setting, self.sources.of(field), password));
+        let path = (&self.redis_password_file, "redis.password_file", "redis_password_file");
+        endpoint.login.password = self.password(found, path, errors);
+        endpoint
+    }
+
+    fn sentinel_login(&self, is_meant: impl Fn(&str) -> bool, errors: &mut Vec<String>) -> Login {
+        let raw = |field: &str, raw: &Option<String>| set(raw).filter(|_| is_meant(field));
+        let (setting, field) = ("redis.sentinel_password", "redis_sentinel_password");
+        let found = password::text(setting, &raw(field, &self.redis_sentinel_password), errors);
+        let found = found.map(|password| (setting, self.sources.of(field), password));
+        let (setting, field) = ("redis.sentinel_password_file", "redis_sentinel_password_file");
+        let path = raw(field, &self.redis_sentinel_password_file);
+        let password = self.password(found, (&path, setting, field), errors);
+        let username = raw("redis_sentinel_username", &self.redis_sentinel_username);
+        Login { username: name("redis.sentinel_username", &username, errors), password }
+    }
+
+    /// The password from a text or from a file, whichever comes from the stronger source.
+    fn password(
+        &self,
+        text: Option<(&'static str, Source, Password)>,
+        (path, setting, field): (&Option<String>, &'static str, &str),
+        errors: &mut Vec<String>,
+    ) -> Option<Password> {
+        let (file, file_source) = (set(path), self.sources.of(field));
+        match (text, file) {
+            (Some((_, source, password)), Some(_)) if source > file_source => Some(password),
+            (Some((other, source, _)), Some(_)) if source == file_source => {
+                let [one, other] = [setting, other].map(|setting| label(setting, &self.sources));
+                errors.push(format!("{one} and {other} both have a password: set only one of them"));
+                None
+            }
+            (_, Some(file)) => Some(password::file(setting, file, errors)),
+            (text, None) => text.map(|(_, _, password)| password),
         }
     }
 
-    /// Reports the parts that contradict the URL. Parts from a source with lower
-    /// precedence are ignored.
-    fn compare(&self, url: &RedisEndpoint, parts: &RedisEndpoint, errors: &mut Vec<String>) {
+    /// Reports the parts that contradict the URL.
+    fn compare(mut self, url: &RedisEndpoint, parts: &RedisEndpoint, errors: &mut Vec<String>) {
         let is_same = |name: &str| match name {
             "redis.host" => url.mode == RedisMode::Single && url.hosts[..] == parts.hosts[..],
             "redis.port" => url.hosts.iter().map(|(_, port)| port).eq(parts.hosts.iter().map(|(_, port)| port)),
-            "redis.username" => url.login.username == parts.login.username,
-            "redis.password" => url.login.password == parts.login.password,
+            "redis.username" => url.login.username.is_none() || url.login.username == parts.login.username,
+            "redis.password" => url.login.password.is_none() || url.login.password == parts.login.password,
             _ => url.db == parts.db,
         };
-        for (name, field, raw) in self.parts() {
-            let is_relevant = self.from_command_line.contains(field) || !self.from_command_line.contains("redis_url");
-            if set(raw).is_some() && is_relevant && !is_same(name) {
-                errors.push(format!("redis.url is {url}, but {name} differs: set only one of them"));
+        let sources = self.sources.clone();
+        for (setting, _, raw) in self.parts() {
+            if set(raw).is_some() && !is_same(setting) {
+                let [url_name, name] = ["redis.url", setting].map(|setting| label(setting, &sources));
+                errors.push(format!("{url_name} is {url}, but {name} differs: set only one of them"));
             }
         }
     }
@@ -229,17 +316,31 @@ impl RawRedis {
     fn single_server(&self, errors: &mut Vec<String>) -> RedisEndpoint {
         let host = set(&self.redis_host).unwrap_or_else(|| "localhost".to_owned());
         // Some deployments set the host to host:port.
-        let (host, port) = match host.rsplit_once(':') {
-            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
-                (name.to_owned(), port.parse().ok())
-            }
-            _ => (host, None),
-        };
-        let port = parse("redis.port", &self.redis_port, port.unwrap_or(DEFAULT_PORT), "a port", errors);
+        let (host, port) = host_and_port(host.trim(), DEFAULT_PORT).unwrap_or_else(|error| {
+            errors.push(format!("redis.host: {error}"));
+            (host, DEFAULT_PORT)
+        });
+        let port = parse("redis.port", &self.redis_port, port, "a port", errors);
+        if port == 0 {
+            errors.push("redis.port: got \"0\", allowed: a port".to_owned());
+        }
         let db = i64::from(parse("redis.db", &self.redis_db, 0_u32, "a number", errors));
-        let login = Login { username: set(&self.redis_username), password: set(&self.redis_password).map(Secret::new) };
+        let username = name("redis.username", &self.redis_username, errors);
+        let login = Login { username, password: password::text("redis.password", &self.redis_password, errors) };
         RedisEndpoint { mode: RedisMode::Single, is_tls: false, hosts: vec![(host, port)], login, db }
     }
+}
+
+/// The name of a user.
+fn name(setting: &str, raw: &Option<String>, errors: &mut Vec<String>) -> Option<String> {
+    let name = set(raw)?;
+    if name.contains(|char: char| char.is_whitespace() || char.is_control()) {
+        errors.push(format!(
+            "{setting}: \"{}\": no user of Redis has a space or a line end in its name",
+            name.escape_debug()
+        ));
+    }
+    Some(name)
 }
 
 /// Reads a PEM file that must contain a section of this kind.
@@ -268,12 +369,12 @@ mod tests {
         assert_eq!(redis.check(&mut Vec::new()).redacted_url(), "redis://cache:7000/0");
         redis.redis_port = some("7001");
         assert_eq!(redis.check(&mut Vec::new()).redacted_url(), "redis://cache:7001/0");
-        redis.from_command_line = FromCommandLine::of(&["redis_url"]);
+        redis.sources = Sources::from(Source::CommandLine, &["redis_url"]);
         redis.redis_url = some("redis://elsewhere:1/3");
         let mut errors = Vec::new();
         assert_eq!(redis.check(&mut errors).redacted_url(), "redis://elsewhere:1/3");
         // A host from a flag has precedence over a URL from the environment.
-        redis.from_command_line = FromCommandLine::of(&["redis_host"]);
+        redis.sources = Sources::from(Source::CommandLine, &["redis_host"]);
         assert_eq!(redis.check(&mut errors).redacted_url(), "redis://cache:7001/0");
         assert!(errors.is_empty(), "{errors:?}");
     }
@@ -316,6 +417,64 @@ mod tests {
             let errors = check(change);
             assert!(errors.len() == 1 && errors[0].contains(&format!("but {name} differs")), "{name}: {errors:?}");
         }
+    }
+
+    #[test]
+    fn what_is_weaker_than_the_address_does_not_contradict_it() {
+        let redis = RawRedis {
+            sources: Sources::from(Source::CommandLine, &["redis_url"]),
+            redis_url: some("redis://h"),
+            redis_host: some("a b"),
+            redis_port: some("http"),
+            redis_password: some("a\nb"),
+            redis_tls_ca: some("/no/such"),
+            redis_tls_key: some("/no/such"),
+            redis_sentinel_username: some("u"),
+            redis_sentinel_password_file: some("/no/such"),
+            ..RawRedis::default()
+        };
+        let mut errors = Vec::new();
+        let target = redis.check(&mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(target.sentinel_login, Login::default());
+    }
+
+    #[test]
+    fn the_login_that_a_url_lacks_is_in_the_parts() {
+        let login = |url: &str, change: &dyn Fn(&mut RawRedis)| {
+            let mut redis = RawRedis { redis_url: some(url), ..RawRedis::default() };
+            change(&mut redis);
+            let mut errors = Vec::new();
+            let login = redis.check(&mut errors).endpoint.login;
+            assert!(errors.is_empty(), "{errors:?}");
+            let (username, password) = login.credentials().unwrap();
+            (username.map(str::to_owned), password.map(|password| password.reveal().to_owned()))
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from file\n").unwrap();
+        let path = some(file.path().to_str().unwrap());
+        let password = |redis: &mut RawRedis| redis.redis_password = some("p");
+        let from_file = |redis: &mut RawRedis| redis.redis_password_file = path.clone();
+        assert_eq!(login("redis://h", &|_| {}), (None, None));
+        // Nobody else than this user.
+        assert_eq!(login("redis://u@h", &|_| {}), (some("u"), some("")));
+        assert_eq!(login("redis+cluster://u@h", &|_| {}), (some("u"), some("")));
+        assert_eq!(login("redis://u@h", &password), (some("u"), some("p")));
+        assert_eq!(login("redis://u@h", &from_file), (some("u"), some("from file")));
+        assert_eq!(login("redis+sentinel://u@h/m", &from_file), (some("u"), some("from file")));
+        assert_eq!(login("redis://h", &from_file), (None, some("from file")));
+        let both = |source| {
+            move |redis: &mut RawRedis| {
+                redis.redis_password_file = some("/no/such");
+                redis.sources = Sources::from(source, &["redis_url"]);
+            }
+        };
+        assert_eq!(login("redis://u:p@h", &both(Source::CommandLine)), (some("u"), some("p")));
+        let stronger = |redis: &mut RawRedis| {
+            from_file(redis);
+            redis.sources = Sources::from(Source::Environment, &["redis_password_file"]);
+        };
+        assert_eq!(login("redis://u:p@h", &stronger), (some("u"), some("from file")));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Parses the URL of Redis: one server, the sentinels of a master, or nodes of a
 //! cluster.
 
+use super::password::Password;
 use super::redis_target::Login;
 use crate::capability::Secret;
 use std::fmt;
+use std::net::Ipv6Addr;
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -32,6 +34,9 @@ pub enum RedisMode {
 impl RedisEndpoint {
     /// Errors never contain secrets.
     pub fn parse(url: &str) -> Result<Self, String> {
+        if url.contains(char::is_control) {
+            return Err("it has a line end or another control character inside".to_owned());
+        }
         let Some((scheme, remainder)) = url.split_once("://") else { return Err(SCHEMES.to_owned()) };
         let (remainder, is_sentinel, is_cluster) =
             (remainder.trim_end_matches('/'), scheme.ends_with("+sentinel"), scheme.ends_with("+cluster"));
@@ -84,11 +89,26 @@ fn parse_login(text: &str) -> Result<Login, String> {
     };
     let (username, password) = text.split_once(':').unwrap_or((text, ""));
     let set = |text: String| Some(text).filter(|text| !text.is_empty());
-    Ok(Login { username: set(decode(username)?), password: set(decode(password)?).map(Secret::new) })
+    Ok(Login {
+        username: set(decode(username)?),
+        password: set(decode(password)?).map(Secret::new).map(Password::Text),
+    })
 }
 
-/// `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
+/// `host`, `host:port`, `v6`, `[v6]` or `[v6]:port`.
+pub(super) fn host_and_port(text: &str, default: u16) -> Result<(String, u16), String> {
+    if text.contains("://") {
+        return Err(format!(
+            "\"{}\" is a URL, not a host; a URL belongs in REDIS_URL (redis.url)",
+            text.rsplit('@').next().unwrap_or_default()
+        ));
+    }
+    if text.contains(|char: char| char.is_whitespace() || char.is_control() || matches!(char, '/' | '@' | '?' | '#')) {
+        return Err(format!("\"{}\" is not a host", text.rsplit('@').next().unwrap_or_default().escape_debug()));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok((text.to_owned(), default));
+    }
     let (host, port) = match text.strip_prefix('[').and_then(|remainder| remainder.split_once(']')) {
         Some((host, remainder)) => (host, remainder.strip_prefix(':')),
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
@@ -140,8 +160,11 @@ mod tests {
         }
         let login = RedisEndpoint::parse("redis://u%3A:p@ss%2Fw@h").unwrap().login;
         assert_eq!(
-            (login.username.as_deref(), login.password.as_ref().map(Secret::reveal)),
-            (Some("u:"), Some("p@ss/w"))
+            (
+                login.username.as_deref(),
+                login.password.as_ref().map(|password| password.read().unwrap().reveal().to_owned())
+            ),
+            (Some("u:"), Some("p@ss/w".to_owned()))
         );
         let login = RedisEndpoint::parse("redis://only-a-user@h").unwrap().login;
         assert_eq!((login.username.as_deref(), login.password), (Some("only-a-user"), None));

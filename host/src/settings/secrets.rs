@@ -1,5 +1,6 @@
 //! The sources of the secrets that handlers may read.
 
+use super::password::without_line_end;
 use super::set;
 use crate::capability::Secret;
 use serde::Deserialize;
@@ -57,8 +58,12 @@ impl RawSecrets {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let variables = std::env::vars_os().filter_map(text);
-        let is_secret = |(name, value): &(String, String)| name.starts_with(VARIABLE) && !value.is_empty();
-        let variables = variables.filter(is_secret).map(|(name, value)| (name, Secret::new(value))).collect();
+        let is_secret =
+            |(name, value): &(String, String)| name.starts_with(VARIABLE) && !without_line_end(value).is_empty();
+        let variables = variables
+            .filter(is_secret)
+            .map(|(name, value)| (name, Secret::new(without_line_end(&value).to_owned())))
+            .collect();
         SecretsSettings { dir, variables }
     }
 }

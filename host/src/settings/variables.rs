@@ -1,10 +1,31 @@
 //! Environment variables that look like settings but are not.
 
 use super::secrets::VARIABLE as SECRET;
-use crate::events::UNKNOWN_SETTING;
+use crate::events::{SERVICE_VARIABLE, UNKNOWN_SETTING};
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "GATEWAY_";
+
+/// The variables that are settings, and that Kubernetes sets in every container of the
+/// namespace of a Service with such a name.
+const SERVICES: [(&str, &str); 2] = [("APP_PORT", "app"), ("REDIS_PORT", "redis")];
+
+/// What to log of each variable that Kubernetes has set and that is no setting.
+pub fn service_variables() -> Vec<String> {
+    let found = SERVICES.into_iter().filter_map(|(name, service)| {
+        let value = std::env::var_os(name)?.into_string().ok().filter(|value| is_service_address(value))?;
+        Some(format!(
+            "{SERVICE_VARIABLE}: {name}={} is what Kubernetes sets for a Service called \"{service}\"",
+            value.trim()
+        ))
+    });
+    found.collect()
+}
+
+/// Whether a port is an address like `tcp://10.0.0.1:6379`.
+pub(super) fn is_service_address(value: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.trim_start().starts_with(scheme))
+}
 
 /// A warning for each unknown variable of the environment. `known` has the
 /// variables of every command.

@@ -26,13 +26,13 @@ impl TopicLoop<TopicState> for Intake {
         };
         let too_late = async {
             topic.shared.stop.cancelled().await;
-            tokio::time::sleep(topic.shared.shutdown_timeout).await;
+            tokio::time::sleep(topic.shared.drain_timeout).await;
         };
         tokio::select! {
             () = consumed => {}
             () = too_late => {
-                let shutdown_timeout = topic.shared.shutdown_timeout;
-                tracing::warn!(topic = %topic.topic(), ?shutdown_timeout, "{}", events::SHUTDOWN_TIMED_OUT);
+                let drain_timeout = topic.shared.drain_timeout;
+                tracing::warn!(topic = %topic.topic(), ?drain_timeout, "{}", events::SHUTDOWN_TIMED_OUT);
             }
         }
         topic.end();

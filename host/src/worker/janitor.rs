@@ -10,6 +10,7 @@ use super::topic_loop::TopicLoop;
 use crate::events;
 use crate::queue::{Eviction, LeaseReset, Leases, QueueError, StreamKind};
 use crate::settings::DeadLetterCaps;
+use crate::text::{size, span};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -121,8 +122,8 @@ async fn evict(topic: &TopicState) -> Result<bool, QueueError> {
     for (reason, evicted) in [("age", by_age), ("bytes", by_bytes)] {
         if evicted > 0 {
             topic.metrics().dead_letters_evicted(reason, evicted);
-            let (topic, max_age, max_bytes) = (topic.topic(), caps.age, caps.bytes);
-            tracing::warn!(%topic, evicted, reason, ?max_age, ?max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
+            let (topic, max_age, max_bytes) = (topic.topic(), caps.age.map(span), caps.bytes.map(size));
+            tracing::warn!(%topic, evicted, reason, max_age, max_bytes, "{}", events::DEAD_LETTERS_EVICTED);
         }
     }
     result

@@ -13,6 +13,7 @@ use crate::message::{self, Message};
 use crate::plugin::{Job, Plugin};
 use crate::queue::DoneKind;
 use crate::run_span::RunSpan;
+use crate::text::size;
 use crate::verdict::Outcome;
 use jiff::Timestamp;
 use std::slice;
@@ -156,7 +157,7 @@ fn runnable(topic: &TopicState, item: &mut WorkItem, now: Timestamp) -> Result<M
     };
     let (bytes, bytes_max) = (delivery.bytes(), topic.settings().message_bytes_max);
     if bytes > bytes_max {
-        return dead(item, "too-large", format!("{bytes} bytes; queue.max_message is {bytes_max}"));
+        return dead(item, "too-large", format!("{bytes} bytes; queue.max_message is {}", size(bytes_max as u64)));
     }
     if delivery.fields.len() > FIELDS_MAX {
         let error = format!("{} fields; at most {FIELDS_MAX}", delivery.fields.len());

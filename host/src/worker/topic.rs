@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) active_runners_max: usize,
     /// Set when the whole worker stops. Each topic has a stop token too.
     pub(super) stop: CancellationToken,
-    pub(super) shutdown_timeout: Duration,
+    pub(super) drain_timeout: Duration,
     pub(super) supervisor: Supervisor,
 }
 

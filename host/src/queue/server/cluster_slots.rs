@@ -21,13 +21,13 @@ pub(crate) async fn owner(servers: &Servers, key: &str, shared: &mut Shared) -> 
     let owner = owner.ok_or_else(|| {
         QueueError::Away(format!("Redis can't serve now: no server of the cluster owns the slot of {key}"))
     })?;
-    Ok(servers.node(owner.host.as_deref(), owner.port)?)
+    Ok(servers.node(owner.host.as_deref(), owner.port))
 }
 
 pub(crate) async fn masters(servers: &Servers, shared: &mut Shared) -> Result<Vec<Node>, QueueError> {
     let mut nodes: Vec<Node> = Vec::new();
     for range in ranges(shared).await? {
-        let node = servers.node(range.host.as_deref(), range.port)?;
+        let node = servers.node(range.host.as_deref(), range.port);
         if nodes.iter().all(|known| known.name != node.name) {
             nodes.push(node);
         }

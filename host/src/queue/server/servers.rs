@@ -1,17 +1,22 @@
-//! Which servers the settings name, and how to connect to the right one.
+//! Which servers the settings name, and how to connect to the right one. A client is
+//! made for each connection, because a password in a file may have changed.
 
 use super::diagnosis::named;
-use crate::capability::Secret;
-use crate::settings::{Login, RedisMode, RedisTarget};
+use crate::queue::error::QueueError;
+use crate::settings::{ClientPem, Login, Password, RedisMode, RedisTarget};
+use crate::tls;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+};
 use redis::{RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 
 /// An answer that takes longer counts as lost: no command sent here blocks.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,13 +26,20 @@ pub(crate) struct Servers {
     kind: Kind,
     name: String,
     /// How to log in to a node, whatever its address.
-    login: NodeLogin,
+    login: Arc<NodeLogin>,
 }
 
 enum Kind {
     Single(Node),
-    Sentinel { client: Mutex<SentinelClient>, seeds: Vec<(String, u16)> },
-    Cluster { client: ClusterClient, seeds: Vec<(String, u16)> },
+    Sentinel(Sentinels),
+    /// Some of its nodes.
+    Cluster(Vec<(String, u16)>),
+}
+
+struct Sentinels {
+    hosts: Vec<(String, u16)>,
+    master: String,
+    login: Login,
 }
 
 /// An established connection that all callers share.
@@ -40,7 +52,8 @@ pub(crate) enum Live {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    client: Client,
+    address: ConnectionAddr,
+    login: Arc<NodeLogin>,
 }
 
 struct NodeLogin {
@@ -51,27 +64,33 @@ struct NodeLogin {
 }
 
 impl Servers {
-    pub(crate) fn new(target: &RedisTarget) -> RedisResult<Self> {
+    /// An error means that the settings are invalid.
+    pub(crate) fn new(target: &RedisTarget) -> Result<Self, QueueError> {
         choose_crypto();
         let place = &target.endpoint;
-        let client_tls = target.tls_client.as_ref().map(|client| ClientTlsConfig {
-            client_cert: client.cert.clone(),
-            client_key: client.key.reveal().as_bytes().to_vec(),
-        });
+        let client_tls = target.tls_client.as_ref().map(client_tls).transpose()?;
         let certificates = TlsCertificates { client_tls, root_cert: target.tls_ca.clone() };
-        let node_login = NodeLogin { is_tls: place.is_tls, login: place.login.clone(), db: place.db, certificates };
+        let login = NodeLogin { is_tls: place.is_tls, login: place.login.clone(), db: place.db, certificates };
+        let login = Arc::new(login);
         let kind = match &place.mode {
             RedisMode::Single => {
                 let (host, port) = place.hosts.first().cloned().unwrap_or_default();
-                Kind::Single(node_login.node(&host, port)?)
+                let node = Node::new(&host, port, &login);
+                node.client()?;
+                Kind::Single(node)
             }
             RedisMode::Sentinel { master } => {
-                let client = Mutex::new(sentinel(target, master, &node_login)?);
-                Kind::Sentinel { client, seeds: place.hosts.clone() }
+                let (hosts, master) = (place.hosts.clone(), master.clone());
+                let sentinels = Sentinels { hosts, master, login: target.sentinel_login.clone() };
+                sentinels.client(&login)?;
+                Kind::Sentinel(sentinels)
             }
-            RedisMode::Cluster => Kind::Cluster { client: cluster(target, &node_login)?, seeds: place.hosts.clone() },
+            RedisMode::Cluster => {
+                login.cluster(&place.hosts)?;
+                Kind::Cluster(place.hosts.clone())
+            }
         };
-        Ok(Self { kind, name: target.redacted_url(), login: node_login })
+        Ok(Self { kind, name: target.redacted_url(), login })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -79,17 +98,22 @@ impl Servers {
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.kind, Kind::Cluster { .. })
+        matches!(self.kind, Kind::Cluster(_))
+    }
+
+    /// Whether the next login may need another password than the last one.
+    pub(crate) fn password_may_change(&self) -> bool {
+        matches!(self.login.login.password, Some(Password::File { .. }))
     }
 
     /// The connection that all callers share.
     pub(crate) async fn connect(&self) -> RedisResult<Live> {
         match &self.kind {
-            Kind::Cluster { client, seeds } => match in_time(client.get_async_connection()).await {
+            Kind::Cluster(seeds) => match in_time(self.login.cluster(seeds)?.get_async_connection()).await {
                 Ok(connection) => Ok(Live::Cluster(connection)),
                 Err(error) => Err(self.named(error, seeds).await),
             },
-            Kind::Single(_) | Kind::Sentinel { .. } => {
+            Kind::Single(_) | Kind::Sentinel(_) => {
                 let node = self.master().await?;
                 Ok(Live::Node { connection: node.connect().await?, name: node.name })
             }
@@ -100,15 +124,14 @@ impl Servers {
     pub(crate) async fn master(&self) -> RedisResult<Node> {
         match &self.kind {
             Kind::Single(node) => Ok(node.clone()),
-            Kind::Sentinel { client, seeds } => {
-                let mut sentinel = in_time(async { Ok(client.lock().await) }).await?;
-                let client = match in_time(sentinel.async_get_client()).await {
-                    Ok(client) => client,
-                    Err(error) => return Err(self.named(error, seeds).await),
-                };
-                Ok(Node { name: client.get_connection_info().addr().to_string(), client })
+            Kind::Sentinel(sentinels) => {
+                let mut client = sentinels.client(&self.login)?;
+                match in_time(client.async_get_client()).await {
+                    Ok(client) => Ok(Node::at(client.get_connection_info().addr().clone(), &self.login)),
+                    Err(error) => Err(self.named(error, &sentinels.hosts).await),
+                }
             }
-            Kind::Cluster { .. } => Err((redis::ErrorKind::Client, "a cluster has more than one master").into()),
+            Kind::Cluster(_) => Err((ErrorKind::Client, "a cluster has more than one master").into()),
         }
     }
 
@@ -120,29 +143,36 @@ impl Servers {
 
     /// A node of the cluster. A node that does not know its own host has the host
     /// of the settings.
-    pub(crate) fn node(&self, host: Option<&str>, port: u16) -> RedisResult<Node> {
+    pub(crate) fn node(&self, host: Option<&str>, port: u16) -> Node {
         let host = match (host, &self.kind) {
             (Some(host), _) => host,
-            (None, Kind::Cluster { seeds, .. }) => seeds.first().map(|(host, _)| host.as_str()).unwrap_or_default(),
+            (None, Kind::Cluster(seeds)) => seeds.first().map(|(host, _)| host.as_str()).unwrap_or_default(),
             (None, _) => "",
         };
-        self.login.node(host, port)
+        Node::new(host, port, &self.login)
     }
 }
 
 impl From<Node> for Servers {
     fn from(node: Node) -> Self {
-        let login = NodeLogin {
-            is_tls: false,
-            login: Login::default(),
-            db: 0,
-            certificates: TlsCertificates { client_tls: None, root_cert: None },
-        };
-        Self { name: node.name.clone(), kind: Kind::Single(node), login }
+        Self { name: node.name.clone(), login: node.login.clone(), kind: Kind::Single(node) }
     }
 }
 
 impl Node {
+    fn new(host: &str, port: u16, login: &Arc<NodeLogin>) -> Self {
+        Self::at(address(host, port, login.is_tls), login)
+    }
+
+    fn at(address: ConnectionAddr, login: &Arc<NodeLogin>) -> Self {
+        Self { name: address.to_string(), address, login: login.clone() }
+    }
+
+    fn client(&self) -> RedisResult<Client> {
+        let (login, info) = (&self.login, self.login.info(self.address.clone())?);
+        if login.is_tls { Client::build_with_tls(info, login.certificates.clone()) } else { Client::open(info) }
+    }
+
     pub(crate) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         self.connect_with(Some(RESPONSE_TIMEOUT)).await
     }
@@ -155,33 +185,100 @@ impl Node {
     async fn connect_with(&self, timeout: Option<Duration>) -> RedisResult<MultiplexedConnection> {
         let config =
             AsyncConnectionConfig::new().set_response_timeout(timeout).set_connection_timeout(Some(CONNECT_TIMEOUT));
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+        match self.client()?.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => Ok(connection),
-            Err(error) => Err(named(error, &self.name, self.client.get_connection_info().addr()).await),
+            Err(error) => Err(self.login.explained(named(error, &self.name, &self.address).await)),
         }
     }
 }
 
 impl NodeLogin {
-    fn node(&self, host: &str, port: u16) -> RedisResult<Node> {
-        let info = self.info(host, port)?;
-        let name = info.addr().to_string();
-        let client =
-            if self.is_tls { Client::build_with_tls(info, self.certificates.clone())? } else { Client::open(info)? };
-        Ok(Node { name, client })
+    /// Nobody would expect that a user without a password has the empty one.
+    fn explained(&self, error: RedisError) -> RedisError {
+        match (&self.login.username, &self.login.password) {
+            (Some(user), None) if error.kind() == ErrorKind::AuthenticationFailed => {
+                let advice = "set redis.password or redis.password_file, or let the user need none (nopass)";
+                let error = error.detail().unwrap_or_default();
+                let text = format!("{error}; no password is set for the user \"{user}\": {advice}");
+                (ErrorKind::AuthenticationFailed, "login refused", text).into()
+            }
+            _ => error,
+        }
     }
 
-    fn info(&self, host: &str, port: u16) -> RedisResult<ConnectionInfo> {
+    fn info(&self, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
+        let (username, password) = self.login.credentials().map_err(unreadable)?;
         let mut settings = RedisConnectionInfo::default().set_db(self.db);
-        if let Some(username) = &self.login.username {
+        if let Some(username) = username {
             settings = settings.set_username(username);
         }
-        if let Some(password) = &self.login.password {
+        if let Some(password) = password {
             settings = settings.set_password(password.reveal());
         }
-        let info = address(host, port, self.is_tls).into_connection_info()?;
-        Ok(info.set_redis_settings(settings).set_tcp_settings(tcp()))
+        Ok(address.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp()))
     }
+
+    fn cluster(&self, seeds: &[(String, u16)]) -> RedisResult<ClusterClient> {
+        let info = |(host, port): &(String, u16)| self.info(address(host, *port, self.is_tls));
+        let infos: Vec<ConnectionInfo> = seeds.iter().map(info).collect::<RedisResult<_>>()?;
+        let mut builder = ClusterClientBuilder::new(infos)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(RESPONSE_TIMEOUT)
+            .overall_response_timeout(Some(RESPONSE_TIMEOUT))
+            .tcp_settings(tcp())
+            // The client would also resend commands that may have been executed, see `shared.rs`.
+            .retries(0);
+        if self.is_tls {
+            builder = builder.tls(TlsMode::Secure).certs(self.certificates.clone());
+        }
+        builder.build()
+    }
+}
+
+impl Sentinels {
+    fn client(&self, servers: &NodeLogin) -> RedisResult<SentinelClient> {
+        let hosts = self.hosts.iter().map(|(host, port)| address(host, *port, servers.is_tls));
+        let mut builder = SentinelClientBuilder::new(hosts, &self.master, SentinelServerType::Master)?
+            .set_client_to_redis_db(servers.db)
+            .set_client_to_redis_tcp_settings(tcp())
+            .set_client_to_sentinel_tcp_settings(tcp());
+        if servers.is_tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(servers.certificates.clone())
+                .set_client_to_sentinel_certificates(servers.certificates.clone());
+        }
+        let (username, password) = servers.login.credentials().map_err(unreadable)?;
+        if let Some(username) = username {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = password {
+            builder = builder.set_client_to_redis_password(password.reveal());
+        }
+        let (username, password) = self.login.credentials().map_err(unreadable)?;
+        if let Some(username) = username {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = password {
+            builder = builder.set_client_to_sentinel_password(password.reveal());
+        }
+        builder.build()
+    }
+}
+
+/// A certificate that the library refuses would fail at each connection.
+fn client_tls(client: &ClientPem) -> Result<ClientTlsConfig, QueueError> {
+    let (cert, key) = (client.cert.clone(), client.key.reveal().as_bytes().to_vec());
+    tls::check_client_certificate(&cert, &key).map_err(|problem| {
+        QueueError::InvalidSettings(format!("redis.tls_cert, .tls_key (REDIS_TLS_CERT, REDIS_TLS_KEY): {problem}"))
+    })?;
+    Ok(ClientTlsConfig { client_cert: cert, client_key: key })
+}
+
+/// A file with a password may be replaced in this moment; the next attempt reads it again.
+fn unreadable(problem: String) -> RedisError {
+    io::Error::other(problem).into()
 }
 
 fn address(host: &str, port: u16, is_tls: bool) -> ConnectionAddr {
@@ -194,50 +291,6 @@ fn address(host: &str, port: u16, is_tls: bool) -> ConnectionAddr {
 
 fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
-}
-
-fn sentinel(target: &RedisTarget, master: &str, login: &NodeLogin) -> RedisResult<SentinelClient> {
-    let hosts = target.endpoint.hosts.iter().map(|(host, port)| address(host, *port, login.is_tls));
-    let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(login.db)
-        .set_client_to_redis_tcp_settings(tcp())
-        .set_client_to_sentinel_tcp_settings(tcp());
-    if login.is_tls {
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
-            .set_client_to_redis_certificates(login.certificates.clone())
-            .set_client_to_sentinel_certificates(login.certificates.clone());
-    }
-    if let Some(username) = &login.login.username {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = &login.login.password {
-        builder = builder.set_client_to_redis_password(password.reveal());
-    }
-    if let Some(username) = &target.sentinel_login.username {
-        builder = builder.set_client_to_sentinel_username(username);
-    }
-    if let Some(password) = target.sentinel_login.password.as_ref().map(Secret::reveal) {
-        builder = builder.set_client_to_sentinel_password(password);
-    }
-    builder.build()
-}
-
-fn cluster(target: &RedisTarget, login: &NodeLogin) -> RedisResult<ClusterClient> {
-    let infos: Vec<ConnectionInfo> =
-        target.endpoint.hosts.iter().map(|(host, port)| login.info(host, *port)).collect::<RedisResult<_>>()?;
-    let mut builder = ClusterClientBuilder::new(infos)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .response_timeout(RESPONSE_TIMEOUT)
-        .overall_response_timeout(Some(RESPONSE_TIMEOUT))
-        .tcp_settings(tcp())
-        // The client would also resend commands that may have been executed, see `shared.rs`.
-        .retries(0);
-    if login.is_tls {
-        builder = builder.tls(TlsMode::Secure).certs(login.certificates.clone());
-    }
-    builder.build()
 }
 
 /// rustls has two providers compiled in, so the process has to choose one.

@@ -90,12 +90,9 @@ impl Shared {
     fn check_connection(&self, live: &Arc<Live>, error: &RedisError) {
         let is_useless = match &**live {
             Live::Node { .. } => is_broken(error) || is_no_master(error),
-            // The cluster client reconnects to its nodes by itself.
-            Live::Cluster(_) => {
-                error.kind() == ErrorKind::Io
-                    && error.is_connection_dropped()
-                    && error.to_string().contains("redis_cluster")
-            }
+            // The cluster client reconnects to its nodes by itself, but with the password
+            // that it was made with.
+            Live::Cluster(_) => is_stuck(error) || self.0.servers.password_may_change() && has_lost_nodes(error),
         };
         if is_useless {
             self.disconnect(live);
@@ -136,7 +133,7 @@ impl Shared {
         let Some((host, port)) = address.and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
             return Err(error.clone());
         };
-        let mut connection = self.0.servers.node(Some(host).filter(|host| !host.is_empty()), port)?.connect().await?;
+        let mut connection = self.0.servers.node(Some(host).filter(|host| !host.is_empty()), port).connect().await?;
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
         let answers = connection.req_packed_commands(&both, 0, 2).await?;
@@ -184,6 +181,16 @@ fn server_error(value: &Value) -> Option<RedisError> {
         Value::ServerError(error) => Some(error.clone().into()),
         _ => None,
     }
+}
+
+/// The cluster client has ended.
+fn is_stuck(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Io && error.is_connection_dropped() && error.to_string().contains("redis_cluster")
+}
+
+/// The cluster client has no connection to the nodes that it needs.
+fn has_lost_nodes(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::ClusterConnectionNotFound | ErrorKind::AuthenticationFailed | ErrorKind::Io)
 }
 
 fn is_broken(error: &RedisError) -> bool {
