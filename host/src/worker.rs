@@ -58,6 +58,7 @@ use crate::topic::Topic;
 use discovery::Discovery;
 use hints::Hints;
 use isolation_gate::IsolationGate;
+use seats::Seats;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -94,6 +95,7 @@ impl Worker {
             settings: settings.queue.clone(),
             hints: LoopHints::default(),
             gate: IsolationGate::default(),
+            seats: Seats::new(settings.redis_connections),
             handlers,
             active_runners_max: settings.handler_threads,
             stop: CancellationToken::new(),

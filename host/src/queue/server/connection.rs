@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 pub struct Connection {
     servers: Arc<Servers>,
     shared: Shared,
+    /// For takes that do not block: their replies may be large, and must not delay
+    /// renewals and settlements.
+    takes: Shared,
     readers: Arc<BlockingReaders>,
     clock: Arc<LatestClock>,
     /// Connections to single masters of a cluster, by name.
@@ -54,13 +57,17 @@ impl Connection {
     /// error means that the settings are invalid.
     pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
         let servers = Arc::new(Servers::new(target)?);
-        let (shared, clock) = (Shared::new(servers.clone()), Arc::default());
+        let (shared, takes, clock) = (Shared::new(servers.clone()), Shared::new(servers.clone()), Arc::default());
         let (readers, masters, is_away) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { shared, servers, readers, clock, masters, is_away })
+        Ok(Self { shared, takes, servers, readers, clock, masters, is_away })
     }
 
     pub(crate) fn shared(&self) -> Shared {
         self.shared.clone()
+    }
+
+    pub(crate) fn takes(&self) -> Shared {
+        self.takes.clone()
     }
 
     /// A new connection for blocking reads of this key. It has no response
@@ -71,6 +78,17 @@ impl Connection {
         // After a failover, reads and writes have to move to the new master together.
         self.shared.disconnect_unless_at(&node);
         BlockingSlot::connect(node, &self.readers).await
+    }
+
+    /// After a failover, reads and writes have to move to the new master together.
+    pub(crate) async fn follow_master(&self) -> Result<(), QueueError> {
+        if !self.servers.is_cluster() {
+            let node = self.servers.master().await?;
+            [&self.shared, &self.takes].into_iter().for_each(|one| one.disconnect_unless_at(&node));
+        }
+        // Where the server has few connections left, these come before those of seats.
+        self.shared.connect().await?;
+        Ok(self.takes.connect().await?)
     }
 
     /// The server that owns a key now.

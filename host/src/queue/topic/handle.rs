@@ -93,6 +93,12 @@ impl TopicHandle {
         self.0.connection.now()
     }
 
+    /// Drops connections to a server that is no longer the master, and connects. To be
+    /// called when reading begins.
+    pub async fn follow_master(&self) -> Result<(), QueueError> {
+        self.0.connection.follow_master().await
+    }
+
     /// To be called when a connection begins, before messages are taken.
     pub async fn refresh_clock(&self) -> Result<(), QueueError> {
         self.0.connection.refresh_clock().await

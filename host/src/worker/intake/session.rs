@@ -54,8 +54,7 @@ pub(super) async fn consume_until_stopped(topic: &Arc<TopicState>) {
 
 /// One connection's life: until it breaks or the topic stops.
 async fn session(topic: &Arc<TopicState>) -> Result<(), QueueError> {
-    let seated = topic.intake.seat.take(&topic.queue).await?;
-    let mut fetcher = Fetcher::new(topic, seated);
+    let mut fetcher = Fetcher::new(topic).await?;
     let mut is_first = true;
     while let Some(keys) = open(topic, &mut fetcher).await? {
         begin(topic, &keys, is_first).await?;
