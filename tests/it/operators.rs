@@ -327,7 +327,7 @@ fn invalid_redis_settings_are_reported_at_startup() {
         "/dev/null",
     ]);
     for word in
-        ["redis.url", "master's name", "redis.tls_ca: /missing", "redis.tls_cert: /dev/null", "set both or neither"]
+        ["redis.url", "master's name", "(redis.tls_ca): /missing", "(redis.tls_cert): /dev/null", "set both or neither"]
     {
         assert!(all.contains(word), "{word}: {all}");
     }
