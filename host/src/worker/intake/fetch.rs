@@ -48,16 +48,21 @@ impl<'a> Fetcher<'a> {
         Ok(fetcher)
     }
 
-    /// Leaves a seat that a busier topic wants, and takes one where that is possible.
-    async fn choose_reader(&mut self) {
-        let (topic, seats) = (self.topic, &self.topic.shared.seats);
-        if matches!(self.reader, Reader::Seated(_)) {
-            if !topic.intake.seat.must_leave() {
-                return;
-            }
-            self.reader = Reader::polled(topic);
+    /// Leaves the seat if a busier topic wants it.
+    pub(super) fn leave_if_asked(&mut self) {
+        if matches!(self.reader, Reader::Seated(_)) && self.topic.intake.seat.must_leave() {
+            self.reader = Reader::polled(self.topic);
         }
-        if let Some(seated) = seats.take(&topic.intake.seat, &topic.queue).await {
+    }
+
+    /// Takes a seat where that is possible, unless the topic has one.
+    async fn choose_reader(&mut self) {
+        self.leave_if_asked();
+        let topic = self.topic;
+        if matches!(self.reader, Reader::Seated(_)) {
+            return;
+        }
+        if let Some(seated) = topic.shared.seats.take(&topic.intake.seat, &topic.queue).await {
             self.reader = Reader::Seated(seated);
         }
     }
