@@ -14,6 +14,7 @@ mod claim;
 mod settlement;
 mod delivery;
 mod topic;
+mod registry;
 mod publish;
 mod key_value;
 mod workers;

@@ -69,6 +69,9 @@ async fn ingest(topic: &TopicState) -> Result<(), QueueError> {
                 moved = seated.reader.wait_for_list(end, WAIT) => { moved?; }
                 () = topic.stop.cancelled() => {}
             }
+        } else if list.is_stream().await? {
+            // A blocking read would have failed.
+            return Ok(());
         } else {
             let _ = topic.stop.run_until_cancelled(seat.pause(seats.poll_interval().min(WAIT))).await;
         }

@@ -75,6 +75,11 @@ impl TopicHandle {
         stream.key(&self.0.keys)
     }
 
+    /// The key of the registry of topics.
+    pub(crate) fn registry_key(&self) -> String {
+        keyspace::topics(&self.0.prefix)
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         &self.0.connection
     }
