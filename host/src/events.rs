@@ -30,6 +30,7 @@ pub const LEGACY_DUE_FAR: &str = "legacy delayed messages are due after the year
 pub const GROUP_LOST: &str = "the consumer group is gone; creating it again";
 pub const NOT_CONSUMING: &str = "consuming failed, retrying";
 pub const TOPIC_OPENED: &str = "topic opened";
+pub const SEAT_TAKEN: &str = "the topic is read by a connection of its own";
 pub const TOPIC_LEFT: &str = "topic left";
 pub const TOPIC_LEFT_WITH_LEASES: &str = "topic left without releasing its leases";
 pub const TOPIC_PAUSED: &str = "topic paused";

@@ -47,6 +47,7 @@ impl HealthLoop {
                 announced = Some(member);
                 let _ = self.warn_of_underscored_topics(&mut warned).await;
             }
+            self.worker.retire_metrics();
             pings = pings.wrapping_add(1);
             tokio::select! {
                 () = tokio::time::sleep(PING_INTERVAL) => {}

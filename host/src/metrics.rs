@@ -336,6 +336,30 @@ impl Metrics {
         }
     }
 
+    /// Removes every series of a topic. A later handle begins at zero.
+    pub fn retire(&self, topic: &Topic) {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        let name = TopicName(topic.clone());
+        let label = TopicLabel { topic: name.clone() };
+        for histograms in [&self.handler_seconds, &self.admission_wait_seconds, &self.wait_seconds] {
+            histograms.remove(&label);
+        }
+        for counters in [&self.reclaimed, &self.leases_lost, &self.parked] {
+            counters.remove(&label);
+        }
+        self.in_flight.remove(&label);
+        for outcome in OUTCOMES.into_iter().chain(UNRUNNABLE) {
+            self.closed.outcomes.remove(&OutcomeLabels { topic: name.clone(), outcome });
+        }
+        let reasons = |family: &Family<ReasonLabels, Counter>, reasons: &[&'static str]| {
+            for reason in reasons {
+                family.remove(&ReasonLabels { topic: name.clone(), reason });
+            }
+        };
+        reasons(&self.closed.dead_letters, &DEAD_REASONS);
+        reasons(&self.closed.evicted, &EVICTION_REASONS);
+    }
+
     /// `result` is `loaded`, `refused`, `removed`, `quarantined`,
     /// `rolled-back`, `restored` or `not-restored`.
     pub fn reload(&self, result: &'static str) {
@@ -376,6 +400,27 @@ mod tests {
 
     fn topic(name: &str) -> Topic {
         Topic::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_topic_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::default();
+        let lines = || metrics.text(TextFormat::Prometheus).unwrap();
+        let before = lines();
+        let (gone, stays) = (metrics.topic(&topic("gone")), metrics.topic(&topic("stays")));
+        for used in [&gone, &stays] {
+            used.outcome("done").inc();
+            used.dead_letter("retry");
+            used.in_flight.set(1);
+        }
+        drop(gone);
+        assert!(lines().contains("topic=\"gone\""));
+        metrics.retire(&topic("gone"));
+        assert!(!lines().contains("topic=\"gone\""));
+        assert!(lines().contains("gateway_messages_total{topic=\"stays\",outcome=\"done\"} 1"));
+        metrics.retire(&topic("stays"));
+        assert_eq!(lines(), before);
+        assert_eq!(metrics.topic(&topic("gone")).counts(), BTreeMap::new());
     }
 
     #[test]

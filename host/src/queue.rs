@@ -14,6 +14,7 @@ mod claim;
 mod settlement;
 mod delivery;
 mod topic;
+mod registry;
 mod publish;
 mod key_value;
 mod workers;
@@ -28,8 +29,8 @@ pub use crate::settings::RedisTarget;
 pub use claim::Claim;
 pub use consume::{
     BlockingReader, ClaimAnswer, ClaimRequest, ClaimTerms, Dedup, Delayed, Evicted, Eviction, FireState, FlowControl,
-    Isolation, LeaseReset, Leases, ListEnd, ListIntake, NotRenewed, OutboxRelay, Probe, Probes, Promoted,
-    ReclaimTimeouts, Reclaimed, Relayed, Schedules, Settled, Settlements, Take, unblock,
+    Isolation, LeaseReset, Leases, ListEnd, ListIntake, Look, NotRenewed, OutboxRelay, PollingReader, Probe, Probes,
+    Promoted, ReclaimTimeouts, Reclaimed, Relayed, Schedules, Settled, Settlements, Take, unblock,
 };
 pub use delivery::Delivery;
 pub use discover::{TopicDiscovery, has_keys};

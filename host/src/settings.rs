@@ -45,6 +45,8 @@ pub struct Settings {
     pub file_permissions: FilePermissionPolicy,
     pub admin: AdminSettings,
     pub redis: RedisTarget,
+    /// How many connections to each Redis server the worker may have.
+    pub redis_connections: usize,
     pub queue: QueueSettings,
     pub secrets: SecretsSettings,
     pub mail: MailSettings,
@@ -134,6 +136,9 @@ pub struct RawSettings {
     pub admin: RawAdmin,
     #[command(flatten)]
     pub redis: RawRedis,
+    /// Number of connections to each Redis server, whatever the number of topics [default: 16]
+    #[arg(long, env = "GATEWAY_REDIS_CONNECTIONS", value_name = "N")]
+    pub redis_connections: Option<String>,
     #[command(flatten)]
     pub queue: RawQueue,
     #[command(flatten)]
@@ -267,6 +272,7 @@ impl RawSettings {
     pub fn or_file(self, text: &str, name: &str) -> Result<Self, InvalidSettings> {
         let file: File = file::read(text, name)?;
         let admin = self.admin.or_file(file.admin);
+        let file_connections = file.redis.connections.map(|connections| connections.to_string());
         let redis = self.redis.or_file(file.redis);
         Ok(Self {
             sources: self.sources,
@@ -276,6 +282,7 @@ impl RawSettings {
             app_port: self.app_port,
             admin,
             redis,
+            redis_connections: set(&self.redis_connections).or(file_connections),
             queue: RawQueue {
                 queue_prefix: set(&self.queue.queue_prefix).or(file.queue.prefix),
                 queue_group: set(&self.queue.queue_group).or(file.queue.group),
@@ -304,6 +311,10 @@ impl RawSettings {
         if !(1..=1024).contains(&handler_threads) {
             errors.push(format!("handler_threads: {handler_threads} is out of range: 1 to 1024"));
         }
+        let redis_connections = parse("redis.connections", &self.redis_connections, 16, "a number", &mut errors);
+        if !(3..=1000).contains(&redis_connections) {
+            errors.push(format!("redis.connections: {redis_connections} is out of range: 3 to 1000"));
+        }
         let settings = Settings {
             listen,
             plugins: self.plugins(),
@@ -311,6 +322,7 @@ impl RawSettings {
             file_permissions: self.plugin_files.file_permissions(&mut errors),
             admin: self.admin.check(&mut errors),
             redis: self.redis.check(&mut errors),
+            redis_connections,
             queue: self.queue.check(&mut errors),
             secrets: self.secrets.check(&mut errors),
             mail: self.mail.check(&mut errors),

@@ -58,9 +58,10 @@ use crate::topic::Topic;
 use discovery::Discovery;
 use hints::Hints;
 use isolation_gate::IsolationGate;
+use seats::Seats;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,12 +75,17 @@ const LOOPS_END: Duration = Duration::from_secs(2);
 /// What is kept of the shutdown's timeout at most for giving back what did not end.
 const GIVE_BACK_MAX: Duration = Duration::from_secs(2);
 
+/// For how long the metrics of a topic without a plugin are shown.
+const METRICS_KEPT: Duration = Duration::from_secs(5 * 60);
+
 pub struct Worker {
     connection: Connection,
     settings: Settings,
     metrics: Arc<Metrics>,
     shared: Arc<Shared>,
     topics: Mutex<BTreeMap<Topic, Arc<TopicState>>>,
+    /// The topics that have lost their plugin, whose metrics are still shown.
+    gone: Mutex<Vec<(Instant, Topic)>>,
 }
 
 impl Worker {
@@ -94,13 +100,21 @@ impl Worker {
             settings: settings.queue.clone(),
             hints: LoopHints::default(),
             gate: IsolationGate::default(),
+            seats: Seats::new(settings.redis_connections),
             handlers,
             active_runners_max: settings.handler_threads,
             stop: CancellationToken::new(),
             supervisor,
             drain_timeout: settings.shutdown_timeout - (settings.shutdown_timeout / 4).min(GIVE_BACK_MAX),
         };
-        Self { connection, settings, metrics, shared: Arc::new(shared), topics: Mutex::default() }
+        Self {
+            connection,
+            settings,
+            metrics,
+            shared: Arc::new(shared),
+            topics: Mutex::default(),
+            gone: Mutex::default(),
+        }
     }
 
     /// The topics that have a plugin now. Those that are being drained are not
@@ -191,6 +205,7 @@ impl Worker {
             let stays = handlers.contains_key(name);
             if !stays {
                 topic.stop.cancel();
+                self.gone().push((Instant::now(), name.clone()));
             }
             stays
         });
@@ -203,6 +218,23 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Drops the metrics of topics that have been without a plugin for a while: the last
+    /// values were read meanwhile. To be called now and then.
+    pub fn retire_metrics(&self) {
+        let topics = self.topics();
+        self.gone().retain(|(since, topic)| {
+            let is_due = since.elapsed() >= METRICS_KEPT;
+            if is_due && !topics.contains_key(topic) {
+                self.metrics.retire(topic);
+            }
+            !is_due
+        });
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<(Instant, Topic)>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self, name: &Topic, plugin: Arc<Plugin>) -> Arc<TopicState> {

@@ -2,7 +2,7 @@
 //! and never those of a plugin that is missing or rejected.
 
 use crate::limits::waits_at_its_start;
-use crate::support::{Gateway, OK, Plugins, Redis, guest, topic};
+use crate::support::{Gateway, OK, Plugins, Redis, guest, topic, until};
 use gateway_worker::events;
 use gateway_worker::queue::{Connection, RedisTarget, TopicDiscovery};
 use std::collections::BTreeSet;
@@ -40,6 +40,66 @@ async fn the_catch_all_consumes_topics_that_no_other_plugin_names() {
     gateway.until_loaded("new.one").await;
     redis.publish("new.one", "b", "{}").await;
     gateway.until_outcome("new.one", "b", "retry").await;
+}
+
+/// A scan may take long where other programs have many keys, so it is not what finds
+/// the topics that our publishers make.
+#[tokio::test(flavor = "multi_thread")]
+async fn published_topics_are_registered_before_they_exist() {
+    let redis = Redis::start();
+    let connection = Connection::to(&RedisTarget::at(&redis.url()).unwrap()).unwrap();
+    let mut discovery = TopicDiscovery::new(&connection, "mq:");
+    assert!(discovery.newly_registered().await.unwrap().is_empty());
+    let publishes = |name: &str| {
+        let arguments = ["publish", name, "--redis-url", &redis.url(), "--data", "{}"];
+        assert_eq!(crate::support::run_command(&arguments).0, 0);
+    };
+    publishes("by.command");
+    assert_eq!(discovery.newly_registered().await.unwrap(), [topic("by.command")]);
+    // What a handler publishes is registered too.
+    let plugins = Plugins::with("puppet", &crate::support::built("puppet"), "[grants]\npublish = [\"follow.up\"]\n");
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "a", r#"{"do":"publish","to":"follow.up","times":1,"then":null}"#).await;
+    gateway.until_outcome("puppet", "a", "done").await;
+    assert!(discovery.newly_registered().await.unwrap().contains(&topic("follow.up")));
+    // A topic whose keys were deleted is none.
+    let _: i64 = redis.run("DEL mq:by.command").await;
+    let mut anew = TopicDiscovery::new(&connection, "mq:");
+    assert!(!anew.newly_registered().await.unwrap().contains(&topic("by.command")));
+    publishes("by.command");
+    assert!(anew.newly_registered().await.unwrap().contains(&topic("by.command")));
+}
+
+/// A publisher that may not write to the registry publishes nevertheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registry_is_only_a_hint() {
+    let redis = Redis::start();
+    let _: String = redis.run("SET mq::topics no.registry").await;
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("rest").await;
+    let arguments = ["publish", "new", "--redis-url", &redis.url(), "--id", "a", "--data", "{}"];
+    assert_eq!(crate::support::run_command(&arguments).0, 0);
+    gateway.until_outcome("new", "a", "done").await;
+}
+
+/// A thousand topics that were used once, and are empty, keep no other from being
+/// served, also where the worker is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_were_used_once_keep_no_other_from_being_served() {
+    let redis = Redis::start();
+    let script = "for n = 1, 1000 do redis.call('XADD', 'mq:used' .. n, '1-1', 'message', '{}') redis.call('XDEL', 'mq:used' .. n, '1-1') end";
+    let mut connection = redis.connection().await;
+    redis::cmd("EVAL").arg(script).arg(0).query_async::<redis::Value>(&mut connection).await.unwrap();
+    let plugins = Plugins::with("rest", &guest(OK), CATCH_ALL);
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("rest").await;
+    until("all are consumed", async || {
+        (gateway.json("/metrics").await.1["consumers"]["topics"].as_array()?.len() == 1000).then_some(())
+    })
+    .await;
+    redis.publish("z.new", "a", "{}").await;
+    gateway.until_outcome("z.new", "a", "done").await;
 }
 
 /// The topics of a plugin are unknown until its manifest is read.

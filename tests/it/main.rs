@@ -46,6 +46,7 @@ mod lists;
 mod log;
 mod compatibility;
 mod mail;
+mod many_topics;
 mod messages;
 mod mixed_leases;
 mod model;

@@ -334,30 +334,45 @@ async fn after_an_outage_no_worker_reclaims_from_one_that_reconnects_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_without_a_reader_connection_reclaims_nothing() {
+async fn a_worker_that_can_not_read_reclaims_nothing() {
     let redis = Redis::start();
     let plugins = Plugins::with("t", &guest(OK), "");
     let gateway = Gateway::start_with(&redis.url(), &plugins, &["--queue-lease", "500ms"]);
     redis.publish("t", "first", "{}").await;
     gateway.until_outcome("t", "first", "done").await;
     redis.is("settled", "XLEN mq:t", 0).await;
-    // Only the reader cannot reconnect.
-    redis.run::<()>("ACL SETUSER default -client|id").await;
+    redis.run::<()>("ACL SETUSER default -xreadgroup").await;
     redis.run::<i64>("CLIENT KILL TYPE normal SKIPME yes").await;
     gateway.until_logged(events::NOT_CONSUMING, |line| line["topic"] == "t").await;
     redis.publish("t", "theirs", "{}").await;
-    redis.run::<redis::Value>("XREADGROUP GROUP consumer-group-t other COUNT 1 STREAMS mq:t >").await;
-    let theirs = owners(&redis, "t").await;
-    let claim = format!("XCLAIM mq:t consumer-group-t other 0 {} IDLE 600000 JUSTID", theirs[0].0);
+    let id: Vec<redis::Value> = redis.run("XREVRANGE mq:t + - COUNT 1").await;
+    let (id, _): (String, redis::Value) = redis::from_redis_value(id.into_iter().next().unwrap()).unwrap();
+    redis.run::<redis::Value>("XGROUP CREATECONSUMER mq:t consumer-group-t other").await;
+    // As if another worker had read it.
+    let claim = format!("XCLAIM mq:t consumer-group-t other 0 {id} IDLE 600000 FORCE JUSTID LASTID {id}");
     redis.run::<redis::Value>(&claim).await;
+    let theirs = owners(&redis, "t").await;
+    assert_eq!(theirs.len(), 1);
     // Due messages are promoted before leases are checked.
     for due in 1..=3 {
         redis.publish_later("t", &due.to_string(), "{}", Duration::from_millis(1)).await;
         redis.is("it is promoted", "XLEN mq:t", 1 + due).await;
     }
     assert_eq!(owners(&redis, "t").await, theirs);
-    redis.run::<()>("ACL SETUSER default +client|id").await;
+    redis.run::<()>("ACL SETUSER default +xreadgroup").await;
     gateway.until_outcome("t", "theirs", "done").await;
+}
+
+/// A topic that has no connection of its own is polled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_reader_can_not_connect_is_served_nevertheless() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("t", &guest(OK), "");
+    redis.run::<()>("ACL SETUSER default -client|id").await;
+    let gateway = Gateway::start(&redis, &plugins);
+    redis.publish("t", "first", "{}").await;
+    gateway.until_outcome("t", "first", "done").await;
+    assert!(gateway.logged(events::SEAT_TAKEN).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,5 +22,5 @@ pub use isolation::Isolation;
 pub use leases::{LeaseReset, Leases, NotRenewed, ReclaimTimeouts, Reclaimed};
 pub use outbox::{OutboxRelay, Relayed};
 pub use probe::{Probe, Probes};
-pub use reader::{BlockingReader, FlowControl, Take, unblock};
+pub use reader::{BlockingReader, FlowControl, Look, PollingReader, Take, unblock};
 pub use settle::{Settled, Settlements};

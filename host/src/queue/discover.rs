@@ -3,9 +3,14 @@
 
 use super::error::QueueError;
 use super::keyspace::{Family, KeyName, Keys};
+use super::registry::registered_since;
 use super::server::{Connection, KeyPages};
 use crate::topic::Topic;
+use redis::RedisResult;
 use std::collections::BTreeSet;
+
+/// By how much the clocks of two publishers may differ.
+const OVERLAP_MS: i64 = 10_000;
 
 /// The keys besides the main key whose messages are to be run.
 const MESSAGE_KEYS: [&str; 6] = ["in", "work", "high", "low", "delayed", "outbox"];
@@ -13,11 +18,52 @@ const MESSAGE_KEYS: [&str; 6] = ["in", "work", "high", "low", "delayed", "outbox
 pub struct TopicDiscovery {
     connection: Connection,
     prefix: String,
+    /// When the last topic that is known from the registry was registered, in ms.
+    registered_ms: i64,
 }
 
 impl TopicDiscovery {
     pub fn new(connection: &Connection, prefix: &str) -> Self {
-        Self { connection: connection.clone(), prefix: prefix.to_owned() }
+        Self { connection: connection.clone(), prefix: prefix.to_owned(), registered_ms: 0 }
+    }
+
+    /// The topics that were registered since the last call. Publishers register a topic
+    /// before they make its key, and their clocks may differ a little, so some come more
+    /// than once.
+    pub async fn newly_registered(&mut self) -> Result<Vec<Topic>, QueueError> {
+        let since = self.registered_ms.saturating_sub(OVERLAP_MS);
+        let (topics, last) = registered_since(&self.connection, &self.prefix, since).await?;
+        self.registered_ms = last;
+        let mut found = Vec::new();
+        for topic in topics {
+            if has_keys(&self.connection, &self.prefix, &topic).await? {
+                found.push(topic);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those of the topics that have messages to be run, now or later.
+    pub async fn with_work(&self, topics: &BTreeSet<Topic>) -> Result<BTreeSet<Topic>, QueueError> {
+        let (mut found, mut connection) = (BTreeSet::new(), self.connection.shared());
+        for topic in topics {
+            let keys = Keys::new(&self.prefix, topic);
+            let mut pipe = redis::pipe();
+            for key in [&keys.main, &keys.high, &keys.low, &keys.work] {
+                pipe.cmd("XLEN").arg(key);
+            }
+            pipe.cmd("EXISTS").arg(&keys.input).arg(&keys.delayed).arg(&keys.outbox).ignore_errors();
+            let lengths: Vec<RedisResult<u64>> = pipe.query_async(&mut connection).await?;
+            if lengths.into_iter().any(|length| length.is_ok_and(|length| length > 0)) || self.is_list(&keys).await? {
+                found.insert(topic.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn is_list(&self, keys: &Keys) -> Result<bool, QueueError> {
+        let kind: String = redis::cmd("TYPE").arg(&keys.main).query_async(&mut self.connection.shared()).await?;
+        Ok(kind == "list")
     }
 
     /// The topics with keys for messages, on all servers.

@@ -7,6 +7,6 @@ mod stream;
 
 pub use consumer::consumer_name;
 pub(crate) use key_name::{Family, KeyName};
-pub(crate) use keys::{KeyValueKeys, Keys, digest, group, workers};
+pub(crate) use keys::{KeyValueKeys, Keys, digest, group, topics, workers};
 pub(crate) use stream::position;
 pub use stream::{EntryId, StreamKind};

@@ -2,6 +2,7 @@
 
 use super::error::QueueError;
 use super::lua::scripts;
+use super::registry::register;
 use super::topic::TopicHandle;
 use crate::message::MESSAGE_FIELD;
 use crate::publication::Publication;
@@ -20,6 +21,7 @@ impl Publisher {
     }
 
     pub async fn publish(&self, publication: &Publication) -> Result<(), QueueError> {
+        register(&self.handle, self.handle.topic()).await;
         let mut script = scripts::PUBLISH.prepare_invoke();
         script.key(&self.handle.keys().for_publish()[..]);
         script.arg(publication.delay.as_millis()).arg(0).arg(publication.class()).arg(0);
@@ -29,6 +31,7 @@ impl Publisher {
     /// Publishes unless a message with this id was published by this method
     /// within the window. Returns whether it published.
     pub async fn publish_once(&self, publication: &Publication, window: Duration) -> Result<bool, QueueError> {
+        register(&self.handle, self.handle.topic()).await;
         let keys = self.handle.keys();
         let mut script = scripts::PUBLISH.prepare_invoke();
         script.key(&keys.for_publish()[..]).key(keys.once(&publication.id));
@@ -38,6 +41,7 @@ impl Publisher {
 
     /// Publishes many in one round trip. On an error some may be published.
     pub async fn publish_all(&self, publications: &[Publication]) -> Result<(), QueueError> {
+        register(&self.handle, self.handle.topic()).await;
         let sha = scripts::PUBLISH.load_async(&mut self.handle.shared()).await?;
         let mut pipe = redis::pipe();
         for publication in publications {

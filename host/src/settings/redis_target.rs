@@ -119,6 +119,7 @@ pub(super) struct FileRedis {
     password: Option<String>,
     password_file: Option<String>,
     db: Option<u32>,
+    pub(super) connections: Option<usize>,
     tls_ca: Option<String>,
     tls_cert: Option<String>,
     tls_key: Option<String>,

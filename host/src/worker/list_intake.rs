@@ -3,10 +3,11 @@
 //! is drained.
 
 use super::retry_log::log_retry;
+use super::seats::Seated;
 use super::topic::TopicState;
 use super::topic_loop::TopicLoop;
 use crate::events;
-use crate::queue::{BlockingReader, ListEnd, ListIntake as ListQueue, QueueError};
+use crate::queue::{ListEnd, ListIntake as ListQueue, QueueError};
 use crate::settings::PopSide;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,20 +46,34 @@ impl TopicLoop<TopicState> for ListIntake {
 /// One connection's life. Where the end that publishers push to is not known,
 /// both ends have their turn, and the whole list is moved each time.
 async fn ingest(topic: &TopicState) -> Result<(), QueueError> {
-    let mut reader = BlockingReader::connect(&topic.queue).await?;
+    let (seats, seat) = (&topic.shared.seats, &topic.intake.list_seat);
     let list = ListQueue::new(topic.queue.clone());
+    let (mut seated, _polled) = (None::<Seated>, seats.polled());
     let side = topic.settings().list_pop_side;
     let mut end = match side {
         PopSide::Left => ListEnd::Left,
         PopSide::Right | PopSide::Both => ListEnd::Right,
     };
     while !topic.stop.is_cancelled() && topic.view.is_list() {
-        if list.move_batch(end).await? == 0 {
+        if seat.must_leave() {
+            seated = None;
+        }
+        if seated.is_none() {
+            seated = seats.take(seat, &topic.queue).await;
+        }
+        if list.move_batch(end).await? > 0 {
+            seat.add_read();
+        } else if let Some(seated) = &mut seated {
             // Ended by the stop: what it moves is safe wherever it is then.
             tokio::select! {
-                moved = reader.wait_for_list(end, WAIT) => { moved?; }
+                moved = seated.reader.wait_for_list(end, WAIT) => { moved?; }
                 () = topic.stop.cancelled() => {}
             }
+        } else if list.is_stream().await? {
+            // A blocking read would have failed.
+            return Ok(());
+        } else {
+            let _ = topic.stop.run_until_cancelled(seat.pause(seats.poll_interval().min(WAIT))).await;
         }
         if side == PopSide::Both {
             end = end.other();

@@ -7,7 +7,7 @@ use super::in_flight::InFlight;
 use super::isolation_gate::IsolationGate;
 use super::local_queue::LocalQueue;
 use super::repeats::Repeats;
-use super::seats::Seat;
+use super::seats::{Seat, Seats};
 use super::unsettled::Unsettled;
 use super::view::TopicView;
 use super::work_item::WorkItem;
@@ -43,6 +43,7 @@ pub(super) struct Shared {
     pub(super) settings: QueueSettings,
     pub(super) hints: LoopHints,
     pub(super) gate: IsolationGate,
+    pub(super) seats: Arc<Seats>,
     /// The threads of the handlers.
     pub(super) handlers: Handle,
     /// How many handlers run at once without waiting: one for each thread.
@@ -106,7 +107,9 @@ impl LoopHints {
 
 /// What the intake needs from one fetch to the next.
 pub(super) struct IntakeState {
-    pub(super) seat: Seat,
+    pub(super) seat: Arc<Seat>,
+    /// For the wait at a list of plain clients.
+    pub(super) list_seat: Arc<Seat>,
     /// Locked while the deliveries that Redis lists under our name are compared
     /// with those in flight, and while a reclaim changes both.
     pub(super) comparison: tokio::sync::Mutex<()>,
@@ -175,7 +178,8 @@ impl TopicState {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             view: TopicView::new(queue.topic()),
             intake: IntakeState {
-                seat: Seat::default(),
+                seat: Arc::default(),
+                list_seat: Arc::default(),
                 comparison: tokio::sync::Mutex::new(()),
                 mean_entry_bytes: AtomicUsize::new(UNSEEN_ENTRY_BYTES),
             },

@@ -4,6 +4,7 @@
 use crate::publication::Publication;
 use crate::queue::error::QueueError;
 use crate::queue::lua::scripts;
+use crate::queue::registry::register;
 use crate::queue::topic::TopicHandle;
 use jiff::Timestamp;
 
@@ -39,6 +40,7 @@ impl Schedules {
         last: Timestamp,
         fires: &[(Timestamp, Publication)],
     ) -> Result<FireState, QueueError> {
+        register(&self.handle, self.handle.topic()).await;
         self.call(name, Some(last).filter(|_| !fires.is_empty()), fires).await
     }
 

@@ -40,6 +40,13 @@ impl ListIntake {
         Self { handle }
     }
 
+    /// Whether publishers have made a stream of the key since the list was emptied.
+    pub async fn is_stream(&self) -> Result<bool, QueueError> {
+        let mut command = redis::cmd("TYPE");
+        let kind: String = command.arg(&self.handle.keys().main).query_async(&mut self.handle.shared()).await?;
+        Ok(kind == "stream")
+    }
+
     /// Moves one batch, in the order of that end. Returns how many messages it moved.
     pub async fn move_batch(&self, end: ListEnd) -> Result<usize, QueueError> {
         let keys = self.handle.keys();

@@ -12,6 +12,7 @@ use crate::queue::error::QueueError;
 use crate::queue::keyspace::position;
 use crate::queue::lua::scripts::{self, BATCH_BYTES};
 use crate::queue::publish::Publisher;
+use crate::queue::registry::register;
 use crate::queue::topic::{TopicHandle, reply};
 use crate::topic::Topic;
 use redis::Value;
@@ -225,6 +226,7 @@ impl OutboxRelay {
 /// Sends follow-ups to one topic until it refuses one.
 async fn send_all(handle: TopicHandle, to: Topic, follow_ups: Vec<FollowUp>) -> Sent {
     let (publisher, mut arrived) = (Publisher::new(handle.clone()), Vec::new());
+    register(&handle, &to).await;
     for FollowUp { entry, due_ms, fields } in follow_ups {
         let class = message::field(&fields, "priority").unwrap_or_default();
         let mut script = publisher.script(&to, due_ms, &String::from_utf8_lossy(class));

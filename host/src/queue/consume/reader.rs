@@ -1,4 +1,5 @@
-//! Reads new messages, on a separate connection because the reads block.
+//! Reads new messages: by a blocking read on a connection of its own, or without
+//! waiting by a connection that all topics share.
 
 use super::ingest::ListEnd;
 use crate::queue::delivery::Delivery;
@@ -8,13 +9,14 @@ use crate::queue::lua::scripts;
 use crate::queue::server::BlockingSlot;
 use crate::queue::topic::reply::{self, fields, text, unexpected};
 use crate::queue::topic::{TopicFlags, TopicHandle, TopicKeys};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{RedisResult, Value};
 use std::time::Duration;
 
 /// A read that has not returned this long after its end has lost its connection.
 const OVERDUE: Duration = Duration::from_secs(3);
 
+/// Waits for messages of one topic, on a connection of its own.
 pub struct BlockingReader {
     handle: TopicHandle,
     connection: MultiplexedConnection,
@@ -71,18 +73,7 @@ impl BlockingReader {
         count: usize,
         block: Duration,
     ) -> Result<(Vec<Delivery>, TopicFlags), QueueError> {
-        let handle = &self.handle;
-        let mut read = redis::cmd("XREADGROUP");
-        read.arg("GROUP").arg(handle.group()).arg(handle.consumer()).arg("COUNT").arg(count);
-        read.arg("BLOCK").arg(millis(block)).arg("STREAMS").arg(handle.key(stream)).arg(">");
-        // The flags follow the read, so that a pause during its wait is seen.
-        let mut pipe = redis::pipe();
-        pipe.add_command(read).add_command(handle.flags_command()).ignore_errors();
-        let replies = within(block, pipe.query_async(&mut self.connection)).await?;
-        let (entries, flags): (RedisResult<Value>, RedisResult<Value>) = replies;
-        let (entries, flags) = (reply::entries(entries?)?, flags?);
-        let delivery = |(id, fields)| Delivery::new(EntryId { stream, id }, fields);
-        Ok((entries.into_iter().map(delivery).collect(), reply::flags(flags)?))
+        within(block, read(&self.handle, &mut self.connection, stream, count, Some(block))).await
     }
 
     /// Takes at most `count` new messages from these streams in weighted turns,
@@ -93,18 +84,7 @@ impl BlockingReader {
         control: FlowControl,
         count: usize,
     ) -> Result<Take, QueueError> {
-        let handle = &self.handle;
-        let mut script = scripts::TAKE_NEW.key(&handle.keys().state);
-        for stream in streams {
-            script.key(handle.key(*stream));
-        }
-        let (limit, span) = control.rate.unwrap_or_default();
-        script.arg(handle.group()).arg(handle.consumer()).arg(count).arg(control.total.unwrap_or(0));
-        script.arg(limit).arg(span.as_millis()).arg(control.turn);
-        for stream in streams {
-            script.arg(stream.weight());
-        }
-        parse_take(within(Duration::ZERO, script.invoke_async(&mut self.connection)).await?, streams)
+        within(Duration::ZERO, take(&self.handle, &mut self.connection, streams, control, count)).await
     }
 
     /// Waits up to `block` for an entry behind the ids `behind`, one for each
@@ -116,18 +96,7 @@ impl BlockingReader {
         behind: &[String],
         block: Duration,
     ) -> Result<bool, QueueError> {
-        let key = |stream: &StreamKind| self.handle.key(*stream).to_owned();
-        let existing: Vec<_> = keys.streams.iter().map(key).collect();
-        let absent: Vec<_> = keys.absent.iter().map(key).collect();
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS").arg(&existing).arg(&absent);
-        command.arg(behind).arg(vec!["0"; absent.len()]);
-        match within(block, command.query_async::<Value>(&mut self.connection)).await {
-            Ok(found) => Ok(reply::streams(found)?.iter().any(|stream| absent.contains(stream))),
-            // The absent key was created as a list.
-            Err(QueueError::WrongType(_)) if !absent.is_empty() => Ok(true),
-            Err(error) => Err(error),
-        }
+        within(block, look_behind(&self.handle, &mut self.connection, keys, behind, Some(block))).await.map(is_created)
     }
 
     /// Waits up to `block` for a message in the list of plain clients. It moves
@@ -138,9 +107,127 @@ impl BlockingReader {
         let mut command = redis::cmd("BLMOVE");
         command.arg(&keys.main).arg(&keys.input).arg(end.name()).arg("RIGHT");
         command.arg(block.as_secs_f64().max(0.001));
-        let moved: Value = within(block, command.query_async(&mut self.connection)).await?;
+        let connection = &mut self.connection;
+        let moved: Value = within(block, async { Ok(command.query_async(connection).await?) }).await?;
         Ok(moved != Value::Nil)
     }
+}
+
+/// Takes without waiting, by a connection that all topics share.
+pub struct PollingReader {
+    handle: TopicHandle,
+}
+
+/// What a look without waiting found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Nothing,
+    /// There are entries to take.
+    Entries,
+    /// An absent key was created.
+    Created,
+}
+
+impl PollingReader {
+    pub fn new(handle: &TopicHandle) -> Self {
+        Self { handle: handle.clone() }
+    }
+
+    pub async fn read(&mut self, stream: StreamKind, count: usize) -> Result<(Vec<Delivery>, TopicFlags), QueueError> {
+        read(&self.handle, &mut self.handle.connection().takes(), stream, count, None).await
+    }
+
+    pub async fn take(
+        &mut self,
+        streams: &[StreamKind],
+        control: FlowControl,
+        count: usize,
+    ) -> Result<Take, QueueError> {
+        take(&self.handle, &mut self.handle.connection().takes(), streams, control, count).await
+    }
+
+    /// Looks for entries behind these ids, and for absent keys that exist now.
+    pub async fn look(&mut self, keys: &TopicKeys, behind: &[String]) -> Result<Look, QueueError> {
+        look_behind(&self.handle, &mut self.handle.connection().takes(), keys, behind, None).await
+    }
+}
+
+/// Without `block` it does not wait.
+async fn read(
+    handle: &TopicHandle,
+    connection: &mut impl ConnectionLike,
+    stream: StreamKind,
+    count: usize,
+    block: Option<Duration>,
+) -> Result<(Vec<Delivery>, TopicFlags), QueueError> {
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(handle.group()).arg(handle.consumer()).arg("COUNT").arg(count);
+    if let Some(block) = block {
+        read.arg("BLOCK").arg(millis(block));
+    }
+    read.arg("STREAMS").arg(handle.key(stream)).arg(">");
+    // The flags follow the read, so that a pause during its wait is seen.
+    let mut pipe = redis::pipe();
+    pipe.add_command(read).add_command(handle.flags_command()).ignore_errors();
+    let (entries, flags): (RedisResult<Value>, RedisResult<Value>) = pipe.query_async(connection).await?;
+    let (entries, flags) = (reply::entries(entries?)?, flags?);
+    let delivery = |(id, fields)| Delivery::new(EntryId { stream, id }, fields);
+    Ok((entries.into_iter().map(delivery).collect(), reply::flags(flags)?))
+}
+
+async fn take(
+    handle: &TopicHandle,
+    connection: &mut (impl ConnectionLike + Clone + Send + Sync),
+    streams: &[StreamKind],
+    control: FlowControl,
+    count: usize,
+) -> Result<Take, QueueError> {
+    let mut script = scripts::TAKE_NEW.key(&handle.keys().state);
+    for stream in streams {
+        script.key(handle.key(*stream));
+    }
+    let (limit, span) = control.rate.unwrap_or_default();
+    script.arg(handle.group()).arg(handle.consumer()).arg(count).arg(control.total.unwrap_or(0));
+    script.arg(limit).arg(span.as_millis()).arg(control.turn);
+    for stream in streams {
+        script.arg(stream.weight());
+    }
+    parse_take(script.invoke_async(connection).await?, streams)
+}
+
+async fn look_behind(
+    handle: &TopicHandle,
+    connection: &mut impl ConnectionLike,
+    keys: &TopicKeys,
+    behind: &[String],
+    block: Option<Duration>,
+) -> Result<Look, QueueError> {
+    let key = |stream: &StreamKind| handle.key(*stream).to_owned();
+    let existing: Vec<_> = keys.streams.iter().map(key).collect();
+    let absent: Vec<_> = keys.absent.iter().map(key).collect();
+    let mut command = redis::cmd("XREAD");
+    command.arg("COUNT").arg(1);
+    if let Some(block) = block {
+        command.arg("BLOCK").arg(millis(block));
+    }
+    command.arg("STREAMS").arg(&existing).arg(&absent).arg(behind).arg(vec!["0"; absent.len()]);
+    match command.query_async::<Value>(connection).await.map_err(QueueError::from) {
+        Ok(found) => {
+            let found = reply::streams(found)?;
+            Ok(match found.iter().any(|stream| absent.contains(stream)) {
+                true => Look::Created,
+                false if found.is_empty() => Look::Nothing,
+                false => Look::Entries,
+            })
+        }
+        // The absent key was created as a list.
+        Err(QueueError::WrongType(_)) if !absent.is_empty() => Ok(Look::Created),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_created(look: Look) -> bool {
+    look == Look::Created
 }
 
 /// Ends a reader's blocking read now; the read then returns no message.
@@ -148,9 +235,9 @@ pub async fn unblock(handle: &TopicHandle, client_id: i64) -> Result<(), QueueEr
     handle.connection().unblock(client_id).await
 }
 
-async fn within<T>(block: Duration, query: impl Future<Output = RedisResult<T>>) -> Result<T, QueueError> {
+async fn within<T>(block: Duration, query: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
     match tokio::time::timeout(block + OVERDUE, query).await {
-        Ok(reply) => Ok(reply?),
+        Ok(reply) => reply,
         Err(_) => Err(QueueError::Away(format!("Redis is away: no answer to a read within {:?}", block + OVERDUE))),
     }
 }

@@ -7,6 +7,7 @@ use crate::queue::claim::Claim;
 use crate::queue::error::QueueError;
 use crate::queue::keyspace::{EntryId, Keys, StreamKind};
 use crate::queue::lua::scripts::{self, batches};
+use crate::queue::registry::register;
 use crate::queue::settlement::{Disposition, DoneKind, Settlement};
 use crate::queue::topic::TopicHandle;
 use redis::ScriptInvocation;
@@ -50,6 +51,9 @@ impl Settlements {
         batch: &[S],
         window: Duration,
     ) -> Result<Vec<Settled>, QueueError> {
+        for publication in batch.iter().flat_map(|one| one.borrow().publications()) {
+            register(&self.handle, &publication.topic).await;
+        }
         let mut results = vec![Settled::Ok; batch.len()];
         for stream in StreamKind::ALL {
             let all = || batch.iter().map(Borrow::borrow).enumerate();

@@ -134,6 +134,11 @@ pub(crate) fn workers(prefix: &str) -> String {
     format!("{prefix}:workers")
 }
 
+/// `mq::topics`: the topics that our publishers have made.
+pub(crate) fn topics(prefix: &str) -> String {
+    format!("{prefix}:topics")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +155,7 @@ mod tests {
         assert_eq!(keys.isolated, "{mq:order.reminder}:isolated");
         assert_eq!(keys.legacy_delayed, "mq:delay:order.reminder");
         assert_eq!(keys.legacy_dead, "mq:dead-letter:order.reminder");
-        assert_eq!(workers("mq:"), "mq::workers");
+        assert_eq!((workers("mq:"), topics("mq:")), ("mq::workers".to_owned(), "mq::topics".to_owned()));
         let topic = Topic::parse("a.b").unwrap();
         assert_eq!(group("consumer-group-{topic}", &topic), "consumer-group-a.b");
     }

@@ -10,22 +10,28 @@ use super::shared::Shared;
 use crate::capability::Clock;
 use crate::queue::error::QueueError;
 use crate::settings::RedisTarget;
+use crate::topic::Topic;
 use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_routing::Slot;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Clone)]
 pub struct Connection {
     servers: Arc<Servers>,
     shared: Shared,
+    /// For takes that do not block: their replies may be large, and must not delay
+    /// renewals and settlements.
+    takes: Shared,
     readers: Arc<BlockingReaders>,
     clock: Arc<LatestClock>,
     /// Connections to single masters of a cluster, by name.
     masters: Arc<Mutex<HashMap<String, Shared>>>,
+    /// When this process has registered topics last.
+    registered: Arc<Mutex<HashMap<Topic, Instant>>>,
     /// Whether the last ping was not answered.
     is_away: Arc<AtomicBool>,
 }
@@ -35,6 +41,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The clock is read once a second while Redis answers.
 const CLOCK_IS_FRESH: Duration = Duration::from_secs(1);
+
+/// A topic is registered again after this long.
+const REGISTERED: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -54,13 +63,17 @@ impl Connection {
     /// error means that the settings are invalid.
     pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
         let servers = Arc::new(Servers::new(target)?);
-        let (shared, clock) = (Shared::new(servers.clone()), Arc::default());
-        let (readers, masters, is_away) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { shared, servers, readers, clock, masters, is_away })
+        let (shared, takes, clock) = (Shared::new(servers.clone()), Shared::new(servers.clone()), Arc::default());
+        let (readers, masters, registered, is_away) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { shared, takes, servers, readers, clock, masters, registered, is_away })
     }
 
     pub(crate) fn shared(&self) -> Shared {
         self.shared.clone()
+    }
+
+    pub(crate) fn takes(&self) -> Shared {
+        self.takes.clone()
     }
 
     /// A new connection for blocking reads of this key. It has no response
@@ -71,6 +84,17 @@ impl Connection {
         // After a failover, reads and writes have to move to the new master together.
         self.shared.disconnect_unless_at(&node);
         BlockingSlot::connect(node, &self.readers).await
+    }
+
+    /// After a failover, reads and writes have to move to the new master together.
+    pub(crate) async fn follow_master(&self) -> Result<(), QueueError> {
+        if !self.servers.is_cluster() {
+            let node = self.servers.master().await?;
+            [&self.shared, &self.takes].into_iter().for_each(|one| one.disconnect_unless_at(&node));
+        }
+        // Where the server has few connections left, these come before those of seats.
+        self.shared.connect().await?;
+        Ok(self.takes.connect().await?)
     }
 
     /// The server that owns a key now.
@@ -84,6 +108,21 @@ impl Connection {
     /// Ends the running blocking read of this reader.
     pub(crate) async fn unblock(&self, reader_id: i64) -> Result<(), QueueError> {
         self.readers.unblock(reader_id, &mut self.shared()).await
+    }
+
+    /// Whether this process has not registered the topic lately.
+    pub(crate) fn may_register(&self, topic: &Topic) -> bool {
+        self.registered().get(topic).is_none_or(|at| at.elapsed() >= REGISTERED)
+    }
+
+    pub(crate) fn set_registered(&self, topic: &Topic) {
+        let mut registered = self.registered();
+        registered.retain(|_, at| at.elapsed() < REGISTERED);
+        registered.insert(topic.clone(), Instant::now());
+    }
+
+    fn registered(&self) -> MutexGuard<'_, HashMap<Topic, Instant>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether one script may use both keys.

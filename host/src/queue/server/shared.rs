@@ -51,6 +51,11 @@ impl Shared {
         matches!(self.0.live.load().as_deref(), Some(Live::Node { name, .. }) if *name == node.name)
     }
 
+    /// Connects, unless it is connected.
+    pub(crate) async fn connect(&self) -> RedisResult<()> {
+        self.live().await.map(drop)
+    }
+
     async fn live(&self) -> RedisResult<Arc<Live>> {
         if let Some(live) = self.0.live.load_full() {
             return Ok(live);

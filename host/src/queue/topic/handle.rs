@@ -75,6 +75,11 @@ impl TopicHandle {
         stream.key(&self.0.keys)
     }
 
+    /// The key of the registry of topics.
+    pub(crate) fn registry_key(&self) -> String {
+        keyspace::topics(&self.0.prefix)
+    }
+
     pub(crate) fn connection(&self) -> &Connection {
         &self.0.connection
     }
@@ -91,6 +96,12 @@ impl TopicHandle {
     /// Redis' time, which decides about messages.
     pub fn now(&self) -> Timestamp {
         self.0.connection.now()
+    }
+
+    /// Drops connections to a server that is no longer the master, and connects. To be
+    /// called when reading begins.
+    pub async fn follow_master(&self) -> Result<(), QueueError> {
+        self.0.connection.follow_master().await
     }
 
     /// To be called when a connection begins, before messages are taken.

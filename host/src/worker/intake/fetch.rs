@@ -3,8 +3,8 @@
 //! rates and limits over all workers.
 
 use super::drain::requeue_not_in_flight;
-use crate::queue::{Delivery, FlowControl, QueueError, StreamKind, Take, TopicKeys};
-use crate::worker::seats::Seated;
+use crate::queue::{Delivery, FlowControl, Look, PollingReader, QueueError, StreamKind, Take, TopicKeys};
+use crate::worker::seats::{Polled, Seated};
 use crate::worker::topic::TopicState;
 use std::time::Duration;
 
@@ -23,33 +23,81 @@ const FULL: Duration = Duration::from_millis(100);
 /// streams' weights.
 const TURNS: usize = 1_000_000;
 
+/// How many messages a topic without a seat fetches at once, so that those that share
+/// its connection have their turn.
+const POLLED_BATCH: usize = 32;
+
 pub(super) struct Fetcher<'a> {
     topic: &'a TopicState,
-    seated: Seated<'a>,
+    reader: Reader,
     /// Which turn of the streams' weighted round is next.
     turn: usize,
 }
 
+/// How the topic is read now.
+enum Reader {
+    Seated(Seated),
+    Polled { reader: PollingReader, _counted: Polled },
+}
+
 impl<'a> Fetcher<'a> {
-    pub(super) fn new(topic: &'a TopicState, seated: Seated<'a>) -> Self {
-        Self { topic, seated, turn: 0 }
+    pub(super) async fn new(topic: &'a TopicState) -> Result<Self, QueueError> {
+        topic.queue.follow_master().await?;
+        let mut fetcher = Self { topic, reader: Reader::polled(topic), turn: 0 };
+        fetcher.choose_reader().await;
+        Ok(fetcher)
+    }
+
+    /// Leaves the seat if a busier topic wants it.
+    pub(super) fn leave_if_asked(&mut self) {
+        if matches!(self.reader, Reader::Seated(_)) && self.topic.intake.seat.must_leave() {
+            self.reader = Reader::polled(self.topic);
+        }
+    }
+
+    /// Takes a seat where that is possible, unless the topic has one.
+    async fn choose_reader(&mut self) {
+        self.leave_if_asked();
+        let topic = self.topic;
+        if matches!(self.reader, Reader::Seated(_)) {
+            return;
+        }
+        if let Some(seated) = topic.shared.seats.take(&topic.intake.seat, &topic.queue).await {
+            self.reader = Reader::Seated(seated);
+        }
     }
 
     /// New messages, or none after a while. At most as many as there is capacity
     /// for, and as entries have been small so far.
     pub(super) async fn fetch(&mut self, keys: &TopicKeys, capacity: usize) -> Result<Vec<Delivery>, QueueError> {
+        self.choose_reader().await;
         let topic = self.topic;
-        let count = capacity.min(BATCH).min(topic.intake.entries_max());
+        let count = capacity.min(self.reader.batch()).min(topic.intake.entries_max());
         let block = (topic.settings().lease / 2).min(BLOCK_MAX);
         let control = self.flow_control();
-        if let [stream] = keys.streams[..]
-            && control.is_none()
-            && keys.has_main()
-        {
-            return self.read(stream, count, block).await;
+        let deliveries = match keys.streams[..] {
+            [stream] if control.is_none() && keys.has_main() => self.read(stream, count, block).await?,
+            _ => self.take(keys, control, count, block).await?,
+        };
+        if !deliveries.is_empty() {
+            topic.intake.seat.add_read();
         }
-        let streams = &keys.streams[..];
-        let pause = match self.seated.reader.take(streams, control, count).await? {
+        Ok(deliveries)
+    }
+
+    async fn take(
+        &mut self,
+        keys: &TopicKeys,
+        control: FlowControl,
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        let (topic, streams) = (self.topic, &keys.streams[..]);
+        let taken = match &mut self.reader {
+            Reader::Seated(seated) => seated.reader.take(streams, control, count).await?,
+            Reader::Polled { reader, .. } => reader.take(streams, control, count).await?,
+        };
+        let pause = match taken {
             Take::Taken(deliveries) => {
                 self.turn = (self.turn + deliveries.len()) % TURNS;
                 return Ok(deliveries);
@@ -71,9 +119,15 @@ impl<'a> Fetcher<'a> {
     }
 
     async fn read(&mut self, stream: StreamKind, count: usize, block: Duration) -> Result<Vec<Delivery>, QueueError> {
-        let (deliveries, flags) = self.seated.reader.read(stream, count, block).await?;
+        let (deliveries, flags) = match &mut self.reader {
+            Reader::Seated(seated) => seated.reader.read(stream, count, block).await?,
+            Reader::Polled { reader, .. } => reader.read(stream, count).await?,
+        };
         self.topic.view.apply(flags);
         if !flags.is_paused {
+            if deliveries.is_empty() {
+                self.pause_if_polled(block).await;
+            }
             return Ok(deliveries);
         }
         // The topic was paused while the read waited: this delivery does not count.
@@ -90,10 +144,29 @@ impl<'a> Fetcher<'a> {
         behind: &[String],
         block: Duration,
     ) -> Result<(), QueueError> {
-        if self.seated.reader.wait_for_more(keys, behind, block).await? {
+        let is_created = match &mut self.reader {
+            Reader::Seated(seated) => seated.reader.wait_for_more(keys, behind, block).await?,
+            Reader::Polled { reader, .. } => match reader.look(keys, behind).await? {
+                Look::Created => true,
+                Look::Entries => false,
+                Look::Nothing => {
+                    self.pause_if_polled(block).await;
+                    false
+                }
+            },
+        };
+        if is_created {
             self.topic.view.set_must_reopen();
         }
         Ok(())
+    }
+
+    /// A poll that brought nothing is not repeated at once. A blocking read has waited.
+    async fn pause_if_polled(&self, max: Duration) {
+        if let Reader::Polled { .. } = self.reader {
+            let (topic, pause) = (self.topic, self.topic.shared.seats.poll_interval().min(max));
+            let _ = topic.stop.run_until_cancelled(topic.intake.seat.pause(pause)).await;
+        }
     }
 
     fn flow_control(&self) -> FlowControl {
@@ -103,6 +176,20 @@ impl<'a> Fetcher<'a> {
             total: manifest.global_concurrency,
             rate: manifest.rate.map(|rate| (rate.limit, rate.per)),
             turn: self.turn,
+        }
+    }
+}
+
+impl Reader {
+    fn polled(topic: &TopicState) -> Self {
+        Self::Polled { reader: PollingReader::new(&topic.queue), _counted: topic.shared.seats.polled() }
+    }
+
+    /// How many messages one fetch brings at most.
+    fn batch(&self) -> usize {
+        match self {
+            Self::Seated(_) => BATCH,
+            Self::Polled { .. } => POLLED_BATCH,
         }
     }
 }

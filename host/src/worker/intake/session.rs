@@ -54,8 +54,7 @@ pub(super) async fn consume_until_stopped(topic: &Arc<TopicState>) {
 
 /// One connection's life: until it breaks or the topic stops.
 async fn session(topic: &Arc<TopicState>) -> Result<(), QueueError> {
-    let seated = topic.intake.seat.take(&topic.queue).await?;
-    let mut fetcher = Fetcher::new(topic, seated);
+    let mut fetcher = Fetcher::new(topic).await?;
     let mut is_first = true;
     while let Some(keys) = open(topic, &mut fetcher).await? {
         begin(topic, &keys, is_first).await?;
@@ -69,6 +68,7 @@ async fn session(topic: &Arc<TopicState>) -> Result<(), QueueError> {
 /// at a stop.
 async fn open(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>) -> Result<Option<Arc<TopicKeys>>, QueueError> {
     loop {
+        fetcher.leave_if_asked();
         topic.view.begin_opening();
         let keys = queue::open(&topic.queue).await?;
         if topic.stop.is_cancelled() {
@@ -129,6 +129,7 @@ async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &Topi
     let lease = topic.settings().lease;
     let (mut reconciled, mut was_requeued) = (None::<Instant>, false);
     while !topic.stop.is_cancelled() && !topic.view.must_reopen() {
+        fetcher.leave_if_asked();
         if topic.view.is_paused() {
             wait_while_paused(topic).await?;
             // Some of what was requeued may still be under our name.
