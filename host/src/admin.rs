@@ -5,8 +5,10 @@ mod accept;
 mod guard;
 mod plugins;
 mod problem;
+mod slots;
 mod server;
 
+pub use guard::WrongTokens;
 pub use server::serve;
 
 use crate::metrics::{Metrics, TextFormat};
@@ -47,6 +49,7 @@ pub struct Status {
     pub worker: Arc<Worker>,
     pub metrics: Arc<Metrics>,
     pub admin: AdminSettings,
+    pub wrong_tokens: WrongTokens,
     /// Changes of plugins, for the reloader.
     pub requests: mpsc::Sender<Request>,
 }

@@ -3,7 +3,7 @@
 
 mod machine;
 
-use crate::admin::{Status, router, serve};
+use crate::admin::{Status, WrongTokens, router, serve};
 use crate::capability::{Capabilities, Mailer};
 use crate::events;
 use crate::health::HealthLoop;
@@ -151,6 +151,7 @@ impl App {
             worker: worker.clone(),
             metrics: metrics.clone(),
             admin,
+            wrong_tokens: WrongTokens::default(),
             requests: requests.clone(),
         });
         let health = HealthLoop {

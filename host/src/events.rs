@@ -124,5 +124,7 @@ pub fn orphan_manifest(name: &str) -> String {
 
 // settings, commands, HTTP
 pub const FORCED_SHUTDOWN: &str = "forced shutdown: messages in flight run again when their leases expire";
+pub const WRONG_TOKEN: &str = "requests with a wrong token were refused";
+pub const CHANGE_REQUESTED: &str = "a change was requested over HTTP";
 pub const SERVICE_VARIABLE: &str = "a variable is passed over";
 pub const UNKNOWN_SETTING: &str = "unknown setting";

@@ -2,6 +2,7 @@
 //! clients.
 
 use crate::support::{Gateway, OK, Plugins, Redis, TOKEN, guest, until};
+use gateway_worker::events;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
@@ -96,7 +97,101 @@ async fn slow_and_oversized_requests_block_no_other_client() {
     assert_eq!(gateway.get("/healthz").await.0, 200);
 }
 
-/// At the limit a new connection waits until another one is closed.
+/// Strangers who send half of a head, and connect anew whenever they are closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_while_strangers_hold_every_connection() {
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).unwrap();
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &Plugins::empty());
+    gateway.until_ready().await;
+    let address = gateway.address().await;
+    let half = |address: &str| {
+        let mut stream = connect(address);
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let mut strangers: Vec<TcpStream> = (0..700).map(|_| half(&address)).collect();
+    for path in ["/healthz", "/ready", "/metrics", "/livez", "/readyz", "/metrics/prometheus"] {
+        for _ in 0..2 {
+            assert_eq!(gateway.get(path).await.0, 200, "{path}");
+            for stream in &mut strangers {
+                if answer(stream).is_some() {
+                    *stream = half(&address);
+                }
+            }
+        }
+    }
+    // A stop closes them and waits for none.
+    assert!(gateway.stop().await.success());
+    assert!(answer(&mut strangers[699]).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_one_valid_host_are_refused() {
+    let redis = Redis::start();
+    let gateway = Gateway::start(&redis, &Plugins::empty());
+    gateway.until_ready().await;
+    let address = gateway.address().await;
+    for (version, headers, status) in [
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.1", "Host: a b\r\n", 400),
+        ("1.1", "Host: user@a\r\n", 400),
+        ("1.1", "Host:\r\n", 400),
+        ("1.1", "Host: a\r\n", 200),
+        ("1.1", "Host: [::1]:8084\r\n", 200),
+        ("1.0", "", 200),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+    ] {
+        let mut stream = connect(&address);
+        stream.write_all(format!("GET /healthz HTTP/{version}\r\n{headers}\r\n").as_bytes()).unwrap();
+        let answer = until("an answer", async || answer(&mut stream)).await;
+        assert_eq!(answer.split(' ').nth(1), Some(status.to_string().as_str()), "{headers}: {answer}");
+        assert_eq!(answer.contains("application/problem+json"), status == 400, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_and_wrong_tokens_leave_a_line_in_the_log() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("topic", &guest(OK), "");
+    let gateway = Gateway::start(&redis, &plugins);
+    gateway.until_loaded("topic").await;
+    assert_eq!(gateway.post(CHANGES[0]).await.0, 200);
+    let change = |name: &'static str| move |line: &Value| line["change"] == name;
+    let line = gateway.until_logged(events::CHANGE_REQUESTED, change("reload")).await;
+    assert_eq!((&line["address"], &line["error"]), (&json!("127.0.0.1"), &Value::Null));
+    assert_eq!(gateway.post(CHANGES[1]).await.0, 409);
+    let line = gateway.until_logged(events::CHANGE_REQUESTED, change("rollback")).await;
+    assert!(line["plugin"] == "topic" && line["error"].is_string(), "{line}");
+    for _ in 0..50 {
+        assert_eq!(gateway.request("POST", CHANGES[2], "Authorization: Bearer wrong\r\n").await.0, 401);
+    }
+    let line = gateway.until_logged(events::WRONG_TOKEN, |_| true).await;
+    assert_eq!((&line["count"], &line["last_address"]), (&json!(1), &json!("127.0.0.1")));
+    assert!(!line.to_string().contains("Bearer"));
+    assert!(gateway.logged(events::WRONG_TOKEN).len() < 10);
+    assert!(gateway.logged(events::CHANGE_REQUESTED).iter().all(|line| line["change"] != "unblock"));
+}
+
+/// SIGQUIT, which some images of containers stop with.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigquit_drains_like_sigterm() {
+    let redis = Redis::start();
+    let plugins = Plugins::with("puppet", &crate::support::built("puppet"), "");
+    let mut gateway = Gateway::start(&redis, &plugins);
+    redis.publish("puppet", "runs", r#"{"do":"sleep","ms":500}"#).await;
+    gateway.until_asleep("puppet", 1).await;
+    gateway.signal(rustix::process::Signal::QUIT);
+    let settled = gateway.until_logged(events::SETTLED, |line| line["id"] == "runs").await;
+    assert_eq!(settled["outcome"], "done");
+    redis.is("it is settled", "XLEN mq:puppet", 0).await;
+    until("the worker ends", async || (!gateway.is_running()).then_some(())).await;
+}
+
+/// At the limit a new connection gets the place of another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_connection_limit_a_new_client_is_served_once_another_is_dropped() {
     let own = getrlimit(Resource::Nofile);

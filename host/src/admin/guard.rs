@@ -5,23 +5,72 @@
 use super::Status;
 use super::problem::Problem;
 use super::server::Peer;
+use crate::events;
 use crate::settings::AdminSettings;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// An extractor that accepts only requests with the permission to make changes.
-pub(super) struct Operator;
+pub(super) struct Operator {
+    /// Where the request came from.
+    pub(super) address: Option<IpAddr>,
+}
+
+/// Wrong tokens are logged at most this often, so that a stranger can't flood the log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Counts requests with a wrong token, until they are logged.
+#[derive(Default)]
+pub struct WrongTokens(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    count: u64,
+    logged_at: Option<Instant>,
+}
+
+impl WrongTokens {
+    fn add(&self, address: Option<IpAddr>) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.count += 1;
+        if counted.logged_at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        let count = std::mem::take(&mut counted.count);
+        counted.logged_at = Some(Instant::now());
+        tracing::warn!(count, last_address = %address_text(address), "{}", events::WRONG_TOKEN);
+    }
+}
+
+impl Operator {
+    /// Logs what was asked for and what became of it.
+    pub(super) fn log<T>(&self, change: &str, plugin: Option<&str>, result: &Result<T, Problem>) {
+        let (address, error) = (address_text(self.address), result.as_ref().err().map(Problem::detail));
+        tracing::info!(%address, change, plugin, error, "{}", events::CHANGE_REQUESTED);
+    }
+}
+
+fn address_text(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "?".to_owned(), |address| address.to_canonical().to_string())
+}
 
 impl FromRequestParts<Arc<Status>> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, status: &Arc<Status>) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-        check(&status.admin, &parts.headers, peer).map(|()| Self)
+        let checked = check(&status.admin, &parts.headers, peer).map(|()| Self { address: peer });
+        let has_token = parts.headers.contains_key(header::AUTHORIZATION);
+        checked.inspect_err(|problem| {
+            if has_token && problem.status() == StatusCode::UNAUTHORIZED {
+                status.wrong_tokens.add(peer);
+            }
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use super::guard::Operator;
 use super::problem::Problem;
 use crate::plugin::{BlockReason, Change, RefusalKind, Routes, VersionError};
 use crate::reloader::Request;
+use crate::text::sanitize;
 use crate::topic::Topic;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -31,39 +32,30 @@ async fn list(State(status): State<Arc<Status>>) -> Json<Value> {
     Json(json!({ "plugins": routes.status.keys().map(|name| describe(name, &routes)).collect::<Vec<_>>() }))
 }
 
-async fn reload(State(status): State<Arc<Status>>, _: Operator) -> Result<(StatusCode, Json<Value>), Problem> {
-    let (asker, answer) = oneshot::channel();
-    status.ask(Request::Scan(Some(asker))).await?;
-    match tokio::time::timeout(RELOAD_TIMEOUT, answer).await {
-        Ok(Ok(Ok(changes))) => {
-            let changes: Vec<Value> = changes.iter().map(describe_change).collect();
-            Ok((StatusCode::OK, Json(json!({ "changes": changes }))))
-        }
-        Ok(Ok(Err(reason))) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
-        Ok(Err(_)) => Err(stopping()),
-        Err(_) => Ok((StatusCode::ACCEPTED, Json(json!({ "changes": null, "message": "still loading" })))),
-    }
+async fn reload(State(status): State<Arc<Status>>, operator: Operator) -> Result<(StatusCode, Json<Value>), Problem> {
+    let reloaded = status.reload().await;
+    operator.log("reload", None, &reloaded);
+    reloaded
 }
 
 async fn roll_back(
     State(status): State<Arc<Status>>,
     Path(name): Path<String>,
-    _: Operator,
+    operator: Operator,
 ) -> Result<Json<Value>, Problem> {
-    let (asker, answer) = oneshot::channel();
-    status.ask(Request::RollBack(name, asker)).await?;
-    Ok(Json(describe_change(&answer.await.map_err(|_| stopping())??)))
+    let rolled_back = status.roll_back(name.clone()).await;
+    operator.log("rollback", Some(&sanitize(&name)), &rolled_back);
+    rolled_back
 }
 
 async fn unblock(
     State(status): State<Arc<Status>>,
     Path(name): Path<String>,
-    _: Operator,
+    operator: Operator,
 ) -> Result<Json<Value>, Problem> {
-    let (asker, answer) = oneshot::channel();
-    status.ask(Request::Unblock(name.clone(), asker)).await?;
-    answer.await.map_err(|_| stopping())??;
-    Ok(Json(json!({ "plugin": name, "result": "unblocked" })))
+    let unblocked = status.unblock(name.clone()).await;
+    operator.log("unblock", Some(&sanitize(&name)), &unblocked);
+    unblocked
 }
 
 fn stopping() -> Problem {
@@ -73,6 +65,33 @@ fn stopping() -> Problem {
 impl Status {
     async fn ask(&self, request: Request) -> Result<(), Problem> {
         self.requests.send(request).await.map_err(|_| stopping())
+    }
+
+    async fn reload(&self) -> Result<(StatusCode, Json<Value>), Problem> {
+        let (asker, answer) = oneshot::channel();
+        self.ask(Request::Scan(Some(asker))).await?;
+        match tokio::time::timeout(RELOAD_TIMEOUT, answer).await {
+            Ok(Ok(Ok(changes))) => {
+                let changes: Vec<Value> = changes.iter().map(describe_change).collect();
+                Ok((StatusCode::OK, Json(json!({ "changes": changes }))))
+            }
+            Ok(Ok(Err(reason))) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Ok((StatusCode::ACCEPTED, Json(json!({ "changes": null, "message": "still loading" })))),
+        }
+    }
+
+    async fn roll_back(&self, name: String) -> Result<Json<Value>, Problem> {
+        let (asker, answer) = oneshot::channel();
+        self.ask(Request::RollBack(name, asker)).await?;
+        Ok(Json(describe_change(&answer.await.map_err(|_| stopping())??)))
+    }
+
+    async fn unblock(&self, name: String) -> Result<Json<Value>, Problem> {
+        let (asker, answer) = oneshot::channel();
+        self.ask(Request::Unblock(name.clone(), asker)).await?;
+        answer.await.map_err(|_| stopping())??;
+        Ok(Json(json!({ "plugin": name, "result": "unblocked" })))
     }
 }
 

@@ -28,7 +28,10 @@ impl Problem {
         Body::from(problem.to_string())
     }
 
-    #[cfg(test)]
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }

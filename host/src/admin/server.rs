@@ -2,9 +2,11 @@
 //! are limited.
 
 use super::problem::Problem;
+use super::slots::{Slot, Slots};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -13,15 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-const CONNECTIONS_MAX: usize = 512;
 /// For the head of a request, and for the time until the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of the response.
@@ -33,6 +32,9 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
 /// For connections that are open at a shutdown.
 const GRACE: Duration = Duration::from_secs(2);
+/// What an orchestrator and a scraper ask for. They are answered however many other
+/// requests there are.
+const PROBES: [&str; 6] = ["/healthz", "/livez", "/ready", "/readyz", "/metrics", "/metrics/prometheus"];
 /// The delay after a failed accept, for example without free file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -42,19 +44,17 @@ pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Serves until stopped, and then finishes the open requests.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new();
     let mut connections = JoinSet::new();
     let accepting = async {
         loop {
-            // The semaphore is never closed.
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    let Some(slot) = slots.take().await else { return };
                     let (router, stop) = (router.clone(), stop.clone());
                     connections.spawn(async move {
-                        let _permit = permit;
-                        let serving = serve_one(stream, peer, router, stop);
+                        let serving = serve_one(stream, peer, router, &slot, stop);
                         let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
                     });
                 }
@@ -71,14 +71,27 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let _ = tokio::time::timeout(GRACE, ended).await;
 }
 
-async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, slot: &Slot, stop: CancellationToken) {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        let answering = slot.answer(PROBES.contains(&request.uri().path()));
+        let is_valid = check_host(&request);
         let response = router.clone().call(request.map(Body::new));
         async {
-            let late = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request timed out").into_response();
-            let response = tokio::time::timeout(RESPONSE_TIMEOUT, response).await;
-            Ok::<Response, Infallible>(response.map_or_else(|_| late(), |Ok(response)| response))
+            let Some(answering) = answering else {
+                let detail = "too many requests are being answered; try again in a moment";
+                let headers = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+                let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+                return Ok::<Response, Infallible>((headers, busy).into_response());
+            };
+            let response = match is_valid {
+                Err(problem) => problem.into_response(),
+                Ok(()) => match tokio::time::timeout(RESPONSE_TIMEOUT, response).await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request timed out").into_response(),
+                },
+            };
+            Ok(answering.until_sent(response))
         }
     });
     let mut server = http1::Builder::new();
@@ -88,9 +101,49 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, stop: Ca
     // Errors of clients are not logged.
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = stop.cancelled() => {
+        () = slot.evicted.cancelled() => {}
+        // A stop waits for no client that has not asked for anything.
+        () = stop.cancelled() => if !slot.is_waiting() {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
+        }
+    }
+}
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`, and none has two or an invalid
+/// one. Programs between a client and us could read different hosts otherwise.
+fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
+    let bad = |detail: &str| Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() >= Version::HTTP_11 => bad("the header Host is missing"),
+        (_, Some(_)) => bad("there is more than one header Host"),
+        (Some(host), None) if !is_host(host.as_bytes()) => bad("the header Host is no host with an optional port"),
+        _ => Ok(()),
+    }
+}
+
+fn is_host(host: &[u8]) -> bool {
+    Authority::try_from(host).is_ok_and(|host| !host.as_str().contains('@'))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("gateway-worker:8084", true),
+            ("[::1]:8084", true),
+            ("10.0.0.1", true),
+            ("", false),
+            ("a b", false),
+            ("user@host", false),
+            ("host/path", false),
+            ("a,b", false),
+            ("host:80:80", false),
+        ] {
+            assert_eq!(super::is_host(host.as_bytes()), expected, "{host}");
         }
     }
 }

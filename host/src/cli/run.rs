@@ -44,6 +44,7 @@ pub(super) fn log_variables() {
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     hang_up: Signal,
 }
 
@@ -54,15 +55,17 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
             hang_up: listen(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for SIGTERM or SIGINT.
+    /// Waits for SIGTERM, SIGINT or SIGQUIT, which some images of containers stop with.
     async fn wait_for_stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 
@@ -72,6 +75,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.quit.recv() => return,
                 _ = self.hang_up.recv() => {
                     tracing::info!("SIGHUP: rescanning the plugins directory");
                     app.reload();
@@ -86,8 +90,7 @@ impl Signals {
 pub(super) async fn end(app: App, mut signals: Signals) {
     tokio::select! {
         () = app.stop() => {}
-        _ = signals.terminate.recv() => tracing::warn!("{}", events::FORCED_SHUTDOWN),
-        _ = signals.interrupt.recv() => tracing::warn!("{}", events::FORCED_SHUTDOWN),
+        () = signals.wait_for_stop() => tracing::warn!("{}", events::FORCED_SHUTDOWN),
     }
 }
 
