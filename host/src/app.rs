@@ -12,6 +12,7 @@ use crate::mail::MailService;
 use crate::metrics::Metrics;
 use crate::plugin::{Cache, Compiler, Engine, EngineError, EngineResources, PluginDir, Registry, VersionStore};
 use crate::queue::{Connection, KeyValueStore, QueueError};
+use crate::readiness::ReadinessSources;
 use crate::reloader::{Reloader, Request};
 use crate::secrets::SecretStore;
 use crate::settings::{ListenAddress, Settings};
@@ -140,13 +141,21 @@ impl App {
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
         let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
-        let health = watch::Sender::new(None);
+        let (health, concerns) = (watch::Sender::new(None), watch::Sender::default());
+        let dir_problem = watch::Sender::new(None);
 
         let status = Arc::new(Status {
             started,
-            health: health.subscribe(),
-            has_scanned: has_scanned_receiver.clone(),
-            is_draining: is_draining_receiver,
+            readiness: ReadinessSources {
+                health: health.subscribe(),
+                concerns: concerns.subscribe(),
+                has_scanned: has_scanned_receiver.clone(),
+                dir_problem: dir_problem.subscribe(),
+                is_draining: is_draining_receiver,
+                routes: routes.clone(),
+                worker: worker.clone(),
+                metrics: metrics.clone(),
+            },
             routes: routes.clone(),
             worker: worker.clone(),
             metrics: metrics.clone(),
@@ -162,8 +171,9 @@ impl App {
             routes: routes.clone(),
             worker: worker.clone(),
             health,
+            concerns,
         };
-        let reloader = Reloader::new(registry, metrics, received, has_scanned);
+        let reloader = Reloader::new(registry, metrics, received, has_scanned, dir_problem);
         let consuming = worker.clone();
         Ok(Self {
             address,

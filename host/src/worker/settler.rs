@@ -79,8 +79,12 @@ async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unse
     let (started, mut refused, mut backoff) = (Instant::now(), Vec::new(), Backoff::default());
     while !batch.is_empty() {
         match settle_once(topic, &mut batch).await {
-            Ok(more) => refused.extend(more),
+            Ok(more) => {
+                topic.view.set_settle_trouble(None);
+                refused.extend(more);
+            }
             Err(error) => {
+                topic.view.set_settle_trouble(Some(&error));
                 let retry_in = backoff.next_pause();
                 log_retry(topic, events::SETTLE_DELAYED, &error, started, retry_in);
                 batch.iter_mut().for_each(|one| one.may_be_settled = true);
