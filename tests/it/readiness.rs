@@ -164,7 +164,7 @@ async fn settlements_that_are_refused_make_their_topic_unserved() {
     redis.publish("puppet", "a", r#"{"do":"sleep","ms":3000}"#).await;
     gateway.until_asleep("puppet", 1).await;
     redis.run::<()>("ACL SETUSER default -xack").await;
-    until_not_ready(&gateway, &["no topic has been consumed", "xack"]).await;
+    until_not_ready(&gateway, &["no topic has been consumed", "run this command"]).await;
     redis.run::<()>("ACL SETUSER default +xack").await;
     gateway.until_ready().await;
     redis.is("it is settled", "XLEN mq:puppet", 0).await;

@@ -47,7 +47,7 @@ impl QueueError {
             return self.to_string();
         };
         if let Some(words) = refusal(text) {
-            return format!("Redis refuses: {}", words.replace('"', ""));
+            return format!("Redis refuses: {words}");
         }
         if !matches!(self, Self::Away(_)) {
             let is_login = ["uthentication", "WRONGPASS", "login refused"].iter().any(|sign| text.contains(sign));
@@ -65,7 +65,7 @@ impl QueueError {
 
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
-        let text = error.to_string();
+        let text = words(&error);
         match (error.kind(), error.code()) {
             (_, Some("NOGROUP")) => Self::GroupLost,
             (_, Some("WRONGTYPE")) => Self::WrongType(text),
@@ -91,6 +91,9 @@ impl From<redis::RedisError> for QueueError {
             // The client reports an error that a script raised as plain text without a code.
             (ErrorKind::Server(_), _) if text.contains("WRONGTYPE") => Self::WrongType(text),
             (ErrorKind::Server(_), _) if text.contains("NOGROUP") => Self::GroupLost,
+            (ErrorKind::Server(_), _) if text.contains("The user executing the script") => {
+                Self::Refused(format!("{text}{NO_RIGHT}"))
+            }
             (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType, _) => Self::Failed(text),
             (ErrorKind::Io | ErrorKind::InvalidClientConfig, _) if text.contains("certificate") => {
                 Self::Refused(format!("{text}; see redis.tls_ca, redis.tls_cert and redis.tls_key"))
@@ -98,6 +101,15 @@ impl From<redis::RedisError> for QueueError {
             _ if text.contains(tls::TLS_FROM_THE_START) || text.contains(tls::PLAIN_TEXT) => Self::Refused(text),
             _ => Self::Away(format!("{AWAY}{text}")),
         }
+    }
+}
+
+/// The words of the server, where it has answered: the library writes codes by names of
+/// its own.
+fn words(error: &redis::RedisError) -> String {
+    match (error.kind(), error.code(), error.detail()) {
+        (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
     }
 }
 
@@ -129,24 +141,19 @@ const NO_RIGHT: &str = ": ACL SETUSER gives the user this right";
 
 const NO_CONNECTION_LEFT: &str = ": all of its maxclients connections are in use";
 
-/// How the answers of a server begin that refuses to serve. The library writes some codes
-/// by names of its own.
-const REFUSALS: [&str; 15] = [
+/// How the answers of a server begin that refuses to serve.
+const REFUSALS: [&str; 11] = [
     "CLUSTERDOWN",
-    "ClusterDown",
     "LOADING",
-    "BusyLoading",
     "MASTERDOWN",
-    "MasterDown",
     "MISCONF",
     "NOREPLICAS",
     "OOM",
     "READONLY",
-    "ReadOnly",
     "NOPERM",
-    "NoPerm",
-    "max number of clients",
     "NOAUTH",
+    "The user executing the script",
+    "max number of clients",
 ];
 
 /// Signs of why a server was not reached, and how that is told.
@@ -164,8 +171,8 @@ fn refusal(text: &str) -> Option<&str> {
     let begins_with = |sign: &&str| {
         text.match_indices(*sign).find_map(|(at, _)| {
             let (before, after) = (text.get(..at)?, text.get(at + sign.len()..)?);
-            let is_word = before.is_empty() || before.ends_with([' ', '"', '(', '\'']);
-            (is_word && (after.starts_with([' ', '"']) || after.starts_with(": "))).then_some(at)
+            let is_word = before.is_empty() || before.ends_with(' ');
+            (is_word && after.starts_with(' ')).then_some(at)
         })
     };
     text.get(REFUSALS.iter().filter_map(begins_with).min()?..)
@@ -179,10 +186,8 @@ mod tests {
     fn strangers_learn_what_redis_says_and_no_host_user_or_path() {
         for (error, told) in [
             (
-                QueueError::Away(
-                    "Redis can't serve now: 10.0.0.7:6379: \"NOREPLICAS\": Not enough good replicas".into(),
-                ),
-                "Redis refuses: NOREPLICAS: Not enough good replicas",
+                QueueError::Away("Redis can't serve now: 10.0.0.7:6379: NOREPLICAS Not enough good replicas".into()),
+                "Redis refuses: NOREPLICAS Not enough good replicas",
             ),
             (
                 QueueError::Away("Redis is away: db.internal:6379: Connection refused (os error 111)".into()),
