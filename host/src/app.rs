@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -120,17 +120,9 @@ impl App {
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
         let mut key_watch = KeyWatch::new(&connection, &settings.queue.prefix, &metrics);
         key_watch.check_start().await?;
-        let open_files = machine::allow_open_files();
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
-        let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let resources =
-            EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine = Engine::with_resources(
-            capabilities(&settings, &metrics, &connection)?,
-            Compiler::new(cache(&settings)),
-            resources,
-        )?;
+        let engine = engine(&settings, &metrics, &connection, runtime.clone())?;
         tracing::info!(%address, redis = settings.redis.redacted_url(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
@@ -230,6 +222,22 @@ async fn listen(address: &ListenAddress) -> Result<TcpListener, StartError> {
         Err(source) => return Err(StartError::UnknownName { address: address.clone(), source }),
     };
     TcpListener::bind(&addresses[..]).await.map_err(|source| StartError::Listen { address: address.clone(), source })
+}
+
+fn engine(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    connection: &Connection,
+    runtime: Handle,
+) -> Result<Engine, StartError> {
+    let resources = EngineResources {
+        threads: settings.handler_threads,
+        memory: settings.handler_memory.unwrap_or_else(machine::memory_for_handlers),
+        open_files: machine::allow_open_files(),
+        runtime: Some(runtime),
+    };
+    let services = capabilities(settings, metrics, connection)?;
+    Ok(Engine::with_resources(services, Compiler::new(cache(settings)), resources)?)
 }
 
 /// Guests use the CPU here. Leases are renewed and HTTP is answered on other
