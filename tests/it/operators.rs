@@ -3,7 +3,9 @@
 use crate::certificates::Certificates;
 use crate::process::Process;
 use crate::servers::{Mode, Server, parse_command};
-use crate::support::{Gateway, OK, Plugins, TOKEN, built, command, connect_without_timeout, guest, try_connection, until};
+use crate::support::{
+    Gateway, OK, Plugins, TOKEN, built, command, connect_without_timeout, guest, try_connection, until,
+};
 use gateway_worker::events;
 use gateway_worker::queue::{Connection, Health, OutboxRelay, RedisTarget};
 use redis::FromRedisValue;
