@@ -13,12 +13,12 @@ pub use server::serve;
 
 use crate::metrics::{Metrics, TextFormat};
 use crate::plugin::{Refusal, Routes};
-use crate::queue::Health;
+use crate::readiness::{Readiness, ReadinessSources, State as ReadinessState};
 use crate::reloader::Request;
 use crate::settings::AdminSettings;
 use crate::text::short_digest;
 use crate::topic::Topic;
-use crate::worker::{TopicState, Worker};
+use crate::worker::{Service, TopicState, Worker};
 use accept::{Format, choose};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -26,6 +26,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use guard::Sight;
 use jiff::Timestamp;
 use problem::Problem;
 use serde_json::{Value, json};
@@ -42,9 +43,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// The state that the endpoints report.
 pub struct Status {
     pub started: Instant,
-    pub health: watch::Receiver<Option<Health>>,
-    pub has_scanned: watch::Receiver<bool>,
-    pub is_draining: watch::Receiver<bool>,
+    pub readiness: ReadinessSources,
     pub routes: watch::Receiver<Arc<Routes>>,
     pub worker: Arc<Worker>,
     pub metrics: Arc<Metrics>,
@@ -97,20 +96,26 @@ async fn live() -> Json<Value> {
     Json(json!({ "status": "ok", "service": SERVICE, "timestamp": timestamp }))
 }
 
-async fn ready(State(status): State<Arc<Status>>) -> Response {
-    let (state, reasons) = status.readiness();
-    if state == "ready" {
-        return Json(json!({ "status": state, "service": SERVICE, "consumers": "running" })).into_response();
+async fn ready(State(status): State<Arc<Status>>, sight: Sight) -> Response {
+    let Readiness { state, reasons, degraded } = status.readiness.readiness();
+    let is_ready = state == ReadinessState::Ready;
+    let consumers = if is_ready { "running" } else { "stopped" };
+    let mut body = json!({ "status": state.as_str(), "service": SERVICE, "consumers": consumers });
+    if !is_ready {
+        body["reasons"] = sight.texts(&reasons);
     }
-    let body = json!({ "status": state, "service": SERVICE, "consumers": "stopped", "reasons": reasons });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    if !degraded.is_empty() {
+        body["degraded"] = sight.texts(&degraded);
+    }
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(body)).into_response()
 }
 
-async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
+async fn metrics(State(status): State<Arc<Status>>, sight: Sight, headers: HeaderMap) -> Response {
     let response = match choose(&headers, &[Format::Json, Format::OpenMetrics, Format::Text]) {
-        Some(Format::Json) => Json(status.overview()).into_response(),
-        Some(Format::OpenMetrics) => exposition(&status.metrics, TextFormat::OpenMetrics),
-        Some(Format::Text) => exposition(&status.metrics, TextFormat::Prometheus),
+        Some(Format::Json) => Json(status.overview(sight)).into_response(),
+        Some(Format::OpenMetrics) => status.exposition(TextFormat::OpenMetrics),
+        Some(Format::Text) => status.exposition(TextFormat::Prometheus),
         None => Problem::new(
             StatusCode::NOT_ACCEPTABLE,
             "Accept names no format of the metrics with a weight above 0; there are application/json, \
@@ -128,14 +133,7 @@ async fn prometheus(State(status): State<Arc<Status>>, headers: HeaderMap) -> Re
         Some(Format::OpenMetrics) => TextFormat::OpenMetrics,
         _ => TextFormat::Prometheus,
     };
-    varying_by_accept(exposition(&status.metrics, format))
-}
-
-fn exposition(metrics: &Metrics, format: TextFormat) -> Response {
-    match metrics.text(format) {
-        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    varying_by_accept(status.exposition(format))
 }
 
 /// Caches must not answer one client with the format of another.
@@ -145,38 +143,27 @@ fn varying_by_accept(mut response: Response) -> Response {
 }
 
 impl Status {
-    fn readiness(&self) -> (&'static str, Vec<String>) {
-        if *self.is_draining.borrow() {
-            return ("draining", vec!["shutting down: messages in flight are being finished".to_owned()]);
-        }
-        let mut reasons = Vec::new();
-        if !*self.has_scanned.borrow() {
-            reasons.push("plugins are being loaded".to_owned());
-        }
-        let health = self.health.borrow().clone();
-        match &health {
-            Some(Health::Connected) => {}
-            Some(Health::Away(reason)) => reasons.push(reason.clone()),
-            None => reasons.push("Redis has not answered yet".to_owned()),
-        }
-        match (reasons.is_empty(), health) {
-            (true, _) => ("ready", reasons),
-            (false, Some(Health::Away(_))) => ("not_ready", reasons),
-            (false, _) => ("starting", reasons),
+    fn exposition(&self, format: TextFormat) -> Response {
+        let Readiness { state, degraded, .. } = self.readiness.readiness();
+        self.metrics.ready(state == ReadinessState::Ready, degraded.iter().map(|reason| reason.kind));
+        match self.metrics.text(format) {
+            Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+            Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     }
 
-    fn overview(&self) -> Value {
+    fn overview(&self, sight: Sight) -> Value {
         let routes = self.routes.borrow().clone();
         let consumed = self.worker.topics();
-        let (state, reasons) = self.readiness();
+        let Readiness { state, reasons, degraded } = self.readiness.readiness();
         let topics: BTreeSet<&Topic> = routes.by_topic.keys().chain(consumed.keys()).collect();
         let topics: Vec<&str> = topics.into_iter().map(Topic::as_str).collect();
-        let active = consumed.values().filter(|topic| topic.is_consuming()).count();
+        let active = consumed.values().filter(|topic| topic.service() == Service::Consumed).count();
         let per_topic = |state: &Arc<TopicState>| {
             json!({
                 "topic": state.topic().as_str(),
-                "consuming": state.is_consuming(),
+                "consuming": state.service() == Service::Consumed,
+                "paused": state.service() == Service::Paused,
                 "in_flight": state.metrics().in_flight.get(),
                 "outcomes": state.metrics().counts(),
             })
@@ -191,8 +178,9 @@ impl Status {
         };
         json!({
             "service": SERVICE,
-            "status": if state == "ready" { "running" } else { state },
-            "reasons": reasons,
+            "status": if state == ReadinessState::Ready { "running" } else { state.as_str() },
+            "reasons": sight.texts(&reasons),
+            "degraded": sight.texts(&degraded),
             "uptime": uptime(self.started.elapsed().as_secs()),
             "consumers": { "active": active, "topics": topics },
             "topics": consumed.values().map(per_topic).collect::<Vec<_>>(),

@@ -12,6 +12,7 @@ use crate::mail::MailService;
 use crate::metrics::Metrics;
 use crate::plugin::{Cache, Compiler, Engine, EngineError, EngineResources, PluginDir, Registry, VersionStore};
 use crate::queue::{Connection, KeyValueStore, QueueError};
+use crate::readiness::ReadinessSources;
 use crate::reloader::{Reloader, Request};
 use crate::secrets::SecretStore;
 use crate::settings::{ListenAddress, Settings};
@@ -22,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -119,17 +120,9 @@ impl App {
         let connection = Connection::to(&settings.redis).map_err(StartError::Redis)?;
         let mut key_watch = KeyWatch::new(&connection, &settings.queue.prefix, &metrics);
         key_watch.check_start().await?;
-        let open_files = machine::allow_open_files();
         let handlers = threads(&settings)?;
         let (runtime, handlers) = (handlers.handle().clone(), Handlers(Some(handlers)));
-        let memory = settings.handler_memory.unwrap_or_else(machine::memory_for_handlers);
-        let resources =
-            EngineResources { threads: settings.handler_threads, memory, open_files, runtime: Some(runtime.clone()) };
-        let engine = Engine::with_resources(
-            capabilities(&settings, &metrics, &connection)?,
-            Compiler::new(cache(&settings)),
-            resources,
-        )?;
+        let engine = engine(&settings, &metrics, &connection, runtime.clone())?;
         tracing::info!(%address, redis = settings.redis.redacted_url(), plugins = %settings.plugins.display(), "gateway-worker starting");
 
         let (prefix, admin) = (settings.queue.prefix.clone(), settings.admin.clone());
@@ -140,13 +133,21 @@ impl App {
         let (has_scanned, has_scanned_receiver) = watch::channel(false);
         let (requests, received) = mpsc::channel(16);
         let (is_draining, is_draining_receiver) = watch::channel(false);
-        let health = watch::Sender::new(None);
+        let (health, concerns) = (watch::Sender::new(None), watch::Sender::default());
+        let dir_problem = watch::Sender::new(None);
 
         let status = Arc::new(Status {
             started,
-            health: health.subscribe(),
-            has_scanned: has_scanned_receiver.clone(),
-            is_draining: is_draining_receiver,
+            readiness: ReadinessSources {
+                health: health.subscribe(),
+                concerns: concerns.subscribe(),
+                has_scanned: has_scanned_receiver.clone(),
+                dir_problem: dir_problem.subscribe(),
+                is_draining: is_draining_receiver,
+                routes: routes.clone(),
+                worker: worker.clone(),
+                metrics: metrics.clone(),
+            },
             routes: routes.clone(),
             worker: worker.clone(),
             metrics: metrics.clone(),
@@ -162,8 +163,9 @@ impl App {
             routes: routes.clone(),
             worker: worker.clone(),
             health,
+            concerns,
         };
-        let reloader = Reloader::new(registry, metrics, received, has_scanned);
+        let reloader = Reloader::new(registry, metrics, received, has_scanned, dir_problem);
         let consuming = worker.clone();
         Ok(Self {
             address,
@@ -220,6 +222,22 @@ async fn listen(address: &ListenAddress) -> Result<TcpListener, StartError> {
         Err(source) => return Err(StartError::UnknownName { address: address.clone(), source }),
     };
     TcpListener::bind(&addresses[..]).await.map_err(|source| StartError::Listen { address: address.clone(), source })
+}
+
+fn engine(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    connection: &Connection,
+    runtime: Handle,
+) -> Result<Engine, StartError> {
+    let resources = EngineResources {
+        threads: settings.handler_threads,
+        memory: settings.handler_memory.unwrap_or_else(machine::memory_for_handlers),
+        open_files: machine::allow_open_files(),
+        runtime: Some(runtime),
+    };
+    let services = capabilities(settings, metrics, connection)?;
+    Ok(Engine::with_resources(services, Compiler::new(cache(settings)), resources)?)
 }
 
 /// Guests use the CPU here. Leases are renewed and HTTP is answered on other

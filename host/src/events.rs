@@ -70,6 +70,11 @@ pub const PANICKED: &str = "the worker panicked";
 pub const LOG_NOT_WRITTEN: &str = "log lines were dropped, because stdout was full, closed or not read";
 
 // queue
+pub const REDIS_SERVES: &str = "Redis answers";
+pub const REDIS_AWAY: &str = "Redis does not answer";
+pub const REDIS_UNWRITABLE: &str = "Redis takes no writes: no message can be fetched or settled";
+pub const PRESENCE_REFUSED: &str = "Redis lets this worker not write its presence: commands say that its topics have no \
+    handler; grant its user the key";
 
 pub const OTHER_GROUPS: &str = "other groups read this stream: entries are acknowledged and not deleted";
 pub const FOLLOW_UP_REFUSED: &str = "a topic refuses a follow-up: it is sent again later";
@@ -92,6 +97,7 @@ pub const PLUGIN_REFUSED: &str = "plugin refused";
 pub const PLUGIN_REMOVED: &str = "plugin removed; messages of its topics wait";
 pub const PLUGIN_UNREADABLE: &str = "the files of this plugin can't be read; it stays as it is";
 pub const PLUGINS_DIR_UNREADABLE: &str = "the plugins directory can't be read; live plugins stay as they are";
+pub const PLUGINS_DIR_READABLE: &str = "the plugins directory can be read again";
 pub const TOO_MANY_PLUGINS: &str = "too many plugin files: the first ignored one and all after it are not loaded";
 pub const VERSION_WITHDRAWN: &str = "plugin version withdrawn; the previous version is live again";
 pub const VERSION_RESTORED: &str =

@@ -49,6 +49,7 @@ pub mod worker;
 pub mod reloader;
 pub mod health;
 pub mod key_watch;
+pub mod readiness;
 pub mod admin;
 
 // the whole

@@ -60,6 +60,10 @@ pub const DEAD_REASONS: [&str; 16] = [
     "entry-deleted",
 ];
 
+/// What is worse than it should be while the worker is ready.
+pub const DEGRADED_KINDS: [&str; 7] =
+    ["plugins-refused", "topics-paused", "topics-unserved", "clock-skew", "redis-policy", "presence", "prefix-overlap"];
+
 /// The limits that evict dead letters.
 pub const EVICTION_REASONS: [&str; 2] = ["age", "bytes"];
 
@@ -83,6 +87,11 @@ struct ReasonLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -123,7 +132,10 @@ pub struct Metrics {
     /// The number of plugins with a quarantined version.
     pub plugins_quarantined: Gauge,
     secret_reads: Family<SecretLabels, Counter>,
+    /// 1 while Redis answers and takes writes.
     pub redis_connected: Gauge,
+    is_ready: Gauge,
+    degraded: Family<KindLabel, Gauge>,
     /// 1 while a worker is seen whose prefix begins this one's.
     pub prefix_overlap: Gauge,
     /// By how many seconds the host's clock is ahead of Redis'.
@@ -258,6 +270,8 @@ impl Default for Metrics {
             plugins_quarantined: Gauge::default(),
             secret_reads: Family::default(),
             redis_connected: Gauge::default(),
+            is_ready: Gauge::default(),
+            degraded: Family::default(),
             prefix_overlap: Gauge::default(),
             clock_skew_seconds: Gauge::default(),
             log_lines_dropped: Counter::default(),
@@ -302,7 +316,9 @@ impl Metrics {
         let quarantined = self.plugins_quarantined.clone();
         registry.register("plugins_quarantined", "Plugins with a quarantined version", quarantined);
         registry.register("secret_reads", "Reads of secrets by handlers", self.secret_reads.clone());
-        registry.register("redis_connected", "1 while Redis answers", self.redis_connected.clone());
+        registry.register("redis_connected", "1 while Redis answers and takes writes", self.redis_connected.clone());
+        registry.register("ready", "1 while /ready answers 200", self.is_ready.clone());
+        registry.register("degraded", "1 for what is worse than it should be, by kind", self.degraded.clone());
         let help = "1 while the prefix of another deployment begins this worker's prefix";
         registry.register("prefix_overlap", help, self.prefix_overlap.clone());
         let skew = self.clock_skew_seconds.clone();
@@ -373,6 +389,15 @@ impl Metrics {
             self.plugins.get_or_create(&labels).set(1);
         } else {
             self.plugins.remove(&labels);
+        }
+    }
+
+    /// Whether the worker is ready, and which of [`DEGRADED_KINDS`] there are.
+    pub fn ready(&self, is_ready: bool, degraded: impl Iterator<Item = &'static str>) {
+        self.is_ready.set(i64::from(is_ready));
+        let found: Vec<&str> = degraded.collect();
+        for kind in DEGRADED_KINDS {
+            self.degraded.get_or_create(&KindLabel { kind }).set(i64::from(found.contains(&kind)));
         }
     }
 

@@ -44,7 +44,7 @@ pub use operate::{
 };
 pub use overlap::{Overlap, overlap};
 pub use publish::Publisher;
-pub use server::{Connection, Health, RedisClock, check_policy};
+pub use server::{Connection, Health, PolicyProblem, RedisClock, Trouble, check_policy};
 pub use settlement::{DoneKind, ERROR_FIELD, Settlement};
 pub use topic::{TopicFlags, TopicHandle, TopicKeys, TopicKind, open};
 pub use unservable::UnservableKeys;

@@ -34,7 +34,8 @@ pub struct Reloader {
     /// Becomes true when all plugins of the first scan are loaded or refused.
     has_scanned: watch::Sender<bool>,
     report: Report,
-    is_readable: bool,
+    /// Why the directory can't be read, if so.
+    dir_problem: watch::Sender<Option<DirProblem>>,
     orphans: OrphanManifests,
     /// Scan requests that wait for their result.
     scan_waiters: Vec<ScanWaiter>,
@@ -47,19 +48,28 @@ struct ScanWaiter {
     changes: Vec<Change>,
 }
 
+/// Why the plugins directory can't be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirProblem {
+    /// With its path.
+    pub text: String,
+    pub is_missing: bool,
+}
+
 impl Reloader {
     pub fn new(
         registry: Registry,
         metrics: Arc<Metrics>,
         requests: mpsc::Receiver<Request>,
         has_scanned: watch::Sender<bool>,
+        dir_problem: watch::Sender<Option<DirProblem>>,
     ) -> Self {
         Self {
             report: Report::new(metrics, registry.routes()),
             registry,
             requests,
             has_scanned,
-            is_readable: true,
+            dir_problem,
             orphans: OrphanManifests::default(),
             scan_waiters: Vec::new(),
             rollback_waiters: Vec::new(),
@@ -115,12 +125,15 @@ impl Reloader {
         match scanned {
             Ok(changes) => {
                 self.report_changes(&changes);
-                self.is_readable = true;
+                if self.dir_problem.send_replace(None).is_some() {
+                    tracing::info!("{}", events::PLUGINS_DIR_READABLE);
+                }
                 self.orphans.check(self.registry.directory().path());
             }
             Err(error) => {
+                let problem = DirProblem { text: error.to_string(), is_missing: error.is_missing() };
                 // Logged once, not at every poll.
-                if mem::replace(&mut self.is_readable, false) {
+                if self.dir_problem.send_replace(Some(problem)).is_none() {
                     tracing::error!(%error, "{}", events::PLUGINS_DIR_UNREADABLE);
                 }
                 for ScanWaiter { reply, .. } in self.scan_waiters.drain(..) {

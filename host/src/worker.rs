@@ -47,6 +47,7 @@ mod intake;
 mod discovery;
 
 pub use topic::TopicState;
+pub use view::Service;
 
 use crate::events;
 use crate::metrics::Metrics;

@@ -431,7 +431,8 @@ impl Live {
         let (requests, received) = mpsc::channel(1);
         let (scanned, has_scanned) = watch::channel(false);
         let stop = CancellationToken::new();
-        let reloader = Reloader::new(registry, Arc::new(Metrics::default()), received, scanned);
+        let reloader =
+            Reloader::new(registry, Arc::new(Metrics::default()), received, scanned, watch::Sender::new(None));
         Handle::current().spawn(reloader.run(stop.clone()));
         Self { requests, has_scanned, stop }
     }

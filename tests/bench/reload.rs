@@ -36,7 +36,8 @@ async fn main() {
     let routes = registry.routes();
     let (requests, received) = mpsc::channel(1);
     let (has_scanned, _) = watch::channel(false);
-    let reloader = Reloader::new(registry, Arc::new(Metrics::default()), received, has_scanned);
+    let reloader =
+        Reloader::new(registry, Arc::new(Metrics::default()), received, has_scanned, watch::Sender::new(None));
     let stop = CancellationToken::new();
     let reloading = reloader.run(stop.clone());
     let replacing = async {

@@ -170,6 +170,8 @@ async fn messages_expire_by_the_clock_of_redis() {
         let line = gateway.until_logged(events::CLOCK_SKEWED, |_| true).await;
         assert!((line["skew_seconds"].as_f64().unwrap() - expected).abs() < 60.0, "{line}");
         assert!((skew(&gateway).await.unwrap() - expected).abs() < 60.0);
+        let (code, body) = gateway.json("/ready").await;
+        assert!(code == 200 && body["degraded"].to_string().contains("the clock of this host"), "{body}");
         clock.set_ahead(Duration::ZERO);
         gateway.until_logged(events::CLOCKS_AGREE, |_| true).await;
         assert_eq!(gateway.logged(events::CLOCK_SKEWED).len(), 1, "once per change");

@@ -59,6 +59,7 @@ mod plugins;
 mod process;
 mod proxy;
 mod publish_options;
+mod readiness;
 mod queue;
 mod reload;
 mod instance_pool;

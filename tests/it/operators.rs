@@ -3,7 +3,9 @@
 use crate::certificates::Certificates;
 use crate::process::Process;
 use crate::servers::{Mode, Server, parse_command};
-use crate::support::{Gateway, OK, Plugins, built, command, connect_without_timeout, guest, try_connection, until};
+use crate::support::{
+    Gateway, OK, Plugins, TOKEN, built, command, connect_without_timeout, guest, try_connection, until,
+};
 use gateway_worker::events;
 use gateway_worker::queue::{Connection, Health, OutboxRelay, RedisTarget};
 use redis::FromRedisValue;
@@ -273,7 +275,8 @@ async fn a_server_of_an_unknown_authority_is_rejected_and_the_worker_keeps_runni
 /// Waits until the worker is live, but not ready for a reason with these words.
 async fn until_not_ready(gateway: &Gateway, words: &[&str]) {
     until(&format!("not ready: {words:?}"), async || {
-        let (status, body) = gateway.get("/ready").await;
+        let token = format!("Authorization: Bearer {TOKEN}\r\n");
+        let (status, body) = gateway.request("GET", "/ready", &token).await;
         (status == 503 && body.contains("not_ready") && words.iter().all(|word| body.contains(word))).then_some(())
     })
     .await;

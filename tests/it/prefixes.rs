@@ -66,6 +66,8 @@ async fn a_worker_that_runs_goes_on_beside_a_shorter_prefix_and_says_so() {
     let line = gateway.until_logged(events::PREFIX_OVERLAP, |line| line["level"] == "ERROR").await;
     assert!(line["message"].as_str().unwrap().contains("\"mq:eu:\" begins with \"mq:\""), "{line}");
     assert!(gateway.get("/metrics/prometheus").await.1.contains("gateway_prefix_overlap 1\n"));
+    let (code, body) = gateway.json("/ready").await;
+    assert!(code == 200 && body["degraded"].to_string().contains("change queue.prefix"), "{body}");
     redis.run::<String>("XADD mq:eu:order * message {}").await;
     until("it works on", async || (redis.run::<i64>("XLEN mq:eu:order").await == 0).then_some(())).await;
     redis.run::<i64>("DEL mq::workers").await;

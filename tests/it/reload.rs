@@ -327,7 +327,7 @@ async fn a_requested_reload_retries_rejected_versions() {
     let gateway = Gateway::start(&redis, &plugins);
     gateway.until_refused("api").await;
     gateway.until_refused("signal").await;
-    gateway.until_ready().await;
+    until("every plugin is refused", async || gateway.get("/ready").await.1.contains("refused").then_some(())).await;
     fs::create_dir(granted.path().join("api")).unwrap();
     let (status, answer) = gateway.post("/api/v1/plugins/reload").await;
     assert_eq!((status, &gateway.plugin("api").await["state"]), (200, &serde_json::json!("live")), "{answer}");
@@ -380,8 +380,8 @@ async fn sources_in_memory_are_limited_to_concurrent_loads() {
         file.set_len(LENGTH).unwrap();
     }
     let gateway = Gateway::start(&redis, &plugins);
-    gateway.until_ready().await;
-    assert_eq!(gateway.logged(events::PLUGIN_REFUSED).len() as u64, COUNT);
+    let refused = || gateway.logged(events::PLUGIN_REFUSED).len() as u64;
+    until("all are refused", async || (refused() == COUNT).then_some(())).await;
     let most = peak_bytes(gateway.id());
     assert!(most < COUNT * LENGTH / 2, "{} MiB", most >> 20);
 }

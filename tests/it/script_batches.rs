@@ -279,7 +279,7 @@ async fn lists_and_delayed_messages_are_purged_without_reading_them() {
     assert_eq!(purged, Purged { waiting: COUNT as u64, delayed: 2 * COUNT as u64 });
     let lua = lua_bytes(&redis).await;
     assert!(lua < LARGE, "{lua}");
-    let keys: Vec<String> = redis.run("KEYS *").await;
+    let keys: Vec<String> = redis.run("KEYS *mq:t*").await;
     assert_eq!(keys, ["{mq:t}:state"]);
 }
 

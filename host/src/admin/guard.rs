@@ -6,11 +6,14 @@ use super::Status;
 use super::problem::Problem;
 use super::server::Peer;
 use crate::events;
+use crate::readiness::Reason;
 use crate::settings::AdminSettings;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -71,6 +74,29 @@ impl FromRequestParts<Arc<Status>> for Operator {
                 status.wrong_tokens.add(peer);
             }
         })
+    }
+}
+
+/// An extractor that says whether the caller may learn hosts, paths and users. Whoever
+/// may not gets an answer nevertheless.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight {
+    is_operator: bool,
+}
+
+impl FromRequestParts<Arc<Status>> for Sight {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, status: &Arc<Status>) -> Result<Self, Infallible> {
+        let is_operator = Operator::from_request_parts(parts, status).await.is_ok();
+        Ok(Self { is_operator })
+    }
+}
+
+impl Sight {
+    pub(super) fn texts(self, reasons: &[Reason]) -> Value {
+        let text = |reason: &Reason| if self.is_operator { reason.text.clone() } else { reason.public_text.clone() };
+        reasons.iter().map(text).collect()
     }
 }
 

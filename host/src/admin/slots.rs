@@ -161,6 +161,7 @@ impl hyper::body::Body for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::task::JoinSet;
 
     #[tokio::test]
     async fn the_connection_that_waited_longest_makes_room_and_busy_ones_do_not() {
@@ -170,14 +171,13 @@ mod tests {
             taken.push(slots.take().await.unwrap());
         }
         let busy = taken[0].answer(false).unwrap();
-        let next = tokio::spawn({
-            let slots = slots.clone();
-            async move { slots.take().await.is_some() }
-        });
+        let mut next = JoinSet::new();
+        let waiting = slots.clone();
+        next.spawn(async move { waiting.take().await.is_some() });
         taken[1].evicted.cancelled().await;
         assert!(!taken[0].evicted.is_cancelled() && !taken[2].evicted.is_cancelled());
         taken.remove(1);
-        assert!(next.await.unwrap());
+        assert!(next.join_next().await.unwrap().unwrap());
         drop(busy);
         // It waits again, but not for as long as the others.
         slots.evict_longest_waiting();

@@ -64,6 +64,12 @@ pub(super) struct PluginFiles {
     pub(super) warnings: Vec<String>,
 }
 
+impl PluginDirError {
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
 impl PluginDir {
     pub fn new(path: impl Into<PathBuf>, check: FilePermissionPolicy) -> Self {
         Self { path: path.into(), check, has_warned: AtomicBool::new(false) }

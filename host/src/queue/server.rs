@@ -13,7 +13,7 @@ mod scan;
 
 pub(crate) use blocking::BlockingSlot;
 pub use clock::RedisClock;
-pub use connection::{Connection, Health};
-pub use policy::check_policy;
+pub use connection::{Connection, Health, Trouble};
+pub use policy::{PolicyProblem, check_policy};
 pub(crate) use scan::KeyPages;
 pub(crate) use shared::Shared;

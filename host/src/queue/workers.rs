@@ -5,14 +5,14 @@ use super::error::QueueError;
 use super::keyspace;
 use super::server::Connection;
 use crate::topic::Topic;
-use serde_json::Value;
+use redis::{RedisResult, Value};
 use std::collections::BTreeSet;
 
 /// A worker that was last seen longer ago does not count.
 const SEEN_WITHIN_SECONDS: i64 = 30;
 
 /// Records in `mq::workers` that a worker is alive, or with `None` that it has
-/// stopped. `stale` is its previous record.
+/// stopped. `stale` is its previous record. It fails where Redis takes no writes.
 pub async fn announce(
     connection: &Connection,
     prefix: &str,
@@ -20,16 +20,22 @@ pub async fn announce(
     stale: Option<&str>,
 ) -> Result<(), QueueError> {
     let key = keyspace::workers(prefix);
-    let now = connection.read_clock().await?.as_second();
-    let mut pipe = redis::pipe();
-    if let Some(stale) = stale {
-        pipe.zrem(&key, stale).ignore();
-    }
-    if let Some(member) = member {
-        pipe.zadd(&key, member, now).ignore();
-    }
-    pipe.zrembyscore(&key, "-inf", now - 86_400).ignore();
-    Ok(pipe.query_async(&mut connection.shared()).await?)
+    let announced = async {
+        let now = connection.read_clock().await?.as_second();
+        let mut pipe = redis::pipe();
+        if let Some(stale) = stale {
+            pipe.zrem(&key, stale);
+        }
+        if let Some(member) = member {
+            pipe.zadd(&key, member, now);
+        }
+        pipe.zrembyscore(&key, "-inf", now - 86_400);
+        // The errors of a pipeline have no codes; those of its commands have.
+        let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query_async(&mut connection.shared()).await?;
+        answers.into_iter().collect::<RedisResult<Vec<_>>>()?;
+        Ok(())
+    };
+    connection.in_time(announced).await
 }
 
 /// The topics that recently seen workers have handlers for.
@@ -39,7 +45,7 @@ pub async fn handled_topics(connection: &Connection, prefix: &str) -> Result<BTr
     let members: Vec<String> =
         command.arg(keyspace::workers(prefix)).arg(since).arg("+inf").query_async(&mut connection.shared()).await?;
     let topics = |member: &String| -> Option<Vec<String>> {
-        serde_json::from_str::<Value>(member).ok()?.get("topics").cloned().map(serde_json::from_value)?.ok()
+        serde_json::from_str::<serde_json::Value>(member).ok()?.get("topics").cloned().map(serde_json::from_value)?.ok()
     };
     Ok(members.iter().filter_map(topics).flatten().filter_map(|topic| Topic::parse(&topic).ok()).collect())
 }

@@ -20,6 +20,9 @@ pub(super) fn log_retry(
     since: Instant,
     retry_in: Duration,
 ) {
+    if matches!(error, QueueError::Away(_) | QueueError::Refused(_)) {
+        topic.queue.suspect_redis();
+    }
     let is_away = matches!(error, QueueError::Away(_)) && topic.queue.is_redis_away();
     // The next ping will find it out.
     let is_outage = is_away || (error.is_outage() && since.elapsed() < OWN_PROBLEM);

@@ -78,9 +78,14 @@ impl TopicLoop<TopicState> for Settler {
 async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unsettled, String)> {
     let (started, mut refused, mut backoff) = (Instant::now(), Vec::new(), Backoff::default());
     while !batch.is_empty() {
+        let sent = batch.len();
         match settle_once(topic, &mut batch).await {
-            Ok(more) => refused.extend(more),
+            Ok(more) => {
+                topic.view.set_settle_trouble(refusal_of_all(sent, &more).as_ref());
+                refused.extend(more);
+            }
             Err(error) => {
+                topic.view.set_settle_trouble(Some(&error));
                 let retry_in = backoff.next_pause();
                 log_retry(topic, events::SETTLE_DELAYED, &error, started, retry_in);
                 batch.iter_mut().for_each(|one| one.may_be_settled = true);
@@ -91,6 +96,12 @@ async fn settle(topic: &Arc<TopicState>, mut batch: Vec<Unsettled>) -> Vec<(Unse
         }
     }
     refused
+}
+
+/// Why all that were sent were refused. A key of another type concerns one message only.
+fn refusal_of_all(sent: usize, refused: &[(Unsettled, String)]) -> Option<QueueError> {
+    let (_, reason) = refused.first().filter(|(_, reason)| refused.len() == sent && !reason.contains("WRONGTYPE"))?;
+    Some(QueueError::Failed(reason.clone()))
 }
 
 /// Sends a batch once. What is left in it afterwards got another verdict. An

@@ -9,7 +9,7 @@ use super::local_queue::LocalQueue;
 use super::repeats::Repeats;
 use super::seats::{Seat, Seats};
 use super::unsettled::Unsettled;
-use super::view::TopicView;
+use super::view::{Service, TopicView};
 use super::work_item::WorkItem;
 use crate::metrics::TopicMetrics;
 use crate::plugin::Plugin;
@@ -209,9 +209,9 @@ impl TopicState {
         &self.metrics
     }
 
-    /// Whether messages of the topic are fetched now.
-    pub fn is_consuming(&self) -> bool {
-        self.view.is_consuming()
+    /// Whether messages of the topic are fetched and settled now.
+    pub fn service(&self) -> Service {
+        self.view.service()
     }
 
     /// Gives every loop its first hint.

@@ -2,11 +2,11 @@
 //! the probe write it, everybody reads it.
 
 use crate::events;
-use crate::queue::{StreamKind, TopicFlags, TopicKeys, TopicKind};
+use crate::queue::{QueueError, StreamKind, TopicFlags, TopicKeys, TopicKind, Trouble};
 use crate::topic::Topic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub(super) struct TopicView {
@@ -27,11 +27,35 @@ struct Known {
     /// Redis may have been away, and every lease looks expired.
     connected_since: Option<Instant>,
     is_consuming: bool,
+    /// Why the last fetch failed, until one succeeds: a session may begin well and fail
+    /// at each fetch.
+    fetch_trouble: Option<Trouble>,
+    /// Why nothing could be settled at the last attempt.
+    settle_trouble: Option<Trouble>,
+    /// Since when messages are not fetched and settled; `None` while they are.
+    unserved_since: Option<Instant>,
+}
+
+/// How a topic is served by this worker now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    Consumed,
+    Paused,
+    /// For how long it has not been, and why where that is known.
+    Unserved(Duration, Option<Trouble>),
+}
+
+impl Known {
+    fn note_service(&mut self) {
+        let is_served = self.is_consuming && self.fetch_trouble.is_none() && self.settle_trouble.is_none();
+        self.unserved_since = if is_served { None } else { self.unserved_since.or_else(|| Some(Instant::now())) };
+    }
 }
 
 impl TopicView {
     pub(super) fn new(topic: &Topic) -> Self {
-        Self { topic: topic.clone(), known: watch::Sender::new(Known::default()), is_paused: AtomicBool::new(false) }
+        let known = Known { unserved_since: Some(Instant::now()), ..Known::default() };
+        Self { topic: topic.clone(), known: watch::Sender::new(known), is_paused: AtomicBool::new(false) }
     }
 
     /// What the topic's keys were when they were opened last.
@@ -43,8 +67,43 @@ impl TopicView {
         self.known.borrow().keys.kind == TopicKind::List
     }
 
-    pub(super) fn is_consuming(&self) -> bool {
-        self.known.borrow().is_consuming
+    pub(super) fn service(&self) -> Service {
+        let known = self.known.borrow();
+        match known.unserved_since {
+            _ if known.is_paused => Service::Paused,
+            None => Service::Consumed,
+            Some(since) => {
+                let trouble = known.fetch_trouble.as_ref().or(known.settle_trouble.as_ref());
+                Service::Unserved(since.elapsed(), trouble.cloned())
+            }
+        }
+    }
+
+    /// Whether the last fetch failed.
+    pub(super) fn has_fetch_trouble(&self) -> bool {
+        self.known.borrow().fetch_trouble.is_some()
+    }
+
+    /// A fetch failed, or succeeded again.
+    pub(super) fn set_fetch_trouble(&self, error: Option<&QueueError>) {
+        self.set_trouble(error, |known| &mut known.fetch_trouble);
+    }
+
+    /// Nothing could be settled, or it can again.
+    pub(super) fn set_settle_trouble(&self, error: Option<&QueueError>) {
+        self.set_trouble(error, |known| &mut known.settle_trouble);
+    }
+
+    fn set_trouble(&self, error: Option<&QueueError>, which: fn(&mut Known) -> &mut Option<Trouble>) {
+        self.known.send_if_modified(|known| {
+            let trouble = which(known);
+            if error.is_none() && trouble.is_none() {
+                return false;
+            }
+            *trouble = error.map(Trouble::from);
+            known.note_service();
+            true
+        });
     }
 
     pub(super) fn connected_since(&self) -> Option<Instant> {
@@ -84,6 +143,7 @@ impl TopicView {
     pub(super) fn set_consuming(&self, is_consuming: bool) {
         self.known.send_if_modified(|known| {
             let was_consuming = std::mem::replace(&mut known.is_consuming, is_consuming);
+            known.note_service();
             was_consuming != is_consuming
         });
     }

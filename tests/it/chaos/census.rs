@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// entries that were deleted.
 const UNFINISHED: &str = r"
     local sizes = { stream = 'XLEN', list = 'LLEN', zset = 'ZCARD', hash = 'HLEN' }
-    local excluded = { ['mq:seen'] = true, ['mq::workers'] = true }
+    local excluded = { ['mq:seen'] = true, ['mq::workers'] = true, ['mq::topics'] = true }
     local unfinished = {}
     for _, key in ipairs(redis.call('KEYS', '*')) do
       local kind = redis.call('TYPE', key).ok

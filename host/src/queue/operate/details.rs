@@ -80,7 +80,7 @@ const COUNTERS: [&str; 11] = [
     "restored",
 ];
 
-/// Of [`COUNTERS`] those of messages that were never run, except for zeros.
+/// Of `COUNTERS` those of messages that were never run, except for zeros.
 pub async fn ended_unrun(handle: &TopicHandle) -> Result<Vec<(&'static str, u64)>, QueueError> {
     const UNRUN: [&str; 4] = ["expired", "cancelled", "duplicate", "purged"];
     let mut command = redis::cmd("HMGET");

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 #[derive(Clone)]
 pub struct Connection {
@@ -32,8 +33,10 @@ pub struct Connection {
     masters: Arc<Mutex<HashMap<String, Shared>>>,
     /// When this process has registered topics last.
     registered: Arc<Mutex<HashMap<Topic, Instant>>>,
-    /// Whether the last ping was not answered.
+    /// Whether it is known, and in the log, that Redis does not answer or takes no writes.
     is_away: Arc<AtomicBool>,
+    /// A command has failed as it would without Redis.
+    suspected: Arc<Notify>,
 }
 
 /// A server that takes longer to answer a ping counts as away.
@@ -48,7 +51,28 @@ const REGISTERED: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     Connected,
-    Away(String),
+    /// It does not answer.
+    Away(Trouble),
+    /// It answers, and takes no writes.
+    Unwritable(Trouble),
+}
+
+/// What is wrong with Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// For operators and the log.
+    pub text: String,
+    /// For strangers.
+    pub public_text: String,
+    /// Only a right is missing.
+    pub is_no_permission: bool,
+}
+
+impl From<&QueueError> for Trouble {
+    fn from(error: &QueueError) -> Self {
+        let is_no_permission = error.is_no_permission();
+        Self { text: error.to_string(), public_text: error.public_text(), is_no_permission }
+    }
 }
 
 /// A server that takes writes.
@@ -64,8 +88,9 @@ impl Connection {
     pub fn to(target: &RedisTarget) -> Result<Self, QueueError> {
         let servers = Arc::new(Servers::new(target)?);
         let (shared, takes, clock) = (Shared::new(servers.clone()), Shared::new(servers.clone()), Arc::default());
-        let (readers, masters, registered, is_away) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { shared, takes, servers, readers, clock, masters, registered, is_away })
+        let (readers, masters, registered) = (Arc::default(), Arc::default(), Arc::default());
+        let (is_away, suspected) = (Arc::default(), Arc::default());
+        Ok(Self { shared, takes, servers, readers, clock, masters, registered, is_away, suspected })
     }
 
     pub(crate) fn shared(&self) -> Shared {
@@ -192,28 +217,49 @@ impl Connection {
     /// In a cluster every master has to answer a ping of its connection: the
     /// cluster client drops a master that is away and asks only the others.
     pub async fn ping(&self) -> Health {
-        let health = match tokio::time::timeout(PING_TIMEOUT, self.ping_masters()).await {
-            Ok(Ok(())) => Health::Connected,
-            Ok(Err(reason)) => Health::Away(reason),
-            Err(_) => {
-                Health::Away(format!("Redis is away: {}: no answer within {PING_TIMEOUT:?}", self.servers.name()))
-            }
-        };
-        self.is_away.store(health != Health::Connected, Ordering::Relaxed);
-        health
+        match self.in_time(self.ping_masters()).await {
+            Ok(()) => Health::Connected,
+            Err(error) => Health::Away(Trouble::from(&error)),
+        }
     }
 
-    /// Whether the last ping found Redis away, which was logged then.
+    /// For commands that tell whether Redis serves.
+    pub(crate) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, QueueError>>,
+    ) -> Result<T, QueueError> {
+        let late =
+            |_| QueueError::Away(format!("Redis is away: {}: no answer within {PING_TIMEOUT:?}", self.servers.name()));
+        tokio::time::timeout(PING_TIMEOUT, answer).await.map_err(late)?
+    }
+
+    /// Says whether Redis is known to serve; what it does not serve has been logged then.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    async fn ping_masters(&self) -> Result<(), String> {
-        for mut master in self.masters().await.map_err(|error| error.to_string())? {
+    /// A command has failed, perhaps because Redis does not serve any more.
+    pub(crate) fn suspect(&self) {
+        self.suspected.notify_one();
+    }
+
+    /// Waits until a command has failed.
+    pub async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
+    async fn ping_masters(&self) -> Result<(), QueueError> {
+        for mut master in self.masters().await? {
             let answer = redis::cmd("PING").query_async::<redis::Value>(&mut master.connection).await;
             answer.map_err(|error| match QueueError::from(error) {
-                error if self.servers.is_cluster() => format!("{}: {error}", master.name),
-                error => error.to_string(),
+                QueueError::Away(text) if self.servers.is_cluster() => {
+                    QueueError::Away(format!("{}: {text}", master.name))
+                }
+                error => error,
             })?;
         }
         Ok(())

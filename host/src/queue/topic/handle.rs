@@ -44,9 +44,14 @@ impl TopicHandle {
         &self.0.topic
     }
 
-    /// Whether it is known, and in the log, that Redis does not answer.
+    /// Whether it is known, and in the log, that Redis does not answer or takes no writes.
     pub fn is_redis_away(&self) -> bool {
         self.0.connection.is_away()
+    }
+
+    /// A command has failed: whether Redis serves is to be found out now.
+    pub fn suspect_redis(&self) {
+        self.0.connection.suspect();
     }
 
     pub fn group(&self) -> &str {

@@ -15,6 +15,9 @@ const BATCH: usize = 256;
 /// The longest blocking read.
 const BLOCK_MAX: Duration = Duration::from_secs(5);
 
+/// The longest blocking read after a failure.
+const BLOCK_IN_TROUBLE: Duration = Duration::from_millis(100);
+
 /// Where all workers together have as many messages in flight as they may, one
 /// looks this often whether there is capacity.
 const FULL: Duration = Duration::from_millis(100);
@@ -73,7 +76,11 @@ impl<'a> Fetcher<'a> {
         self.choose_reader().await;
         let topic = self.topic;
         let count = capacity.min(self.reader.batch()).min(topic.intake.entries_max());
-        let block = (topic.settings().lease / 2).min(BLOCK_MAX);
+        let mut block = (topic.settings().lease / 2).min(BLOCK_MAX);
+        if topic.view.has_fetch_trouble() {
+            // Whether it is over is to be seen soon.
+            block = block.min(BLOCK_IN_TROUBLE);
+        }
         let control = self.flow_control();
         let deliveries = match keys.streams[..] {
             [stream] if control.is_none() && keys.has_main() => self.read(stream, count, block).await?,

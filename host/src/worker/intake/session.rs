@@ -45,6 +45,7 @@ pub(super) async fn consume_until_stopped(topic: &Arc<TopicState>) {
         if matches!(error, QueueError::GroupLost) {
             tracing::warn!(topic = %topic.topic(), group = topic.queue.group(), "{}", events::GROUP_LOST);
         } else {
+            topic.view.set_fetch_trouble(Some(&error));
             topic.view.set_consuming(false);
             log_retry(topic, events::NOT_CONSUMING, &error, failing_since, retry_in);
         }
@@ -94,9 +95,11 @@ async fn open(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>) -> Result<Opti
         }
         topic.view.set_consuming(true);
         if keys.absent.is_empty() {
+            topic.view.set_fetch_trouble(None);
             let _ = timeout(ABSENT, topic.stop.cancelled()).await;
         } else {
             fetcher.wait_for_more(&keys, &[], ABSENT).await?;
+            topic.view.set_fetch_trouble(None);
         }
     }
 }
@@ -154,6 +157,7 @@ async fn consume(topic: &Arc<TopicState>, fetcher: &mut Fetcher<'_>, keys: &Topi
             continue;
         }
         let deliveries = fetcher.fetch(keys, capacity).await?;
+        topic.view.set_fetch_trouble(None);
         receive(topic, deliveries, Arrival::Fetched).await?;
     }
     Ok(())
