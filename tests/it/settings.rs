@@ -3,7 +3,7 @@
 
 use crate::certificates::Certificates;
 use crate::process::{Process, free_port, redis as redis_server};
-use crate::support::{BINARY, Gateway, OK, Plugins, Redis, guest, run_command, until};
+use crate::support::{BINARY, Gateway, OK, Plugins, Redis, TOKEN, guest, run_command, until};
 use gateway_worker::events;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -310,13 +310,13 @@ async fn a_rotated_password_is_read_from_its_file_without_a_restart() {
     redis.run::<i64>("CLIENT KILL USER app").await;
     redis.publish("topic", "after", "{}").await;
     let refused = async || {
-        let (_, body) = gateway.json("/ready").await;
+        let (_, body) = gateway.request("GET", "/ready", &format!("Authorization: Bearer {TOKEN}\r\n")).await;
         body.to_string().contains("login refused").then_some(())
     };
     until("the old password is refused", refused).await;
     std::fs::remove_file(&password).unwrap();
     let unreadable = async || {
-        let (_, body) = gateway.json("/ready").await;
+        let (_, body) = gateway.request("GET", "/ready", &format!("Authorization: Bearer {TOKEN}\r\n")).await;
         body.to_string().contains("redis.password_file: ").then_some(())
     };
     until("the missing file is named", unreadable).await;
